@@ -1,0 +1,132 @@
+"""The four roles of data, and how a set held in memory is cut into them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from snnconv.runtime import distributed
+from snnconv.runtime.seed import derive
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class Batches:
+    """Batches of (images [N, C, H, W] float, labels [N]) from a set that lives on the device as one uint8 tensor.
+
+    With `shuffle`, the order and the augmentation of an epoch depend on (`seed`, epoch) alone, so a resumed run sees what
+    an uninterrupted one would have seen, and every batch is full: a few images sit out an epoch.  Otherwise every image is
+    visited exactly once.  With several processes each takes every world-size-th image.
+    """
+
+    def __init__(
+        self,
+        images: UInt8[Tensor, "M C H W"],
+        labels: Int64[Tensor, "M"],
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        shuffle: bool = False,
+        augment: Sequence[Augmentation] = (),
+        seed: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: at least 1 image")
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+        scale = torch.tensor(std, device=images.device)
+        self.scale = (1 / (255 * scale)).view(-1, 1, 1)
+        self.offset = (-torch.tensor(mean, device=images.device) / scale).view(-1, 1, 1)
+        self.shuffle, self.augment, self.seed, self.epoch = shuffle, augment, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order and the augmentation of the next pass."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches this process sees in one pass."""
+        return -(-len(self._share()) // self.batch_size)
+
+    @property
+    def count(self) -> int:
+        """Images of the whole set, over all processes."""
+        return len(self.images)
+
+    def _share(self) -> range:
+        rank, world = distributed.rank(), distributed.world_size()
+        full = self.batch_size * world
+        stop = self.count - self.count % full if self.shuffle and self.count >= full else self.count
+        return range(rank, stop, world)
+
+    def __iter__(self) -> Iterator[tuple[Float[Tensor, "N C H W"], Int64[Tensor, "N"]]]:
+        """One pass over this process's share."""
+        generator = torch.Generator(self.images.device)
+        order = torch.arange(self.count, device=self.images.device)
+        if self.shuffle:
+            generator.manual_seed(derive(self.seed, self.epoch))
+            order = torch.randperm(self.count, generator=generator, device=self.images.device)
+            generator.manual_seed(derive(self.seed, self.epoch, distributed.rank() + 1))
+        share = self._share()
+        for indices in order[share.start : share.stop : share.step].split(self.batch_size):
+            images = self.images[indices]
+            for transform in self.augment:
+                images = transform(images, generator)
+            yield images * self.scale + self.offset, self.labels[indices]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The four roles of data.  Only `test` is ever reported, and only once."""
+
+    train: Batches  # augmented, shuffled
+    valid: Batches  # held out from the training set; selects checkpoints and settings
+    calibration: Batches  # training images, no augmentation, fixed order
+    test: Batches
+
+
+def cut(
+    name: str,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    *,
+    num_classes: int,
+    input_shape: Sequence[int],
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    valid: int,
+    calibration: int,
+    seed: int,
+    device: torch.device | str,
+    augment: Sequence[Augmentation] = (),
+    eval_batch_size: int = 500,
+) -> Splits:
+    """`Splits` of (images uint8 [M, C, H, W], labels [M]) pairs.
+
+    `valid` images are held out of `train` and the first `calibration` of the remaining ones calibrate.  Which ones does
+    not depend on `seed`, so runs with different seeds are comparable.  ValueError where the data are not what was announced.
+    """
+    for part, (images, labels) in (("training", train), ("test", test)):
+        if list(images.shape[1:]) != list(input_shape):
+            raise ValueError(f"{name}: {part} images are {list(images.shape[1:])}, data.input_shape says {list(input_shape)}")
+        if len(images) != len(labels):
+            raise ValueError(f"{name}: {len(images)} {part} images but {len(labels)} labels")
+        if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+            raise ValueError(f"{name}: {part} labels do not lie in 0…{num_classes - 1} (data.num_classes={num_classes})")
+    order = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(0))
+    if not 0 < valid < len(order) or not 0 < calibration <= len(order) - valid:
+        raise ValueError(f"{name}: cannot hold out {valid} validation and {calibration} calibration of {len(order)} images")
+
+    def batches(pair: tuple[Tensor, Tensor], indices: Tensor | slice, size: int, **options: object) -> Batches:
+        images, labels = (part[indices].to(device) for part in pair)
+        return Batches(images, labels, size, mean, std, **options)  # type: ignore[arg-type]
+
+    kept = order[valid:]
+    return Splits(
+        train=batches(train, kept, batch_size, shuffle=True, augment=augment, seed=seed),
+        valid=batches(train, order[:valid], eval_batch_size),
+        calibration=batches(train, kept[:calibration], eval_batch_size),
+        test=batches(test, slice(None), eval_batch_size),
+    )

@@ -1,0 +1,111 @@
+"""CIFAR-10, CIFAR-100 and Fashion-MNIST from the files torchvision uses; a missing set is downloaded by torchvision."""
+
+import hashlib
+import io
+import logging
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from snnconv.data.splits import Splits, cut
+
+log = logging.getLogger(__name__)
+
+
+def cifar10(root: str, **options: Any) -> Splits:
+    """CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 colour images of 32×32, 10 classes."""
+    return _cifar(datasets.CIFAR10, root, "labels", **options)
+
+
+def cifar100(root: str, **options: Any) -> Splits:
+    """CIFAR-100 (Krizhevsky, 2009): 50,000 + 10,000 colour images of 32×32, 100 classes."""
+    return _cifar(datasets.CIFAR100, root, "fine_labels", **options)
+
+
+def fashion_mnist(root: str, **options: Any) -> Splits:
+    """Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 grey images of 28×28, 10 classes."""
+    folder = Path(root) / "FashionMNIST" / "raw"
+    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    _provide(datasets.FashionMNIST, root, folder, names)
+
+    def read(train: bool) -> tuple[Tensor, Tensor]:
+        try:
+            part = datasets.FashionMNIST(root, train=train)
+        except (RuntimeError, ValueError, AssertionError, EOFError) as error:
+            files = ", ".join(names[:2] if train else names[2:])
+            raise ValueError(f"{folder}: {files}: damaged ({error}); remove it to download it again") from error
+        return part.data.unsqueeze(1), part.targets.long()
+
+    return cut("fashion_mnist", read(True), read(False), **options)
+
+
+def _provide(kind: Any, root: str, folder: Path, names: Sequence[str]) -> None:
+    """Make sure that the files are there: use what is, download what is not, else say what to put where."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    if not missing:
+        return
+    log.info("%s: %s not found in %s; downloading", kind.__name__, ", ".join(missing), folder)
+    created = not Path(root).exists()
+    try:
+        kind(root, download=True)
+    except Exception as error:  # whatever the network, the server or the disk raise: the remedy is the same
+        if created and Path(root).is_dir() and not any(path.is_file() for path in Path(root).rglob("*")):
+            for path in sorted(Path(root).rglob("*"), reverse=True):
+                path.rmdir()
+            Path(root).rmdir()
+        raise FileNotFoundError(
+            f"{kind.__name__}: {folder} lacks {', '.join(missing)}, and the download failed ({error}); put the files there, "
+            "or point data.root=… or SNNCONV_DATA at the folder that holds them"
+        ) from error
+
+
+def _cifar(kind: Any, root: str, label_key: str, **options: Any) -> Splits:
+    folder = Path(root) / kind.base_folder
+    sums = dict(kind.train_list + kind.test_list)
+    _provide(kind, root, folder, list(sums))
+
+    def read(names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        parts = [_cifar_file(folder / name, label_key, sums[name]) for name in names]
+        images, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        return images, labels
+
+    return cut(
+        kind.__name__, read([name for name, _ in kind.train_list]), read([name for name, _ in kind.test_list]), **options
+    )
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """CIFAR's files are pickles; this reads NumPy arrays and plain values from them, and runs nothing else."""
+
+    ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype", "_frombuffer", "encode"})
+    MODULES = frozenset({"numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy._core.numeric", "_codecs"})
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in self.MODULES and name in self.ALLOWED:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
+
+
+def _cifar_file(path: Path, label_key: str, md5: str) -> tuple[Tensor, Tensor]:
+    """Images uint8 [M, 3, 32, 32] and labels [M] of one batch file."""
+    raw = path.read_bytes()
+    try:
+        content = _ArraysOnly(io.BytesIO(raw), encoding="latin1").load()
+        images = np.asarray(content["data"]).reshape(-1, 3, 32, 32)
+        labels = torch.tensor(content[label_key])
+        if images.dtype != np.uint8 or labels.shape != (len(images),):
+            raise ValueError(f"{images.dtype} images {images.shape}, labels {tuple(labels.shape)}")
+    except Exception as error:  # a damaged pickle can raise almost anything
+        raise ValueError(
+            f"{path}: damaged, or not CIFAR's python version ({type(error).__name__}: {error}); "
+            f"expected 'data' and '{label_key}'; remove the folder to download it again"
+        ) from error
+    if hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5:
+        log.info("%s differs from the published file (MD5); used as it is", path)
+    return torch.from_numpy(images.copy()), labels

@@ -1,0 +1,18 @@
+"""A multilayer perceptron: the smallest network that shows every idea."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+
+def mlp(
+    num_classes: int, input_shape: Sequence[int], activation: Callable[[], nn.Module], hidden: Sequence[int] = (256, 256)
+) -> nn.Module:
+    """Images [N, C, H, W] → logits [N, K] through batch-normalized hidden layers of the given widths."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    width = math.prod(input_shape)
+    for units in hidden:
+        layers += [nn.Linear(width, units), nn.BatchNorm1d(units), activation()]
+        width = units
+    return nn.Sequential(*layers, nn.Linear(width, num_classes))

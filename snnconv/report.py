@@ -1,0 +1,119 @@
+"""What a run tells: `result.json`, the accuracy-vs-timesteps table, CSV and picture."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import rich
+
+matplotlib.use("Agg")  # pictures are files here; no window is ever opened
+
+from matplotlib import pyplot as plt
+from omegaconf import DictConfig
+from rich.table import Table
+
+from snnconv.evaluation import Curve
+from snnconv.runtime import environment, files
+from snnconv.runtime.run import Run
+from snnconv.spiking import SpikingModel
+
+
+def report(run: Run, snn: SpikingModel, curve: Curve, ann_accuracy: float) -> dict[str, Any]:
+    """Write the result files of `run`, tell its tracker and the terminal; returns the content of `result.json`."""
+    run.seconds["evaluate"] += curve.seconds
+    result = summarize(run.cfg, snn, curve, ann_accuracy, run.seconds, str(run.device))
+    rows = table_rows(curve.accuracy, ann_accuracy)
+    figure = run.folder / "accuracy_vs_timesteps.png"
+    files.write_text(run.folder / "accuracy_vs_timesteps.csv", as_csv(rows))
+    title = f"{result['model']} on {result['data']}, L = {result['levels']}, {result['method']}"
+    plot_curves(figure, {"SNN": curve.accuracy}, {"ANN": ann_accuracy}, title)
+    files.write_json(run.folder / "result.json", result)
+    artifacts = [path for name in ("ann.safetensors", "ann.json") if (path := run.folder / name).is_file()]
+    run.tracker.result(result, rows, figure, artifacts)
+    print_table(rows, title, snn.latency.warmup, result, run.folder)
+    return result
+
+
+def summarize(
+    cfg: DictConfig, snn: SpikingModel, curve: Curve, ann_accuracy: float, seconds: Mapping[str, float], device: str
+) -> dict[str, Any]:
+    """The content of `result.json` (architecture.md, section 3)."""
+    return {
+        "ann_accuracy": ann_accuracy,
+        "ann_relu_accuracy": None,
+        "snn_accuracy": {str(t): value for t, value in curve.accuracy.items()},
+        "method": cfg.names.method,
+        "levels": cfg.levels,
+        "timesteps": max(curve.correct),
+        "warmup": snn.latency.warmup,
+        "latency": snn.latency.as_dict(),
+        "model": cfg.names.model,
+        "data": cfg.names.data,
+        "images_tested": curve.images,
+        "seed": cfg.seed,
+        "device": device,
+        "precision": cfg.precision,
+        "neuron_implementation": snn.implementation(),
+        "firing_rate": {"mean": curve.mean_firing_rate, "layers": curve.firing_rate},
+        "wall_seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "versions": environment.versions(),
+        "commit": environment.commit(),
+        "command": environment.command(),
+    }
+
+
+def table_rows(accuracy: Mapping[int, float], ann_accuracy: float) -> list[dict[str, Any]]:
+    """One row a timestep: T, accuracy, the ANN's accuracy, and the gap between them (ANN − SNN)."""
+    return [
+        {"timesteps": t, "accuracy": value, "ann_accuracy": ann_accuracy, "gap": ann_accuracy - value} for t, value in accuracy.items()
+    ]
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with equal keys as CSV text."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def plot_curves(path: Path, curves: Mapping[str, Mapping[int, float]], lines: Mapping[str, float], title: str) -> None:
+    """Accuracy against timesteps (a curve each, logarithmic in T), with horizontal lines for reference accuracies."""
+    figure, axes = plt.subplots(figsize=(7.2, 4.5), layout="constrained")
+    for label, curve in curves.items():
+        axes.plot(list(curve), [100 * value for value in curve.values()], marker="o", markersize=4, linewidth=2, label=label)
+    for label, value in lines.items():
+        axes.axhline(100 * value, color="0.25", linestyle="--", linewidth=1.5, label=f"{label} {100 * value:.2f} %")
+    last = max(t for curve in curves.values() for t in curve)
+    axes.set_xscale("log", base=2)
+    ticks = [2**k for k in range(last.bit_length())]
+    axes.set_xticks(ticks, [str(t) for t in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("timesteps T")
+    axes.set_ylabel("test accuracy (%)")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    files.replace(path, lambda temporary: figure.savefig(temporary, format="png", dpi=160))
+    plt.close(figure)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], title: str, warmup: int, result: Mapping[str, Any], folder: Path) -> None:
+    """The rows at powers of two, and the last, in the terminal."""
+    table = Table(title=title, caption=f"ANN {100 * result['ann_accuracy']:.2f} %  ·  {result['images_tested']} test images  ·  "
+                  f"{100 * result['firing_rate']['mean']:.1f} % of neurons fire per step")  # fmt: skip
+    for column in ("T", "T + warm-up", "accuracy", "gap to ANN") if warmup else ("T", "accuracy", "gap to ANN"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        t = row["timesteps"]
+        if t & (t - 1) == 0 or row is rows[-1]:
+            times = (str(t), str(t + warmup)) if warmup else (str(t),)
+            table.add_row(*times, f"{100 * row['accuracy']:.2f} %", f"{100 * row['gap']:+.2f}")
+    console = rich.get_console()
+    console.print(table)
+    console.print(f"Run folder: {folder}")

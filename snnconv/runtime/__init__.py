@@ -1,0 +1,1 @@
+"""What any training program needs: processes, seeds, files, checkpoints, tracking.  Knows nothing of spikes."""

@@ -1,0 +1,132 @@
+"""Trained networks on disk (`ann.safetensors` + `ann.json`) and what resumes a run (`last.ckpt`).  Nothing is unpickled."""
+
+import functools
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from snnconv.runtime import environment, files
+
+FORMAT = 1  # of ann.json and last.ckpt; raise it when an old file can no longer be read as it is
+
+
+def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Write `ann.safetensors`, then `ann.json`: `model` is the configuration that rebuilds it, `facts` go along."""
+    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in ann.state_dict().items()}
+    activations = {path: module for path, module in ann.named_modules() if hasattr(module, "set_threshold")}
+    description = {
+        "format": FORMAT,
+        "config": {"model": model},
+        **facts,
+        "thresholds": {path: module.threshold.detach().flatten().tolist() for path, module in activations.items()},
+        "levels": next((module.levels for module in activations.values()), None),
+        "versions": environment.versions(),
+        "commit": environment.commit(),
+    }
+    files.replace(folder / "ann.safetensors", lambda path: save_file(weights, path))
+    files.write_json(folder / "ann.json", description)
+
+
+def describe_ann(run: str | Path) -> dict[str, Any]:
+    """The content of a run's `ann.json`; an error naming the file if it is missing, damaged or of another version."""
+    path = Path(run) / "ann.json"
+    if not Path(run).is_dir():
+        raise FileNotFoundError(f"{run}: no such run folder")
+    for name in ("ann.json", "ann.safetensors"):
+        if not (Path(run) / name).is_file():
+            raise FileNotFoundError(f"{run}: holds no {name}; a run writes it after its first epoch")
+    description = files.read_json(path)
+    found = description.get("format") if isinstance(description, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path}: format {found!r}, this snnconv reads format {FORMAT}; use the version that wrote it")
+    return description
+
+
+def load_ann(run: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
+    """The trained network of a run folder, in eval mode on the CPU.
+
+    Its classes must come from snnconv or from a package named in `trust`: a run folder from elsewhere cannot run code.
+    """
+    model = describe_ann(run)["config"]["model"]
+    require_trusted(model, trust)
+    ann = instantiate(model)
+    load_weights(ann, Path(run) / "ann.safetensors")
+    return ann.eval()
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Fill `network` from a safetensors file; ValueError listing what differs if names or shapes do not match."""
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: damaged or no safetensors file ({error})") from error
+    differences = compare(network.state_dict(), weights)
+    if differences:
+        raise ValueError(f"{path} does not fit {type(network).__name__}:\n  " + "\n  ".join(differences))
+    network.load_state_dict(weights)
+
+
+def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], most: int = 12) -> list[str]:
+    """The differences in names and shapes between two state dicts, a line each, at most `most` of them."""
+    lines = [f"missing: {name} {list(expected[name].shape)}" for name in expected if name not in got]
+    lines += [f"unknown: {name} {list(got[name].shape)}" for name in got if name not in expected]
+    lines += [
+        f"shape: {name} is {list(got[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in got and got[name].shape != tensor.shape
+    ]
+    return lines if len(lines) <= most else [*lines[:most], f"… and {len(lines) - most} more"]
+
+
+def require_trusted(config: Any, trust: Sequence[str] = ()) -> None:
+    """ValueError unless everything that a stored configuration would call belongs to snnconv or a package in `trust`."""
+    packages = ("snnconv", *trust)
+    for target in _targets(config):
+        parts = str(target).split(".")
+        found: Any = None
+        if parts[0] in packages:
+            for depth in range(len(parts) - 1, 0, -1):
+                try:
+                    found = functools.reduce(getattr, parts[depth:], importlib.import_module(".".join(parts[:depth])))
+                    break
+                except ModuleNotFoundError:
+                    continue
+        found = found.func if isinstance(found, functools.partial) else found
+        if str(getattr(found, "__module__", "")).split(".")[0] not in packages:
+            raise ValueError(f"{target}: this stored configuration calls code outside {', '.join(packages)}; "
+                             "load it with trust=[package] if you trust it")  # fmt: skip
+
+
+def _targets(config: Any) -> Iterable[str]:
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield config["_target_"]
+        for value in config.values():
+            yield from _targets(value)
+    elif isinstance(config, Sequence) and not isinstance(config, str):
+        for value in config:
+            yield from _targets(value)
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write everything that resumes a run: tensors and plain values only."""
+    files.replace(path, lambda temporary: torch.save({"format": FORMAT, **state}, temporary))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """What `save_state` wrote, on the CPU; ValueError naming the file if it is anything else."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = state.get("format")
+    except Exception as error:  # a damaged or foreign file can raise almost anything, and must not run code
+        raise ValueError(f"{path}: damaged, or no checkpoint of snnconv ({type(error).__name__}); start a new run") from error
+    if found != FORMAT:
+        raise ValueError(f"{path}: format {found!r}, this snnconv reads format {FORMAT}; use the version that wrote it")
+    return state

@@ -1,0 +1,59 @@
+"""One process or many: rank, world size and sums over ranks.  Everything else is written as if it were alone."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def rank() -> int:
+    """This process's number among all, also before the group is set up (torchrun's RANK)."""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    """How many processes work on this job."""
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main() -> bool:
+    """Only rank 0 writes files and talks."""
+    return rank() == 0
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum of `tensor` over all processes, on every process."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def broadcast(value: object) -> object:
+    """Rank 0's `value`, on every process."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+@contextmanager
+def group(device: torch.device) -> Iterator[None]:
+    """The process group of a torchrun job (NCCL on CUDA, Gloo elsewhere); nothing in a single process."""
+    if world_size() == 1 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,73 @@
+"""What a number depends on besides the configuration: versions, commit, command, device and precision."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("snnconv", "torch", "torchvision", "spikingjelly", "hydra-core", "wandb", "numpy")
+PRECISIONS = ("float32", "tf32", "bf16")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape the numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of the code, with "+" if files have changed since; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        folder = Path(__file__).resolve().parents[2]
+        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def command() -> str:
+    """The command line of this process, to be typed again."""
+    return shlex.join(["python", *sys.argv])
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` → CUDA when there is one; under torchrun each local rank takes its own.  ValueError if `name` is not here."""
+    if name not in ("auto", "cpu") and not name.startswith("cuda"):
+        raise ValueError(f"device={name!r}: auto, cpu or cuda")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={name}: torch {torch.__version__} sees no CUDA device here; use device=cpu or device=auto")
+    device = torch.device(name)
+    if device.type == "cuda":
+        if device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    return device
+
+
+def set_precision(precision: str) -> None:
+    """Choose float32 arithmetic: exact for `float32` and `bf16` (which autocasts), rounded to TF32 for `tf32`."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: {', '.join(PRECISIONS)}")
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """Runs weight layers in bfloat16 where `precision` says so."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

@@ -1,0 +1,133 @@
+"""One run: its folder, device, tracker and log; how it is resumed, and how its errors are told."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from snnconv.runtime import checkpoint, distributed, environment, files, launch, seed
+from snnconv.runtime.tracking import Patient, Tracker
+
+log = logging.getLogger(__name__)
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on, and the user can do something about it."""
+
+
+class Run:
+    """What a run leaves behind (architecture.md, section 3), written by rank 0 alone."""
+
+    def __init__(self, folder: Path, cfg: DictConfig, tracker: Tracker) -> None:
+        self.folder, self.cfg, self.tracker = folder, cfg, tracker
+        self.device = environment.choose_device(cfg.device)
+        self.seconds: dict[str, float] = {"train": 0.0, "convert": 0.0, "evaluate": 0.0}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Adds the wall time of the block to `seconds[stage]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+    def load_state(self) -> dict[str, Any] | None:
+        """The state of the last finished epoch, None if there is none yet; drops metrics of epochs that were not finished."""
+        path = self.folder / "last.ckpt"
+        state = checkpoint.load_state(path) if path.is_file() else None
+        if distributed.is_main():
+            kept = [row for row in files.read_lines(self.folder / "metrics.jsonl") if state and row["epoch"] < state["epoch"]]
+            if kept or (self.folder / "metrics.jsonl").exists():
+                files.write_text(self.folder / "metrics.jsonl", "".join(files.json_line(row) for row in kept))
+        return state
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        """Replace `last.ckpt`."""
+        if distributed.is_main():
+            checkpoint.save_state(self.folder / "last.ckpt", {**state, "tracker": self.tracker.resume_state()})
+
+    def save_ann(self, ann: nn.Module, facts: Mapping[str, Any]) -> None:
+        """Replace `ann.safetensors` and `ann.json`."""
+        if distributed.is_main():
+            model = OmegaConf.to_container(self.cfg.model, resolve=True)
+            data = {"input_shape": list(self.cfg.data.input_shape), "classes": self.cfg.data.num_classes}
+            checkpoint.save_ann(self.folder, ann, model, {**data, **facts})
+
+    def best(self) -> dict[str, Any] | None:
+        """The description of the saved network, None before the first."""
+        path = self.folder / "ann.json"
+        return files.read_json(path) if path.is_file() else None
+
+    def restore_best(self, ann: nn.Module) -> None:
+        """Put the saved weights into `ann`."""
+        distributed.barrier()
+        checkpoint.load_weights(ann, self.folder / "ann.safetensors")
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """One epoch's numbers, to `metrics.jsonl` and the tracker."""
+        if distributed.is_main():
+            files.append_line(self.folder / "metrics.jsonl", metrics)
+            self.tracker.log(metrics)
+
+
+@contextmanager
+def open_run(cfg: DictConfig) -> Iterator[Run]:
+    """The run that Hydra has made a folder for, or the one that `resume=` names, with its stored configuration.
+
+    Seeds everything.  Errors that the user can mend end the process with one message and a non-zero status (in a sweep the
+    other runs go on); Ctrl-C says how to resume.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    run, failed = None, True
+    try:
+        cfg = launch.settle(cfg, hydra.overrides.task)
+        device = environment.choose_device(cfg.device)
+        environment.set_precision(cfg.precision)
+        with distributed.group(device):
+            folder = Path(str(distributed.broadcast(str(folder))))
+            cfg.device = str(device)
+            seed.seed_everything(cfg.seed)
+            tracker = Patient(instantiate(cfg.track)) if distributed.is_main() else Tracker()
+            run = Run(folder, cfg, tracker)
+            state = checkpoint.load_state(folder / "last.ckpt") if (folder / "last.ckpt").is_file() else {}
+            config = OmegaConf.to_container(cfg, resolve=True)
+            tracker.start(folder, config, state.get("tracker", {}))  # type: ignore[arg-type]
+            yield run
+        failed = False
+    except KeyboardInterrupt:
+        if run is not None and (folder / "last.ckpt").exists():
+            log.error("Interrupted. To go on: python train.py resume=%s", os.path.relpath(folder))
+        raise SystemExit(130) from None
+    except (ValueError, TypeError, OSError, TrainingError, InstantiationException) as error:
+        log.debug("The error in full:", exc_info=True)
+        message = explain(error)
+        launch.record_failure(folder, message)
+        if hydra.mode != RunMode.MULTIRUN:
+            log.error("%s", message)
+            raise SystemExit(1) from error
+        log.error("This run of the sweep failed: %s", message)
+    finally:
+        if run is not None:
+            run.tracker.finish(failed)
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong, without the wrapping that Hydra puts around a constructor's error, and where in the configuration."""
+    key = ""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        text = str(error)
+        key = key or text.rpartition("full_key: ")[2] if "full_key: " in text else key
+        error = error.__cause__
+    return f"{error}" + (f"  (in the configuration: {key})" if key else "")

@@ -1,0 +1,124 @@
+"""A converted network and the clock that drives it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float
+from spikingjelly.activation_based import functional
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What a published "T" may hide; methods with equal answers share a ranking (architecture.md, section 6)."""
+
+    warmup: int = 0  # steps spent per sample before the first counted one
+    waits: bool = False  # does a layer need all T inputs before its first output?
+    spike_levels: int = 1  # 1: binary spikes; k: up to k levels per step
+    signed: bool = False  # may neurons emit negative spikes?
+    readout_from: int = 1  # first step that counts in the readout
+    needs_training: str = "none"  # none | activation | weights
+
+    def as_dict(self) -> dict:
+        """For `result.json`."""
+        return asdict(self)
+
+
+class OverTime(nn.Module):
+    """Hands a neuron its time axis: [T·N, …] → neuron on [T, N, …] → [T·N, …].
+
+    The only place where the two meet, so weight layers never notice time.
+    """
+
+    def __init__(self, neuron: nn.Module) -> None:
+        super().__init__()
+        self.neuron = neuron
+        self.timesteps = 1
+
+    def forward(self, current: Float[Tensor, "TN *shape"]) -> Float[Tensor, "TN *shape"]:
+        """θ·spikes for T = `timesteps` consecutive steps."""
+        return self.neuron(current.unflatten(0, (self.timesteps, -1))).flatten(0, 1)
+
+
+class SpikingModel(nn.Module):
+    """A converted network: `model(images, timesteps=T)` gives the logits of every step, [T, N, K].
+
+    The prediction at t is the argmax of the running mean up to t (`running_mean`).  Images are fed as a constant current.
+
+    schedule  "step" runs the whole network one timestep at a time, "layer" up to `chunk` timesteps layer by layer, and
+              "auto" takes "layer" on CUDA (fewer kernels) and "step" elsewhere (data stay in cache).  Potentials carry over
+              between chunks, so every schedule emits the same spikes and memory does not grow with T.
+    anytime   True if a prefix of a long run equals a short run.
+    """
+
+    def __init__(
+        self, network: nn.Module, latency: Latency, *, anytime: bool = True, schedule: str = "auto", chunk: int = 8
+    ) -> None:
+        super().__init__()
+        if schedule not in ("auto", "step", "layer"):
+            raise ValueError(f"simulate.schedule={schedule!r}: auto, step or layer")
+        if chunk < 1:
+            raise ValueError(f"simulate.chunk={chunk}: at least 1 timestep")
+        self.network, self.latency, self.anytime = network.eval(), latency, anytime
+        self.schedule, self.chunk = schedule, chunk
+        functional.invalidate_reset_cache(self.network)
+
+    def forward(self, images: Float[Tensor, "N C H W"], timesteps: int) -> Float[Tensor, "T N K"]:
+        """Per-step logits, from the initial state."""
+        if timesteps < 1:
+            raise ValueError(f"timesteps={timesteps}: at least 1")
+        return torch.cat(list(self.run(images, timesteps)))
+
+    @torch.no_grad()
+    def run(self, images: Float[Tensor, "N C H W"], timesteps: int) -> Iterator[Float[Tensor, "t N K"]]:
+        """The same in consecutive chunks of t timesteps, as they are simulated."""
+        layerwise = self.schedule == "layer" or (self.schedule == "auto" and images.is_cuda)
+        chunk = self.chunk if layerwise else 1
+        functional.reset_net(self.network)
+        functional.set_step_mode(self.network, "m" if layerwise else "s")
+        for start in range(0, timesteps, chunk):
+            steps = min(chunk, timesteps - start)
+            for module in self.network.modules():
+                if isinstance(module, OverTime):
+                    module.timesteps = steps
+            logits = self.network(images.repeat(steps, *[1] * (images.dim() - 1)))
+            yield logits.unflatten(0, (steps, len(images)))
+
+    def neurons(self) -> dict[str, nn.Module]:
+        """The spiking neurons by path, in order of definition."""
+        return {path: module.neuron for path, module in self.network.named_modules() if isinstance(module, OverTime)}
+
+    def implementation(self) -> str:
+        """The kernel that SpikingJelly picks for integrate-and-fire on this model's device."""
+        device = next(self.network.parameters()).device
+        return functional.neuron_implementation("if", device)
+
+
+def running_mean(logits: Float[Tensor, "T N K"], readout_from: int = 1) -> Float[Tensor, "T N K"]:
+    """Mean logits up to each step, leaving out what comes before step `readout_from` (until then, the step alone)."""
+    total = logits.double().cumsum(0)
+    if readout_from > 1:
+        total = torch.cat([logits[: readout_from - 1].double(), total[readout_from - 1 :] - total[readout_from - 2]])
+    counted = torch.arange(1, len(logits) + 1, device=logits.device).sub(readout_from - 1).clamp_min(1)
+    return total / counted.view(-1, 1, 1)
+
+
+@contextmanager
+def count_spikes(model: SpikingModel, counts: dict[str, Tensor]) -> Iterator[None]:
+    """While open, adds to `counts`, by layer path, what the neurons do: [spikes, neurons × timesteps], float64."""
+
+    def counter(path: str) -> Callable[[nn.Module, tuple, Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            spikes = torch.count_nonzero(output).double()
+            counts[path] = counts.get(path, 0) + torch.stack([spikes, torch.full_like(spikes, output.numel())])
+
+        return hook
+
+    handles = [neuron.register_forward_hook(counter(path)) for path, neuron in model.neurons().items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,154 @@
+"""Operations on trained networks: follow the graph, fold batch norm, replace modules.  Every function returns a copy."""
+
+import copy
+import operator
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+from torch.nn.utils import fusion
+
+# What acts on every timestep alone and is linear (or affine), so that it carries spikes as it carries activations.
+LINEAR_MODULES = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.ZeroPad2d, nn.Upsample,
+)  # fmt: skip
+LINEAR_FUNCTIONS = (
+    operator.add, operator.iadd, operator.sub, operator.neg, operator.getitem, getattr, torch.add, torch.sub, torch.cat,
+    torch.flatten, torch.mean, torch.reshape, F.avg_pool2d, F.adaptive_avg_pool2d, F.pad, F.dropout, F.interpolate,
+)  # fmt: skip
+LINEAR_METHODS = ("add", "add_", "sub", "flatten", "view", "reshape", "mean", "size", "permute", "transpose", "contiguous")
+SCALING = (operator.mul, operator.truediv, torch.mul, torch.div, "mul", "div")  # linear if the other factor is a constant
+WEIGHT_FREE_OF_TIME = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Does `module` follow the activation protocol?  (Asks without reading `threshold`, which tracing would record.)"""
+    return hasattr(module, "set_threshold") and hasattr(module, "levels")
+
+
+class _Tracer(fx.Tracer):
+    """Treats torch's own modules and activations as single operations."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_activation(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(network: nn.Module) -> fx.Graph:
+    """The operations of `network` in order; ValueError if its forward pass depends on the values it computes."""
+    try:
+        return _Tracer().trace(network)
+    except Exception as error:  # tracing runs the user's forward pass on proxies: anything can come out
+        raise ValueError(
+            f"{type(network).__name__}: the forward pass cannot be followed ({error}); write it without branches on values, "
+            "and put activations in modules"
+        ) from error
+
+
+def _where(node: fx.Node) -> str:
+    """The path of the module that runs `node`."""
+    if node.op == "call_module":
+        return str(node.target)
+    paths = [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    return next((path for path in reversed(paths) if path), "the network itself")
+
+
+def _is_linear(node: fx.Node, module: nn.Module | None) -> bool:
+    if node.op == "call_module":
+        return isinstance(module, LINEAR_MODULES)
+    if node.target in SCALING:
+        return sum(isinstance(argument, fx.Node) for argument in node.args) == 1
+    return node.target in (LINEAR_METHODS if node.op == "call_method" else LINEAR_FUNCTIONS)
+
+
+def obstacles(network: nn.Module, kind: type | tuple[type, ...]) -> list[str]:
+    """What keeps `network`, with activations of `kind`, from becoming spiking: one line each, naming the path and a remedy.
+
+    Before the first activation the current is constant in time and any pooling may stand; after it, only linear operations
+    and activations of `kind` are carried.
+    """
+    graph, modules = trace(network), dict(network.named_modules())
+    uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    spiking: set[fx.Node] = set()
+    found = []
+    for node in graph.nodes:
+        after_spikes = any(source in spiking for source in node.all_input_nodes)
+        if after_spikes:
+            spiking.add(node)
+        if node.op not in ("call_module", "call_function", "call_method"):
+            continue
+        module = modules[node.target] if node.op == "call_module" else None
+        what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+        if module is not None and isinstance(module, kind):
+            spiking.add(node)
+            if uses[node.target] > 1 and f"{node.target} ({what}): used" not in "".join(found):
+                found.append(f"{node.target} ({what}): used {uses[node.target]} times; give every site its own, since each holds its own potential")
+        elif _is_linear(node, module):
+            continue
+        elif "pool" in what.lower():
+            if after_spikes:
+                found.append(f"{_where(node)} ({what}): max pooling has no spiking equivalent here; use average pooling")
+        elif module is not None and is_activation(module):
+            found.append(f"{node.target} ({what}): this method converts {_names(kind)}; train with another activation or choose another method")
+        elif node.op == "call_module":
+            found.append(f"{node.target} ({what}): cannot be carried into spikes; replace it by {_names(kind)} or a linear layer")
+        else:
+            found.append(f"{_where(node)} (calls {what}): a function, not a module, so it would not be converted; make it a {_names(kind)} module")
+    return found
+
+
+def _names(kind: type | tuple[type, ...]) -> str:
+    return " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+
+
+def require_convertible(network: nn.Module, kind: type | tuple[type, ...]) -> None:
+    """ValueError that lists every obstacle, if there is one, or says that nothing of `kind` is there to convert."""
+    if not any(isinstance(module, kind) for module in network.modules()):
+        raise ValueError(f"no {_names(kind)} in {type(network).__name__}: nothing to convert; choose a method for its activation")
+    found = obstacles(network, kind)
+    if found:
+        raise ValueError(f"{type(network).__name__} cannot be converted:\n  " + "\n  ".join(found))
+
+
+def set_submodule(network: nn.Module, path: str, module: nn.Module) -> None:
+    """Put `module` in the place `path` of `network`."""
+    parent, _, leaf = path.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, module)
+
+
+def replace_modules(network: nn.Module, kind: type | tuple[type, ...], make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """A copy of `network` in which every `kind` is replaced by `make(module)`."""
+    network = copy.deepcopy(network)
+    for path in [path for path, module in network.named_modules() if isinstance(module, kind)]:
+        set_submodule(network, path, make(network.get_submodule(path)))
+    return network
+
+
+@torch.no_grad()
+def fold_batchnorm(network: nn.Module) -> nn.Module:
+    """A copy of `network` in eval mode whose batch norms are folded into the convolution or linear layer before them.
+
+    w ← w·γ/σ, b ← (b − μ)·γ/σ + β, computed in float64: equal to the original up to rounding of the weights.  A batch norm
+    that does not follow a layer used only by it stays, and keeps computing the same affine map.
+    """
+    network = copy.deepcopy(network).eval()
+    graph, modules = trace(network), dict(network.named_modules())
+    uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    for node in graph.nodes:
+        norm = modules.get(node.target) if node.op == "call_module" else None
+        before = node.args[0] if node.args else None
+        if not isinstance(norm, WEIGHT_FREE_OF_TIME) or not isinstance(before, fx.Node) or before.op != "call_module":
+            continue
+        layer = modules[before.target]
+        alone = len(before.users) == 1 and uses[before.target] == 1 and uses[node.target] == 1
+        if not alone or not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear) or norm.running_mean is None:
+            continue
+        fuse = fusion.fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fusion.fuse_conv_bn_eval
+        dtype = layer.weight.dtype
+        folded = fuse(copy.deepcopy(layer).double(), copy.deepcopy(norm).double()).to(dtype)
+        set_submodule(network, before.target, folded)
+        set_submodule(network, node.target, nn.Identity())
+    return network

@@ -1,0 +1,192 @@
+"""Training: SGD with momentum and a cosine, and the paper's other habits as named settings (`conf/fit/`)."""
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from snnconv.data.splits import Batches
+from snnconv.evaluation import accuracy
+from snnconv.runtime import distributed, seed
+from snnconv.runtime.environment import autocast
+from snnconv.runtime.run import Run, TrainingError
+from snnconv.surgery import is_activation
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How to train; ValueError for values that make no sense.  Weight decays default to `weight_decay`, as in the papers."""
+
+    epochs: int
+    lr: float
+    batch_size: int
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    threshold_weight_decay: float | None = None  # on θ
+    norm_weight_decay: float | None = None  # on batch norms and biases
+    schedule: str = "cosine"  # cosine | constant
+    schedule_every: str = "step"  # step | epoch
+    warmup_epochs: float = 0.0  # linear, from 0
+    label_smoothing: float = 0.0
+    clip_grad_norm: float | None = None
+    ema: float | None = None  # decay per step of the averaged weights that are evaluated and kept
+    channels_last: bool = False
+    select: str = "best"  # epoch that is kept: best on valid | last
+
+    def __post_init__(self) -> None:
+        for name, good in (
+            ("epochs", self.epochs >= 1), ("lr", self.lr > 0), ("batch_size", self.batch_size >= 1),
+            ("momentum", 0 <= self.momentum < 1), ("weight_decay", self.weight_decay >= 0),
+            ("schedule", self.schedule in ("cosine", "constant")), ("schedule_every", self.schedule_every in ("step", "epoch")),
+            ("warmup_epochs", 0 <= self.warmup_epochs <= self.epochs), ("label_smoothing", 0 <= self.label_smoothing < 1),
+            ("clip_grad_norm", self.clip_grad_norm is None or self.clip_grad_norm > 0),
+            ("ema", self.ema is None or 0 < self.ema < 1), ("select", self.select in ("best", "last")),
+        ):  # fmt: skip
+            if not good:
+                raise ValueError(f"fit.{name}={getattr(self, name)!r} is out of range")
+
+    def lr_at(self, step: int, steps_per_epoch: int) -> float:
+        """Learning rate of one step, counted from 0 over the whole training."""
+        if step < self.warmup_epochs * steps_per_epoch:
+            return self.lr * (step + 1) / (self.warmup_epochs * steps_per_epoch)
+        if self.schedule == "constant":
+            return self.lr
+        progress = step // steps_per_epoch / self.epochs if self.schedule_every == "epoch" else step / (self.epochs * steps_per_epoch)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def optimizer(self, ann: nn.Module) -> torch.optim.SGD:
+        """SGD over three groups: weights, thresholds, and norms with biases."""
+        thresholds = {id(p) for m in ann.modules() if is_activation(m) for p in m.parameters()}
+        groups: dict[str, list[nn.Parameter]] = {"weight": [], "threshold": [], "norm": []}
+        for parameter in ann.parameters():
+            group = "threshold" if id(parameter) in thresholds else "norm" if parameter.dim() < 2 else "weight"
+            groups[group].append(parameter)
+        decays = {"weight": self.weight_decay, "threshold": self.threshold_weight_decay, "norm": self.norm_weight_decay}
+        return torch.optim.SGD(
+            [{"params": ps, "weight_decay": self.weight_decay if decays[g] is None else decays[g]} for g, ps in groups.items() if ps],
+            lr=self.lr, momentum=self.momentum, nesterov=self.nesterov,
+        )  # fmt: skip
+
+
+class _Training:
+    """The moving parts of a fit: network, optimizer, average, and their state."""
+
+    def __init__(self, ann: nn.Module, settings: Fit, run: Run) -> None:
+        self.ann, self.settings, self.run = ann.to(run.device), settings, run
+        if settings.channels_last:
+            ann.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = settings.optimizer(ann)
+        self.average = AveragedModel(ann, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True) if settings.ema else None
+        network: nn.Module = torch.compile(ann) if run.cfg.compile else ann  # type: ignore[assignment]
+        if distributed.world_size() > 1:
+            network = DistributedDataParallel(network, device_ids=[run.device] if run.device.type == "cuda" else None)
+        self.network = network
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network whose accuracy counts: the average if there is one."""
+        return self.average.module if self.average else self.ann
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next epoch depends on."""
+        average = self.average.state_dict() if self.average else None
+        return {"ann": self.ann.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": average, "rng": seed.rng_state()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Undo `state`."""
+        self.ann.load_state_dict(state["ann"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["ema"])
+        seed.set_rng_state(state["rng"])
+
+    def epoch(self, epoch: int, batches: Batches, progress: Progress) -> tuple[float, float]:
+        """One pass over the training images: mean loss and accuracy.  TrainingError where the loss is not finite."""
+        settings, device = self.settings, self.run.device
+        batches.set_epoch(epoch)
+        self.network.train()
+        task = progress.add_task(f"epoch {epoch + 1}/{settings.epochs}", total=len(batches), numbers="")
+        totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, images
+        shown = time.monotonic()
+        for index, (images, labels) in enumerate(batches):
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.lr_at(epoch * len(batches) + index, len(batches))
+            if settings.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            with autocast(device, self.run.cfg.precision):
+                logits = self.network(images)
+                loss = nn.functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if settings.clip_grad_norm is not None:
+                nn.utils.clip_grad_norm_(self.ann.parameters(), settings.clip_grad_norm)
+            self.optimizer.step()
+            if self.average:
+                self.average.update_parameters(self.ann)
+            totals += _numbers(loss, logits, labels)
+            last = index + 1 == len(batches)
+            if last or device.type == "cpu" or time.monotonic() - shown > 0.5:
+                shown = time.monotonic()
+                mean, right = (totals[:2] / totals[2]).tolist()
+                if not math.isfinite(mean):
+                    raise TrainingError(
+                        f"the loss is not finite in epoch {epoch + 1}, by step {index + 1} of {len(batches)}; the network after "
+                        f"epoch {epoch} is kept. Try a smaller fit.lr, fit.warmup_epochs=1 or fit.clip_grad_norm=1"
+                    )
+                progress.update(task, completed=index + 1, numbers=f"loss {mean:.3f}  accuracy {right:.2%}")
+        progress.remove_task(task)
+        loss_sum, correct, images_seen = distributed.sum_over_ranks(totals).tolist()
+        return loss_sum / images_seen, correct / images_seen
+
+
+def _numbers(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    correct = (logits.detach().argmax(1) == labels).sum()
+    count = torch.tensor(len(labels), device=labels.device)
+    return torch.stack([loss.detach().double() * count, correct.double(), count.double()])
+
+
+def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run) -> None:
+    """Train `ann` in place; it ends with the weights of the best epoch on `valid` (or the last, `select="last"`).
+
+    Goes on from the run's last finished epoch if there is one: on a CPU, to the same numbers as without the interruption.
+    """
+    training, first = _Training(ann, settings, run), 0
+    state = run.load_state()
+    if state is not None:
+        training.load(state["training"])
+        first, run.seconds["train"] = state["epoch"], state["seconds"]
+        log.info("Going on after epoch %d of %d", first, settings.epochs)
+    else:
+        run.save_state({"epoch": 0, "seconds": 0.0, "training": training.state()})
+    best = run.best()
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}")]
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True, disable=not distributed.is_main()) as progress:
+        for epoch in range(first, settings.epochs):
+            start = time.perf_counter()
+            loss, train_accuracy = training.epoch(epoch, train, progress)
+            valid_accuracy = accuracy(training.evaluated, valid)
+            run.seconds["train"] += time.perf_counter() - start
+            if settings.select == "last" or best is None or valid_accuracy > best["valid_accuracy"]:
+                best = {"epoch": epoch + 1, "valid_accuracy": valid_accuracy}
+                run.save_ann(training.evaluated, best)
+            run.log({
+                "epoch": epoch, "loss": loss, "train_accuracy": train_accuracy, "valid_accuracy": valid_accuracy,
+                "lr": training.optimizer.param_groups[0]["lr"], "seconds": round(run.seconds["train"], 3),
+            })  # fmt: skip
+            run.save_state({"epoch": epoch + 1, "seconds": run.seconds["train"], "training": training.state()})
+            log.info(
+                "epoch %d/%d  loss %.4f  train %.2f %%  valid %.2f %%  %.0f s",
+                epoch + 1, settings.epochs, loss, 100 * train_accuracy, 100 * valid_accuracy, run.seconds["train"],
+            )  # fmt: skip
+    run.restore_best(ann)
+    ann.eval()

@@ -1,0 +1,35 @@
+"""Train a network with quantized activations, convert it to spikes, show accuracy against timesteps.
+
+python train.py model=vgg16 levels=8        every part is a Hydra override; `python train.py --help` lists them
+"""
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from snnconv.evaluation import accuracy, accuracy_over_time
+from snnconv.report import report
+from snnconv.runtime.run import open_run
+from snnconv.training import fit
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    """One run, from data to report."""
+    with open_run(cfg) as run:
+        cfg = run.cfg
+        data = instantiate(cfg.data)  # Splits: train, valid, calibration, test
+        ann = instantiate(cfg.model)  # a network with quantized activations
+        convert = instantiate(cfg.method)  # one of snnconv/methods/*.py
+        settings = instantiate(cfg.fit)
+
+        fit(ann, data.train, data.valid, settings, run)  # 1. train
+        with run.timed("convert"):
+            snn = convert(ann, data.calibration)  # 2. convert
+        curve = accuracy_over_time(snn, data.test, cfg.timesteps)  # 3. evaluate
+
+        report(run, snn, curve, accuracy(ann, data.test))
+
+
+if __name__ == "__main__":
+    main()
