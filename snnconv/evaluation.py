@@ -45,7 +45,9 @@ def accuracy(network: nn.Module, batches: Batches) -> float:
 
 
 @torch.no_grad()
-def accuracy_over_time(snn: SpikingModel, batches: Batches, timesteps: int | Sequence[int], *, rate_images: int = 500) -> Curve:
+def accuracy_over_time(
+    snn: SpikingModel, batches: Batches, timesteps: int | Sequence[int], *, rate_images: int = 500
+) -> Curve:
     """Accuracy at every t = 1…T (`timesteps` a number), or at the listed t.
 
     An `anytime` model is run once for the largest t; any other once for each t.  Predictions are the argmax of the running

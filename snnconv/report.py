@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def summarize(
 def table_rows(accuracy: Mapping[int, float], ann_accuracy: float) -> list[dict[str, Any]]:
     """One row a timestep: T, accuracy, the ANN's accuracy, and the gap between them (ANN − SNN)."""
     return [
-        {"timesteps": t, "accuracy": value, "ann_accuracy": ann_accuracy, "gap": ann_accuracy - value} for t, value in accuracy.items()
+        {"timesteps": t, "accuracy": value, "ann_accuracy": ann_accuracy, "gap": ann_accuracy - value}
+        for t, value in accuracy.items()
     ]
 
 
@@ -85,7 +87,9 @@ def plot_curves(path: Path, curves: Mapping[str, Mapping[int, float]], lines: Ma
     """Accuracy against timesteps (a curve each, logarithmic in T), with horizontal lines for reference accuracies."""
     figure, axes = plt.subplots(figsize=(7.2, 4.5), layout="constrained")
     for label, curve in curves.items():
-        axes.plot(list(curve), [100 * value for value in curve.values()], marker="o", markersize=4, linewidth=2, label=label)
+        axes.plot(
+            list(curve), [100 * value for value in curve.values()], marker="o", markersize=4, linewidth=2, label=label
+        )
     for label, value in lines.items():
         axes.axhline(100 * value, color="0.25", linestyle="--", linewidth=1.5, label=f"{label} {100 * value:.2f} %")
     last = max(t for curve in curves.values() for t in curve)
@@ -103,10 +107,11 @@ def plot_curves(path: Path, curves: Mapping[str, Mapping[int, float]], lines: Ma
     plt.close(figure)
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], title: str, warmup: int, result: Mapping[str, Any], folder: Path) -> None:
+def print_table(
+    rows: Sequence[Mapping[str, Any]], title: str, warmup: int, result: Mapping[str, Any], folder: Path
+) -> None:
     """The rows at powers of two, and the last, in the terminal."""
-    table = Table(title=title, caption=f"ANN {100 * result['ann_accuracy']:.2f} %  ·  {result['images_tested']} test images  ·  "
-                  f"{100 * result['firing_rate']['mean']:.1f} % of neurons fire per step")  # fmt: skip
+    table = Table()
     for column in ("T", "T + warm-up", "accuracy", "gap to ANN") if warmup else ("T", "accuracy", "gap to ANN"):
         table.add_column(column, justify="right")
     for row in rows:
@@ -115,5 +120,12 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str, warmup: int, resu
             times = (str(t), str(t + warmup)) if warmup else (str(t),)
             table.add_row(*times, f"{100 * row['accuracy']:.2f} %", f"{100 * row['gap']:+.2f}")
     console = rich.get_console()
+    console.print(title, style="bold", highlight=False)
     console.print(table)
-    console.print(f"Run folder: {folder}")
+    console.print(
+        f"ANN {100 * result['ann_accuracy']:.2f} %, {result['images_tested']} test images, "
+        f"{100 * result['firing_rate']['mean']:.1f} % of the neurons fire in a step, "
+        f"train {result['wall_seconds']['train']:.0f} s, evaluate {result['wall_seconds']['evaluate']:.1f} s",
+        highlight=False,
+    )
+    console.print(f"Run folder: {os.path.relpath(folder)}", soft_wrap=True, highlight=False)

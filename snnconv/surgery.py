@@ -4,6 +4,7 @@ import copy
 import operator
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -20,9 +21,29 @@ LINEAR_FUNCTIONS = (
     operator.add, operator.iadd, operator.sub, operator.neg, operator.getitem, getattr, torch.add, torch.sub, torch.cat,
     torch.flatten, torch.mean, torch.reshape, F.avg_pool2d, F.adaptive_avg_pool2d, F.pad, F.dropout, F.interpolate,
 )  # fmt: skip
-LINEAR_METHODS = ("add", "add_", "sub", "flatten", "view", "reshape", "mean", "size", "permute", "transpose", "contiguous")
-SCALING = (operator.mul, operator.truediv, torch.mul, torch.div, "mul", "div")  # linear if the other factor is a constant
-WEIGHT_FREE_OF_TIME = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+LINEAR_METHODS = (
+    "add",
+    "add_",
+    "sub",
+    "flatten",
+    "view",
+    "reshape",
+    "mean",
+    "size",
+    "permute",
+    "transpose",
+    "contiguous",
+)
+SCALING = (
+    operator.mul,
+    operator.truediv,
+    torch.mul,
+    torch.div,
+    "mul",
+    "div",
+)  # linear if the other factor is a constant
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -64,50 +85,62 @@ def _is_linear(node: fx.Node, module: nn.Module | None) -> bool:
     return node.target in (LINEAR_METHODS if node.op == "call_method" else LINEAR_FUNCTIONS)
 
 
-def obstacles(network: nn.Module, kind: type | tuple[type, ...]) -> list[str]:
+Kinds = type | tuple[type, ...]
+
+
+def obstacles(network: nn.Module, kind: Kinds) -> list[str]:
     """What keeps `network`, with activations of `kind`, from becoming spiking: one line each, naming the path and a remedy.
 
     Before the first activation the current is constant in time and any pooling may stand; after it, only linear operations
     and activations of `kind` are carried.
     """
-    graph, modules = trace(network), dict(network.named_modules())
-    uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    modules = dict(network.named_modules())
+    nodes = [node for node in trace(network).nodes if node.op in ("call_module", "call_function", "call_method")]
+    uses = Counter(node.target for node in nodes if node.op == "call_module")
     spiking: set[fx.Node] = set()
-    found = []
-    for node in graph.nodes:
+    found: list[str] = []
+    for node in nodes:
+        module = modules[str(node.target)] if node.op == "call_module" else None
         after_spikes = any(source in spiking for source in node.all_input_nodes)
-        if after_spikes:
+        if after_spikes or isinstance(module, kind):
             spiking.add(node)
-        if node.op not in ("call_module", "call_function", "call_method"):
-            continue
-        module = modules[node.target] if node.op == "call_module" else None
-        what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
-        if module is not None and isinstance(module, kind):
-            spiking.add(node)
-            if uses[node.target] > 1 and f"{node.target} ({what}): used" not in "".join(found):
-                found.append(f"{node.target} ({what}): used {uses[node.target]} times; give every site its own, since each holds its own potential")
-        elif _is_linear(node, module):
-            continue
-        elif "pool" in what.lower():
-            if after_spikes:
-                found.append(f"{_where(node)} ({what}): max pooling has no spiking equivalent here; use average pooling")
-        elif module is not None and is_activation(module):
-            found.append(f"{node.target} ({what}): this method converts {_names(kind)}; train with another activation or choose another method")
-        elif node.op == "call_module":
-            found.append(f"{node.target} ({what}): cannot be carried into spikes; replace it by {_names(kind)} or a linear layer")
-        else:
-            found.append(f"{_where(node)} (calls {what}): a function, not a module, so it would not be converted; make it a {_names(kind)} module")
+        problem = _problem(node, module, kind, after_spikes, uses[node.target])
+        if problem and problem not in found:
+            found.append(problem)
     return found
 
 
-def _names(kind: type | tuple[type, ...]) -> str:
+def _problem(node: fx.Node, module: nn.Module | None, kind: Kinds, after_spikes: bool, uses: int) -> str | None:
+    """The obstacle that one operation is, None if it is none."""
+    name = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+    site = f"{_where(node)} ({name if module is not None else f'calls {name}'})"
+    if isinstance(module, kind):
+        return (
+            f"{site}: used {uses} times; each site holds its own potential, so give it its own module"
+            if uses > 1
+            else None
+        )
+    if _is_linear(node, module):
+        return None
+    if "pool" in name.lower():
+        return f"{site}: max pooling has no spiking equivalent here; use average pooling" if after_spikes else None
+    if module is None:
+        return f"{site}: a function, not a module, so it would not be converted; make it a {_names(kind)} module"
+    if is_activation(module):
+        return f"{site}: this method converts {_names(kind)}; train with that or choose another method"
+    return f"{site}: cannot be carried into spikes; replace it by {_names(kind)} or a linear layer"
+
+
+def _names(kind: Kinds) -> str:
     return " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
 
 
-def require_convertible(network: nn.Module, kind: type | tuple[type, ...]) -> None:
+def require_convertible(network: nn.Module, kind: Kinds) -> None:
     """ValueError that lists every obstacle, if there is one, or says that nothing of `kind` is there to convert."""
     if not any(isinstance(module, kind) for module in network.modules()):
-        raise ValueError(f"no {_names(kind)} in {type(network).__name__}: nothing to convert; choose a method for its activation")
+        raise ValueError(
+            f"{type(network).__name__} has no {_names(kind)}: nothing to convert; choose a method that takes its activation"
+        )
     found = obstacles(network, kind)
     if found:
         raise ValueError(f"{type(network).__name__} cannot be converted:\n  " + "\n  ".join(found))
@@ -119,7 +152,7 @@ def set_submodule(network: nn.Module, path: str, module: nn.Module) -> None:
     setattr(network.get_submodule(parent), leaf, module)
 
 
-def replace_modules(network: nn.Module, kind: type | tuple[type, ...], make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+def replace_modules(network: nn.Module, kind: Kinds, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
     """A copy of `network` in which every `kind` is replaced by `make(module)`."""
     network = copy.deepcopy(network)
     for path in [path for path, module in network.named_modules() if isinstance(module, kind)]:
@@ -135,20 +168,18 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     that does not follow a layer used only by it stays, and keeps computing the same affine map.
     """
     network = copy.deepcopy(network).eval()
-    graph, modules = trace(network), dict(network.named_modules())
-    uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
-    for node in graph.nodes:
-        norm = modules.get(node.target) if node.op == "call_module" else None
-        before = node.args[0] if node.args else None
-        if not isinstance(norm, WEIGHT_FREE_OF_TIME) or not isinstance(before, fx.Node) or before.op != "call_module":
+    modules = dict(network.named_modules())
+    nodes = [node for node in trace(network).nodes if node.op == "call_module"]
+    uses = Counter(node.target for node in nodes)
+    for node in nodes:
+        norm, before = modules[str(node.target)], node.args[0]
+        if not isinstance(norm, NORMS) or norm.running_mean is None or before not in nodes:
             continue
-        layer = modules[before.target]
-        alone = len(before.users) == 1 and uses[before.target] == 1 and uses[node.target] == 1
-        if not alone or not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear) or norm.running_mean is None:
+        layer = modules[str(before.target)]
+        if len(before.users) > 1 or uses[before.target] > 1 or uses[node.target] > 1 or not isinstance(layer, WEIGHTED):
             continue
-        fuse = fusion.fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fusion.fuse_conv_bn_eval
-        dtype = layer.weight.dtype
-        folded = fuse(copy.deepcopy(layer).double(), copy.deepcopy(norm).double()).to(dtype)
-        set_submodule(network, before.target, folded)
-        set_submodule(network, node.target, nn.Identity())
+        fuse: Any = fusion.fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fusion.fuse_conv_bn_eval
+        folded = fuse(copy.deepcopy(layer).double(), copy.deepcopy(norm).double()).to(layer.weight.dtype)
+        set_submodule(network, str(before.target), folded)
+        set_submodule(network, str(node.target), nn.Identity())
     return network

@@ -61,7 +61,11 @@ class Fit:
             return self.lr * (step + 1) / (self.warmup_epochs * steps_per_epoch)
         if self.schedule == "constant":
             return self.lr
-        progress = step // steps_per_epoch / self.epochs if self.schedule_every == "epoch" else step / (self.epochs * steps_per_epoch)
+        progress = (
+            step // steps_per_epoch / self.epochs
+            if self.schedule_every == "epoch"
+            else step / (self.epochs * steps_per_epoch)
+        )
         return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
     def optimizer(self, ann: nn.Module) -> torch.optim.SGD:
@@ -71,11 +75,13 @@ class Fit:
         for parameter in ann.parameters():
             group = "threshold" if id(parameter) in thresholds else "norm" if parameter.dim() < 2 else "weight"
             groups[group].append(parameter)
-        decays = {"weight": self.weight_decay, "threshold": self.threshold_weight_decay, "norm": self.norm_weight_decay}
-        return torch.optim.SGD(
-            [{"params": ps, "weight_decay": self.weight_decay if decays[g] is None else decays[g]} for g, ps in groups.items() if ps],
-            lr=self.lr, momentum=self.momentum, nesterov=self.nesterov,
-        )  # fmt: skip
+        decays = {"weight": None, "threshold": self.threshold_weight_decay, "norm": self.norm_weight_decay}
+        settings = [
+            {"params": parameters, "weight_decay": self.weight_decay if decays[name] is None else decays[name]}
+            for name, parameters in groups.items()
+            if parameters
+        ]
+        return torch.optim.SGD(settings, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
 
 
 class _Training:
@@ -86,7 +92,11 @@ class _Training:
         if settings.channels_last:
             ann.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = settings.optimizer(ann)
-        self.average = AveragedModel(ann, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True) if settings.ema else None
+        self.average = (
+            AveragedModel(ann, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
+            if settings.ema
+            else None
+        )
         network: nn.Module = torch.compile(ann) if run.cfg.compile else ann  # type: ignore[assignment]
         if distributed.world_size() > 1:
             network = DistributedDataParallel(network, device_ids=[run.device] if run.device.type == "cuda" else None)
@@ -100,7 +110,12 @@ class _Training:
     def state(self) -> dict[str, Any]:
         """Everything that the next epoch depends on."""
         average = self.average.state_dict() if self.average else None
-        return {"ann": self.ann.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": average, "rng": seed.rng_state()}
+        return {
+            "ann": self.ann.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": average,
+            "rng": seed.rng_state(),
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         """Undo `state`."""
@@ -169,8 +184,15 @@ def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run)
     else:
         run.save_state({"epoch": 0, "seconds": 0.0, "training": training.state()})
     best = run.best()
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}")]
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True, disable=not distributed.is_main()) as progress:
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+    ]
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True, disable=not distributed.is_main()
+    ) as progress:
         for epoch in range(first, settings.epochs):
             start = time.perf_counter()
             loss, train_accuracy = training.epoch(epoch, train, progress)

@@ -54,6 +54,8 @@ class Cutout:
         y = torch.randint(height, (count, 1), generator=generator, device=device) - self.size // 2
         x = torch.randint(width, (count, 1), generator=generator, device=device) - self.size // 2
         rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-        hole = ((rows >= y) & (rows < y + self.size))[:, :, None] & ((columns >= x) & (columns < x + self.size))[:, None, :]
+        hole = ((rows >= y) & (rows < y + self.size))[:, :, None] & ((columns >= x) & (columns < x + self.size))[
+            :, None, :
+        ]
         fill = (torch.tensor(self.fill, device=device) * 255).round().to(torch.uint8).view(-1, 1, 1)
         return torch.where(hole[:, None], fill, images)

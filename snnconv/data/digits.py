@@ -10,7 +10,9 @@ from sklearn.model_selection import train_test_split
 from snnconv.data.splits import Splits, cut
 
 
-def digits(*, test_fraction: float = 0.2, num_classes: int = 10, input_shape: Sequence[int] = (1, 8, 8), **options: Any) -> Splits:
+def digits(
+    *, test_fraction: float = 0.2, num_classes: int = 10, input_shape: Sequence[int] = (1, 8, 8), **options: Any
+) -> Splits:
     """Digits as `Splits`; a fixed, class-balanced fifth is the test set.  Source: UCI optical digits, via scikit-learn.
 
     The pixel values 0…16 are stored times 15.

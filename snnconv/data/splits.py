@@ -110,14 +110,20 @@ def cut(
     """
     for part, (images, labels) in (("training", train), ("test", test)):
         if list(images.shape[1:]) != list(input_shape):
-            raise ValueError(f"{name}: {part} images are {list(images.shape[1:])}, data.input_shape says {list(input_shape)}")
+            raise ValueError(
+                f"{name}: {part} images are {list(images.shape[1:])}, data.input_shape says {list(input_shape)}"
+            )
         if len(images) != len(labels):
             raise ValueError(f"{name}: {len(images)} {part} images but {len(labels)} labels")
         if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
-            raise ValueError(f"{name}: {part} labels do not lie in 0…{num_classes - 1} (data.num_classes={num_classes})")
+            raise ValueError(
+                f"{name}: {part} labels do not lie in 0…{num_classes - 1} (data.num_classes={num_classes})"
+            )
     order = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(0))
     if not 0 < valid < len(order) or not 0 < calibration <= len(order) - valid:
-        raise ValueError(f"{name}: cannot hold out {valid} validation and {calibration} calibration of {len(order)} images")
+        raise ValueError(
+            f"{name}: cannot hold out {valid} validation and {calibration} calibration of {len(order)} images"
+        )
 
     def batches(pair: tuple[Tensor, Tensor], indices: Tensor | slice, size: int, **options: object) -> Batches:
         images, labels = (part[indices].to(device) for part in pair)

@@ -9,10 +9,14 @@ from torch import Tensor
 from snnconv.data.splits import Splits, cut
 
 
-def synthetic(*, num_classes: int, input_shape: Sequence[int], train: int, test: int, noise: float = 0.5, **options: Any) -> Splits:
+def synthetic(
+    *, num_classes: int, input_shape: Sequence[int], train: int, test: int, noise: float = 0.5, **options: Any
+) -> Splits:
     """One random prototype image a class plus Gaussian noise of `noise` times its spread, as `Splits`."""
     if train < num_classes or test < num_classes:
-        raise ValueError(f"synthetic: {train} training and {test} test images for {num_classes} classes; at least one each")
+        raise ValueError(
+            f"synthetic: {train} training and {test} test images for {num_classes} classes; at least one each"
+        )
     generator = torch.Generator().manual_seed(0)
     prototypes = torch.randn(num_classes, *input_shape, generator=generator)
 

@@ -76,7 +76,10 @@ def _cifar(kind: Any, root: str, label_key: str, **options: Any) -> Splits:
         return images, labels
 
     return cut(
-        kind.__name__, read([name for name, _ in kind.train_list]), read([name for name, _ in kind.test_list]), **options
+        kind.__name__,
+        read([name for name, _ in kind.train_list]),
+        read([name for name, _ in kind.test_list]),
+        **options,
     )
 
 

@@ -19,7 +19,7 @@ def convert(
     """
     require_convertible(ann, QCFS)
 
-    def to_neuron(activation: nn.Module) -> nn.Module:
+    def to_neuron(activation: Any) -> nn.Module:
         return OverTime(neuron(threshold=activation.threshold.item()))
 
     network = replace_modules(fold_batchnorm(ann), QCFS, to_neuron)

@@ -7,7 +7,10 @@ from torch import nn
 
 
 def mlp(
-    num_classes: int, input_shape: Sequence[int], activation: Callable[[], nn.Module], hidden: Sequence[int] = (256, 256)
+    num_classes: int,
+    input_shape: Sequence[int],
+    activation: Callable[[], nn.Module],
+    hidden: Sequence[int] = (256, 256),
 ) -> nn.Module:
     """Images [N, C, H, W] → logits [N, K] through batch-normalized hidden layers of the given widths."""
     layers: list[nn.Module] = [nn.Flatten()]

@@ -126,7 +126,9 @@ def load_state(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         found = state.get("format")
     except Exception as error:  # a damaged or foreign file can raise almost anything, and must not run code
-        raise ValueError(f"{path}: damaged, or no checkpoint of snnconv ({type(error).__name__}); start a new run") from error
+        raise ValueError(
+            f"{path}: damaged, or no checkpoint of snnconv ({type(error).__name__}); start a new run"
+        ) from error
     if found != FORMAT:
         raise ValueError(f"{path}: format {found!r}, this snnconv reads format {FORMAT}; use the version that wrote it")
     return state

@@ -31,7 +31,9 @@ def commit() -> str | None:
 
     def git(*arguments: str) -> str:
         folder = Path(__file__).resolve().parents[2]
-        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
@@ -51,7 +53,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device={name}: torch {torch.__version__} sees no CUDA device here; use device=cpu or device=auto")
+        raise ValueError(
+            f"device={name}: torch {torch.__version__} sees no CUDA device here; use device=cpu or device=auto"
+        )
     device = torch.device(name)
     if device.type == "cuda":
         if device.index is None:

@@ -23,7 +23,9 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
-        raise OSError(error.errno, f"{path}: could not be written ({error.strerror or error}); what was there is unchanged") from error
+        raise OSError(
+            error.errno, f"{path}: could not be written ({error.strerror or error}); what was there is unchanged"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -36,7 +38,11 @@ def _umask() -> int:
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text`."""
-    replace(path, lambda temporary: temporary.write_text(text) and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text)
+
+    replace(path, write)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,9 +3,10 @@
 import atexit
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -18,13 +19,17 @@ RESUMABLE = ("device", "data.root", "track", "timesteps", "simulate", "trust")
 REEVALUABLE = (*RESUMABLE, "precision", "method", "neuron")
 
 
-def run_folder(job: str, resume: str | None, run: str | None, choices: DictConfig, stamp: str, number: int | None) -> str:
+def run_folder(
+    job: str, resume: str | None, run: str | None, choices: DictConfig, stamp: str, number: int | None
+) -> str:
     """The folder of this run, made so that no other process can have the same; for Hydra's `hydra.run.dir`.
 
     A continued run keeps its folder; an evaluation lies in the folder of its run.  Ranks other than 0 log elsewhere.
     """
     if job == "evaluate" and not run:
-        sys.exit("run=… is missing: which run folder holds the trained network? (python scripts/evaluate.py run=runs/…)")
+        sys.exit(
+            "run=… is missing: which run folder holds the trained network? (python scripts/evaluate.py run=runs/…)"
+        )
     if job != "evaluate" and run:
         sys.exit("run=… is for scripts/evaluate.py; to go on with an interrupted run use resume=…")
     if not distributed.is_main():
@@ -33,7 +38,9 @@ def run_folder(job: str, resume: str | None, run: str | None, choices: DictConfi
         return scratch
     if resume:
         if not (Path(resume) / ".hydra" / "hydra.yaml").is_file():  # written after config.yaml: both are whole
-            sys.exit(f"resume={resume}: no run folder with a stored configuration (.hydra/config.yaml); start a new run")
+            sys.exit(
+                f"resume={resume}: no run folder with a stored configuration (.hydra/config.yaml); start a new run"
+            )
         return str(Path(resume))
     if run:
         if not (Path(run) / "ann.json").is_file():
@@ -55,7 +62,14 @@ def run_folder(job: str, resume: str | None, run: str | None, choices: DictConfi
     raise FileExistsError(f"{base / stem}: a thousand runs in one second")
 
 
+def sweep_name() -> str | None:
+    """The name of the sweep that this run belongs to, None outside a sweep."""
+    hydra = HydraConfig.get()
+    return Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
+
+
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
+OmegaConf.register_new_resolver("sweep_name", sweep_name)
 OmegaConf.register_new_resolver("hydra_folder", lambda resume: ".hydra/resumed" if resume else ".hydra")
 
 
@@ -66,7 +80,7 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     source = cfg.resume or cfg.run
     if not source:
         return cfg
-    stored = OmegaConf.load(Path(source) / ".hydra" / "config.yaml")
+    stored: Any = OmegaConf.load(Path(source) / ".hydra" / "config.yaml")
     allowed = RESUMABLE if cfg.resume else REEVALUABLE
     checkpoint.require_trusted(OmegaConf.to_container(stored), cfg.trust)
     with open_dict(stored):
@@ -76,21 +90,30 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
                 continue
             if not any(key == name or key.startswith(f"{name}.") for name in allowed):
                 verb = "goes on as it was" if cfg.resume else "evaluates a trained network as it is"
-                raise ValueError(f"{override}: this {verb}, so only these may change: {', '.join(allowed)}; else start a new run")
+                raise ValueError(
+                    f"{override}: this {verb}, so only these may change: {', '.join(allowed)}; else start a new run"
+                )
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key), merge=False)
         if cfg.run:
             stored.method, stored.neuron = cfg.method, cfg.neuron
         stored.resume, stored.run, stored.trust = cfg.resume, cfg.run, cfg.trust
+        names = OmegaConf.load(Path(source) / ".hydra" / "hydra.yaml").hydra.runtime.choices
+        stored.names.model, stored.names.data = names.model, names.data
+        stored.names.method = cfg.names.method if cfg.run else names.method
     return stored
 
 
-def record_failure(folder: Path, message: str) -> None:
-    """Tell a sweep's summary that this run failed; of a single run that never began to train, leave nothing behind."""
+def record(folder: Path, outcome: Mapping[str, Any]) -> None:
+    """Tell a sweep's summary how this run ended: {"result": …} or {"error": …}."""
     hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN:
-        files.write_json(folder / "failed.json", {"error": message, "overrides": list(hydra.overrides.task)})
-        return
-    ours = [folder / f"{hydra.job.name}.log", *(folder / ".hydra").glob("*.yaml")]
+    if hydra.mode == RunMode.MULTIRUN and distributed.is_main():
+        job = {"folder": str(folder), "overrides": list(hydra.overrides.task), **outcome}
+        files.write_json(Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json", job)
+
+
+def forget(folder: Path) -> None:
+    """Remove the folder of a run that never began, if nothing but its configuration and log lies in it."""
+    ours = [folder / f"{HydraConfig.get().job.name}.log", *(folder / ".hydra").glob("*.yaml")]
     if set(folder.iterdir()) <= {ours[0], folder / ".hydra"}:
         for path in ours:
             path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -29,9 +30,24 @@ class Run:
     """What a run leaves behind (architecture.md, section 3), written by rank 0 alone."""
 
     def __init__(self, folder: Path, cfg: DictConfig, tracker: Tracker) -> None:
-        self.folder, self.cfg, self.tracker = folder, cfg, tracker
-        self.device = environment.choose_device(cfg.device)
+        self.folder, self.cfg, self._tracker, self._started = folder, cfg, tracker, False
+        self.device = torch.device(cfg.device)
         self.seconds: dict[str, float] = {"train": 0.0, "convert": 0.0, "evaluate": 0.0}
+
+    @property
+    def tracker(self) -> Tracker:
+        """The tracker, started at its first use: a run that fails before it begins is reported nowhere."""
+        if not self._started:
+            self._started = True
+            path = self.folder / "last.ckpt"
+            state = checkpoint.load_state(path).get("tracker", {}) if path.is_file() else {}
+            self._tracker.start(self.folder, OmegaConf.to_container(self.cfg, resolve=True), state)  # type: ignore[arg-type]
+        return self._tracker
+
+    def finish(self, failed: bool) -> None:
+        """End what was started."""
+        if self._started:
+            self._tracker.finish(failed)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -47,7 +63,11 @@ class Run:
         path = self.folder / "last.ckpt"
         state = checkpoint.load_state(path) if path.is_file() else None
         if distributed.is_main():
-            kept = [row for row in files.read_lines(self.folder / "metrics.jsonl") if state and row["epoch"] < state["epoch"]]
+            kept = [
+                row
+                for row in files.read_lines(self.folder / "metrics.jsonl")
+                if state and row["epoch"] < state["epoch"]
+            ]
             if kept or (self.folder / "metrics.jsonl").exists():
                 files.write_text(self.folder / "metrics.jsonl", "".join(files.json_line(row) for row in kept))
         return state
@@ -62,7 +82,7 @@ class Run:
         if distributed.is_main():
             model = OmegaConf.to_container(self.cfg.model, resolve=True)
             data = {"input_shape": list(self.cfg.data.input_shape), "classes": self.cfg.data.num_classes}
-            checkpoint.save_ann(self.folder, ann, model, {**data, **facts})
+            checkpoint.save_ann(self.folder, ann, model, {**data, **facts})  # type: ignore[arg-type]
 
     def best(self) -> dict[str, Any] | None:
         """The description of the saved network, None before the first."""
@@ -99,12 +119,10 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
             folder = Path(str(distributed.broadcast(str(folder))))
             cfg.device = str(device)
             seed.seed_everything(cfg.seed)
-            tracker = Patient(instantiate(cfg.track)) if distributed.is_main() else Tracker()
-            run = Run(folder, cfg, tracker)
-            state = checkpoint.load_state(folder / "last.ckpt") if (folder / "last.ckpt").is_file() else {}
-            config = OmegaConf.to_container(cfg, resolve=True)
-            tracker.start(folder, config, state.get("tracker", {}))  # type: ignore[arg-type]
+            run = Run(folder, cfg, Patient(instantiate(cfg.track)) if distributed.is_main() else Tracker())
             yield run
+        if (folder / "result.json").is_file():
+            launch.record(folder, {"result": files.read_json(folder / "result.json")})
         failed = False
     except KeyboardInterrupt:
         if run is not None and (folder / "last.ckpt").exists():
@@ -113,14 +131,14 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
     except (ValueError, TypeError, OSError, TrainingError, InstantiationException) as error:
         log.debug("The error in full:", exc_info=True)
         message = explain(error)
-        launch.record_failure(folder, message)
+        log.error("%s", message)
+        launch.record(folder, {"error": message})
         if hydra.mode != RunMode.MULTIRUN:
-            log.error("%s", message)
+            launch.forget(folder)
             raise SystemExit(1) from error
-        log.error("This run of the sweep failed: %s", message)
     finally:
         if run is not None:
-            run.tracker.finish(failed)
+            run.finish(failed)
 
 
 def explain(error: BaseException) -> str:

@@ -23,7 +23,9 @@ class Tracker:
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Report one line of numbers."""
 
-    def result(self, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: Path, artifacts: Sequence[Path]) -> None:
+    def result(
+        self, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: Path, artifacts: Sequence[Path]
+    ) -> None:
         """Report the outcome: `result.json`, the accuracy-vs-timesteps rows, their picture, files worth keeping."""
 
     def finish(self, failed: bool = False) -> None:
@@ -36,7 +38,9 @@ class Jsonl(Tracker):
     def __init__(self, file: str) -> None:
         self.file = Path(file)
 
-    def result(self, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: Path, artifacts: Sequence[Path]) -> None:
+    def result(
+        self, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: Path, artifacts: Sequence[Path]
+    ) -> None:
         """Append the result."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         files.append_line(self.file, dict(result))
@@ -46,9 +50,14 @@ class Wandb(Tracker):
     """Weights & Biases (`track=wandb`): online when logged in, else an offline run and one line on how to sync it."""
 
     def __init__(
-        self, project: str, entity: str | None = None, mode: str | None = None, group: str | None = None, tags: Sequence[str] = ()
+        self,
+        project: str,
+        entity: str | None = None,
+        mode: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
     ) -> None:
-        self.options = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
+        self.options: dict[str, Any] = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
         self.mode = mode
         self.run: Any = None
         self.offline = False
@@ -57,10 +66,15 @@ class Wandb(Tracker):
         """Open the run; offline if nobody is logged in or the server cannot be reached."""
         import wandb
 
-        options = {**self.options, "dir": str(folder), "config": dict(config), "name": f"{folder.parent.name}/{folder.name}"}
+        options = {
+            **self.options,
+            "dir": str(folder),
+            "config": dict(config),
+            "name": f"{folder.parent.name}/{folder.name}",
+        }
         if "wandb_id" in state:
             options |= {"id": state["wandb_id"], "resume": "allow"}
-        mode = self.mode or ("online" if _logged_in() else "offline")
+        mode: Any = self.mode or ("online" if _logged_in() else "offline")
         try:
             self.run = wandb.init(mode=mode, settings=wandb.Settings(silent=True), **options)
         except Exception as error:  # wandb reports a lost network in many ways; the run must go on
@@ -85,9 +99,13 @@ class Wandb(Tracker):
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """One epoch: curves under `fit/`, against `epoch`."""
-        self.run.log({"epoch": metrics["epoch"], **{f"fit/{key}": value for key, value in metrics.items() if key != "epoch"}})
+        self.run.log(
+            {"epoch": metrics["epoch"], **{f"fit/{key}": value for key, value in metrics.items() if key != "epoch"}}
+        )
 
-    def result(self, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: Path, artifacts: Sequence[Path]) -> None:
+    def result(
+        self, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: Path, artifacts: Sequence[Path]
+    ) -> None:
         """The curve point by point against its own `timesteps` axis, as a table and as a picture; the network as an artifact."""
         import wandb
 
@@ -95,7 +113,10 @@ class Wandb(Tracker):
             self.run.log({"timesteps": row["timesteps"], "snn/accuracy": row["accuracy"], "snn/gap": row["gap"]})
         table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
         self.run.log({"accuracy_vs_timesteps": table, "accuracy_vs_timesteps_plot": wandb.Image(str(figure))})
-        self.run.summary.update({f"result/{key}": value for key, value in result.items() if isinstance(value, int | float | str)})
+        self.run.summary.update(
+            {f"result/{key}": value for key, value in result.items() if isinstance(value, int | float | str)}
+        )
+        self.run.summary["result/snn_accuracy"] = rows[-1]["accuracy"]
         artifact = wandb.Artifact(f"ann-{self.run.id}", type="model", metadata={"ann_accuracy": result["ann_accuracy"]})
         for path in artifacts:
             artifact.add_file(str(path))
@@ -127,7 +148,12 @@ class Patient(Tracker):
         try:
             return act(self.tracker)
         except Exception as error:  # whatever a service can do to us
-            log.warning("%s failed (%s: %s); the run goes on without it", type(self.tracker).__name__, type(error).__name__, error)
+            log.warning(
+                "%s failed (%s: %s); the run goes on without it",
+                type(self.tracker).__name__,
+                type(error).__name__,
+                error,
+            )
             self.tracker = Tracker()
             return act(self.tracker)
 
@@ -143,7 +169,9 @@ class Patient(Tracker):
         """Report one line."""
         self._try(lambda tracker: tracker.log(metrics))
 
-    def result(self, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: Path, artifacts: Sequence[Path]) -> None:
+    def result(
+        self, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: Path, artifacts: Sequence[Path]
+    ) -> None:
         """Report the outcome."""
         self._try(lambda tracker: tracker.result(result, rows, figure, artifacts))
 

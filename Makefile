@@ -1,0 +1,46 @@
+# make demo | test | check | setup | smoke        everything lives in .venv; the second time is quick
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+
+.PHONY: help demo test check setup smoke format
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    train, convert and evaluate on the bundled digits"
+	@echo "make test    the whole test suite"
+	@echo "make check   format, lint, types, import contracts, fast tests"
+	@echo "make smoke   the whole pipeline on synthetic data, in seconds"
+	@echo "make setup   only the environment (.venv)"
+
+.venv/demo: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch .venv/demo
+
+.venv/dev: .venv/demo
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch .venv/dev
+
+setup: .venv/dev
+
+demo: .venv/demo
+	$(BIN)/python train.py
+
+smoke: .venv/demo
+	$(BIN)/python train.py experiment=smoke
+
+test: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow and not gpu and not cli'

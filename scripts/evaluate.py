@@ -1,0 +1,33 @@
+"""Convert a trained network again and evaluate it, without training.
+
+python scripts/evaluate.py run=runs/… method=qcfs timesteps=64      results: runs/…/evaluations/<method>/<date_time>/
+"""
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from snnconv.evaluation import accuracy, accuracy_over_time
+from snnconv.report import report
+from snnconv.runtime.checkpoint import load_ann
+from snnconv.runtime.run import open_run
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    """One evaluation of the network in `run`."""
+    with open_run(cfg) as run:
+        cfg = run.cfg
+        ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
+        data = instantiate(cfg.data)
+        convert = instantiate(cfg.method)
+
+        with run.timed("convert"):
+            snn = convert(ann, data.calibration)
+        curve = accuracy_over_time(snn, data.test, cfg.timesteps)
+
+        report(run, snn, curve, accuracy(ann, data.test))
+
+
+if __name__ == "__main__":
+    main()
