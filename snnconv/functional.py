@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from snnconv.kernels import RecomputedOutputs, fused
+
 
 def qcfs(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""], levels: int) -> Float[Tensor, "*shape"]:
     r"""Quantization clip-floor-shift: θ · clip(floor(L·x/θ + ½), 0, L) / L.
@@ -21,17 +23,40 @@ def qcfs(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""], levels: int) 
 
     Half-precision `x` is quantized in float32 and returned in its own dtype.
     """
-    return _QCFS.apply(x, threshold, levels)
+    output = _QCFS.apply(x, threshold, levels)
+    if not torch.compiler.is_compiling():
+        x, threshold = x.detach(), threshold.detach()
+        RecomputedOutputs.offer(output, lambda: _quantize(x, threshold, levels))
+    return output
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision as float32: the number of a level must not be rounded."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+@fused
+def _quantize(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
+    steps = (_wide(x) * levels / threshold + 0.5).floor().clamp(0, levels)
+    return (threshold * (steps / levels)).to(x.dtype)
+
+
+@fused
+def _quantize_backward(grad: Tensor, x: Tensor, threshold: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """dy/dx · grad for every element, and Σ dy/dθ · grad."""
+    wide = _wide(x)
+    inside = (wide >= 0) & (wide <= threshold)
+    quantized = (wide * levels / threshold + 0.5).floor().clamp(0, levels) / levels
+    slope = torch.where(inside, quantized - wide / threshold, (wide > threshold).to(wide.dtype))
+    return torch.where(inside, grad, torch.zeros_like(grad)), (_wide(grad) * slope).sum()
 
 
 class _QCFS(torch.autograd.Function):
-    """`qcfs` with its analytic gradient; keeps `x` and θ for the backward pass."""
+    """`qcfs` with its analytic gradient; keeps its input, as ReLU keeps its output."""
 
     @staticmethod
     def forward(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        steps = (wide * levels / threshold).add_(0.5).floor_().clamp_(0, levels)
-        return (steps.div_(levels).mul_(threshold)).to(x.dtype)
+        return _quantize(x, threshold, levels)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
@@ -41,12 +66,8 @@ class _QCFS(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, threshold = ctx.saved_tensors
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        inside = (wide >= 0) & (wide <= threshold)
-        quantized = (wide * ctx.levels / threshold).add_(0.5).floor_().clamp_(0, ctx.levels).div_(ctx.levels)
-        slope = torch.where(inside, quantized - wide / threshold, (wide > threshold).to(wide.dtype))
-        grad_threshold = (grad.to(slope.dtype) * slope).sum().to(threshold.dtype).reshape(threshold.shape)
-        return grad * inside, grad_threshold, None
+        grad_x, grad_threshold = _quantize_backward(grad, x, threshold, ctx.levels)
+        return grad_x, grad_threshold.to(threshold.dtype).reshape(threshold.shape), None
 
 
 def at_least(value: Tensor, minimum: float) -> Tensor:

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from snnconv.data.splits import Batches
 from snnconv.evaluation import accuracy
+from snnconv.kernels import RecomputedOutputs
 from snnconv.runtime import distributed, seed
 from snnconv.runtime.environment import autocast
 from snnconv.runtime.run import Run, TrainingError
@@ -138,7 +140,10 @@ class _Training:
                 group["lr"] = settings.lr_at(epoch * len(batches) + index, len(batches))
             if settings.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-            with autocast(device, self.run.cfg.precision):
+            with (
+                autocast(device, self.run.cfg.precision),
+                nullcontext() if self.run.cfg.compile else RecomputedOutputs(),
+            ):
                 logits = self.network(images)
                 loss = nn.functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
             self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,97 @@
+"""One pass over memory for an elementwise formula, and activations that cost no memory for the backward pass.
+
+Both change how a formula is run, never what it gives.
+"""
+
+import functools
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+log = logging.getLogger(__name__)
+
+SMALL = 2**15  # elements below which the tensor stays in cache and separate operations are as fast
+
+
+def fused(formula: Callable[..., Any]) -> Callable[..., Any]:
+    """`formula`, compiled by Inductor into one kernel where that pays; its first arguments are tensors of one shape.
+
+    The kernel sees them as flat memory, so one compilation serves every shape and layout.  Small tensors, tensors with gaps
+    and machines without a compiler take the formula as it is written, with identical results.
+    """
+    compiled: Callable[..., Any] | None = None
+    broken = False
+
+    @functools.wraps(formula)
+    def run(*arguments: Any) -> Any:
+        nonlocal broken, compiled
+        first = arguments[0]
+        if broken or first.numel() < SMALL or torch.compiler.is_compiling() or not _is_dense(first):
+            return formula(*arguments)
+        flat = [_flat_like(a, first) if isinstance(a, Tensor) and a.shape == first.shape else a for a in arguments]
+        compiled = compiled or torch.compile(formula, dynamic=True)
+        try:
+            result = compiled(*flat)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            log.info("No fused kernels here (%s); continuing with separate operations", str(error).splitlines()[0])
+            broken = True
+            return formula(*arguments)
+        parts = result if isinstance(result, tuple) else (result,)
+        shaped = [
+            part.as_strided(first.shape, first.stride()) if part.shape == flat[0].shape else part for part in parts
+        ]
+        return tuple(shaped) if isinstance(result, tuple) else shaped[0]
+
+    return run
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+
+
+def _flat_like(tensor: Tensor, first: Tensor) -> Tensor:
+    """`tensor` as one dimension, its elements in the memory order of `first`."""
+    if tensor.stride() != first.stride():
+        tensor = torch.empty_like(first, dtype=tensor.dtype).copy_(tensor)
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+class RecomputedOutputs(saved_tensors_hooks):
+    """While open, layers that keep an activation's output for their backward pass keep the means to compute it again.
+
+    An activation whose own backward needs its input would otherwise cost a second tensor beside the output that the next
+    layer keeps; with this, a training step holds as many tensors as with ReLU.  Results are bit-identical.
+    """
+
+    _open: "RecomputedOutputs | None" = None
+
+    def __init__(self) -> None:
+        super().__init__(self._pack, lambda packed: packed() if callable(packed) else packed)
+        self.outputs: dict[int, tuple[weakref.ref[Tensor], Callable[[], Tensor]]] = {}
+
+    def __enter__(self) -> None:
+        RecomputedOutputs._open = self
+        super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        RecomputedOutputs._open = None
+        self.outputs.clear()
+
+    @classmethod
+    def offer(cls, output: Tensor, recompute: Callable[[], Tensor]) -> None:
+        """Say how `output` can be computed again, from tensors that are kept anyway."""
+        if cls._open is not None:
+            cls._open.outputs[output.data_ptr()] = (weakref.ref(output), recompute)
+
+    def _pack(self, tensor: Tensor) -> Tensor | Callable[[], Tensor]:
+        found = self.outputs.get(tensor.data_ptr())
+        output = found[0]() if found else None
+        if found and output is not None and output.shape == tensor.shape and output.stride() == tensor.stride():
+            return found[1]
+        return tensor
