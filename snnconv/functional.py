@@ -80,6 +80,19 @@ def clip(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""]) -> Float[Tens
     return torch.minimum(x.clamp_min(0), threshold)
 
 
+@fused
+def integrate_fire(
+    current: Float[Tensor, "*shape"], v: Float[Tensor, "*shape"], threshold: Float[Tensor, ""]
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """One timestep of a soft-reset IF neuron: (spikes, next v) with spikes = 1[v + x ≥ θ], v ← v + x − θ·spikes.
+
+    Spikes have the dtype of `current`, the potential keeps its own.
+    """
+    charged = v + current
+    spikes = (charged >= threshold).to(charged.dtype)
+    return spikes.to(current.dtype), charged - threshold * spikes
+
+
 def spike_count(
     mean_current: Float[Tensor, "*shape"], threshold: Float[Tensor, ""], timesteps: int, v_initial: float = 0.5
 ) -> Float[Tensor, "*shape"]:
