@@ -1,0 +1,161 @@
+"""Shared by every test: checked shapes, composed configurations, tiny networks whose arithmetic is exact, tiny runs."""
+
+from jaxtyping import config as jaxtyping_config
+from jaxtyping import install_import_hook
+
+install_import_hook("snnconv", "beartype.beartype")  # every annotated shape is checked; before snnconv is imported
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+from torch import nn
+
+import snnconv.runtime.launch  # noqa: F401  (teaches Hydra the names in config.yaml)
+from snnconv.activations.qcfs import QCFS
+from snnconv.data.splits import Batches
+from snnconv.runtime.run import Run
+from snnconv.runtime.tracking import Tracker
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def options(group: str) -> list[str]:
+    """The names one can choose in a folder of conf/, today's and tomorrow's."""
+    return sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for `any_method` runs once for every conf/method/*.yaml; likewise for the other folders."""
+    for folder in CONF.iterdir():
+        if f"any_{folder.name}" in metafunc.fixturenames:
+            metafunc.parametrize(f"any_{folder.name}", options(folder.name))
+    if "any_option" in metafunc.fixturenames:
+        groups = [folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra"]
+        pairs = [f"{group}={option}" for group in sorted(groups) for option in options(group)]
+        metafunc.parametrize("any_option", [pair for pair in pairs if pair != "sweep=wandb"])
+
+
+@pytest.fixture(autouse=True)
+def _alone():
+    """Each test starts from the same seed, and leaves no configuration behind."""
+    torch.manual_seed(0)
+    yield
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def compose_config():
+    """compose_config("model=mlp", "levels=4") → what train.py would get from these arguments."""
+
+    def make(*overrides: str, folder: Path = CONF):
+        with initialize_config_dir(str(folder), version_base="1.3", job_name="train"):
+            cfg = compose("config", list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return cfg
+
+    return make
+
+
+@pytest.fixture
+def unchecked():
+    """Lets a value of the wrong type through to the check that users without beartype meet."""
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)
+
+
+class Residual(nn.Module):
+    """activation(conv(activation(conv(x))) + x)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn1, self.act1 = nn.BatchNorm2d(width), QCFS(4)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2, self.act2 = nn.BatchNorm2d(width), QCFS(4)
+
+    def forward(self, x):
+        return self.act2(self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x))))) + x)
+
+
+def residual() -> nn.Sequential:
+    """Images [N, 1, 4, 4] → [N, 3] through a residual block."""
+    stem = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), QCFS(4)]
+    return nn.Sequential(*stem, Residual(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+def plain() -> nn.Sequential:
+    """Images [N, 1, 4, 4] → [N, 3] in the manner of VGG."""
+    features = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), QCFS(4), nn.AvgPool2d(2)]
+    head = [nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), QCFS(4), nn.Dropout(0.5), nn.Linear(8, 3)]
+    return nn.Sequential(*features, *head)
+
+
+def exact(network: nn.Module, seed: int = 0) -> nn.Module:
+    """`network` with weights k/8 and thresholds 2^k, in eval mode.
+
+    Sums of such numbers have no rounding error, so they do not depend on the order in which a kernel adds.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.eps = 0.0
+            module.running_var.fill_(4.0)
+            module.running_mean.copy_(torch.randint(-4, 5, module.running_mean.shape, generator=generator) / 8)
+        if isinstance(module, QCFS):
+            module.set_threshold(2.0 ** int(torch.randint(-1, 2, (), generator=generator)))
+        elif not list(module.children()):
+            for weight in module.parameters():
+                weight.data = torch.randint(-8, 9, weight.shape, generator=generator).to(weight.dtype) / 8
+    return network.eval()
+
+
+NETWORKS = {"plain": plain, "residual": residual}
+
+
+@pytest.fixture
+def exact_network():
+    """exact_network("plain" | "residual", seed) → a network whose arithmetic has no rounding."""
+    return lambda kind="plain", seed=0: exact(NETWORKS[kind](), seed)
+
+
+@pytest.fixture
+def exact_images():
+    """exact_images(n) → images [n, 1, 4, 4] of values k/8."""
+    return lambda count=5, seed=1: (
+        torch.randint(-16, 17, (count, 1, 4, 4), generator=torch.Generator().manual_seed(seed)) / 8
+    )
+
+
+@pytest.fixture
+def tiny_batches():
+    """tiny_batches(count, batch_size) → a learnable set: a bright top is class 0, a bright bottom class 1."""
+
+    def make(count: int = 16, batch_size: int = 4, **options):
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(count) % 2
+        images = torch.randint(0, 100, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[:, 2 * label : 2 * label + 2] += 120
+        return Batches(images, labels, batch_size, [0.5], [0.25], **options)
+
+    return make
+
+
+@pytest.fixture
+def open_tiny_run(compose_config, tmp_path):
+    """open_tiny_run("folder") → a Run in a temporary folder; `kind` lets a test watch or disturb it."""
+
+    def make(name: str = "run", *overrides: str, kind: type[Run] = Run) -> Run:
+        cfg = compose_config("model=mlp", "data=synthetic", "data.input_shape=[1,4,4]", "model.hidden=[8]",
+                             "data.num_classes=2", "track=none", "device=cpu", *overrides)  # fmt: skip
+        (tmp_path / name).mkdir(exist_ok=True)
+        return kind(tmp_path / name, cfg, Tracker())
+
+    return make

@@ -1,0 +1,109 @@
+"""Activations: what every one promises, and QCFS."""
+
+import copy
+import math
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from snnconv.activations.qcfs import QCFS
+from snnconv.functional import qcfs
+
+
+@pytest.fixture
+def make(compose_config, any_activation):
+    """The activation of conf/activation/<any_activation>.yaml as a model would call it, with L = 4."""
+    return instantiate(compose_config(f"activation={any_activation}", "levels=4").activation)
+
+
+# the protocol, for every yaml
+
+
+def test_has_a_positive_threshold_and_levels(make):
+    activation = make()
+    assert isinstance(activation, nn.Module)
+    assert isinstance(activation.threshold, torch.Tensor)
+    assert (activation.threshold > 0).all()
+    assert activation.levels is None or activation.levels >= 1
+
+
+def test_threshold_can_be_set_and_is_kept(make):
+    activation, other = make(), make()
+    activation.set_threshold(2.0)
+    assert (activation.threshold == 2.0).all()
+    other.load_state_dict(activation.state_dict())
+    assert (other.threshold == 2.0).all()
+    assert (copy.deepcopy(activation).threshold == 2.0).all()
+
+
+def test_sites_do_not_share_a_threshold(make):
+    one, other = make(), make()
+    before = other.threshold.clone()
+    one.set_threshold(0.25)
+    assert torch.equal(other.threshold, before)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_a_threshold_is_positive_and_finite(make, value):
+    with pytest.raises(ValueError, match="threshold"):
+        make().set_threshold(value)
+
+
+def test_keeps_shape_and_lets_gradients_through(make):
+    activation, x = make(), torch.linspace(-1, 1, 24).view(2, 3, 2, 2).requires_grad_()
+    activation.set_threshold(0.5)
+    activation(x).sum().backward()
+    assert activation(x).shape == x.shape
+    assert x.grad.abs().sum() > 0
+    assert all(parameter.grad is not None for parameter in activation.parameters())
+
+
+# QCFS
+
+
+@pytest.mark.parametrize("levels", [0, -1, 1.5, 4.0, True, "4", None])
+def test_levels_is_a_whole_number_of_at_least_one(levels, unchecked):
+    with pytest.raises(ValueError, match="levels="):
+        QCFS(levels)
+
+
+@pytest.mark.parametrize("threshold", [0.0, -8.0, math.nan, math.inf])
+def test_the_initial_threshold_is_positive_and_finite(threshold):
+    with pytest.raises(ValueError, match="threshold="):
+        QCFS(4, threshold)
+
+
+def test_the_module_is_the_formula():
+    activation, x = QCFS(4, threshold=2.0), torch.randn(100)
+    torch.testing.assert_close(activation(x), qcfs(x, torch.tensor(2.0), 4), rtol=0, atol=0)
+
+
+def test_the_threshold_is_learned():
+    """With all inputs above θ the output is θ, so pulling the output to 3 pulls θ to 3."""
+    activation = QCFS(4, threshold=1.0)
+    optimizer = torch.optim.SGD(activation.parameters(), lr=0.1)
+    for _ in range(50):
+        optimizer.zero_grad()
+        (activation(torch.full((4,), 10.0)) - 3.0).square().mean().backward()
+        optimizer.step()
+    assert activation.threshold.item() == pytest.approx(3.0, abs=1e-3)
+
+
+def test_a_threshold_pushed_below_zero_stays_positive_and_rises_again():
+    activation = QCFS(4)
+    with torch.no_grad():
+        activation.theta.fill_(-0.5)  # as one large step of an optimizer would
+    assert activation.threshold.item() > 0
+    assert torch.isfinite(activation(torch.randn(10))).all()
+    optimizer = torch.optim.SGD(activation.parameters(), lr=0.1)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (-activation(torch.full((1,), 10.0))).sum().backward()
+        optimizer.step()
+    assert activation.threshold.item() == pytest.approx(1.5)
+
+
+def test_printing_shows_what_matters():
+    assert "levels=4, threshold=2" in repr(QCFS(4, threshold=2.0))
