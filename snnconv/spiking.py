@@ -1,13 +1,16 @@
 """A converted network and the clock that drives it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from spikingjelly.activation_based import functional
+from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
+
+from snnconv.surgery import split
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,27 @@ class OverTime(nn.Module):
 class SpikingModel(nn.Module):
     """A converted network: `model(images, timesteps=T)` gives the logits of every step, [T, N, K].
 
-    The prediction at t is the argmax of the running mean up to t (`running_mean`).  Images are fed as a constant current.
+    The prediction at t is the argmax of the running mean up to t (`running_mean`).  Images are fed as a constant current, so
+    what lies before the first neuron is computed once.
 
     schedule  "step" runs the whole network one timestep at a time, "layer" up to `chunk` timesteps layer by layer, and
               "auto" takes "layer" on CUDA (fewer kernels) and "step" elsewhere (data stay in cache).  Potentials carry over
               between chunks, so every schedule emits the same spikes and memory does not grow with T.
+    compile   "none", or a mode of `torch.compile` for the network after the first neuron ("default", "reduce-overhead" for
+              CUDA graphs, …).  A smaller last batch is padded, so nothing is compiled twice.
     anytime   True if a prefix of a long run equals a short run.
     """
 
     def __init__(
-        self, network: nn.Module, latency: Latency, *, anytime: bool = True, schedule: str = "auto", chunk: int = 8
+        self,
+        network: nn.Module,
+        latency: Latency,
+        *,
+        anytime: bool = True,
+        schedule: str = "auto",
+        chunk: int = 8,
+        channels_last: bool = False,
+        compile: str = "none",
     ) -> None:
         super().__init__()
         if schedule not in ("auto", "step", "layer"):
@@ -62,8 +76,14 @@ class SpikingModel(nn.Module):
         if chunk < 1:
             raise ValueError(f"simulate.chunk={chunk}: at least 1 timestep")
         self.network, self.latency, self.anytime = network.eval(), latency, anytime
-        self.schedule, self.chunk = schedule, chunk
+        self.schedule, self.chunk, self.channels_last, self.compile_mode = schedule, chunk, channels_last, compile
+        self._parts: tuple[Callable, Callable] | None = None
+        self._batch = 0  # images in the largest batch so far, to which smaller ones are padded when compiled
         functional.invalidate_reset_cache(self.network)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies are made without what can be built again."""
+        return {**self.__dict__, "_parts": None}
 
     def forward(self, images: Float[Tensor, "N C H W"], timesteps: int) -> Float[Tensor, "T N K"]:
         """Per-step logits, from the initial state."""
@@ -72,19 +92,56 @@ class SpikingModel(nn.Module):
         return torch.cat(list(self.run(images, timesteps)))
 
     @torch.no_grad()
-    def run(self, images: Float[Tensor, "N C H W"], timesteps: int) -> Iterator[Float[Tensor, "t N K"]]:
-        """The same in consecutive chunks of t timesteps, as they are simulated."""
+    def run(
+        self, images: Float[Tensor, "N C H W"], timesteps: int
+    ) -> Generator[Float[Tensor, "t N K"], Tensor | None, None]:
+        """The same in consecutive chunks of t timesteps, as they are simulated.
+
+        `run(…).send(indices)` goes on with those samples of the batch only; the others cost nothing any more.
+        """
         layerwise = self.schedule == "layer" or (self.schedule == "auto" and images.is_cuda)
         chunk = self.chunk if layerwise else 1
+        before, after = self._split()
+        clock = [module for module in self.network.modules() if isinstance(module, OverTime)]
         functional.reset_net(self.network)
         functional.set_step_mode(self.network, "m" if layerwise else "s")
+        constants = before(self._prepare(images))
+        count = len(images)
         for start in range(0, timesteps, chunk):
             steps = min(chunk, timesteps - start)
-            for module in self.network.modules():
-                if isinstance(module, OverTime):
-                    module.timesteps = steps
-            logits = self.network(images.repeat(steps, *[1] * (images.dim() - 1)))
-            yield logits.unflatten(0, (steps, len(images)))
+            for module in clock:
+                module.timesteps = steps
+            logits = after(
+                *(
+                    constant if steps == 1 else constant.repeat(steps, *[1] * (constant.dim() - 1))
+                    for constant in constants
+                )
+            )
+            keep = yield logits.unflatten(0, (steps, -1))[:, :count].to(images.dtype)
+            if keep is not None:
+                constants, count = [constant[keep] for constant in constants], len(keep)
+                for neuron in self.neurons().values():
+                    keep_samples(neuron, keep)
+
+    def _split(self) -> tuple[Callable, Callable]:
+        """The network before the first neurons, and the rest, which is compiled if so asked."""
+        if self._parts is None:
+            if self.channels_last:
+                self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            before, after = split(self.network, OverTime)
+            compiled = after if self.compile_mode == "none" else torch.compile(after, mode=self.compile_mode)
+            self._parts = before, compiled
+        return self._parts
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        """Images in the dtype and layout of the weights, padded to the largest batch so far if the network is compiled."""
+        self._batch = max(self._batch, len(images))
+        if self.compile_mode != "none" and len(images) < self._batch:
+            images = torch.cat([images, images[-1:].expand(self._batch - len(images), *images.shape[1:])])
+        images = images.to(next(self.network.parameters()).dtype)
+        return (
+            images.contiguous(memory_format=torch.channels_last) if self.channels_last and images.dim() == 4 else images
+        )
 
     def neurons(self) -> dict[str, nn.Module]:
         """The spiking neurons by path, in order of definition."""
@@ -94,6 +151,15 @@ class SpikingModel(nn.Module):
         """The kernel that SpikingJelly picks for integrate-and-fire on this model's device."""
         device = next(self.network.parameters()).device
         return functional.neuron_implementation("if", device)
+
+
+def keep_samples(neuron: nn.Module, indices: Tensor) -> None:
+    """Reduce the state of `neuron` to some samples of the batch."""
+    for module in neuron.modules():
+        if isinstance(module, base.MemoryModule):
+            for name, value in module._memories.items():
+                if isinstance(value, Tensor):
+                    module._memories[name] = value[indices]
 
 
 def running_mean(logits: Float[Tensor, "T N K"], readout_from: int = 1) -> Float[Tensor, "T N K"]:

@@ -52,16 +52,23 @@ def is_activation(module: nn.Module) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Treats torch's own modules and activations as single operations."""
+    """Treats torch's own modules, activations and the given kinds as single operations."""
+
+    def __init__(self, leaves: tuple[type, ...]) -> None:
+        super().__init__()
+        self.leaves = leaves
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_activation(m) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, self.leaves) or is_activation(m) or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(network: nn.Module) -> fx.Graph:
-    """The operations of `network` in order; ValueError if its forward pass depends on the values it computes."""
+def trace(network: nn.Module, leaves: tuple[type, ...] = ()) -> fx.Graph:
+    """The operations of `network` in order, modules of kind `leaves` as one operation each.
+
+    ValueError if the forward pass depends on the values it computes.
+    """
     try:
-        return _Tracer().trace(network)
+        return _Tracer(leaves).trace(network)
     except Exception as error:  # tracing runs the user's forward pass on proxies: anything can come out
         raise ValueError(
             f"{type(network).__name__}: the forward pass cannot be followed ({error}); write it without branches on values, "
@@ -158,6 +165,35 @@ def replace_modules(network: nn.Module, kind: Kinds, make: Callable[[nn.Module],
     for path in [path for path, module in network.named_modules() if isinstance(module, kind)]:
         set_submodule(network, path, make(network.get_submodule(path)))
     return network
+
+
+def split(network: nn.Module, kind: type) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """`network` as two: what does not depend on a module of `kind`, and the rest; they share its modules.
+
+    rest(*first(x)) equals network(x).  Shapes are read in the rest, whose batch may be larger.
+    """
+    modules = dict(network.named_modules())
+    graph = trace(network, (kind,))
+    rest: set[fx.Node] = set()
+    for node in graph.nodes:
+        module = modules[str(node.target)] if node.op == "call_module" else None
+        reads_shape = node.target in ("size", "dim", getattr)
+        if node.op == "output" or isinstance(module, kind) or reads_shape or rest.intersection(node.all_input_nodes):
+            rest.add(node)
+    crossing = [node for node in graph.nodes if node not in rest and rest.intersection(node.users)]
+
+    def part(nodes: list[fx.Node], inputs: list[fx.Node]) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+        copied = fx.Graph()
+        known = {node: copied.placeholder(node.name) for node in inputs}
+        for node in nodes:
+            known[node] = copied.node_copy(node, lambda source: known[source])
+        return copied, known
+
+    first, known = part([node for node in graph.nodes if node not in rest and node.op != "placeholder"],
+                        [node for node in graph.nodes if node.op == "placeholder"])  # fmt: skip
+    first.output(tuple(known[node] for node in crossing))
+    second, _ = part([node for node in graph.nodes if node in rest], crossing)
+    return fx.GraphModule(network, first), fx.GraphModule(network, second)
 
 
 @torch.no_grad()
