@@ -1,14 +1,17 @@
 """Shared by every test: checked shapes, composed configurations, tiny networks whose arithmetic is exact, tiny runs."""
 
+# ruff: noqa: E402   (imports follow the hook)
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
 install_import_hook("snnconv", "beartype.beartype")  # every annotated shape is checked; before snnconv is imported
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+import torch.fx
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
@@ -62,12 +65,23 @@ def compose_config():
     return make
 
 
+@contextmanager
+def no_shape_checks():
+    jaxtyping_config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping_config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture
 def unchecked():
     """Lets a value of the wrong type through to the check that users without beartype meet."""
-    jaxtyping_config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping_config.update("jaxtyping_disable", False)
+    with no_shape_checks():
+        yield
+
+
+torch.fx.Tracer.trace = no_shape_checks()(torch.fx.Tracer.trace)  # it feeds proxies, which have no shape
 
 
 class Residual(nn.Module):

@@ -1,0 +1,73 @@
+"""Models: every yaml builds on every image size, with a threshold of its own at every site."""
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from snnconv.activations.qcfs import QCFS
+from snnconv.models.mlp import mlp
+from snnconv.models.resnet import Block, resnet20
+from snnconv.models.vgg import vgg16
+from snnconv.surgery import obstacles
+
+SHAPES = {"digits": (1, 8, 8), "cifar": (3, 32, 32)}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_every_model_builds_and_forwards(compose_config, any_model, shape):
+    cfg = compose_config(
+        f"model={any_model}", f"data.input_shape={list(shape)}", "data.num_classes=7", "activation.threshold=1.0"
+    )
+    ann = instantiate(cfg.model)  # in training mode, where batch norm keeps an untrained network awake
+    with torch.no_grad():
+        logits = ann(torch.randn(4, *shape))
+    assert logits.shape == (4, 7)
+    assert logits.isfinite().all()
+    assert logits[0].ne(logits[1]).any()  # says something about the image
+    sites = [module for module in ann.modules() if isinstance(module, QCFS)]
+    assert len({id(site.theta) for site in sites}) == len(sites) > 0
+    assert obstacles(ann, QCFS) == []
+
+
+def sites(network: nn.Module) -> int:
+    return sum(isinstance(module, QCFS) for module in network.modules())
+
+
+def count(network: nn.Module, kind: type) -> int:
+    return sum(isinstance(module, kind) for module in network.modules())
+
+
+def make_qcfs() -> QCFS:
+    return QCFS(4)
+
+
+def test_vgg16_is_the_papers():
+    network = vgg16(10, (3, 32, 32), make_qcfs)
+    assert [m.out_features for m in network.modules() if isinstance(m, nn.Linear)] == [4096, 4096, 10]
+    assert (count(network, nn.Conv2d), count(network, nn.AvgPool2d), sites(network)) == (13, 5, 15)
+
+
+def test_vgg_leaves_out_pooling_that_would_leave_nothing():
+    network = vgg16(10, (1, 8, 8), make_qcfs)
+    assert count(network, nn.AvgPool2d) == 3  # 8 → 4 → 2 → 1
+
+
+def test_resnet20_is_the_papers():
+    """19 convolutions and a linear layer, two 1×1 shortcuts, widths 16-32-64: 0.27 million weights."""
+    network = resnet20(10, (3, 32, 32), make_qcfs)
+    assert (count(network, nn.Conv2d), count(network, nn.Linear), sites(network)) == (19 + 2, 1, 19)
+    assert sum(p.numel() for p in network.parameters() if p.dim() > 1) == 270_896
+    assert network.stages(torch.zeros(1, 16, 32, 32)).shape == (1, 64, 8, 8)
+
+
+def test_a_block_adds_its_shortcut_before_the_activation():
+    block = Block(4, 4, 1, nn.ReLU).eval()
+    x = torch.randn(2, 4, 5, 5)
+    expected = (block.bn2(block.conv2(block.bn1(block.conv1(x)).relu())) + x).relu()
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_mlp_has_the_widths_it_is_told():
+    network = mlp(3, (1, 2, 2), make_qcfs, hidden=(5, 6))
+    assert [(m.in_features, m.out_features) for m in network if isinstance(m, nn.Linear)] == [(4, 5), (5, 6), (6, 3)]
