@@ -7,6 +7,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from snnconv.early_exit import early_exit
 from snnconv.evaluation import accuracy, accuracy_over_time
 from snnconv.report import report
 from snnconv.runtime.checkpoint import load_ann
@@ -26,7 +27,9 @@ def main(cfg: DictConfig) -> None:
             snn = convert(ann, data.calibration)
         curve = accuracy_over_time(snn, data.test, cfg.timesteps)
 
-        report(run, snn, curve, accuracy(ann, data.test))
+        early = early_exit(snn, data.valid, data.test, cfg.timesteps)
+
+        report(run, snn, curve, accuracy(ann, data.test), early)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ class Curve:
     images: int
     firing_rate: dict[str, float]  # spikes per neuron and timestep, by layer, over the first images only
     mean_firing_rate: float  # the same over all neurons
+    changed_predictions: (
+        float | None
+    )  # share at the last t that differs from float32, over the first images; None in float32
     seconds: float  # wall time of the whole evaluation
 
     @property
@@ -60,26 +63,33 @@ def accuracy_over_time(
     snn.to(device)
     correct = torch.zeros(len(wanted), dtype=torch.int64, device=device)
     counts: dict[str, Tensor] = {}
+    changed = torch.zeros(2, dtype=torch.int64, device=device)  # predictions, of images
     for images, labels in track(batches, "spikes", transient=True, disable=not distributed.is_main()):
         with count_spikes(snn, counts) if seen < rate_images else nullcontext():
-            correct += _correct(snn, images, labels, wanted)
+            predictions = _predictions(snn, images, wanted)
+        correct += (predictions == labels).sum(1)
+        if snn.exact is not None and seen < rate_images:
+            differs = predictions[-1] != _predictions(snn.exact.to(device), images, wanted[-1:])[-1]
+            changed += torch.stack([differs.sum(), torch.full_like(differs.sum(), len(images))])
         seen += len(images)
     total = int(distributed.sum_over_ranks(torch.tensor([seen], device=device)))
+    changed = distributed.sum_over_ranks(changed)
     rates = distributed.sum_over_ranks(torch.stack(list(counts.values())))
     return Curve(
         correct=dict(zip(wanted, distributed.sum_over_ranks(correct).tolist(), strict=True)),
         images=total,
         firing_rate=dict(zip(counts, (rates[:, 0] / rates[:, 1]).tolist(), strict=True)),
+        changed_predictions=None if snn.exact is None else float(changed[0] / changed[1]),
         mean_firing_rate=float(rates[:, 0].sum() / rates[:, 1].sum()),
         seconds=time.perf_counter() - start,
     )
 
 
-def _correct(snn: SpikingModel, images: Tensor, labels: Tensor, wanted: list[int]) -> Tensor:
-    """Right predictions of one batch at each wanted t."""
+def _predictions(snn: SpikingModel, images: Tensor, wanted: list[int]) -> Tensor:
+    """The class predicted for each image at each wanted t, [t, N]."""
     readout = snn.latency.readout_from
     if snn.anytime:
         means = running_mean(snn(images, wanted[-1]), readout)[[t - 1 for t in wanted]]
     else:
         means = torch.stack([running_mean(snn(images, t), readout)[-1] for t in wanted])
-    return (means.argmax(-1) == labels).sum(1)
+    return means.argmax(-1)

@@ -16,16 +16,20 @@ from matplotlib import pyplot as plt
 from omegaconf import DictConfig
 from rich.table import Table
 
+from snnconv.early_exit import EarlyExit
 from snnconv.evaluation import Curve
 from snnconv.runtime import environment, files
 from snnconv.runtime.run import Run
 from snnconv.spiking import SpikingModel
 
 
-def report(run: Run, snn: SpikingModel, curve: Curve, ann_accuracy: float) -> dict[str, Any]:
+def report(
+    run: Run, snn: SpikingModel, curve: Curve, ann_accuracy: float, early: EarlyExit | None = None
+) -> dict[str, Any]:
     """Write the result files of `run`, tell its tracker and the terminal; returns the content of `result.json`."""
     run.seconds["evaluate"] += curve.seconds
     result = summarize(run.cfg, snn, curve, ann_accuracy, run.seconds, str(run.device))
+    result["exit"] = early.as_dict() if early else None
     rows = table_rows(curve.accuracy, ann_accuracy)
     figure = run.folder / "accuracy_vs_timesteps.png"
     files.write_text(run.folder / "accuracy_vs_timesteps.csv", as_csv(rows))
@@ -58,6 +62,7 @@ def summarize(
         "device": device,
         "precision": cfg.precision,
         "neuron_implementation": snn.implementation(),
+        "changed_predictions": curve.changed_predictions,
         "firing_rate": {"mean": curve.mean_firing_rate, "layers": curve.firing_rate},
         "wall_seconds": {stage: round(value, 3) for stage, value in seconds.items()},
         "versions": environment.versions(),
@@ -128,4 +133,15 @@ def print_table(
         f"train {result['wall_seconds']['train']:.0f} s, evaluate {result['wall_seconds']['evaluate']:.1f} s",
         highlight=False,
     )
+    if result["exit"]:
+        exit = result["exit"]
+        console.print(
+            f"Early exit: {100 * exit['accuracy']:.2f} % after {exit['mean_timesteps']:.2f} steps on average, {exit['seconds']:.1f} s; "
+            f"full run: {100 * exit['full_accuracy']:.2f} % after {exit['full_timesteps']}, {exit['full_seconds']:.1f} s",
+            highlight=False,
+        )
+    if result["changed_predictions"] is not None:
+        console.print(
+            f"{result['precision']}: {100 * result['changed_predictions']:.2f} % of the predictions differ from float32"
+        )
     console.print(f"Run folder: {os.path.relpath(folder)}", soft_wrap=True, highlight=False)

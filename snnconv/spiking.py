@@ -1,5 +1,6 @@
 """A converted network and the clock that drives it."""
 
+import copy
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
 
-from snnconv.surgery import split
+from snnconv.surgery import fold_amplitudes, split
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class SpikingModel(nn.Module):
     schedule  "step" runs the whole network one timestep at a time, "layer" up to `chunk` timesteps layer by layer, and
               "auto" takes "layer" on CUDA (fewer kernels) and "step" elsewhere (data stay in cache).  Potentials carry over
               between chunks, so every schedule emits the same spikes and memory does not grow with T.
+    precision "float32", or "bf16": weights and currents are rounded, membranes stay float32; `exact` is then the float32 model.
+              ("tf32" is a setting of the device; here it means float32.)
+    fold_threshold   let neurons emit 1 instead of θ where the next weights can carry the factor (`surgery.fold_amplitudes`).
+    exit, exit_tolerance   early stop over time, see early_exit.py.
     compile   "none", or a mode of `torch.compile` for the network after the first neuron ("default", "reduce-overhead" for
               CUDA graphs, …).  A smaller last batch is padded, so nothing is compiled twice.
     anytime   True if a prefix of a long run equals a short run.
@@ -69,14 +74,28 @@ class SpikingModel(nn.Module):
         chunk: int = 8,
         channels_last: bool = False,
         compile: str = "none",
+        precision: str = "float32",
+        fold_threshold: bool = False,
+        exit: str = "none",
+        exit_tolerance: float = 0.002,
     ) -> None:
         super().__init__()
+        if exit not in ("none", "confidence"):
+            raise ValueError(f"simulate.exit={exit!r}: none or confidence")
         if schedule not in ("auto", "step", "layer"):
             raise ValueError(f"simulate.schedule={schedule!r}: auto, step or layer")
         if chunk < 1:
             raise ValueError(f"simulate.chunk={chunk}: at least 1 timestep")
-        self.network, self.latency, self.anytime = network.eval(), latency, anytime
+        network = fold_amplitudes(network.eval(), OverTime) if fold_threshold else network.eval()
+        self.network, self.latency, self.anytime = network, latency, anytime
         self.schedule, self.chunk, self.channels_last, self.compile_mode = schedule, chunk, channels_last, compile
+        self.exit, self.exit_tolerance = exit, exit_tolerance
+        self.exact: SpikingModel | None = None
+        if precision == "bf16":
+            self.exact = SpikingModel(
+                network, latency, anytime=anytime, schedule=schedule, chunk=chunk, channels_last=channels_last
+            )
+            self.network = copy.deepcopy(network).to(torch.bfloat16)
         self._parts: tuple[Callable, Callable] | None = None
         self._batch = 0  # images in the largest batch so far, to which smaller ones are padded when compiled
         functional.invalidate_reset_cache(self.network)
@@ -148,9 +167,10 @@ class SpikingModel(nn.Module):
         return {path: module.neuron for path, module in self.network.named_modules() if isinstance(module, OverTime)}
 
     def implementation(self) -> str:
-        """The kernel that SpikingJelly picks for integrate-and-fire on this model's device."""
+        """What computes an integrate-and-fire layer: the kernel SpikingJelly picks here, or our single step."""
         device = next(self.network.parameters()).device
-        return functional.neuron_implementation("if", device)
+        stepwise = self.schedule == "step" or (self.schedule == "auto" and device.type != "cuda")
+        return "fused-step" if stepwise else functional.neuron_implementation("if", device)
 
 
 def keep_samples(neuron: nn.Module, indices: Tensor) -> None:

@@ -34,14 +34,22 @@ LINEAR_METHODS = (
     "transpose",
     "contiguous",
 )
-SCALING = (
-    operator.mul,
-    operator.truediv,
-    torch.mul,
-    torch.div,
-    "mul",
-    "div",
-)  # linear if the other factor is a constant
+SHAPE_ONLY = (
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d,
+)  # fmt: skip
+SHAPE_ONLY_CALLS = (
+    torch.flatten,
+    torch.reshape,
+    F.avg_pool2d,
+    F.adaptive_avg_pool2d,
+    F.dropout,
+    "flatten",
+    "view",
+    "reshape",
+)
+SCALING = (operator.mul, torch.mul, "mul")  # linear if the other factor is a constant
+DIVISIONS = (operator.truediv, torch.div, "div")  # linear if the divisor is a constant
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -87,8 +95,11 @@ def _where(node: fx.Node) -> str:
 def _is_linear(node: fx.Node, module: nn.Module | None) -> bool:
     if node.op == "call_module":
         return isinstance(module, LINEAR_MODULES)
-    if node.target in SCALING:
-        return sum(isinstance(argument, fx.Node) for argument in node.args) == 1
+    if node.target in (*SCALING, *DIVISIONS):
+        factors = [isinstance(a, fx.Node) and a.op != "get_attr" for a in (*node.args, *node.kwargs.values())]
+        return sum(factors) == 1 and (
+            node.target in SCALING or (factors[0] and node.kwargs.get("rounding_mode") is None)
+        )
     return node.target in (LINEAR_METHODS if node.op == "call_method" else LINEAR_FUNCTIONS)
 
 
@@ -194,6 +205,47 @@ def split(network: nn.Module, kind: type) -> tuple[fx.GraphModule, fx.GraphModul
     first.output(tuple(known[node] for node in crossing))
     second, _ = part([node for node in graph.nodes if node in rest], crossing)
     return fx.GraphModule(network, first), fx.GraphModule(network, second)
+
+
+@torch.no_grad()
+def fold_amplitudes(network: nn.Module, kind: type) -> nn.Module:
+    """A copy of `network` whose neurons (modules of `kind`, with `.neuron.amplitude`) emit 1 instead of θ where that is free.
+
+    Where everything that a neuron feeds is a weight layer of its own, perhaps after pooling or reshaping, the factor moves
+    into the weights: one pass less, and convolutions receive binary spikes.  Where spikes meet an addition it stays.
+    """
+    network = copy.deepcopy(network)
+    modules = dict(network.named_modules())
+    nodes = trace(network, (kind,)).nodes
+    uses = Counter(node.target for node in nodes if node.op == "call_module")
+    for node in nodes:
+        module = modules[str(node.target)] if node.op == "call_module" else None
+        neuron: Any = getattr(module, "neuron", None) if isinstance(module, kind) else None
+        if neuron is None or not hasattr(neuron, "amplitude"):
+            continue
+        layers = _weights_fed_by(node, modules, uses)
+        if layers:
+            for layer in layers:
+                layer.weight.mul_(neuron.amplitude)
+            neuron.amplitude = 1.0
+    return network
+
+
+def _weights_fed_by(node: fx.Node, modules: dict[str, nn.Module], uses: Counter) -> list[Any] | None:
+    """The weight layers that `node` feeds; None if it also feeds anything else."""
+    layers: list[Any] = []
+    for user in node.users:
+        module = modules[str(user.target)] if user.op == "call_module" else None
+        if isinstance(module, WEIGHTED) and uses[user.target] == 1:
+            layers.append(module)
+        elif isinstance(module, SHAPE_ONLY) or user.target in SHAPE_ONLY_CALLS:
+            further = _weights_fed_by(user, modules, uses)
+            if further is None:
+                return None
+            layers += further
+        else:
+            return None
+    return layers
 
 
 @torch.no_grad()
