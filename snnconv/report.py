@@ -18,7 +18,7 @@ from rich.table import Table
 
 from snnconv.early_exit import EarlyExit
 from snnconv.evaluation import Curve
-from snnconv.runtime import environment, files
+from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.run import Run
 from snnconv.spiking import SpikingModel
 
@@ -30,6 +30,8 @@ def report(
     run.seconds["evaluate"] += curve.seconds
     result = summarize(run.cfg, snn, curve, ann_accuracy, run.seconds, str(run.device))
     result["exit"] = early.as_dict() if early else None
+    if not distributed.is_main():
+        return result
     rows = table_rows(curve.accuracy, ann_accuracy)
     figure = run.folder / "accuracy_vs_timesteps.png"
     files.write_text(run.folder / "accuracy_vs_timesteps.csv", as_csv(rows))
@@ -108,7 +110,9 @@ def plot_curves(path: Path, curves: Mapping[str, Mapping[int, float]], lines: Ma
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    files.replace(path, lambda temporary: figure.savefig(temporary, format="png", dpi=160))
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=160)
+    files.replace(path, picture.getvalue())
     plt.close(figure)
 
 
@@ -132,6 +136,7 @@ def print_table(
         f"{100 * result['firing_rate']['mean']:.1f} % of the neurons fire in a step, "
         f"train {result['wall_seconds']['train']:.0f} s, evaluate {result['wall_seconds']['evaluate']:.1f} s",
         highlight=False,
+        soft_wrap=True,
     )
     if result["exit"]:
         exit = result["exit"]

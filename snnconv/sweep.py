@@ -1,55 +1,85 @@
-"""What a sweep leaves behind: one table of all runs and one picture of all curves."""
+"""What a sweep leaves behind: one table of all runs and one picture of all curves.
 
+python -m snnconv.sweep runs/sweeps/…      the same again, for a sweep that was cut short
+"""
+
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 import rich
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.table import Table
 
 from snnconv.report import plot_curves
-from snnconv.runtime import files
+from snnconv.runtime import distributed, files
+from snnconv.runtime.run import explain
+
+log = logging.getLogger(__name__)
 
 
 class Summary(Callback):
-    """Hydra callback: when a sweep ends, collects what its runs left on disk, wherever they ran.
+    """Hydra callback: notes how each run of a sweep ended, wherever it ran, and sums up when all are over.
 
-    Writes `summary.json` and `curves.png` into the sweep's folder; exits with status 1 if a run failed.
+    Writes `job-<n>.json`, `summary.json` and `curves.png` into the sweep's folder; exits with status 1 if a run failed.
     """
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Note the result or the error; a failed run then counts as over, so that Hydra goes on with the others."""
+        hydra, error = config.hydra, job_return._return_value
+        if hydra.mode != RunMode.MULTIRUN:
+            return
+        job = {"folder": hydra.runtime.output_dir, "overrides": list(hydra.overrides.task)}
+        if job_return.status == JobStatus.FAILED:
+            log.debug("The error in full:", exc_info=error)
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, None
+            job["error"] = explain(error)
+        elif distributed.is_main():
+            job["result"] = files.read_json(Path(job["folder"]) / "result.json")
+        if distributed.is_main():
+            try:
+                files.write_json(Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json", job)
+            except OSError as problem:  # the runs to come would fail in the same way
+                sys.exit(str(problem))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print and write the summary."""
-        folder = Path(config.hydra.sweep.dir)
-        jobs = [
-            files.read_json(path) for path in sorted(folder.glob("job-*.json"), key=lambda path: int(path.stem[4:]))
-        ]
-        common = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
-        for job in jobs:
-            job["name"] = " ".join(text for text in job["overrides"] if text not in common) or Path(job["folder"]).name
-        done = [job for job in jobs if "result" in job]
-        failed = [job for job in jobs if "error" in job]
-        console = rich.get_console()
-        if done:
-            files.write_json(folder / "summary.json", done)
-            curves = {
-                job["name"]: {int(t): value for t, value in job["result"]["snn_accuracy"].items()} for job in done
-            }
-            plot_curves(folder / "curves.png", curves, {}, " ".join(sorted(common)))
-            console.print(summary_table(done))
-        for job in failed:
-            console.print(
-                f"Failed: {job['name']}: {job['error']}", style="red", markup=False, highlight=False, soft_wrap=True
-            )
-        console.print(f"{len(done)} of {len(jobs)} runs finished. Summary: {folder}", soft_wrap=True, highlight=False)
-        if failed:
+        if distributed.is_main() and not summarize(Path(config.hydra.sweep.dir)):
             sys.exit(1)
+
+
+def summarize(folder: Path) -> bool:
+    """Sum up the sweep in `folder`, on the terminal and in files; False if a run failed or the files cannot be written."""
+    console = rich.get_console()
+    paths = sorted(folder.glob("job-*.json"), key=lambda path: int(path.stem[4:]))
+    jobs = [files.read_json(path) for path in paths]
+    common = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
+    for job in jobs:
+        job["name"] = " ".join(text for text in job["overrides"] if text not in common) or Path(job["folder"]).name
+    done = [job for job in jobs if "result" in job]
+    troubles = [f"Failed: {job['name']}: {job['error']}" for job in jobs if "error" in job]
+    if done:
+        console.print(summary_table(done))
+        curves = {job["name"]: {int(t): value for t, value in job["result"]["snn_accuracy"].items()} for job in done}
+        title = " ".join(text for text in jobs[0]["overrides"] if text in common)
+        try:
+            files.write_json(folder / "summary.json", done)
+            plot_curves(folder / "curves.png", curves, {}, title)
+        except OSError as error:
+            troubles.append(str(error))
+    for text in troubles:
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{len(done)} of {len(jobs)} runs finished. Summary: {folder}", soft_wrap=True, highlight=False)
+    return bool(done) and not troubles
 
 
 def summary_table(jobs: list[dict[str, Any]]) -> Table:
     """One row a run: the ANN's accuracy and the SNN's at powers of two."""
-    times = [t for t in map(int, jobs[0]["result"]["snn_accuracy"]) if t & (t - 1) == 0]
+    times = sorted({t for job in jobs for t in map(int, job["result"]["snn_accuracy"]) if t & (t - 1) == 0})
     table = Table(title="Test accuracy (%)")
     table.add_column("run")
     for column in ("ANN", *(f"T={t}" for t in times)):
@@ -59,3 +89,7 @@ def summary_table(jobs: list[dict[str, Any]]) -> Table:
         values = [result["ann_accuracy"], *(result["snn_accuracy"].get(str(t)) for t in times)]
         table.add_row(job["name"], *("–" if value is None else f"{100 * value:.2f}" for value in values))
     return table
+
+
+if __name__ == "__main__":
+    sys.exit(not summarize(Path(sys.argv[1])))

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,36 @@ from snnconv.runtime.run import Run, TrainingError
 from snnconv.surgery import is_activation
 
 log = logging.getLogger(__name__)
+
+
+Rule = tuple[Callable[[Any], bool], str]  # does a value fit, and what would
+
+
+def _number(fits: Callable[[float], bool], words: str) -> Rule:
+    return lambda value: type(value) in (int, float) and math.isfinite(value) and fits(value), words
+
+
+def _one_of(*options: Any) -> Rule:
+    return lambda value: value in options, " or ".join(map(str, options))
+
+
+def _or_null(rule: Rule) -> Rule:
+    return lambda value: value is None or rule[0](value), f"null or {rule[1]}"
+
+
+_COUNT: Rule = (lambda value: type(value) is int and value >= 1, "a whole number of at least 1")
+_POSITIVE = _number(lambda value: value > 0, "a positive number")
+_NOT_NEGATIVE = _number(lambda value: value >= 0, "a number of at least 0")
+_FRACTION = _number(lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
+_SWITCH: Rule = (lambda value: type(value) is bool, "true or false")
+_RULES = {
+    "epochs": _COUNT, "batch_size": _COUNT, "lr": _POSITIVE, "momentum": _FRACTION, "nesterov": _SWITCH,
+    "weight_decay": _NOT_NEGATIVE, "threshold_weight_decay": _or_null(_NOT_NEGATIVE),
+    "norm_weight_decay": _or_null(_NOT_NEGATIVE), "schedule": _one_of("cosine", "constant"),
+    "schedule_every": _one_of("step", "epoch"), "warmup_epochs": _NOT_NEGATIVE, "label_smoothing": _FRACTION,
+    "clip_grad_norm": _or_null(_POSITIVE), "ema": _or_null(_FRACTION), "channels_last": _SWITCH,
+    "select": _one_of("best", "last"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +77,13 @@ class Fit:
     select: str = "best"  # epoch that is kept: best on valid | last
 
     def __post_init__(self) -> None:
-        for name, good in (
-            ("epochs", self.epochs >= 1), ("lr", self.lr > 0), ("batch_size", self.batch_size >= 1),
-            ("momentum", 0 <= self.momentum < 1), ("weight_decay", self.weight_decay >= 0),
-            ("schedule", self.schedule in ("cosine", "constant")), ("schedule_every", self.schedule_every in ("step", "epoch")),
-            ("warmup_epochs", 0 <= self.warmup_epochs <= self.epochs), ("label_smoothing", 0 <= self.label_smoothing < 1),
-            ("clip_grad_norm", self.clip_grad_norm is None or self.clip_grad_norm > 0),
-            ("ema", self.ema is None or 0 < self.ema < 1), ("select", self.select in ("best", "last")),
-        ):  # fmt: skip
-            if not good:
-                raise ValueError(f"fit.{name}={getattr(self, name)!r} is out of range")
+        for name, (fits, words) in _RULES.items():
+            if not fits(getattr(self, name)):
+                raise ValueError(f"fit.{name}={getattr(self, name)!r}: {words}")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"fit.warmup_epochs={self.warmup_epochs}: at most fit.epochs={self.epochs}")
+        if self.nesterov and not self.momentum:
+            raise ValueError("fit.nesterov=true: needs fit.momentum above 0")
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of one step, counted from 0 over the whole training."""
@@ -120,12 +148,17 @@ class _Training:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Undo `state`."""
-        self.ann.load_state_dict(state["ann"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average:
-            self.average.load_state_dict(state["ema"])
-        seed.set_rng_state(state["rng"])
+        """Undo `state`; ValueError if it is not this network's."""
+        try:
+            self.ann.load_state_dict(state["ann"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average:
+                self.average.load_state_dict(state["ema"])
+            seed.set_rng_state(state["rng"])
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.run.folder / 'last.ckpt'}: belongs to another run ({error}); start a new run"
+            ) from error
 
     def epoch(self, epoch: int, batches: Batches, progress: Progress) -> tuple[float, float]:
         """One pass over the training images: mean loss and accuracy.  TrainingError where the loss is not finite."""
@@ -159,14 +192,19 @@ class _Training:
                 shown = time.monotonic()
                 mean, right = (totals[:2] / totals[2]).tolist()
                 if not math.isfinite(mean):
-                    raise TrainingError(
-                        f"the loss is not finite in epoch {epoch + 1}, by step {index + 1} of {len(batches)}; the network after "
-                        f"epoch {epoch} is kept. Try a smaller fit.lr, fit.warmup_epochs=1 or fit.clip_grad_norm=1"
-                    )
+                    raise _diverged("loss", epoch, f", by step {index + 1} of {len(batches)}")
                 progress.update(task, completed=index + 1, numbers=f"loss {mean:.3f}  accuracy {right:.2%}")
         progress.remove_task(task)
+        if not all(tensor.isfinite().all() for tensor in self.ann.state_dict().values()):
+            raise _diverged("network", epoch, ", after its last step")
         loss_sum, correct, images_seen = distributed.sum_over_ranks(totals).tolist()
         return loss_sum / images_seen, correct / images_seen
+
+
+def _diverged(what: str, epoch: int, where: str) -> TrainingError:
+    kept = f"the best network of the {epoch} before is kept" if epoch else "there is no network to keep yet"
+    return TrainingError(f"the {what} is not finite in epoch {epoch + 1}{where}; {kept}. "
+                         "Try a smaller fit.lr, fit.warmup_epochs=1 or fit.clip_grad_norm=1")  # fmt: skip
 
 
 def _numbers(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
@@ -201,6 +239,7 @@ def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run)
         for epoch in range(first, settings.epochs):
             start = time.perf_counter()
             loss, train_accuracy = training.epoch(epoch, train, progress)
+            distributed.share_buffers(training.evaluated)
             valid_accuracy = accuracy(training.evaluated, valid)
             run.seconds["train"] += time.perf_counter() - start
             if settings.select == "last" or best is None or valid_accuracy > best["valid_accuracy"]:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,17 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from snnconv.runtime import environment, files
 
 FORMAT = 1  # of ann.json and last.ckpt; raise it when an old file can no longer be read as it is
+# What a stored configuration may build; the rest of snnconv writes files or starts programs.
+ROOMS = tuple(
+    f"snnconv.{room}"
+    for room in ("activations", "neurons", "models", "data", "methods", "training", "runtime.tracking")
+)
 
 
 def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -30,7 +36,7 @@ def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapp
         "versions": environment.versions(),
         "commit": environment.commit(),
     }
-    files.replace(folder / "ann.safetensors", lambda path: save_file(weights, path))
+    files.replace(folder / "ann.safetensors", save(weights))
     files.write_json(folder / "ann.json", description)
 
 
@@ -43,10 +49,17 @@ def describe_ann(run: str | Path) -> dict[str, Any]:
         if not (Path(run) / name).is_file():
             raise FileNotFoundError(f"{run}: holds no {name}; a run writes it after its first epoch")
     description = files.read_json(path)
-    found = description.get("format") if isinstance(description, dict) else None
+    _require_format(path, description)
+    config = description.get("config")
+    if not isinstance(config, Mapping) or not isinstance(config.get("model"), Mapping):
+        raise ValueError(f"{path}: damaged, describes no network (config.model)")
+    return description
+
+
+def _require_format(path: Path, content: Any) -> None:
+    found = content.get("format") if isinstance(content, Mapping) else None
     if found != FORMAT:
         raise ValueError(f"{path}: format {found!r}, this snnconv reads format {FORMAT}; use the version that wrote it")
-    return description
 
 
 def load_ann(run: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
@@ -86,49 +99,59 @@ def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], most: int
 
 
 def require_trusted(config: Any, trust: Sequence[str] = ()) -> None:
-    """ValueError unless everything that a stored configuration would call belongs to snnconv or a package in `trust`."""
-    packages = ("snnconv", *trust)
-    for target in _targets(config):
-        parts = str(target).split(".")
-        found: Any = None
-        if parts[0] in packages:
-            for depth in range(len(parts) - 1, 0, -1):
-                try:
-                    found = functools.reduce(getattr, parts[depth:], importlib.import_module(".".join(parts[:depth])))
-                    break
-                except ModuleNotFoundError:
-                    continue
-        found = found.func if isinstance(found, functools.partial) else found
-        if str(getattr(found, "__module__", "")).split(".")[0] not in packages:
-            raise ValueError(f"{target}: this stored configuration calls code outside {', '.join(packages)}; "
+    """ValueError unless all that a stored configuration would call is defined in `ROOMS` or in a package of `trust`.
+
+    Nor may it hold an interpolation: resolving that can bring in a call that was not there to be seen.
+    """
+    places = (*ROOMS, *trust)
+    for key, value in _leaves(config):
+        if "${" in str(value):
+            raise ValueError(f"{value!r}: an interpolation in a stored configuration, which is plain data; not loaded")
+        if key == "_target_" and not (_is_in(str(value), places) and _is_in(_module_of(str(value)), places)):
+            raise ValueError(f"{value}: this stored configuration calls code outside {', '.join(places)}; "
                              "load it with trust=[package] if you trust it")  # fmt: skip
 
 
-def _targets(config: Any) -> Iterable[str]:
-    if isinstance(config, Mapping):
-        if "_target_" in config:
-            yield config["_target_"]
-        for value in config.values():
-            yield from _targets(value)
-    elif isinstance(config, Sequence) and not isinstance(config, str):
-        for value in config:
-            yield from _targets(value)
+def _leaves(config: Any) -> Iterable[tuple[Any, Any]]:
+    """Every plain value in nested mappings and lists, with its key."""
+    for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
+        if isinstance(value, Mapping | list | tuple):
+            yield from _leaves(value)
+        else:
+            yield key, value
+
+
+def _is_in(path: str, places: Iterable[str]) -> bool:
+    return any(f"{path}.".startswith(f"{place}.") for place in places)
+
+
+def _module_of(target: str) -> str:
+    """The module that defines what `target` names; "" if there is no such thing."""
+    parts = target.split(".")
+    for depth in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:depth]))
+            found = functools.reduce(getattr, parts[depth:], found)
+        except (ModuleNotFoundError, AttributeError):
+            continue
+        return str(getattr(found.func if isinstance(found, functools.partial) else found, "__module__", ""))
+    return ""
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write everything that resumes a run: tensors and plain values only."""
-    files.replace(path, lambda temporary: torch.save({"format": FORMAT, **state}, temporary))
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, content)
+    files.replace(path, content.getvalue())
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """What `save_state` wrote, on the CPU; ValueError naming the file if it is anything else."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        found = state.get("format")
     except Exception as error:  # a damaged or foreign file can raise almost anything, and must not run code
         raise ValueError(
             f"{path}: damaged, or no checkpoint of snnconv ({type(error).__name__}); start a new run"
         ) from error
-    if found != FORMAT:
-        raise ValueError(f"{path}: format {found!r}, this snnconv reads format {FORMAT}; use the version that wrote it")
+    _require_format(path, state)
     return state

@@ -1,14 +1,25 @@
-"""The terminal: log lines that do not tear the progress bar."""
+"""The terminal and the log file."""
 
 import logging
 
 import rich
 
+from snnconv.runtime import distributed
+
 
 class Handler(logging.Handler):
-    """Prints log messages through rich's console, above a live progress bar if there is one."""
+    """Prints log messages through rich's console, above a live progress bar if there is one; ranks other than 0 only errors."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message, plainly."""
+        if not distributed.is_main() and record.levelno < logging.ERROR:
+            return
         style = "red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else ""
         rich.get_console().print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+class LogFile(logging.FileHandler):
+    """A log file that says nothing when it cannot be written: a full disk is reported by what matters more."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Lose the line."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 
@@ -38,6 +38,13 @@ def broadcast(value: object) -> object:
     box = [value]
     dist.broadcast_object_list(box)
     return box[0]
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give every process rank 0's buffers of `module`: batch norms see other images in each, and rank 0's are saved."""
+    if dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
 
 
 @contextmanager

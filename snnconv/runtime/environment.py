@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -28,13 +29,15 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """The git commit of the code, with "+" if files have changed since; None outside a checkout."""
+    folder = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
-        folder = Path(__file__).resolve().parents[2]
         return subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
         ).stdout.strip()
 
+    if not (folder / ".git").exists():
+        return None
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
@@ -48,8 +51,8 @@ def command() -> str:
 
 def choose_device(name: str) -> torch.device:
     """`auto` → CUDA when there is one; under torchrun each local rank takes its own.  ValueError if `name` is not here."""
-    if name not in ("auto", "cpu") and not name.startswith("cuda"):
-        raise ValueError(f"device={name!r}: auto, cpu or cuda")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(name)):
+        raise ValueError(f"device={name!r}: auto, cpu, cuda or cuda:<number>")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -60,6 +63,10 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         if device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        if device.index >= torch.cuda.device_count():
+            raise ValueError(
+                f"device={device}: there are {torch.cuda.device_count()} CUDA devices here, counted from 0"
+            )
         torch.cuda.set_device(device)
     return device
 

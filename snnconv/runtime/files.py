@@ -1,48 +1,45 @@
 """Files that are either the old or the new one, never half of it."""
 
+import errno
 import json
 import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write(temporary)` fill a file beside `path`, flush it to disk, then move it into place in one step.
-
-    A crash, a kill or a full disk leaves the old file (or none); OSError then names the path.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Makes an OSError of the block name `path`."""
     try:
-        write(temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        yield
     except OSError as error:
-        raise OSError(
-            error.errno, f"{path}: could not be written ({error.strerror or error}); what was there is unchanged"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        reason = error.strerror or str(error)
+        raise OSError(f"{path}: could not be written ({reason}); what was there is unchanged") from error
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def replace(path: Path, content: bytes) -> None:
+    """Write `content` beside `path`, flush it to disk, then move it into place in one step.
+
+    A crash, a kill or a full disk leaves the old file (or none); OSError then names the path.  What a kill leaves beside it
+    (`.<name>.part`) the next write removes.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    with _writing(path):
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text`."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text)
-
-    replace(path, write)
+    replace(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -53,8 +50,8 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; ValueError that names the file if it is damaged."""
     try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(path.read_bytes())
+    except ValueError as error:  # no JSON, or no text at all
         raise ValueError(f"{path}: damaged, no valid JSON ({error})") from error
 
 
@@ -64,9 +61,13 @@ def json_line(value: Any) -> str:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Add `value` as one JSON line, with a single write."""
-    with path.open("ab") as stream:
-        stream.write(json_line(value).encode())
+    """Add `value` as one JSON line, with a single write: the whole line or, with an OSError that names the path, none of it."""
+    line = json_line(value).encode()
+    with _writing(path), path.open("ab", buffering=0) as stream:
+        written = stream.write(line)
+        if written < len(line):
+            stream.truncate(stream.tell() - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def read_lines(path: Path) -> list[Any]:
@@ -74,7 +75,7 @@ def read_lines(path: Path) -> list[Any]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

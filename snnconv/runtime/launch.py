@@ -1,22 +1,31 @@
 """Where a command puts its run folder, and which configuration a continued run gets.  Importing it teaches Hydra the names."""
 
 import atexit
+import re
+import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from snnconv.runtime import checkpoint, distributed, files
+from snnconv.runtime import checkpoint, distributed
 
 # What may change when a stored run goes on; everything else would change its numbers.
 RESUMABLE = ("device", "data.root", "track", "timesteps", "simulate", "trust")
 REEVALUABLE = (*RESUMABLE, "precision", "method", "neuron")
+KEPT = ("last.ckpt", "ann.safetensors", "ann.json", "metrics.jsonl", "result.json")  # with one of them, it holds a run
+
+_made: list[Path] = []  # the folders that `run_folder` made, innermost first
 
 
 def run_folder(
@@ -33,15 +42,15 @@ def run_folder(
     if job != "evaluate" and run:
         sys.exit("run=… is for scripts/evaluate.py; to go on with an interrupted run use resume=…")
     if not distributed.is_main():
-        scratch = mkdtemp(prefix="snnconv-rank-")
+        scratch = tempfile.mkdtemp(prefix="snnconv-rank-")
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         return scratch
     if resume:
-        if not (Path(resume) / ".hydra" / "hydra.yaml").is_file():  # written after config.yaml: both are whole
+        if not (Path(resume) / ".hydra" / "overrides.yaml").is_file():  # Hydra writes it last: the others are whole
             sys.exit(
                 f"resume={resume}: no run folder with a stored configuration (.hydra/config.yaml); start a new run"
             )
-        return str(Path(resume))
+        return str(Path(resume) if number is None else Path(resume).absolute())
     if run:
         if not (Path(run) / "ann.json").is_file():
             sys.exit(f"run={run}: no run folder with a trained network (ann.json and ann.safetensors)")
@@ -52,12 +61,14 @@ def run_folder(
     stem = stamp if number is None else f"{stamp}_{number}"
     for attempt in range(1000):
         folder = base / (stem if attempt == 0 else f"{stem}_{attempt}")
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
         except OSError as error:
             sys.exit(f"{folder}: cannot be made ({error.strerror}); choose another place with hydra.run.dir=…")
+        _made.extend(new)
         return str(folder.absolute() if number is not None else folder)
     raise FileExistsError(f"{base / stem}: a thousand runs in one second")
 
@@ -73,16 +84,53 @@ OmegaConf.register_new_resolver("sweep_name", sweep_name)
 OmegaConf.register_new_resolver("hydra_folder", lambda resume: ".hydra/resumed" if resume else ".hydra")
 
 
+class Folder(Callback):
+    """Hydra callback: a run or a sweep starts only where files can be written and nothing else would be overwritten."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check `hydra.run.dir`."""
+        folder = Path(config.hydra.run.dir)
+        if not distributed.is_main():
+            return
+        if config.resume and folder.absolute() != Path(config.resume).absolute():
+            sys.exit(f"hydra.run.dir={folder}: a run goes on in its own folder; leave hydra.run.dir out")
+        if not config.resume and any((folder / name).exists() for name in KEPT):
+            sys.exit(f"{folder}: holds a run; go on with resume={folder}, or choose another hydra.run.dir")
+        require_writable(folder, "hydra.run.dir")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check `hydra.sweep.dir`."""
+        folder = Path(config.hydra.sweep.dir)
+        if any(folder.glob("job-*.json")):
+            sys.exit(f"{folder}: holds a sweep; choose another hydra.sweep.dir")
+        require_writable(folder, "hydra.sweep.dir")
+
+
+def require_writable(folder: Path, key: str) -> None:
+    """Make `folder` if it is not there; exit with a message unless a small file fits into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as stream:
+            stream.write(bytes(2**16))
+    except OSError as error:
+        forget(folder, "")
+        sys.exit(f"{folder}: cannot be written ({error.strerror}); choose another place with {key}=…")
+
+
 def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration to use: `cfg`, or the stored one of the run that `resume` or `run` names with what may change."""
-    if isinstance(cfg.timesteps, bool) or not isinstance(cfg.timesteps, int) or cfg.timesteps < 1:
-        raise ValueError(f"timesteps={cfg.timesteps!r}: a whole number of at least 1")
-    source = cfg.resume or cfg.run
-    if not source:
-        return cfg
-    stored: Any = OmegaConf.load(Path(source) / ".hydra" / "config.yaml")
+    settled = _continued(cfg, overrides) if cfg.resume or cfg.run else cfg
+    timesteps = settled.timesteps
+    if isinstance(timesteps, bool) or not isinstance(timesteps, int) or timesteps < 1:
+        raise ValueError(f"timesteps={timesteps!r}: a whole number of at least 1")
+    return settled
+
+
+def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    source = Path(cfg.resume or cfg.run) / ".hydra"
+    stored = _stored(source / "config.yaml", cfg)
+    names = _stored(source / "hydra.yaml", ["hydra"]).hydra.runtime.choices
     allowed = RESUMABLE if cfg.resume else REEVALUABLE
-    checkpoint.require_trusted(OmegaConf.to_container(stored), cfg.trust)
     with open_dict(stored):
         for override in overrides:
             key = override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
@@ -97,26 +145,48 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if cfg.run:
             stored.method, stored.neuron = cfg.method, cfg.neuron
         stored.resume, stored.run, stored.trust = cfg.resume, cfg.run, cfg.trust
-        names = OmegaConf.load(Path(source) / ".hydra" / "hydra.yaml").hydra.runtime.choices
         stored.names.model, stored.names.data = names.model, names.data
         stored.names.method = cfg.names.method if cfg.run else names.method
     return stored
 
 
-def record(folder: Path, outcome: Mapping[str, Any]) -> None:
-    """Tell a sweep's summary how this run ended: {"result": …} or {"error": …}."""
-    hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN and distributed.is_main():
-        job = {"folder": str(folder), "overrides": list(hydra.overrides.task), **outcome}
-        files.write_json(Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json", job)
+def _stored(path: Path, expected: Iterable) -> Any:
+    """The content of a stored yaml file; ValueError naming it if it is damaged or lacks one of the `expected` keys."""
+    try:
+        stored: Any = OmegaConf.load(path)
+        missing = [key for key in expected if key not in stored]
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: damaged, no configuration ({error})") from error
+    if missing:
+        raise ValueError(f"{path}: lacks {', '.join(missing)}; damaged, or written by another version of snnconv")
+    return stored
 
 
-def forget(folder: Path) -> None:
-    """Remove the folder of a run that never began, if nothing but its configuration and log lies in it."""
-    ours = [folder / f"{HydraConfig.get().job.name}.log", *(folder / ".hydra").glob("*.yaml")]
-    if set(folder.iterdir()) <= {ours[0], folder / ".hydra"}:
+def resolve(cfg: DictConfig) -> DictConfig:
+    """`cfg` with a value in the place of every interpolation; ValueError if a stored one calls what is not trusted.
+
+    What is checked is what is built: no interpolation is left that could turn into something else later.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    if cfg.resume or cfg.run:
+        checkpoint.require_trusted(plain, cfg.trust)
+    return OmegaConf.create(plain)  # type: ignore[return-value]
+
+
+def resume_command(folder: Path) -> str:
+    """The command line that goes on with the run in `folder`."""
+    value = str(folder)
+    if not re.fullmatch(r"[\w./@%+:-]+", value):  # Hydra reads the rest as its own grammar
+        value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return shlex.join(["python", sys.argv[0], f"resume={value}"])
+
+
+def forget(folder: Path, job: str) -> None:
+    """Remove the folder of a run that never began, and those made for it, if only its configuration and log lie in it."""
+    ours = {folder / f"{job}.log", *(folder / ".hydra").glob("*.yaml")}
+    if folder.is_dir() and set(folder.iterdir()) <= {*ours, folder / ".hydra"}:
         for path in ours:
             path.unlink(missing_ok=True)
-        for empty in (folder / ".hydra", folder):
-            if empty.is_dir() and not any(empty.iterdir()):
-                empty.rmdir()
+        for path in (folder / ".hydra", folder, *_made):
+            with suppress(OSError):  # not empty, or gone
+                path.rmdir()

@@ -14,6 +14,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from snnconv.runtime import checkpoint, distributed, environment, files, launch, seed
@@ -24,6 +25,12 @@ log = logging.getLogger(__name__)
 
 class TrainingError(RuntimeError):
     """Training cannot go on, and the user can do something about it."""
+
+
+# Errors that the user can mend; any other is a mistake of ours and is shown in full.
+MENDABLE = (
+    ValueError, OSError, TrainingError, torch.OutOfMemoryError, InstantiationException, OmegaConfBaseException
+)  # fmt: skip
 
 
 class Run:
@@ -62,6 +69,7 @@ class Run:
         """The state of the last finished epoch, None if there is none yet; drops metrics of epochs that were not finished."""
         path = self.folder / "last.ckpt"
         state = checkpoint.load_state(path) if path.is_file() else None
+        distributed.barrier()  # before anyone writes
         if distributed.is_main():
             kept = [
                 row
@@ -86,8 +94,7 @@ class Run:
 
     def best(self) -> dict[str, Any] | None:
         """The description of the saved network, None before the first."""
-        path = self.folder / "ann.json"
-        return files.read_json(path) if path.is_file() else None
+        return checkpoint.describe_ann(self.folder) if (self.folder / "ann.json").is_file() else None
 
     def restore_best(self, ann: nn.Module) -> None:
         """Put the saved weights into `ann`."""
@@ -105,11 +112,11 @@ class Run:
 def open_run(cfg: DictConfig) -> Iterator[Run]:
     """The run that Hydra has made a folder for, or the one that `resume=` names, with its stored configuration.
 
-    Seeds everything.  Errors that the user can mend end the process with one message and a non-zero status (in a sweep the
-    other runs go on); Ctrl-C says how to resume.
+    Seeds everything.  Errors that the user can mend, and Ctrl-C, end the process with one message, which says how to go on
+    if there is something to go on with, and a non-zero status; in a sweep the other runs follow (`snnconv.sweep`).
     """
     hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
+    folder, fresh = Path(hydra.runtime.output_dir), not cfg.resume
     run, failed = None, True
     try:
         cfg = launch.settle(cfg, hydra.overrides.task)
@@ -118,27 +125,33 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
         with distributed.group(device):
             folder = Path(str(distributed.broadcast(str(folder))))
             cfg.device = str(device)
+            cfg = launch.resolve(cfg)
             seed.seed_everything(cfg.seed)
             run = Run(folder, cfg, Patient(instantiate(cfg.track)) if distributed.is_main() else Tracker())
             yield run
-        if (folder / "result.json").is_file():
-            launch.record(folder, {"result": files.read_json(folder / "result.json")})
         failed = False
     except KeyboardInterrupt:
-        if run is not None and (folder / "last.ckpt").exists():
-            log.error("Interrupted. To go on: python train.py resume=%s", os.path.relpath(folder))
+        log.error("Interrupted.%s", _how_to_go_on(folder))
+        if fresh:
+            launch.forget(folder, hydra.job.name)
         raise SystemExit(130) from None
-    except (ValueError, TypeError, OSError, TrainingError, InstantiationException) as error:
+    except MENDABLE as error:
         log.debug("The error in full:", exc_info=True)
-        message = explain(error)
-        log.error("%s", message)
-        launch.record(folder, {"error": message})
-        if hydra.mode != RunMode.MULTIRUN:
-            launch.forget(folder)
-            raise SystemExit(1) from error
+        log.error("%s%s", explain(error), "" if isinstance(error, TrainingError) else _how_to_go_on(folder))
+        if hydra.mode == RunMode.MULTIRUN:
+            raise
+        if fresh:
+            launch.forget(folder, hydra.job.name)
+        raise SystemExit(1) from error
     finally:
         if run is not None:
             run.finish(failed)
+
+
+def _how_to_go_on(folder: Path) -> str:
+    if not (folder / "last.ckpt").exists():
+        return ""
+    return f"\nTo go on: {launch.resume_command(Path(os.path.relpath(folder)))}"
 
 
 def explain(error: BaseException) -> str:

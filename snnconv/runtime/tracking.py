@@ -143,6 +143,7 @@ class Patient(Tracker):
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker: Tracker = tracker
+        self.state: dict[str, Any] = {}
 
     def _try(self, act: Callable[[Tracker], Any]) -> Any:
         try:
@@ -159,11 +160,13 @@ class Patient(Tracker):
 
     def start(self, folder: Path, config: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Begin."""
+        self.state = dict(state)
         self._try(lambda tracker: tracker.start(folder, config, state))
 
     def resume_state(self) -> dict[str, Any]:
-        """What `start` needs to continue."""
-        return self._try(lambda tracker: tracker.resume_state())
+        """What `start` needs to continue, also after a failure."""
+        self.state |= self._try(lambda tracker: tracker.resume_state())
+        return self.state
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Report one line."""
