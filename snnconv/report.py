@@ -139,10 +139,10 @@ def print_table(
         soft_wrap=True,
     )
     if result["exit"]:
-        exit = result["exit"]
+        early = result["exit"]
         console.print(
-            f"Early exit: {100 * exit['accuracy']:.2f} % after {exit['mean_timesteps']:.2f} steps on average, {exit['seconds']:.1f} s; "
-            f"full run: {100 * exit['full_accuracy']:.2f} % after {exit['full_timesteps']}, {exit['full_seconds']:.1f} s",
+            f"Early exit: {100 * early['accuracy']:.2f} % after {early['mean_timesteps']:.2f} steps (mean), {early['seconds']:.1f} s; "
+            f"full run: {100 * early['full_accuracy']:.2f} % after {early['full_timesteps']}, {early['full_seconds']:.1f} s",
             highlight=False,
         )
     if result["changed_predictions"] is not None:
