@@ -6,6 +6,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("snnconv", "beartype.beartype")  # every annotated shape is checked; before snnconv is imported
 
+import inspect
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from snnconv.activations.qcfs import QCFS
 from snnconv.data.splits import Batches
 from snnconv.runtime.run import Run
 from snnconv.runtime.tracking import Tracker
+from snnconv.spiking import SpikingModel
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -29,6 +31,12 @@ CONF = Path(__file__).parents[1] / "conf"
 def options(group: str) -> list[str]:
     """The names one can choose in a folder of conf/, today's and tomorrow's."""
     return sorted(str(path.relative_to(CONF / group).with_suffix("")) for path in (CONF / group).rglob("*.yaml"))
+
+
+@pytest.fixture
+def list_options():
+    """list_options("activation") → the names in conf/activation/."""
+    return options
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -82,69 +90,82 @@ def unchecked():
 
 
 torch.fx.Tracer.trace = no_shape_checks()(torch.fx.Tracer.trace)  # it feeds proxies, which have no shape
+SpikingModel.run = torch.no_grad()(inspect.unwrap(SpikingModel.run))  # whose checks hide that it is a generator
 
 
 class Residual(nn.Module):
-    """activation(conv(activation(conv(x))) + x)."""
+    """activation(norm(conv(activation(norm(conv(x))))) + x)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, activation) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn1, self.act1 = nn.BatchNorm2d(width), QCFS(4)
+        self.bn1, self.act1 = nn.BatchNorm2d(width), activation()
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2, self.act2 = nn.BatchNorm2d(width), QCFS(4)
+        self.bn2, self.act2 = nn.BatchNorm2d(width), activation()
 
     def forward(self, x):
         return self.act2(self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x))))) + x)
 
 
-def residual() -> nn.Sequential:
+def residual(activation) -> nn.Sequential:
     """Images [N, 1, 4, 4] → [N, 3] through a residual block."""
-    stem = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), QCFS(4)]
-    return nn.Sequential(*stem, Residual(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    stem = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), activation()]
+    return nn.Sequential(*stem, Residual(4, activation), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
 
 
-def plain() -> nn.Sequential:
+def plain(activation) -> nn.Sequential:
     """Images [N, 1, 4, 4] → [N, 3] in the manner of VGG."""
-    features = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), QCFS(4), nn.AvgPool2d(2)]
-    head = [nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), QCFS(4), nn.Dropout(0.5), nn.Linear(8, 3)]
+    features = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), activation(), nn.AvgPool2d(2)]
+    head = [nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), activation(), nn.Dropout(0.5), nn.Linear(8, 3)]
     return nn.Sequential(*features, *head)
 
 
-def exact(network: nn.Module, seed: int = 0) -> nn.Module:
-    """`network` with weights k/8 and thresholds 2^k, in eval mode.
+@pytest.fixture
+def make_exact():
+    """make_exact(network, seed) → the same network, in eval mode, with weights k/8 and thresholds 2^k.
 
     Sums of such numbers have no rounding error, so they do not depend on the order in which a kernel adds.
     """
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.eps = 0.0
-            module.running_var.fill_(4.0)
-            module.running_mean.copy_(torch.randint(-4, 5, module.running_mean.shape, generator=generator) / 8)
-        if isinstance(module, QCFS):
-            module.set_threshold(2.0 ** int(torch.randint(-1, 2, (), generator=generator)))
-        elif not list(module.children()):
-            for weight in module.parameters():
-                weight.data = torch.randint(-8, 9, weight.shape, generator=generator).to(weight.dtype) / 8
-    return network.eval()
 
+    def make(network: nn.Module, seed: int = 0) -> nn.Module:
+        generator = torch.Generator().manual_seed(seed)
 
-NETWORKS = {"plain": plain, "residual": residual}
+        def draw(shape, low: int, high: int) -> torch.Tensor:
+            return torch.randint(low, high + 1, shape, generator=generator)
+
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.eps = 0.0
+                module.running_var.fill_(4.0)
+                module.running_mean.copy_(draw(module.running_mean.shape, -4, 4) / 8)
+            if hasattr(module, "set_threshold"):
+                module.set_threshold(2.0 ** draw((), -1, 1).item())
+            else:
+                for weight in module.parameters(recurse=False):
+                    weight.data = draw(weight.shape, -8, 8).to(weight.dtype) / 8
+        return network.eval()
+
+    return make
 
 
 @pytest.fixture
-def exact_network():
-    """exact_network("plain" | "residual", seed) → a network whose arithmetic has no rounding."""
-    return lambda kind="plain", seed=0: exact(NETWORKS[kind](), seed)
+def exact_network(make_exact):
+    """exact_network("plain" | "residual", activation, seed) → a small network whose arithmetic has no rounding."""
+
+    def make(kind: str = "plain", activation=lambda: QCFS(4), seed: int = 0) -> nn.Module:
+        return make_exact({"plain": plain, "residual": residual}[kind](activation), seed)
+
+    return make
 
 
 @pytest.fixture
 def exact_images():
     """exact_images(n) → images [n, 1, 4, 4] of values k/8."""
-    return lambda count=5, seed=1: (
-        torch.randint(-16, 17, (count, 1, 4, 4), generator=torch.Generator().manual_seed(seed)) / 8
-    )
+
+    def make(count: int = 5, seed: int = 1) -> torch.Tensor:
+        return torch.randint(-16, 17, (count, 1, 4, 4), generator=torch.Generator().manual_seed(seed)) / 8
+
+    return make
 
 
 @pytest.fixture

@@ -1,0 +1,123 @@
+"""Accuracy is counted, image by image; an evaluation neither changes nor misses anything."""
+
+import pytest
+import torch
+from torch import nn
+
+from snnconv.data.splits import Batches
+from snnconv.evaluation import accuracy, accuracy_over_time
+from snnconv.methods.qcfs import convert
+from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.runtime import distributed
+from snnconv.spiking import Latency, SpikingModel, running_mean
+
+
+class Says(nn.Module):
+    """Predicts the class that the first pixel names."""
+
+    def forward(self, images):
+        return nn.functional.one_hot(images[:, 0, 0, 0].long(), 4).float()
+
+
+def pixels(classes: list[int], labels: list[int], batch_size: int) -> Batches:
+    images = torch.tensor(classes, dtype=torch.uint8).view(-1, 1, 1, 1)
+    return Batches(images, torch.tensor(labels), batch_size, mean=[0.0], std=[1 / 255])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 100])
+def test_accuracy_by_hand(batch_size):
+    """Three of five, also where the last batch is smaller."""
+    assert accuracy(Says(), pixels([0, 1, 2, 3, 0], [0, 1, 1, 3, 2], batch_size)) == 3 / 5
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_accuracy_looks_in_eval_mode_and_restores_the_mode(training):
+    class Watch(Says):
+        def forward(self, images):
+            assert not self.training
+            assert not torch.is_grad_enabled()
+            return super().forward(images)
+
+    network = Watch().train(training)
+    accuracy(network, pixels([0, 1], [0, 1], 1))
+    assert network.training is training
+
+
+@pytest.fixture
+def snn(exact_network) -> SpikingModel:
+    return convert(exact_network("plain"), [], neuron=IntegrateFire)
+
+
+@pytest.fixture
+def test_set(tiny_batches) -> Batches:
+    return tiny_batches(11, batch_size=4)
+
+
+def test_the_curve_counts_every_image_at_every_t(snn, test_set):
+    curve = accuracy_over_time(snn, test_set, 6)
+    expected = {}
+    for t in range(1, 7):
+        means = [(snn(images, t).double().mean(0), labels) for images, labels in test_set]
+        expected[t] = sum((mean.argmax(1) == labels).sum().item() for mean, labels in means)
+    assert curve.correct == expected
+    assert curve.images == 11
+    assert curve.accuracy == {t: correct / 11 for t, correct in expected.items()}
+
+
+def test_listed_timesteps_are_points_of_the_whole_curve(snn, test_set):
+    whole = accuracy_over_time(snn, test_set, 8).correct
+    assert accuracy_over_time(snn, test_set, [8, 2, 2, 5]).correct == {t: whole[t] for t in (2, 5, 8)}
+
+
+def record_runs(snn: SpikingModel) -> list[int]:
+    runs, forward = [], snn.forward
+    snn.forward = lambda images, timesteps: runs.append(timesteps) or forward(images, timesteps)
+    return runs
+
+
+def test_an_anytime_model_runs_once_any_other_once_for_every_t(snn, test_set):
+    runs = record_runs(snn)
+    once = accuracy_over_time(snn, test_set, 4)
+    assert runs == [4] * 3  # batches
+    runs.clear()
+    snn.anytime = False
+    often = accuracy_over_time(snn, test_set, 4)
+    assert runs == [1, 2, 3, 4] * 3
+    assert often.correct == once.correct
+
+
+def test_readout_from_leaves_out_the_first_steps(snn, test_set):
+    snn.latency = Latency(readout_from=3)
+    curve = accuracy_over_time(snn, test_set, 5)
+    logits = torch.cat([snn(images, 5) for images, _ in test_set], dim=1)
+    hits = (running_mean(logits, 3).argmax(-1) == test_set.labels).sum(1)
+    assert list(curve.correct.values()) == hits.tolist()
+
+
+def test_firing_rates_by_hand():
+    """θ = 1, T = 4: of two neurons one fires at every second step, one every fourth."""
+    from snnconv.activations.qcfs import QCFS
+
+    ann = nn.Sequential(nn.Flatten(), nn.Linear(1, 2), QCFS(4, 1.0), nn.Linear(2, 2))
+    ann[1].weight.data, ann[1].bias.data = torch.tensor([[0.5], [0.25]]), torch.zeros(2)
+    curve = accuracy_over_time(convert(ann, [], neuron=IntegrateFire), pixels([1, 1, 1], [0, 0, 0], 2), 4)
+    assert list(curve.firing_rate.values()) == [3 / 8]
+    assert curve.mean_firing_rate == 3 / 8
+
+
+@pytest.mark.parametrize("timesteps", [0, [], [0, 4], -3])
+def test_at_least_one_timestep(snn, test_set, timesteps):
+    with pytest.raises(ValueError, match="at least 1"):
+        accuracy_over_time(snn, test_set, timesteps)
+
+
+def test_two_processes_count_what_one_counts(snn, test_set, monkeypatch):
+    """Each takes every second image; the sums over ranks are exact."""
+    whole = accuracy_over_time(snn, test_set, 3)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append(accuracy_over_time(snn, test_set, 3))
+    assert sum(share.images for share in shares) == whole.images == 11
+    assert {t: sum(share.correct[t] for share in shares) for t in (1, 2, 3)} == whole.correct

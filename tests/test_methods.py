@@ -1,0 +1,199 @@
+"""Every conversion method, today's and tomorrow's, keeps the same promises; then each method's own tests.
+
+A method is tried with every activation; it may refuse one that is not its own, but not all of them.
+"""
+
+import copy
+import json
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from spikingjelly.activation_based import base
+from torch import nn
+
+from snnconv.activations.qcfs import QCFS
+from snnconv.methods.qcfs import convert
+from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking import SpikingModel
+
+T = 6
+
+
+def same(a, b):
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.fixture
+def make_ann(compose_config, exact_network):
+    """make_ann(activation, kind) → a tiny trained network in float64, where rounding never decides about a spike."""
+
+    def make(activation: str, kind: str = "residual") -> nn.Module:
+        cfg = compose_config(f"activation={activation}", "levels=4")
+        return exact_network(kind, instantiate(cfg.activation)).double()
+
+    return make
+
+
+@pytest.fixture
+def images(exact_images):
+    return exact_images(5).double()
+
+
+@pytest.fixture
+def batches(exact_images):
+    """Calibration images, as a method gets them."""
+    return [(exact_images(4, seed).double(), torch.arange(4) % 3) for seed in (10, 11)]
+
+
+@pytest.fixture
+def method(compose_config, any_method):
+    return instantiate(compose_config(f"method={any_method}", "timesteps=6", "levels=4").method)
+
+
+@pytest.fixture(params=["plain", "residual"])
+def ann(request, make_ann, method, any_activation, batches):
+    """A network that the method takes."""
+    network = make_ann(any_activation, request.param)
+    try:
+        method(copy.deepcopy(network), batches)
+    except ValueError as refusal:
+        pytest.skip(f"not its activation: {refusal}")
+    return network
+
+
+def test_takes_some_activation(method, make_ann, batches, list_options):
+    refusals = {}
+    for activation in list_options("activation"):
+        try:
+            method(make_ann(activation), batches)
+        except ValueError as refusal:
+            refusals[activation] = str(refusal)
+    assert list(refusals) != list_options("activation"), refusals
+
+
+def test_gives_logits_of_every_step(method, ann, batches, images):
+    snn = method(ann, batches)
+    assert isinstance(snn, SpikingModel)
+    logits = snn(images, T)
+    assert logits.shape == (T, 5, 3)
+    assert logits.isfinite().all()
+    assert any(isinstance(module, base.MemoryModule) for module in snn.modules())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_leaves_the_ann_as_it_was(method, ann, batches, images, training):
+    ann.train(training)
+    before, text = copy.deepcopy(ann.state_dict()), repr(ann)
+    wanted = [parameter.requires_grad for parameter in ann.parameters()]
+    snn = method(ann, batches)
+    snn(images, T)
+    for parameter in snn.parameters():
+        parameter.data.fill_(7)
+    assert all(module.training == training for module in ann.modules())
+    assert repr(ann) == text
+    assert [parameter.requires_grad for parameter in ann.parameters()] == wanted
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in ann.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in ann.state_dict().items())
+
+
+def test_gives_the_same_answer_twice(method, ann, batches, images):
+    snn = method(ann, batches)
+    first = snn(images, T)
+    snn(images[:2] + 1, 3)
+    same(snn(images, T), first)
+    same(method(ann, batches)(images, T), first)
+
+
+def test_gives_the_same_answer_when_the_batch_is_split(method, ann, batches, images):
+    snn = method(ann, batches)
+    whole = snn(images, T)
+    parts = torch.cat([snn(part, T) for part in images.split(2)], dim=1)
+    torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-9)
+
+
+def test_tells_the_truth_about_anytime(method, ann, batches, images):
+    """`anytime`: a prefix of a long run is a short run."""
+    snn = method(ann, batches)
+    if snn.anytime:
+        same(snn(images, 2 * T)[:T], snn(images, T))
+    else:
+        assert snn(images, 2 * T)[:T].ne(snn(images, T)).any()
+
+
+def test_declares_its_latency(method, ann, batches):
+    latency = method(ann, batches).latency
+    assert latency.warmup >= 0
+    assert latency.spike_levels >= 1
+    assert latency.readout_from >= 1
+    assert latency.needs_training in ("none", "activation", "weights")
+    assert {type(latency.waits), type(latency.signed)} == {bool}
+    assert json.loads(json.dumps(latency.as_dict())) == latency.as_dict()
+
+
+def test_emits_no_more_than_it_declares(method, ann, batches, images):
+    """A neuron that has k levels emits at most k different values beside 0, and negative ones only if `signed`."""
+    snn, seen = method(ann, batches), []
+
+    def watch(node, inputs, output):
+        steps = output if node.step_mode == "m" else output.unsqueeze(0)
+        seen.append((node, steps.flatten(0, 1).flatten(1)))
+
+    for module in snn.modules():
+        if isinstance(module, base.MemoryModule):
+            module.register_forward_hook(watch)
+    snn(images, T)
+    assert seen
+    for node in {node for node, _ in seen}:
+        steps = torch.cat([output for other, output in seen if other is node])
+        values = max(len(column.unique()) for column in steps.T)
+        assert values <= 1 + snn.latency.spike_levels * (1 + snn.latency.signed)
+        assert snn.latency.signed or (steps >= 0).all()
+
+
+class Wave(nn.Module):
+    def forward(self, x):
+        return x.sin()
+
+
+def test_refuses_what_it_cannot_carry(method, ann, batches):
+    """Nothing unsupported is skipped silently: the error names the path."""
+    ann.add_module("7", nn.Sequential(Wave()))
+    with pytest.raises(ValueError, match=r"7\.0"):
+        method(ann, batches)
+
+
+# QCFS
+
+
+def test_qcfs_uses_the_learned_thresholds(exact_network):
+    ann = exact_network("residual")
+    ann[2].set_threshold(0.75)
+    snn = convert(ann, [], neuron=IntegrateFire)
+    learned = [module.threshold.item() for module in ann.modules() if isinstance(module, QCFS)]
+    assert [neuron.threshold for neuron in snn.neurons().values()] == learned
+    assert learned[0] == 0.75
+
+
+def test_qcfs_first_layer_equals_the_ann_at_t_equal_l(exact_images):
+    """With one hidden layer the mean logits at T = L are the ANN's; deeper, unevenness sets in."""
+    ann = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), QCFS(4, 1.0), nn.Linear(8, 3))
+    for weight in ann.parameters():
+        if weight.dim():
+            weight.data = torch.randint(-8, 9, weight.shape) / 8
+    snn, images = convert(ann, [], neuron=IntegrateFire), exact_images()
+    same(snn(images, 4).mean(0), ann(images).detach())
+
+
+def test_qcfs_tends_to_the_clipped_network():
+    """As T grows the SNN becomes the network of clip(x, 0, θ), the L → ∞ limit, whatever L was."""
+    ann = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 32), QCFS(2, 1.0), nn.Linear(32, 32), QCFS(2, 1.0), nn.Linear(32, 3)
+    )
+    clipped = nn.Sequential(*(nn.Hardtanh(0, 1) if isinstance(layer, QCFS) else layer for layer in ann))
+    images = torch.randn(20, 1, 4, 4)
+    means = convert(ann, [], neuron=IntegrateFire, simulate={"schedule": "layer", "chunk": 64})(images, 512)
+    with torch.no_grad():
+        distance = [(means[:t].mean(0) - clipped(images)).abs().mean().item() for t in (8, 64, 512)]
+    assert distance[0] > 3 * distance[1] > 9 * distance[2]
+    assert distance[2] < 2e-3
