@@ -1,6 +1,7 @@
 """Where a command puts its run folder, and which configuration a continued run gets.  Importing it teaches Hydra the names."""
 
 import atexit
+import itertools
 import re
 import shlex
 import shutil
@@ -25,7 +26,7 @@ RESUMABLE = ("device", "data.root", "track", "timesteps", "simulate", "trust")
 REEVALUABLE = (*RESUMABLE, "precision", "method", "neuron")
 KEPT = ("last.ckpt", "ann.safetensors", "ann.json", "metrics.jsonl", "result.json")  # with one of them, it holds a run
 
-_made: list[Path] = []  # the folders that `run_folder` made, innermost first
+_made: list[Path] = []  # the folders that this process made, innermost first
 
 
 def run_folder(
@@ -59,18 +60,22 @@ def run_folder(
         name = choices.get("experiment") or choices.get("sweep") or f"{choices.model}-{choices.data}"
         base = Path("runs") / str(name)
     stem = stamp if number is None else f"{stamp}_{number}"
-    for attempt in range(1000):
+    for attempt in itertools.count():
         folder = base / (stem if attempt == 0 else f"{stem}_{attempt}")
-        new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
-            folder.mkdir(parents=True)
+            _make(folder, exist_ok=False)
         except FileExistsError:
             continue
         except OSError as error:
             sys.exit(f"{folder}: cannot be made ({error.strerror}); choose another place with hydra.run.dir=…")
-        _made.extend(new)
-        return str(folder.absolute() if number is not None else folder)
-    raise FileExistsError(f"{base / stem}: a thousand runs in one second")
+        return str(folder if number is None else folder.absolute())
+    raise AssertionError
+
+
+def _make(folder: Path, exist_ok: bool) -> None:
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=exist_ok)
+    _made.extend(new)
 
 
 def sweep_name() -> str | None:
@@ -109,9 +114,10 @@ class Folder(Callback):
 def require_writable(folder: Path, key: str) -> None:
     """Make `folder` if it is not there; exit with a message unless a small file fits into it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as stream:
+        _make(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as stream:
             stream.write(bytes(2**16))
+            stream.flush()
     except OSError as error:
         forget(folder, "")
         sys.exit(f"{folder}: cannot be written ({error.strerror}); choose another place with {key}=…")

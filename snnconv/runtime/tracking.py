@@ -1,7 +1,9 @@
 """Where a run is reported besides its own folder.  Losing the tracking service never loses the run."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,9 @@ class Tracker:
     def finish(self, failed: bool = False) -> None:
         """End the report."""
 
+    def abandon(self) -> None:
+        """Instead of `finish` after a failure: let go of whatever is still open."""
+
 
 class Jsonl(Tracker):
     """Adds one line per finished run, the content of its `result.json`, to a file shared by many runs (`track=jsonl`)."""
@@ -47,7 +52,11 @@ class Jsonl(Tracker):
 
 
 class Wandb(Tracker):
-    """Weights & Biases (`track=wandb`): online when logged in, else an offline run and one line on how to sync it."""
+    """Weights & Biases (`track=wandb`): online when logged in, else an offline run and one line on how to sync it.
+
+    A server that does not answer within `start_timeout` seconds makes the run an offline one; what it has not taken
+    `finish_timeout` seconds after the end can be synced later.
+    """
 
     def __init__(
         self,
@@ -56,11 +65,15 @@ class Wandb(Tracker):
         mode: str | None = None,
         group: str | None = None,
         tags: Sequence[str] = (),
+        start_timeout: float = 30,
+        finish_timeout: float = 600,
     ) -> None:
         self.options: dict[str, Any] = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
+        self.settings: dict[str, Any] = {
+            "silent": True, "init_timeout": start_timeout, "finish_timeout": finish_timeout, "finish_timeout_raises": True
+        }  # fmt: skip
         self.mode = mode
         self.run: Any = None
-        self.offline = False
 
     def start(self, folder: Path, config: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Open the run; offline if nobody is logged in or the server cannot be reached."""
@@ -71,27 +84,42 @@ class Wandb(Tracker):
             "dir": str(folder),
             "config": dict(config),
             "name": f"{folder.parent.name}/{folder.name}",
+            "settings": wandb.Settings(**self.settings),
         }
         if "wandb_id" in state:
             options |= {"id": state["wandb_id"], "resume": "allow"}
-        mode: Any = self.mode or ("online" if _logged_in() else "offline")
+        mode, why = self._mode()
         try:
-            self.run = wandb.init(mode=mode, settings=wandb.Settings(silent=True), **options)
+            self.run = wandb.init(mode=mode, **options)
         except Exception as error:  # wandb reports a lost network in many ways; the run must go on
             if mode == "offline":
                 raise
-            log.warning("W&B cannot be reached (%s); tracking offline", error)
-            self.run = wandb.init(mode="offline", settings=wandb.Settings(silent=True), **options)
-        self.offline = bool(self.run.settings._offline)
+            why = f"no connection ({str(error).splitlines()[0]})"
+            self.run = wandb.init(mode="offline", **options)
         self.run.define_metric("epoch", hidden=True)
         self.run.define_metric("fit/*", step_metric="epoch")
         self.run.define_metric("timesteps", hidden=True)
         self.run.define_metric("snn/*", step_metric="timesteps")
-        log.info("W&B: %s", self._sync_hint() if self.offline else self.run.url)
+        log.info(
+            "W&B: %s", f"tracked offline: {why}; {self._how_to_sync()}" if self.run.offline else self.run.url or mode
+        )
 
-    def _sync_hint(self) -> str:
-        folder = Path(self.run.settings.sync_dir)
-        return f"not logged in, so this run is tracked offline; to upload it: wandb login && wandb sync {folder}"
+    def _mode(self) -> tuple[Any, str]:
+        """The mode to ask for, and why: this tracker's, else $WANDB_MODE, else online for who is logged in."""
+        import requests
+        import wandb
+
+        user = wandb.setup().settings  # environment and files of the user
+        known = user.api_key or user.identity_token_file or requests.utils.get_netrc_auth(user.base_url)
+        if self.mode is None and user.mode == "online" and not known:
+            return "offline", "not logged in (wandb login)"
+        mode = self.mode or user.mode
+        return mode, f"mode {mode}"
+
+    def _how_to_sync(self) -> str:
+        folder = Path(os.path.relpath(self.run.dir)).parent
+        runs = folder.parent / "offline-run-*" if self.run.offline else folder  # a resumed run has several
+        return f"to upload it: wandb sync {runs}"
 
     def resume_state(self) -> dict[str, Any]:
         """The run's W&B identity."""
@@ -123,19 +151,21 @@ class Wandb(Tracker):
         self.run.log_artifact(artifact)
 
     def finish(self, failed: bool = False) -> None:
-        """Close the run and, if it is offline, repeat how to upload it."""
-        self.run.finish(exit_code=int(failed))
-        if self.offline:
-            log.info("W&B: %s", self._sync_hint())
+        """Close the run and say how to upload what is not uploaded."""
+        try:
+            self.run.finish(exit_code=int(failed))
+        except TimeoutError:
+            log.warning("W&B: this run was not taken in time; %s", self._how_to_sync())
+        if self.run.offline:
+            log.info("W&B: this run was tracked offline; %s", self._how_to_sync())
 
+    def abandon(self) -> None:
+        """Stop the service, so that wandb does not look for it when Python ends."""
+        import wandb
 
-def _logged_in() -> bool:
-    """Does W&B know who we are, without asking anybody?"""
-    import requests
-    import wandb
-
-    settings = wandb.Settings()
-    return bool(settings.api_key or settings.identity_token_file or requests.utils.get_netrc_auth(settings.base_url))
+        if self.run is not None:
+            log.info("W&B: what was tracked lies in the run folder; %s", self._how_to_sync())
+        wandb.teardown()
 
 
 class Patient(Tracker):
@@ -143,6 +173,7 @@ class Patient(Tracker):
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker: Tracker = tracker
+        self.lost: Tracker | None = None
         self.state: dict[str, Any] = {}
 
     def _try(self, act: Callable[[Tracker], Any]) -> Any:
@@ -155,7 +186,7 @@ class Patient(Tracker):
                 type(error).__name__,
                 error,
             )
-            self.tracker = Tracker()
+            self.lost, self.tracker = self.tracker, Tracker()
             return act(self.tracker)
 
     def start(self, folder: Path, config: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -179,5 +210,8 @@ class Patient(Tracker):
         self._try(lambda tracker: tracker.result(result, rows, figure, artifacts))
 
     def finish(self, failed: bool = False) -> None:
-        """End the report."""
+        """End the report, or what is left of it."""
         self._try(lambda tracker: tracker.finish(failed))
+        if self.lost:
+            with suppress(Exception):
+                self.lost.abandon()
