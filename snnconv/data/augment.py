@@ -1,5 +1,7 @@
 """Augmentation of whole batches of uint8 images [N, C, H, W], each image drawn on its own, on any device."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -42,10 +44,10 @@ class Cutout:
     The papers cut after normalization, so their hole is the mean colour: pass it as `fill`, 0…1 per channel.
     """
 
-    def __init__(self, size: int, fill: list[float]) -> None:
+    def __init__(self, size: int, fill: Sequence[float]) -> None:
         if size < 1:
             raise ValueError(f"size={size}: at least one pixel")
-        self.size, self.fill = size, fill
+        self.size, self.fill = size, list(fill)
 
     def __call__(self, images: Images, generator: torch.Generator) -> Images:
         """Images with one hole each; it may reach over the border."""
