@@ -72,7 +72,7 @@ class RecomputedOutputs(saved_tensors_hooks):
 
     def __init__(self) -> None:
         super().__init__(self._pack, lambda packed: packed() if callable(packed) else packed)
-        self.outputs: dict[int, tuple[weakref.ref[Tensor], Callable[[], Tensor]]] = {}
+        self.outputs: dict[int, tuple[weakref.ref[Tensor], int, Callable[[], Tensor]]] = {}
 
     def __enter__(self) -> None:
         RecomputedOutputs._open = self
@@ -87,11 +87,12 @@ class RecomputedOutputs(saved_tensors_hooks):
     def offer(cls, output: Tensor, recompute: Callable[[], Tensor]) -> None:
         """Say how `output` can be computed again, from tensors that are kept anyway."""
         if cls._open is not None:
-            cls._open.outputs[output.data_ptr()] = (weakref.ref(output), recompute)
+            cls._open.outputs[output.data_ptr()] = (weakref.ref(output), output._version, recompute)
 
     def _pack(self, tensor: Tensor) -> Tensor | Callable[[], Tensor]:
         found = self.outputs.get(tensor.data_ptr())
         output = found[0]() if found else None
-        if found and output is not None and output.shape == tensor.shape and output.stride() == tensor.stride():
-            return found[1]
-        return tensor
+        if found is None or output is None or output.shape != tensor.shape or output.stride() != tensor.stride():
+            return tensor
+        _, version, recompute = found
+        return recompute if output._version == version else tensor  # else it was changed where it lies

@@ -1,9 +1,11 @@
 """Shared by every test: checked shapes, composed configurations, tiny networks whose arithmetic is exact, tiny runs."""
 
 # ruff: noqa: E402   (imports follow the hook)
+import beartype
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
+beartype.beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))  # an int serves as a float
 install_import_hook("snnconv", "beartype.beartype")  # every annotated shape is checked; before snnconv is imported
 
 import inspect
@@ -154,6 +156,17 @@ def exact_network(make_exact):
 
     def make(kind: str = "plain", activation=lambda: QCFS(4), seed: int = 0) -> nn.Module:
         return make_exact({"plain": plain, "residual": residual}[kind](activation), seed)
+
+    return make
+
+
+@pytest.fixture
+def fresh_network():
+    """fresh_network() → a small untrained network with batch norm and dropout, the same at every call."""
+
+    def make(kind: str = "plain") -> nn.Module:
+        torch.manual_seed(0)
+        return {"plain": plain, "residual": residual}[kind](lambda: QCFS(4, 1.0))
 
     return make
 
