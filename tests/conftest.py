@@ -27,6 +27,7 @@ from snnconv.runtime.run import Run
 from snnconv.runtime.tracking import Tracker
 from snnconv.spiking import SpikingModel
 
+torch.set_num_threads(1)  # tiny tensors; more threads only wait for each other
 CONF = Path(__file__).parents[1] / "conf"
 
 

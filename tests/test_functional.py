@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 from snnconv.functional import at_least, clip, conversion_errors, qcfs, spike_count
 
@@ -160,6 +161,11 @@ def test_any_shape(shape):
     same(y.detach(), torch.full(shape, 0.25))
     y.sum().backward()
     same(x.grad, torch.ones(shape))
+
+
+def test_shapes_are_checked_while_tests_run():
+    with pytest.raises(TypeCheckError, match="threshold"):
+        qcfs(torch.zeros(3), torch.ones(3), 4)
 
 
 # counting spikes

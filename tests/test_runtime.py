@@ -1,0 +1,109 @@
+"""What any training program needs: seeds, device and precision, one process or many."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snnconv.runtime import distributed, environment
+from snnconv.runtime.checkpoint import load_state, save_state
+from snnconv.runtime.seed import derive, rng_state, seed_everything, set_rng_state
+
+KEYS = st.tuples(*[st.integers(0, 2**32 - 1)] * 3)
+
+
+def draw() -> tuple:
+    return random.random(), np.random.rand(), np.random.randn(), torch.rand(3).tolist()
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    seed_everything(3)
+    first = draw()
+    seed_everything(4)
+    other = draw()
+    seed_everything(3)
+    assert draw() == first
+    assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, "0", None])
+def test_a_seed_is_a_whole_number(seed, unchecked):
+    with pytest.raises(ValueError, match="seed="):
+        seed_everything(seed)
+
+
+def test_generators_go_on_where_they_stood(tmp_path):
+    """Also through a file, and with a Gaussian that NumPy and Python keep in hand."""
+    np.random.randn()
+    random.gauss(0, 1)
+    save_state(tmp_path / "rng", {"rng": rng_state()})
+    expected = draw(), random.gauss(0, 1)
+    seed_everything(9)
+    set_rng_state(load_state(tmp_path / "rng")["rng"])
+    assert (draw(), random.gauss(0, 1)) == expected
+
+
+@given(keys=KEYS, other=KEYS)
+def test_derived_seeds_depend_on_every_key(keys, other):
+    assert 0 <= derive(*keys) < 2**63
+    assert (derive(*keys) == derive(*other)) == (keys == other)
+
+
+def test_derived_seeds_stay_what_they_are():
+    """Another number here means that published runs cannot be repeated."""
+    assert derive(0, 0) == 7896617691693857887
+    assert derive(1, 2, 3) == 6498626229777268288
+
+
+def test_the_device_is_one_that_is_here():
+    assert environment.choose_device("cpu") == torch.device("cpu")
+    assert environment.choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ValueError, match="device='tpu'"):
+        environment.choose_device("tpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_device_is_told():
+    with pytest.raises(ValueError, match="sees no CUDA device here; use device=cpu"):
+        environment.choose_device("cuda")
+
+
+@pytest.mark.parametrize(("precision", "matmul"), [("float32", "highest"), ("bf16", "highest"), ("tf32", "high")])
+def test_precision_is_a_named_setting(precision, matmul):
+    environment.set_precision(precision)
+    assert torch.get_float32_matmul_precision() == matmul
+    environment.set_precision("float32")
+
+
+def test_an_unknown_precision_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match="precision='fp8': float32, tf32, bf16"):
+        environment.set_precision("fp8")
+
+
+def test_autocast_only_where_asked():
+    layer, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    with environment.autocast(torch.device("cpu"), "bf16"):
+        assert layer(x).dtype == torch.bfloat16
+    with environment.autocast(torch.device("cpu"), "float32"):
+        assert layer(x).dtype == torch.float32
+
+
+def test_versions_name_what_shapes_the_numbers():
+    found = environment.versions()
+    assert {"python", "snnconv", "torch", "spikingjelly"} <= set(found)
+    assert found["torch"].startswith(torch.__version__.split("+")[0])
+
+
+def test_one_process_is_all_of_them():
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert distributed.sum_over_ranks(torch.tensor([3])).tolist() == [3]
+    assert distributed.broadcast("x") == "x"
+
+
+def test_torchrun_is_asked_before_the_group_exists(monkeypatch):
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (2, 4, False)
