@@ -54,8 +54,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _alone():
-    """Each test starts from the same seed, and leaves no configuration behind."""
+def _alone(monkeypatch):
+    """Each test starts from the same seed in the repository's root, and leaves no configuration behind."""
+    monkeypatch.chdir(CONF.parent)
     torch.manual_seed(0)
     yield
     HydraConfig.instance().cfg = None

@@ -195,6 +195,21 @@ def test_a_stored_network_cannot_run_code(run, intruder, model):
     assert "intruder" not in sys.modules
 
 
+def test_a_stored_network_cannot_run_a_file(run, intruder):
+    file = str(intruder.with_name("intruder.py"))
+    custom = {
+        "_target_": "snnconv.custom.custom",
+        "path": file,
+        "name": "act",
+        "num_classes": 2,
+        "input_shape": [1, 4, 4],
+    }
+    edit(run, config={"model": {**custom, "activation": None}})
+    with pytest.raises(ValueError, match="stored configuration"):
+        load_ann(run.folder)
+    assert not intruder.exists()
+
+
 def test_what_is_trusted_is_run(run, intruder, unchecked):
     edit(run, config={"model": {"_target_": "intruder.act"}})
     with pytest.raises(AttributeError):  # it returns 3, which is no network
@@ -203,7 +218,7 @@ def test_what_is_trusted_is_run(run, intruder, unchecked):
 
 
 def test_our_own_configurations_are_trusted(compose_config, any_option):
-    require_trusted(OmegaConf.to_container(compose_config(any_option), resolve=True))
+    require_trusted(OmegaConf.to_container(compose_config(any_option), resolve=True), ["examples/akamaster_resnet.py"])
 
 
 class Intruder:

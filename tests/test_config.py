@@ -84,7 +84,9 @@ def test_every_data_set_names_real_parameters(compose_config, any_data):
 
 
 def test_every_experiment_builds(compose_config, any_experiment):
-    cfg = compose_config(f"experiment={any_experiment}", "data.input_shape=[1,8,8]", "data.num_classes=3")
+    cfg = compose_config(
+        f"experiment={any_experiment}", "data.input_shape=[1,8,8]", "data.num_classes=3", "model.weights=null"
+    )
     assert isinstance(instantiate(cfg.model), nn.Module)
     assert isinstance(instantiate(cfg.fit), Fit)
     assert callable(instantiate(cfg.method))

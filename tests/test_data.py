@@ -82,7 +82,7 @@ def test_only_training_is_shuffled_and_augmented():
     ("changes", "message"),
     [
         ({"valid": 400}, "hold out 400 validation"),
-        ({"valid": 0}, "hold out 0 validation"),
+        ({"valid": -1}, "hold out -1 validation"),
         ({"calibration": 301}, "301 calibration"),
         ({"calibration": 0}, "0 calibration"),
         ({"input_shape": [3, 1, 2]}, r"images are \[1, 1, 2\], data.input_shape says \[3, 1, 2\]"),
