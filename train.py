@@ -21,10 +21,12 @@ def main(cfg: DictConfig) -> None:
         cfg = run.cfg
         data = instantiate(cfg.data)  # Splits: train, valid, calibration, test
         ann = instantiate(cfg.model)  # a network with quantized activations
+        calibrate = instantiate(cfg.calibration)  # finds the thresholds that given weights lack
         convert = instantiate(cfg.method)  # one of snnconv/methods/*.py
         settings = instantiate(cfg.fit)
 
-        fit(ann, data.train, data.valid, settings, run)  # 1. train
+        calibrate(ann, data.calibration)
+        fit(ann, data.train, data.selecting(settings.select), settings, run)  # 1. train
         with run.timed("convert"):
             snn = convert(ann, data.calibration)  # 2. convert
         curve = accuracy_over_time(snn, data.test, cfg.timesteps)  # 3. evaluate

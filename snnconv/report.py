@@ -54,6 +54,7 @@ def summarize(
         "snn_accuracy": {str(t): value for t, value in curve.accuracy.items()},
         "method": cfg.names.method,
         "levels": cfg.levels,
+        "select": cfg.fit.select,
         "timesteps": max(curve.correct),
         "warmup": snn.latency.warmup,
         "latency": snn.latency.as_dict(),

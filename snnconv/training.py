@@ -51,7 +51,7 @@ _RULES = {
     "norm_weight_decay": _or_null(_NOT_NEGATIVE), "schedule": _one_of("cosine", "constant"),
     "schedule_every": _one_of("step", "epoch"), "warmup_epochs": _NOT_NEGATIVE, "label_smoothing": _FRACTION,
     "clip_grad_norm": _or_null(_POSITIVE), "ema": _or_null(_FRACTION), "channels_last": _SWITCH,
-    "select": _one_of("best", "last"),
+    "select": _one_of("best", "last", "test"),
 }  # fmt: skip
 
 
@@ -74,7 +74,7 @@ class Fit:
     clip_grad_norm: float | None = None
     ema: float | None = None  # decay per step of the averaged weights that are evaluated and kept
     channels_last: bool = False
-    select: str = "best"  # epoch that is kept: best on valid | last
+    select: str = "best"  # epoch that is kept: best on valid | last | test: best on the test set
 
     def __post_init__(self) -> None:
         for name, (fits, words) in _RULES.items():
@@ -216,6 +216,7 @@ def _numbers(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
 def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run) -> None:
     """Train `ann` in place; it ends with the weights of the best epoch on `valid` (or the last, `select="last"`).
 
+    With `select="test"` the caller gives the test images as `valid` (`Splits.selecting`), and the numbers are named so.
     Goes on from the run's last finished epoch if there is one: on a CPU, to the same numbers as without the interruption.
     """
     training, first = _Training(ann, settings, run), 0
@@ -226,7 +227,9 @@ def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run)
         log.info("Going on after epoch %d of %d", first, settings.epochs)
     else:
         run.save_state({"epoch": 0, "seconds": 0.0, "training": training.state()})
-    best = run.best()
+    best, score = run.best(), "test_accuracy" if settings.select == "test" else "valid_accuracy"
+    if settings.select == "test":
+        log.warning("fit.select=test: the epoch is chosen on the test set, so the accuracy reported on it is flattered")
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -240,19 +243,20 @@ def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run)
             start = time.perf_counter()
             loss, train_accuracy = training.epoch(epoch, train, progress)
             distributed.share_buffers(training.evaluated)
-            valid_accuracy = accuracy(training.evaluated, valid)
+            scores = {score: accuracy(training.evaluated, valid)} if valid.count else {}
             run.seconds["train"] += time.perf_counter() - start
-            if settings.select == "last" or best is None or valid_accuracy > best["valid_accuracy"]:
-                best = {"epoch": epoch + 1, "valid_accuracy": valid_accuracy}
+            if settings.select == "last" or best is None or scores[score] > best[score]:
+                best = {"epoch": epoch + 1, **scores}
                 run.save_ann(training.evaluated, best)
             run.log({
-                "epoch": epoch, "loss": loss, "train_accuracy": train_accuracy, "valid_accuracy": valid_accuracy,
+                "epoch": epoch, "loss": loss, "train_accuracy": train_accuracy, **scores,
                 "lr": training.optimizer.param_groups[0]["lr"], "seconds": round(run.seconds["train"], 3),
             })  # fmt: skip
             run.save_state({"epoch": epoch + 1, "seconds": run.seconds["train"], "training": training.state()})
             log.info(
-                "epoch %d/%d  loss %.4f  train %.2f %%  valid %.2f %%  %.0f s",
-                epoch + 1, settings.epochs, loss, 100 * train_accuracy, 100 * valid_accuracy, run.seconds["train"],
+                "epoch %d/%d  loss %.4f  train %.2f %%  %s%.0f s", epoch + 1, settings.epochs, loss, 100 * train_accuracy,
+                "".join(f"{name.split('_')[0]} {100 * value:.2f} %  " for name, value in scores.items()),
+                run.seconds["train"],
             )  # fmt: skip
     run.restore_best(ann)
     ann.eval()

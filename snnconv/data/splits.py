@@ -85,6 +85,16 @@ class Splits:
     calibration: Batches  # training images, no augmentation, fixed order
     test: Batches
 
+    def selecting(self, select: str) -> Batches:
+        """The images on which `fit.select` chooses the epoch to keep: `valid`, or `test` where it says so.
+
+        ValueError if there are none (data.valid=0: every training image trains).
+        """
+        if select == "best" and self.valid.count == 0:
+            raise ValueError("data.valid=0 leaves no images for fit.select=best; use fit.select=last, or fit.select=test as "
+                             "the papers do")  # fmt: skip
+        return self.test if select == "test" else self.valid
+
 
 def cut(
     name: str,
@@ -105,7 +115,7 @@ def cut(
 ) -> Splits:
     """`Splits` of (images uint8 [M, C, H, W], labels [M]) pairs.
 
-    `valid` images are held out of `train` and the first `calibration` of the remaining ones calibrate.  Which ones does
+    `valid` images (0: none) are held out of `train` and the first `calibration` of the remaining ones calibrate.  Which ones does
     not depend on `seed`, so runs with different seeds are comparable.  ValueError where the data are not what was announced.
     """
     for part, (images, labels) in (("training", train), ("test", test)):
@@ -120,7 +130,7 @@ def cut(
                 f"{name}: {part} labels do not lie in 0…{num_classes - 1} (data.num_classes={num_classes})"
             )
     order = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(0))
-    if not 0 < valid < len(order) or not 0 < calibration <= len(order) - valid:
+    if not 0 <= valid < len(order) or not 0 < calibration <= len(order) - valid:
         raise ValueError(
             f"{name}: cannot hold out {valid} validation and {calibration} calibration of {len(order)} images"
         )

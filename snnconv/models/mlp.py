@@ -5,12 +5,15 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from snnconv.runtime.weights import filled
+
 
 def mlp(
     num_classes: int,
     input_shape: Sequence[int],
     activation: Callable[[], nn.Module],
     hidden: Sequence[int] = (256, 256),
+    weights: str | None = None,
 ) -> nn.Module:
     """Images [N, C, H, W] → logits [N, K] through batch-normalized hidden layers of the given widths."""
     layers: list[nn.Module] = [nn.Flatten()]
@@ -18,4 +21,4 @@ def mlp(
     for units in hidden:
         layers += [nn.Linear(width, units), nn.BatchNorm1d(units), activation()]
         width = units
-    return nn.Sequential(*layers, nn.Linear(width, num_classes))
+    return filled(nn.Sequential(*layers, nn.Linear(width, num_classes)), weights)

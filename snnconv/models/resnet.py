@@ -10,6 +10,8 @@ from functools import partial
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from snnconv.runtime.weights import filled
+
 
 class Block(nn.Module):
     """activation(bn(conv(activation(bn(conv(x))))) + shortcut(x)), two 3×3 convolutions."""
@@ -42,6 +44,7 @@ class ResNet(nn.Module):
         num_classes: int,
         input_shape: Sequence[int],
         activation: Callable[[], nn.Module],
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         channels = widths[0]
@@ -63,6 +66,7 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        filled(self, weights)
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
         """Logits."""

@@ -6,6 +6,8 @@ from functools import partial
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from snnconv.runtime.weights import filled
+
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -23,6 +25,7 @@ class VGG(nn.Module):
         input_shape: Sequence[int],
         activation: Callable[[], nn.Module],
         dropout: float = 0.0,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         channels, height, width = input_shape
@@ -50,6 +53,7 @@ class VGG(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+        filled(self, weights)
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
         """Logits."""

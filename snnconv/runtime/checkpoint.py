@@ -19,8 +19,9 @@ FORMAT = 1  # of ann.json and last.ckpt; raise it when an old file can no longer
 # What a stored configuration may build; the rest of snnconv writes files or starts programs.
 ROOMS = tuple(
     f"snnconv.{room}"
-    for room in ("activations", "neurons", "models", "data", "methods", "training", "runtime.tracking")
+    for room in ("activations", "neurons", "models", "data", "methods", "calibration", "training", "runtime.tracking")
 )
+USER_CODE = "snnconv.custom"  # runs the python file that `path` names, so it is trusted file by file
 
 
 def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -65,7 +66,8 @@ def _require_format(path: Path, content: Any) -> None:
 def load_ann(run: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     """The trained network of a run folder, in eval mode on the CPU.
 
-    Its classes must come from snnconv or from a package named in `trust`: a run folder from elsewhere cannot run code.
+    Its classes must come from snnconv, or from a package or python file named in `trust`: a run folder
+    from elsewhere cannot run code.
     """
     model = describe_ann(run)["config"]["model"]
     require_trusted(model, trust)
@@ -101,24 +103,42 @@ def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], most: int
 def require_trusted(config: Any, trust: Sequence[str] = ()) -> None:
     """ValueError unless all that a stored configuration would call is defined in `ROOMS` or in a package of `trust`.
 
+    A user's python file (`model=custom`) is code as well: its path must stand in `trust`.
+
     Nor may it hold an interpolation: resolving that can bring in a call that was not there to be seen.
     """
     places = (*ROOMS, *trust)
-    for key, value in _leaves(config):
+    for mapping, key, value in _leaves(config):
         if "${" in str(value):
             raise ValueError(f"{value!r}: an interpolation in a stored configuration, which is plain data; not loaded")
-        if key == "_target_" and not (_is_in(str(value), places) and _is_in(_module_of(str(value)), places)):
+        if key != "_target_":
+            continue
+        module = _module_of(str(value)) if _is_in(str(value), (*places, USER_CODE)) else ""
+        if _is_in(module, (USER_CODE,)):
+            _require_trusted_file(mapping, trust)
+        elif not _is_in(module, places):
             raise ValueError(f"{value}: this stored configuration calls code outside {', '.join(places)}; "
                              "load it with trust=[package] if you trust it")  # fmt: skip
 
 
-def _leaves(config: Any) -> Iterable[tuple[Any, Any]]:
-    """Every plain value in nested mappings and lists, with its key."""
+def _require_trusted_file(call: Mapping[str, Any], trust: Sequence[str]) -> None:
+    """ValueError unless `call` names, plainly, a python file that `trust` names too."""
+    path = call.get("path")
+    if not isinstance(path, str) or {"_args_", "_partial_"} & set(call):
+        raise ValueError(f"{call['_target_']}: a stored configuration has to name the python file it runs as path=…, "
+                         "with neither _args_ nor _partial_; not loaded")  # fmt: skip
+    if Path(path).resolve() not in [Path(entry).resolve() for entry in trust if entry.endswith(".py")]:
+        raise ValueError(f"{call['_target_']}: this stored configuration runs the code in {path}; "
+                         f"load it with trust=[{path}] if you trust that file")  # fmt: skip
+
+
+def _leaves(config: Any) -> Iterable[tuple[Any, Any, Any]]:
+    """Every plain value in nested mappings and lists, with what holds it and its key."""
     for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
         if isinstance(value, Mapping | list | tuple):
             yield from _leaves(value)
         else:
-            yield key, value
+            yield config, key, value
 
 
 def _is_in(path: str, places: Iterable[str]) -> bool:

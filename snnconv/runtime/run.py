@@ -88,9 +88,10 @@ class Run:
     def save_ann(self, ann: nn.Module, facts: Mapping[str, Any]) -> None:
         """Replace `ann.safetensors` and `ann.json`."""
         if distributed.is_main():
-            model = OmegaConf.to_container(self.cfg.model, resolve=True)
+            model: Any = OmegaConf.to_container(self.cfg.model, resolve=True)
+            model.pop("weights", None)  # the network is rebuilt from its own, wherever these have gone
             data = {"input_shape": list(self.cfg.data.input_shape), "classes": self.cfg.data.num_classes}
-            checkpoint.save_ann(self.folder, ann, model, {**data, **facts})  # type: ignore[arg-type]
+            checkpoint.save_ann(self.folder, ann, model, {**data, **facts})
 
     def best(self) -> dict[str, Any] | None:
         """The description of the saved network, None before the first."""
