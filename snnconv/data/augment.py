@@ -1,11 +1,12 @@
 """Augmentation of whole batches of uint8 images [N, C, H, W], each image drawn on its own, on any device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 Images = UInt8[Tensor, "N C H W"]
 
@@ -61,3 +62,29 @@ class Cutout:
         ]
         fill = (torch.tensor(self.fill, device=device) * 255).round().to(torch.uint8).view(-1, 1, 1)
         return torch.where(hole[:, None], fill, images)
+
+
+class EachImage:
+    """Any transform of torchvision's v2 for uint8 images, drawn anew for each image of the batch; works on the CPU."""
+
+    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
+        self.transform = transform
+
+    def __call__(self, images: Images, generator: torch.Generator) -> Images:
+        """Transformed images.  The draws depend on `generator` alone, and torch's own generator is left as it was."""
+        seed = int(torch.randint(2**31, (), generator=generator, device=images.device))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # v2 draws from this one, and only from this one
+            return torch.stack([self.transform(image) for image in images.cpu()]).to(images.device)
+
+
+class AutoAugment(EachImage):
+    """AutoAugment's CIFAR-10 policy, one of 25 pairs of operations per image (Cubuk et al., 2019); uncovered pixels are `fill`.
+
+    torchvision's, which differs from the copy in the QCFS repositories (Preprocess/augment.py) in details: there shears are
+    bicubic, rotations go one way only, and the second equalization of one pair has probability 0.8, not 0.6.
+    About 0.1 ms per 32x32 image.
+    """
+
+    def __init__(self, fill: int = 128) -> None:
+        super().__init__(v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=fill))

@@ -89,15 +89,17 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], most: int = 12) -> list[str]:
-    """The differences in names and shapes between two state dicts, a line each, at most `most` of them."""
-    lines = [f"missing: {name} {list(expected[name].shape)}" for name in expected if name not in got]
-    lines += [f"unknown: {name} {list(got[name].shape)}" for name in got if name not in expected]
-    lines += [
+    """The differences in names and shapes between two state dicts, a line each, at most `most` of them, of every kind some."""
+    missing = [f"missing: {name} {list(expected[name].shape)}" for name in expected if name not in got]
+    unknown = [f"unknown: {name} {list(got[name].shape)}" for name in got if name not in expected]
+    shapes = [
         f"shape: {name} is {list(got[name].shape)}, expected {list(tensor.shape)}"
         for name, tensor in expected.items()
         if name in got and got[name].shape != tensor.shape
     ]
-    return lines if len(lines) <= most else [*lines[:most], f"… and {len(lines) - most} more"]
+    ranked = sorted((i, kind) for kind, lines in enumerate((missing, unknown, shapes)) for i in range(len(lines)))
+    shown = [(missing, unknown, shapes)[kind][i] for kind, i in sorted((kind, i) for i, kind in ranked[:most])]
+    return shown if len(ranked) <= most else [*shown, f"… and {len(ranked) - most} more"]
 
 
 def require_trusted(config: Any, trust: Sequence[str] = ()) -> None:
