@@ -7,12 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import rich
-
-matplotlib.use("Agg")  # pictures are files here; no window is ever opened
-
-from matplotlib import pyplot as plt
 from omegaconf import DictConfig
 from rich.table import Table
 
@@ -93,7 +88,10 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def plot_curves(path: Path, curves: Mapping[str, Mapping[int, float]], lines: Mapping[str, float], title: str) -> None:
     """Accuracy against timesteps (a curve each, logarithmic in T), with horizontal lines for reference accuracies."""
-    figure, axes = plt.subplots(figsize=(7.2, 4.5), layout="constrained")
+    from matplotlib.figure import Figure  # takes a while, and most commands draw nothing
+
+    figure = Figure(figsize=(7.2, 4.5), layout="constrained")
+    axes = figure.subplots()
     for label, curve in curves.items():
         axes.plot(
             list(curve), [100 * value for value in curve.values()], marker="o", markersize=4, linewidth=2, label=label
@@ -114,7 +112,6 @@ def plot_curves(path: Path, curves: Mapping[str, Mapping[int, float]], lines: Ma
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=160)
     files.replace(path, picture.getvalue())
-    plt.close(figure)
 
 
 def print_table(
@@ -142,9 +139,11 @@ def print_table(
     if result["exit"]:
         early = result["exit"]
         console.print(
-            f"Early exit: {100 * early['accuracy']:.2f} % after {early['mean_timesteps']:.2f} steps (mean), {early['seconds']:.1f} s; "
-            f"full run: {100 * early['full_accuracy']:.2f} % after {early['full_timesteps']}, {early['full_seconds']:.1f} s",
+            f"Early exit: {100 * early['accuracy']:.2f} % after {early['mean_timesteps']:.2f} steps (mean), "
+            f"{early['seconds']:.1f} s; full run: {100 * early['full_accuracy']:.2f} % after {early['full_timesteps']}, "
+            f"{early['full_seconds']:.1f} s",
             highlight=False,
+            soft_wrap=True,
         )
     if result["changed_predictions"] is not None:
         console.print(

@@ -259,15 +259,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["result.json"]
 
 
-def test_whoever_reads_the_old_file_reads_all_of_it(tmp_path):
-    path = tmp_path / "result.json"
-    files.write_text(path, "old " * 1000)
-    with path.open() as reader:
-        files.write_text(path, "new")
-        assert reader.read() == "old " * 1000
-    assert path.read_text() == "new"
-
-
 def test_a_failed_save_leaves_the_old_network(run, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -224,17 +224,6 @@ def test_every_epoch_leaves_a_line(fresh_network, train, valid, open_tiny_run):
     assert rows[-1]["seconds"] == pytest.approx(run.seconds["train"], abs=1e-3)
 
 
-def test_choosing_on_test_is_said_aloud(fresh_network, train, valid, open_tiny_run, monkeypatch, caplog):
-    scripted(monkeypatch, [0.5, 0.9, 0.7])
-    run = open_tiny_run()
-    fit(fresh_network(), train, valid, Fit(**FIT, select="test"), run)
-    assert "chosen on the test set" in caplog.text
-    assert [row["test_accuracy"] for row in files.read_lines(run.folder / "metrics.jsonl")] == [0.5, 0.9, 0.7]
-    description = files.read_json(run.folder / "ann.json")
-    assert (description["epoch"], description["test_accuracy"]) == (2, 0.9)
-    assert "valid_accuracy" not in description
-
-
 def test_training_learns(fresh_network, train, valid, open_tiny_run):
     ann, run = fresh_network(), open_tiny_run()
     fit(ann, train, valid, Fit(epochs=8, lr=0.1, batch_size=8), run)

@@ -69,8 +69,7 @@ class Batches:
             order = torch.randperm(self.count, generator=generator, device=self.images.device)
             generator.manual_seed(derive(self.seed, self.epoch, distributed.rank() + 1))
         share = self._share()
-        batches = order[share.start : share.stop : share.step].split(self.batch_size) if share else ()
-        for indices in batches:
+        for indices in order[share.start : share.stop : share.step].split(self.batch_size):
             images = self.images[indices]
             for transform in self.augment:
                 images = transform(images, generator)

@@ -105,8 +105,9 @@ class Run:
     def log(self, metrics: Mapping[str, Any]) -> None:
         """One epoch's numbers, to `metrics.jsonl` and the tracker."""
         if distributed.is_main():
+            tracker = self.tracker  # at its start it may read what is there already
             files.append_line(self.folder / "metrics.jsonl", metrics)
-            self.tracker.log(metrics)
+            tracker.log(metrics)
 
 
 @contextmanager

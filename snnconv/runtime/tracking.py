@@ -100,9 +100,13 @@ class Wandb(Tracker):
         self.run.define_metric("fit/*", step_metric="epoch")
         self.run.define_metric("timesteps", hidden=True)
         self.run.define_metric("snn/*", step_metric="timesteps")
-        log.info(
-            "W&B: %s", f"tracked offline: {why}; {self._how_to_sync()}" if self.run.offline else self.run.url or mode
-        )
+        if not self.run.offline:
+            log.info("W&B: %s", self.run.url or mode)
+            return
+        log.info("W&B: tracked offline: %s; %s", why, self._how_to_sync())
+        if "wandb_id" in state:  # who was killed may have kept nothing, so this part tells all
+            for row in files.read_lines(folder / "metrics.jsonl"):
+                self.log(row)
 
     def _mode(self) -> tuple[Any, str]:
         """The mode to ask for, and why: this tracker's, else $WANDB_MODE, else online for who is logged in."""
@@ -117,9 +121,7 @@ class Wandb(Tracker):
         return mode, f"mode {mode}"
 
     def _how_to_sync(self) -> str:
-        folder = Path(os.path.relpath(self.run.dir)).parent
-        runs = folder.parent / "offline-run-*" if self.run.offline else folder  # a resumed run has several
-        return f"to upload it: wandb sync {runs}"
+        return f"to upload it: wandb sync {Path(os.path.relpath(self.run.dir)).parent}"
 
     def resume_state(self) -> dict[str, Any]:
         """The run's W&B identity."""

@@ -1,0 +1,75 @@
+"""`python scripts/evaluate.py run=…`: a trained network again, without training, wherever its folder lies now."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import EVALUATE, copy_run, environment, fail, files_in, outcome, succeed
+
+pytestmark = pytest.mark.cli
+
+
+def curve(folder: Path) -> dict[str, float]:
+    """T → accuracy, from a folder with results."""
+    return json.loads((folder / "result.json").read_text())["snn_accuracy"]
+
+
+def test_again_with_other_timesteps_and_another_schedule(smoke: Path, tmp_path: Path):
+    """In a copy elsewhere, from another working directory; only evaluations/ is written."""
+    folder = copy_run(smoke, tmp_path / "copy")
+    before, old = outcome(folder), files_in(folder)
+    cwd = tmp_path / "elsewhere"
+    cwd.mkdir()
+    text = succeed(EVALUATE, "run=../copy", "timesteps=16", "simulate.schedule=layer", "simulate.chunk=5", cwd=cwd)
+    (again,) = (folder / "evaluations" / "qcfs").iterdir()
+    assert f"Run folder: ../copy/evaluations/qcfs/{again.name}" in text
+    assert {t: curve(again)[t] for t in curve(smoke)} == curve(smoke)
+    assert len(curve(again)) == 16
+    results = {"result.json", "accuracy_vs_timesteps.csv", "accuracy_vs_timesteps.png", "evaluate.log"}
+    assert files_in(again) == {*results, ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
+    assert old == {name for name in files_in(folder) if not name.startswith("evaluations/")}
+    result = json.loads((again / "result.json").read_text())
+    original = before["result"]
+    for key in ("ann_accuracy", "levels", "model", "data", "seed", "images_tested", "method"):
+        assert result[key] == original[key]
+    assert {**outcome(folder), "files": None} == {**before, "files": None}
+    assert not list(cwd.iterdir())
+
+
+def test_several_runs_and_schedules_at_once(smoke: Path, tmp_path: Path):
+    first, second = (copy_run(smoke, tmp_path / name) for name in ("first", "second"))
+    text = succeed(EVALUATE, "-m", "run=first,second", "simulate.schedule=step,layer", "timesteps=3", cwd=tmp_path)
+    assert "4 of 4 runs finished" in text
+    for folder in (first, second):
+        for again in (folder / "evaluations" / "qcfs").iterdir():
+            assert curve(again) == {t: value for t, value in curve(smoke).items() if int(t) <= 3}
+    assert len(list(tmp_path.glob("*/evaluations/qcfs/*"))) == 4
+
+
+def test_what_would_need_training_is_refused_and_leaves_nothing(smoke: Path, tmp_path: Path):
+    folder = copy_run(smoke, tmp_path / "copy")
+    text = fail(EVALUATE, "run=copy", "levels=16", cwd=tmp_path)
+    assert "levels=16: this evaluates a trained network as it is, so only these may change: device, data.root" in text
+    assert "timesteps=0: a whole number of at least 1" in fail(EVALUATE, "run=copy", "timesteps=0", cwd=tmp_path)
+    assert files_in(folder) == files_in(smoke)
+    assert not (folder / "evaluations").exists()
+
+
+def test_load_ann_in_python_gives_the_network_of_the_report(smoke: Path, tmp_path: Path):
+    program = """
+import sys
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from snnconv.evaluation import accuracy
+from snnconv.runtime.checkpoint import load_ann
+ann = load_ann(sys.argv[1])
+assert not ann.training
+data = OmegaConf.load(sys.argv[1] + "/.hydra/config.yaml")
+data.device = "cpu"
+print(accuracy(ann, instantiate(data.data).test))
+"""
+    command = [sys.executable, "-c", program, str(smoke)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), text=True, capture_output=True, check=True)
+    assert float(done.stdout) == json.loads((smoke / "result.json").read_text())["ann_accuracy"]

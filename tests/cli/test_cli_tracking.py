@@ -1,0 +1,122 @@
+"""Tracking: the same facts in W&B, in a shared file or nowhere; and no service that can stop a run."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from command import (
+    LONG,
+    SMOKE,
+    TRAIN,
+    environment,
+    epochs_done,
+    finish,
+    kill_after,
+    only_run,
+    outcome,
+    run,
+    start,
+    succeed,
+    wait_for,
+)  # fmt: skip
+from wandb_file import offline_runs
+
+pytestmark = pytest.mark.cli
+
+WANDB = (*SMOKE, "track=wandb", "timesteps=4")
+
+
+def test_offline_wandb_holds_everything_and_says_how_to_upload(tmp_path: Path):
+    text = succeed(TRAIN, *WANDB, cwd=tmp_path)
+    folder = only_run(tmp_path)
+    (wandb,) = folder.glob("wandb/offline-run-*")
+    how = f"to upload it: wandb sync {wandb.relative_to(tmp_path)}"
+    assert f"W&B: tracked offline: not logged in (wandb login); {how}" in text
+    assert text.rstrip().endswith(how)
+
+    (tracked,) = offline_runs(folder)
+    result = json.loads((folder / "result.json").read_text())
+    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert tracked.config["levels"] == 4
+    assert tracked.config["fit"]["epochs"] == 2
+    assert tracked.config["model"]["_target_"] == "snnconv.models.mlp.mlp"
+    assert tracked.run.display_name == f"smoke/{folder.name}"
+    assert tracked.run.run_group == ""
+
+    assert tracked.metrics["fit/*"] == "epoch"
+    assert tracked.metrics["snn/*"] == "timesteps"
+    curves = [line for line in tracked.history if "fit/loss" in line]
+    for line, epoch in zip(curves, epochs, strict=True):
+        assert {key: line["epoch" if key == "epoch" else f"fit/{key}"] for key in epoch} == epoch
+    points = {str(line["timesteps"]): line["snn/accuracy"] for line in tracked.history if "snn/accuracy" in line}
+    assert points == result["snn_accuracy"]
+
+    media = {key: value for line in tracked.history for key, value in line.items() if isinstance(value, dict)}
+    assert media["accuracy_vs_timesteps"]["_type"] == "table-file"
+    assert media["accuracy_vs_timesteps"]["nrows"] == 4
+    assert media["accuracy_vs_timesteps_plot"]["_type"] == "image-file"
+    assert tracked.summary["result/snn_accuracy"] == result["snn_accuracy"]["4"]
+    assert tracked.summary["result/ann_accuracy"] == result["ann_accuracy"]
+    (artifact,) = [artifact for artifact in tracked.artifacts if artifact.type == "model"]
+    assert {entry.path for entry in artifact.manifest.contents} == {"ann.safetensors", "ann.json"}
+    assert tracked.exit_codes == [0]
+
+
+def test_a_resumed_run_is_the_same_run_in_wandb(uninterrupted: Path, tmp_path: Path):
+    process = start(TRAIN, [*LONG, "track=wandb"], tmp_path)
+    kill_after(3, process, tmp_path)
+    finish(process, tmp_path)
+    folder = only_run(tmp_path)
+    succeed(TRAIN, f"resume={folder.relative_to(tmp_path)}", cwd=tmp_path)
+    first, last = sorted(path.name for path in folder.glob("wandb/offline-run-*"))
+    assert first.rpartition("-")[2] == last.rpartition("-")[2]  # the id
+    (tracked,) = offline_runs(folder)[1:]  # holds all, as nobody knows what the killed process had written
+    assert [line["epoch"] for line in tracked.history if "fit/loss" in line] == list(range(12))
+    assert outcome(folder)["network"] == outcome(uninterrupted)["network"]
+
+
+def test_the_runs_of_a_sweep_stand_together(tmp_path: Path):
+    succeed(TRAIN, "-m", *WANDB, "levels=2,4", cwd=tmp_path)
+    (sweep,) = tmp_path.glob("runs/sweeps/*")
+    tracked = [offline_runs(folder)[0] for folder in sorted(tmp_path.glob("runs/smoke/*"))]
+    assert [run.config["levels"] for run in tracked] == [2, 4]
+    assert [run.run.run_group for run in tracked] == [sweep.name] * 2
+    assert tracked[0].run.run_id != tracked[1].run.run_id
+
+
+def test_a_server_that_does_not_answer_makes_the_run_an_offline_one(tmp_path: Path):
+    env = environment(WANDB_API_KEY="a" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
+    done = run(TRAIN, *WANDB, "track.start_timeout=1", cwd=tmp_path, env=env, timeout=60)
+    assert done.status == 0, done.output
+    assert "Traceback" not in done.output
+    assert "W&B: tracked offline: no connection (" in done.output
+    tracked = offline_runs(only_run(tmp_path))[-1]
+    assert len([line for line in tracked.history if "snn/accuracy" in line]) == 4
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process has started."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="finds the service in /proc")
+def test_a_service_that_dies_does_not_take_the_run_with_it(uninterrupted: Path, tmp_path: Path):
+    process = start(TRAIN, [*LONG, "track=wandb"], tmp_path)
+    wait_for(lambda: epochs_done(tmp_path) >= 2, process)
+    (service,) = [pid for pid in children(process.pid) if "wandb" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(service, signal.SIGKILL)
+    done = finish(process, tmp_path, timeout=60)
+    assert done.status == 0, done.output
+    assert "Traceback" not in done.output
+    assert "Wandb failed (" in done.output
+    assert "the run goes on without it" in done.output
+    assert outcome(only_run(tmp_path))["network"] == outcome(uninterrupted)["network"]
+
+
+def test_wandb_can_be_switched_off_from_outside(tmp_path: Path):
+    text = succeed(TRAIN, *WANDB, cwd=tmp_path, env=environment(WANDB_MODE="disabled"))
+    assert "W&B: disabled" in text
+    assert not list(only_run(tmp_path).glob("wandb/*run*"))
