@@ -380,6 +380,19 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(
     ]
 
 
+def test_the_best_epoch_before_an_interruption_is_remembered(fresh_network, train, valid, open_tiny_run, monkeypatch):
+    monkeypatch.setattr(Interrupted, "moment", "after the epoch")
+    scripted(monkeypatch, [0.5, 0.9, 0.7, 0.8])
+    with pytest.raises(KeyboardInterrupt):
+        fit(fresh_network(), train, valid, Fit(**{**FIT, "epochs": 4}), open_tiny_run(kind=Interrupted))
+    run, ann = open_tiny_run(), fresh_network()
+    best = weights(run)
+    fit(ann, train, valid, Fit(**{**FIT, "epochs": 4}), run)
+    assert files.read_json(run.folder / "ann.json")["epoch"] == 2
+    assert_same_weights(weights(run), best)
+    assert_same_weights(_copy(ann), best)
+
+
 def test_a_finished_run_that_is_resumed_stays_as_it_is(fresh_network, train, valid, open_tiny_run):
     run = open_tiny_run()
     fit(fresh_network(), train, valid, Fit(**FIT), run)
