@@ -92,4 +92,4 @@ def summary_table(jobs: list[dict[str, Any]]) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(not summarize(Path(sys.argv[1])))
+    sys.exit(not summarize(Path(sys.argv[1])) if len(sys.argv) == 2 else __doc__)

@@ -1,6 +1,8 @@
 """The terminal and the log file."""
 
+import io
 import logging
+import sys
 
 import rich
 
@@ -9,6 +11,11 @@ from snnconv.runtime import distributed
 
 class Handler(logging.Handler):
     """Prints log messages through rich's console, above a live progress bar if there is one; ranks other than 0 only errors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show θ stops no run
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message, plainly."""

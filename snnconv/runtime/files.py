@@ -1,6 +1,7 @@
 """Files that are either the old or the new one, never half of it."""
 
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -35,6 +36,22 @@ def replace(path: Path, content: bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other processes that ask for it out of `folder`, until this one ends, however; OSError if another one is in."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(f"{folder}: another process is working in this folder; wait for its end") from error
+        except OSError:  # a file system without locks, as on some clusters: nobody watches
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -124,7 +124,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
         cfg = launch.settle(cfg, hydra.overrides.task)
         device = environment.choose_device(cfg.device)
         environment.set_precision(cfg.precision)
-        with distributed.group(device):
+        with distributed.group(device), files.held(folder):
             folder = Path(str(distributed.broadcast(str(folder))))
             cfg.device = str(device)
             cfg = launch.resolve(cfg)

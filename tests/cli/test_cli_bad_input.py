@@ -26,6 +26,7 @@ from command import (
     outcome,
 )  # fmt: skip
 
+from snnconv.runtime import files
 from snnconv.runtime.checkpoint import load_ann
 
 pytestmark = pytest.mark.cli
@@ -53,6 +54,13 @@ pytestmark = pytest.mark.cli
 def test_a_wrong_value_is_named_and_no_folder_is_left(argument: str, message: str, tmp_path: Path):
     text = fail(TRAIN, *SMOKE, argument, cwd=tmp_path)
     assert message in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_terminal_without_greek_letters(tmp_path: Path):
+    env = environment(PYTHONIOENCODING="ascii")
+    text = fail(TRAIN, *SMOKE, "activation.threshold=-1", cwd=tmp_path, env=env)
+    assert r"threshold=-1: \u03b8 is a positive number" in text
     assert not list(tmp_path.iterdir())
 
 
@@ -251,6 +259,9 @@ def test_a_folder_that_holds_a_run_is_not_run_into(smoke: Path, tmp_path: Path):
     assert "mine: holds a run; go on with resume=mine, or choose another hydra.run.dir" in text
     text = fail(TRAIN, "resume=mine", "hydra.run.dir=other", cwd=tmp_path)
     assert "hydra.run.dir=other: a run goes on in its own folder" in text
+    with files.held(folder):  # as if it were still going on
+        text = fail(TRAIN, "resume=mine", cwd=tmp_path)
+    assert f"{folder}: another process is working in this folder; wait for its end" in text
     assert outcome(folder) == before
     assert {path.name for path in tmp_path.iterdir()} == {"mine"}
 

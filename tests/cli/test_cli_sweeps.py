@@ -73,6 +73,14 @@ def test_the_sweep_over_levels(tmp_path: Path):
     assert found == {(levels, seed) for levels in (2, 4, 8, 16) for seed in (0, 1, 2)}
 
 
+def test_a_folder_that_holds_a_sweep_is_not_mixed_with_another(tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "job-0.json").write_text("{}")
+    text = fail(TRAIN, "-m", *TINY, "levels=2,4", "hydra.sweep.dir=mine", cwd=tmp_path)
+    assert "mine: holds a sweep; choose another hydra.sweep.dir" in text
+    assert {path.name for path in tmp_path.rglob("*")} == {"mine", "job-0.json"}
+
+
 @pytest.mark.slow
 def test_the_sweep_over_models(tmp_path: Path):
     tiny = ("experiment=smoke", "data.train=60", "data.valid=20", "data.calibration=20", "data.test=20", "fit.epochs=1")
