@@ -151,7 +151,11 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if cfg.run:
             stored.method, stored.neuron = cfg.method, cfg.neuron
         stored.resume, stored.run, stored.trust = cfg.resume, cfg.run, cfg.trust
-        stored.names.model, stored.names.data = names.model, names.data
+        for name in ("model", "data"):
+            if OmegaConf.is_interpolation(stored.names, name):  # else the run has given itself a name
+                stored.names[name] = names[name]
+        if "weights" in stored.model and (cfg.run or (source.parent / "last.ckpt").is_file()):
+            stored.model.weights = None  # what the run started from is not needed any more
         stored.names.method = cfg.names.method if cfg.run else names.method
     return stored
 
