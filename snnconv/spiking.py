@@ -184,11 +184,9 @@ def keep_samples(neuron: nn.Module, indices: Tensor) -> None:
 
 def running_mean(logits: Float[Tensor, "T N K"], readout_from: int = 1) -> Float[Tensor, "T N K"]:
     """Mean logits up to each step, leaving out what comes before step `readout_from` (until then, the step alone)."""
-    total = logits.double().cumsum(0)
-    if readout_from > 1:
-        total = torch.cat([logits[: readout_from - 1].double(), total[readout_from - 1 :] - total[readout_from - 2]])
-    counted = torch.arange(1, len(logits) + 1, device=logits.device).sub(readout_from - 1).clamp_min(1)
-    return total / counted.view(-1, 1, 1)
+    early, counted = logits[: readout_from - 1].double(), logits[readout_from - 1 :].double().cumsum(0)
+    steps = torch.arange(1, len(counted) + 1, device=logits.device).view(-1, 1, 1)
+    return torch.cat([early, counted / steps])
 
 
 @contextmanager
