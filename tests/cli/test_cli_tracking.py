@@ -120,3 +120,25 @@ def test_wandb_can_be_switched_off_from_outside(tmp_path: Path):
     text = succeed(TRAIN, *WANDB, cwd=tmp_path, env=environment(WANDB_MODE="disabled"))
     assert "W&B: disabled" in text
     assert not list(only_run(tmp_path).glob("wandb/*run*"))
+
+
+@pytest.mark.slow
+def test_a_server_that_is_lost_during_the_run(uninterrupted: Path, tmp_path: Path):
+    """Logged in, online, and then the network goes: the run ends well and says how to upload what was not taken."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "server").mkdir()
+    server = start(Path(__file__).with_name("fake_wandb.py"), [], tmp_path / "server")
+    said = tmp_path / "server.out"
+    port = wait_for(lambda: said.read_text().endswith("\n") and said.read_text().split()[0], server)
+    env = environment(WANDB_API_KEY="a" * 40, WANDB_BASE_URL=f"http://127.0.0.1:{port}")
+    arguments = [*LONG, "fit.epochs=3000", "track=wandb", "track.finish_timeout=3"]
+    process = start(TRAIN, arguments, tmp_path / "work", env=env)
+    wait_for(lambda: '"fit/loss"' in said.read_text(), process)
+    server.kill()
+    server.wait()
+    os.kill(process.pid, signal.SIGINT)  # enough epochs
+    done = finish(process, tmp_path / "work", timeout=90)
+    assert done.status == 130, done.output
+    assert "Traceback" not in done.output
+    assert f"W&B: http://127.0.0.1:{port}/me/snnconv/runs/" in done.output
+    assert "W&B: this run was not taken in time; to upload it: wandb sync runs/" in done.output
