@@ -1,6 +1,5 @@
 """`python train.py -m …`: one summary, whatever happens to single runs."""
 
-import importlib.util
 import json
 import os
 import sys
@@ -114,7 +113,6 @@ def test_the_sweep_of_wandb_runs_as_its_agent_would_run_it(tmp_path: Path):
     assert sweep["metric"]["name"] == "result/snn_accuracy"  # written by tracking.Wandb; see test_cli_tracking.py
 
 
-@pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="needs the cluster extra")
 def test_a_sweep_in_processes_of_its_own_is_summed_up_too(tmp_path: Path):
     text = fail(TRAIN, "-m", *TINY, "hydra/launcher=submitit_local", "levels=4,0", cwd=tmp_path)
     assert "Failed: levels=0: levels=0: the number of quantization levels is a whole number of at least 1" in text
@@ -123,11 +121,7 @@ def test_a_sweep_in_processes_of_its_own_is_summed_up_too(tmp_path: Path):
     assert files_in(Path(job["folder"])) == RUN_FILES
 
 
-def test_the_launcher_for_slurm_composes_or_says_what_is_missing(tmp_path: Path):
-    done = run(TRAIN, "hydra/launcher=slurm", "--cfg", "hydra", "-p", "hydra.launcher", cwd=tmp_path)
-    if importlib.util.find_spec("submitit"):
-        assert "SlurmLauncher" in done.output
-        assert "array_parallelism: 16" in done.output
-    else:
-        assert done.status == 1
-        assert "Could not load 'hydra/launcher/submitit_slurm'" in done.output
+def test_the_launcher_for_slurm_composes(tmp_path: Path):
+    text = succeed(TRAIN, "hydra/launcher=slurm", "--cfg", "hydra", "-p", "hydra.launcher", cwd=tmp_path)
+    assert "SlurmLauncher" in text
+    assert "array_parallelism: 16" in text
