@@ -17,6 +17,7 @@ import torch
 import torch.fx
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hypothesis import settings
 from omegaconf import open_dict
 from torch import nn
 
@@ -27,6 +28,8 @@ from snnconv.runtime.run import Run
 from snnconv.runtime.tracking import Tracker
 from snnconv.spiking import SpikingModel
 
+settings.register_profile("snnconv", deadline=None)  # a busy machine is no bug
+settings.load_profile("snnconv")
 torch.set_num_threads(1)  # tiny tensors; more threads only wait for each other
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -138,7 +138,7 @@ def test_equals_the_literal_simulation(make, make_exact, exact_images):
         )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["plain", "residual"]),
     seed=st.integers(0, 1000),
