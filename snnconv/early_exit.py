@@ -39,12 +39,14 @@ def early_exit(snn: SpikingModel, valid: Batches, test: Batches, timesteps: int)
     """Choose the threshold on `valid`, report on `test`; None unless the model is set to exit on confidence.
 
     The threshold is the one of least mean T whose accuracy on `valid` is at most `exit_tolerance` below the full run's.
-    ValueError for a model that has to know T beforehand.
+    ValueError for a model that has to know T beforehand, or if `valid` is empty.
     """
     if snn.exit == "none":
         return None
     if not snn.anytime:
         raise ValueError("simulate.exit=confidence: this method has to know T beforehand, so no image can leave early")
+    if not valid.count:
+        raise ValueError("simulate.exit=confidence: the threshold is chosen on validation images, but data.valid=0")
     threshold = choose_threshold(snn, valid, timesteps)
     _run(
         snn, *next(iter(test)), timesteps=2, threshold=2.0
