@@ -293,7 +293,7 @@ def fold_amplitudes(network: nn.Module, kind: type) -> nn.Module:
         layers = _weights_fed_by(node, modules, uses)
         if layers:
             for layer in layers:
-                layer.weight.mul_(neuron.amplitude)
+                layer.weight = nn.Parameter(layer.weight * neuron.amplitude)  # its own, if it was shared
             neuron.amplitude = 1.0
     return network
 

@@ -69,6 +69,12 @@ def conv(channels: int = 1, width: int = 2) -> nn.Conv2d:
     return nn.Conv2d(channels, width, 3, padding=1)
 
 
+def tied(network: nn.Sequential) -> nn.Sequential:
+    """Layers 3 and 5 have one weight between them."""
+    network[5].weight = network[3].weight
+    return network
+
+
 ODD = {
     "mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 8), act(), nn.Linear(8, 8), act(), nn.Linear(8, 3)),
     "neurons see the image": lambda: nn.Sequential(act(), nn.Flatten(), nn.Linear(16, 3)),
@@ -104,6 +110,9 @@ ODD = {
     "a layer that is used twice": lambda: Net(
         lambda net, x: net.fc(net.act2(net.conv(net.act1(net.conv(x)))).flatten(1)),
         conv=conv(1, 1), act1=act(), act2=act(), fc=nn.Linear(16, 3),
+    ),
+    "two layers share a weight": lambda: tied(
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 4), act(), nn.Linear(4, 4), act(), nn.Linear(4, 4), act(), nn.Linear(4, 3))
     ),
     "reads its batch size": lambda: Net(
         lambda net, x: net.fc(net.act(net.conv(x)).view(x.size(0), -1)), conv=conv(), act=act(), fc=nn.Linear(32, 3)
