@@ -129,6 +129,8 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     timesteps = settled.timesteps
     if isinstance(timesteps, bool) or not isinstance(timesteps, int) or timesteps < 1:
         raise ValueError(f"timesteps={timesteps!r}: a whole number of at least 1")
+    if not isinstance(settled.compile, bool):
+        raise ValueError(f"compile={settled.compile!r}: true or false")
     return settled
 
 

@@ -47,6 +47,7 @@ pytestmark = pytest.mark.cli
         ("seed=-1", "seed=-1: a whole number of at least 0"),
         ("device=tpu", "device='tpu': auto, cpu, cuda or cuda:<number>"),
         ("precision=float8", "precision='float8': "),
+        ("compile=maybe", "compile='maybe': true or false"),
         ("run=runs/x", "run=… is for scripts/evaluate.py; to go on with an interrupted run use resume=…"),
         ("resume=runs/x", "resume=runs/x: no run folder with a stored configuration"),
     ],
