@@ -98,10 +98,10 @@ def _is_linear(node: fx.Node, module: nn.Module | None) -> bool:
     if node.op == "call_module":
         return isinstance(module, LINEAR_MODULES)
     if node.target in (*SCALING, *DIVISIONS):
-        factors = [isinstance(a, fx.Node) and a.op != "get_attr" for a in (*node.args, *node.kwargs.values())]
-        return sum(factors) == 1 and (
-            node.target in SCALING or (factors[0] and node.kwargs.get("rounding_mode") is None)
-        )
+        currents = [isinstance(a, fx.Node) and a.op != "get_attr" for a in (*node.args, *node.kwargs.values())]
+        if node.target in SCALING:
+            return sum(currents) <= 1
+        return not any(currents[1:]) and node.kwargs.get("rounding_mode") is None
     return node.target in (LINEAR_METHODS if node.op == "call_method" else LINEAR_FUNCTIONS)
 
 
@@ -253,12 +253,17 @@ def split(network: nn.Module, kind: type) -> tuple[fx.GraphModule, fx.GraphModul
     modules = dict(network.named_modules())
     graph = trace(network, (kind,))
     rest: set[fx.Node] = set()
+    both: set[fx.Node] = (
+        set()
+    )  # parameters and what is computed from them alone: without a batch, so computed on either side
     for node in graph.nodes:
         module = modules[str(node.target)] if node.op == "call_module" else None
         reads_shape = node.target in ("size", "dim", getattr)
-        if node.op == "output" or isinstance(module, kind) or reads_shape or rest.intersection(node.all_input_nodes):
+        if node.op not in ("placeholder", "output", "call_module") and both.issuperset(node.all_input_nodes):
+            both.add(node)
+        elif node.op == "output" or isinstance(module, kind) or reads_shape or rest.intersection(node.all_input_nodes):
             rest.add(node)
-    crossing = [node for node in graph.nodes if node not in rest and rest.intersection(node.users)]
+    crossing = [node for node in graph.nodes if node not in rest | both and rest.intersection(node.users)]
 
     def part(nodes: list[fx.Node], inputs: list[fx.Node]) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
         copied = fx.Graph()
@@ -270,7 +275,7 @@ def split(network: nn.Module, kind: type) -> tuple[fx.GraphModule, fx.GraphModul
     first, known = part([node for node in graph.nodes if node not in rest and node.op != "placeholder"],
                         [node for node in graph.nodes if node.op == "placeholder"])  # fmt: skip
     first.output(tuple(known[node] for node in crossing))
-    second, _ = part([node for node in graph.nodes if node in rest], crossing)
+    second, _ = part([node for node in graph.nodes if node in rest | both], crossing)
     return fx.GraphModule(network, first), fx.GraphModule(network, second)
 
 

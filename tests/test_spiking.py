@@ -111,6 +111,10 @@ ODD = {
         lambda net, x: net.fc(net.act2(net.conv(net.act1(net.conv(x)))).flatten(1)),
         conv=conv(1, 1), act1=act(), act2=act(), fc=nn.Linear(16, 3),
     ),
+    "a weight of its own scales and shifts": lambda: Net(
+        lambda net, x: net.fc((net.act(net.conv(x) * net.own.weight) * net.own.weight + net.own.bias * 2).flatten(1)),
+        conv=conv(), act=act(), own=nn.LayerNorm([2, 1, 1]), fc=nn.Linear(32, 3),
+    ),
     "two layers share a weight": lambda: tied(
         nn.Sequential(nn.Flatten(), nn.Linear(16, 4), act(), nn.Linear(4, 4), act(), nn.Linear(4, 4), act(), nn.Linear(4, 3))
     ),
