@@ -270,7 +270,7 @@ def test_a_folder_that_holds_a_run_is_not_run_into(smoke: Path, tmp_path: Path):
 def test_resume_refuses_what_would_change_the_numbers(smoke: Path, tmp_path: Path):
     folder = copy_run(smoke, tmp_path / "mine")
     before = outcome(folder)
-    for override in ("fit.epochs=5", "levels=8", "experiment=smoke"):
+    for override in ("fit.epochs=5", "experiment=smoke"):
         text = fail(TRAIN, "resume=mine", override, cwd=tmp_path)
         assert f"{override}: this goes on as it was, so only these may change: device, data.root, track" in text
     assert outcome(folder) == before
