@@ -26,6 +26,7 @@ def main(cfg: DictConfig) -> None:
         settings = instantiate(cfg.fit)
 
         calibrate(ann, data.calibration)
+        convert(ann, data.calibration)  # a rehearsal: what cannot be converted is told now, not after hours
         fit(ann, data.train, data.selecting(settings.select), settings, run)  # 1. train
         with run.timed("convert"):
             snn = convert(ann, data.calibration)  # 2. convert
