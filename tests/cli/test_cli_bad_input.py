@@ -280,7 +280,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path):
     text = fail(TRAIN, *SMOKE, "fit.lr=1e30", cwd=tmp_path)
     assert "the loss is not finite in epoch 1, by step 3 of 15; there is no network to keep yet" in text
 
-    growing = ("fit.lr=1", "fit.weight_decay=5", "fit.schedule=constant", "fit.warmup_epochs=0", "fit.epochs=9")
+    growing = (
+        "fit.lr=1",
+        "fit.weight_decay=5",
+        "fit.threshold_weight_decay=5e-3",
+        "fit.schedule=constant",
+        "fit.warmup_epochs=0",
+        "fit.epochs=9",
+    )
     cwd = tmp_path / "later"
     cwd.mkdir()
     text = fail(TRAIN, *SMOKE, *growing, cwd=cwd)
