@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from spikingjelly.activation_based import base, layer, neuron
 from spikingjelly.activation_based import functional as sj
-from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -123,7 +123,11 @@ def spikingjelly_as_a_user_writes_it(ann: nn.Module, images: Tensor, timesteps: 
     net = replace_modules(ann, QCFS, lambda activation: Spikes(activation.threshold.item()))  # type: ignore[operator]
     for module in net.modules():
         kind = getattr(layer, type(module).__name__, None)
-        if type(module).__module__.startswith("torch.nn") and kind is not None:
+        if (
+            type(module).__module__.startswith("torch.nn")
+            and kind is not None
+            and not issubclass(kind, base.MemoryModule)
+        ):
             module.__class__ = kind  # a subclass of torch's layer that knows step modes
             module._step_mode = "s"  # type: ignore[assignment]
     sj.set_step_mode(net, mode)
