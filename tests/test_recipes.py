@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from collections import Counter
 
 import pytest
 import torch
@@ -143,22 +144,66 @@ def test_each_image_is_drawn_on_its_own_and_torchs_generator_stays():
 
 
 def test_the_same_generator_gives_the_same_images():
-    step = AutoAugment()
+    step, before = AutoAugment(), pictures(40)
     torch.rand(3)  # what torch's own generator did before does not matter
-    one = step(pictures(), generator(3))
+    one = step(before, generator(3))
     torch.rand(5)
-    assert torch.equal(one, step(pictures(), generator(3)))
-    assert not torch.equal(one, step(pictures(), generator(4)))
-    assert (one.shape, one.dtype) == ((6, 3, 8, 8), torch.uint8)
+    assert torch.equal(one, step(pictures(40), generator(3)))
+    assert not torch.equal(one, step(pictures(40), generator(4)))
+    assert (one.shape, one.dtype) == ((40, 3, 8, 8), torch.uint8)
+    assert torch.equal(before, pictures(40))
 
 
-def test_it_is_torchvisions_policy_image_by_image():
-    expected, draw = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=128), generator(5)
-    seed = int(torch.randint(2**31, (), generator=draw))
-    result = AutoAugment()(pictures(), generator(5))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        assert torch.equal(result, torch.stack([expected(image) for image in pictures()]))
+POLICY = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=128)
+OPERATIONS = sorted(
+    {
+        (name, magnitude, sign)
+        for pair in POLICY._policies
+        for name, _, magnitude in pair
+        for sign in ((1, -1) if POLICY._AUGMENTATION_SPACE[name][1] else (1,))
+    },
+    key=str,
+)
+
+
+@pytest.mark.parametrize(("name", "magnitude", "sign"), OPERATIONS)
+def test_a_batch_gets_what_torchvision_gives_each_image(name, magnitude, sign, monkeypatch):
+    """torchvision's own transform, made to draw this operation, on one image at a time."""
+    side = iter([1.0 if sign > 0 else 0.0] * 16)
+    single = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=128)
+    single._policies = [((name, 1.0, magnitude),)]
+    batch = pictures(16, 32)
+    result = AutoAugment().apply(batch, name, magnitude, sign)
+    always = [torch.tensor(0.5)] if not POLICY._AUGMENTATION_SPACE[name][1] else None
+    for before, after in zip(batch, result, strict=True):
+        draws = iter(always or [torch.tensor(0.5), torch.tensor(next(side))])
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "rand", lambda *size, draws=draws: next(draws))
+            assert torch.equal(after, single(before))
+
+
+def test_operations_are_drawn_as_often_as_the_policy_says():
+    """Each pair for one image in 25, each of its operations with its probability, either sign for half."""
+    count, expected = 20_000, Counter()
+    for pair in POLICY._policies:
+        for step, (name, probability, magnitude) in enumerate(pair):
+            signs = (1, -1) if POLICY._AUGMENTATION_SPACE[name][1] else (1,)
+            for sign in signs if probability else ():
+                expected[step, name, magnitude, sign] += count / 25 * probability / len(signs)
+    drawn = AutoAugment().draw(count, generator())
+    assert drawn.keys() == expected.keys()
+    assert all(abs(len(drawn[key]) - expected[key]) < 5 * expected[key] ** 0.5 for key in expected)
+    assert all(len(set(chosen)) == len(chosen) for chosen in drawn.values())
+
+
+def test_the_second_operation_follows_the_first(monkeypatch):
+    step = AutoAugment()
+    groups = {(0, "Invert", None, 1): [0, 2], (1, "Solarize", 5, 1): [1, 2]}
+    monkeypatch.setattr(step, "draw", lambda count, generator: groups)
+    before = pictures(4)
+    inverted, solarized = 255 - before, [step.apply(part, "Solarize", 5, 1) for part in (before, 255 - before)]
+    expected = [inverted[0], solarized[0][1], solarized[1][2], before[3]]
+    assert torch.equal(step(before, generator()), torch.stack(expected))
 
 
 def test_uncovered_pixels_are_grey():
