@@ -51,7 +51,7 @@ _RULES = {
     "norm_weight_decay": _or_null(_NOT_NEGATIVE), "schedule": _one_of("cosine", "constant"),
     "schedule_every": _one_of("step", "epoch"), "warmup_epochs": _NOT_NEGATIVE, "label_smoothing": _FRACTION,
     "clip_grad_norm": _or_null(_POSITIVE), "ema": _or_null(_FRACTION), "channels_last": _SWITCH,
-    "select": _one_of("best", "last", "test"),
+    "select": _one_of("best", "last", "test"), "save_every": _COUNT,
 }  # fmt: skip
 
 
@@ -75,6 +75,7 @@ class Fit:
     ema: float | None = None  # decay per step of the averaged weights that are evaluated and kept
     channels_last: bool = False
     select: str = "best"  # epoch that is kept: best on valid | last | test: best on the test set
+    save_every: int = 1  # epochs between the states from which a run can be resumed
 
     def __post_init__(self) -> None:
         for name, (fits, words) in _RULES.items():
@@ -99,7 +100,7 @@ class Fit:
         return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
     def optimizer(self, ann: nn.Module) -> torch.optim.SGD:
-        """SGD over three groups: weights, thresholds, and norms with biases."""
+        """SGD over three groups: weights, thresholds, and norms with biases; on CUDA one kernel a group."""
         thresholds = {id(p) for m in ann.modules() if is_activation(m) for p in m.parameters()}
         groups: dict[str, list[nn.Parameter]] = {"weight": [], "threshold": [], "norm": []}
         for parameter in ann.parameters():
@@ -111,7 +112,8 @@ class Fit:
             for name, parameters in groups.items()
             if parameters
         ]
-        return torch.optim.SGD(settings, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+        fused = next(ann.parameters()).is_cuda or None  # None: torch chooses
+        return torch.optim.SGD(settings, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused)
 
 
 class _Training:
@@ -208,16 +210,16 @@ def _diverged(what: str, epoch: int, where: str) -> TrainingError:
 
 
 def _numbers(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    correct = (logits.detach().argmax(1) == labels).sum()
-    count = torch.tensor(len(labels), device=labels.device)
-    return torch.stack([loss.detach().double() * count, correct.double(), count.double()])
+    loss = loss.detach().double()
+    count = torch.full_like(loss, len(labels))  # filled on the device: a copy to it would make every step wait
+    return torch.stack([loss * count, (logits.detach().argmax(1) == labels).sum().double(), count])
 
 
 def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run) -> None:
     """Train `ann` in place; it ends with the weights of the best epoch on `valid` (or the last, `select="last"`).
 
     With `select="test"` the caller gives the test images as `valid` (`Splits.selecting`), and the numbers are named so.
-    Goes on from the run's last finished epoch if there is one: on a CPU, to the same numbers as without the interruption.
+    Goes on from the run's last saved epoch if there is one: on a CPU, to the same numbers as without the interruption.
     """
     training, first = _Training(ann, settings, run), 0
     state = run.load_state()
@@ -252,7 +254,8 @@ def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run)
                 "epoch": epoch, "loss": loss, "train_accuracy": train_accuracy, **scores,
                 "lr": training.optimizer.param_groups[0]["lr"], "seconds": round(run.seconds["train"], 3),
             })  # fmt: skip
-            run.save_state({"epoch": epoch + 1, "seconds": run.seconds["train"], "training": training.state()})
+            if (epoch + 1) % settings.save_every == 0 or epoch + 1 == settings.epochs:
+                run.save_state({"epoch": epoch + 1, "seconds": run.seconds["train"], "training": training.state()})
             log.info(
                 "epoch %d/%d  loss %.4f  train %.2f %%  %s%.0f s", epoch + 1, settings.epochs, loss, 100 * train_accuracy,
                 "".join(f"{name.split('_')[0]} {100 * value:.2f} %  " for name, value in scores.items()),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional
 
+from snnconv.data.augment import AutoAugment, RandomCrop, RandomFlip
 from snnconv.functional import qcfs
 from snnconv.methods.qcfs import convert
 from snnconv.neurons.integrate_fire import IntegrateFire
@@ -66,11 +67,45 @@ def test_every_schedule_gives_the_logits_of_the_cpu(exact_network, exact_images,
     same(snn(images[:2].to(DEVICE), 8), expected[:, :2])
 
 
+def on_device(batches):
+    for name in ("images", "labels", "scale", "offset"):
+        setattr(batches, name, getattr(batches, name).to(DEVICE))
+    return batches
+
+
 def test_training_learns_on_the_device(fresh_network, tiny_batches, open_tiny_run):
-    train, valid = tiny_batches(32, 8, shuffle=True), tiny_batches(20, 8)
-    for batches in (train, valid):
-        for name in ("images", "labels", "scale", "offset"):
-            setattr(batches, name, getattr(batches, name).to(DEVICE))
+    train, valid = on_device(tiny_batches(32, 8, shuffle=True)), on_device(tiny_batches(20, 8))
     run = open_tiny_run("run", f"device={DEVICE}")
     fit(fresh_network(), train, valid, Fit(epochs=8, lr=0.1, batch_size=8), run)
     assert run.best()["valid_accuracy"] == 1.0
+
+
+def test_a_training_step_never_waits_for_the_device(fresh_network, tiny_batches, open_tiny_run, monkeypatch):
+    """Between two looks at the progress nothing is read back, so the processor can run ahead and keep the GPU busy."""
+    train = on_device(tiny_batches(64, 8, shuffle=True, augment=[RandomCrop(1), RandomFlip()]))
+    valid = on_device(tiny_batches(20, 8))
+    usual = type(train).__iter__
+
+    def watched(batches):
+        for index, batch in enumerate(usual(batches)):
+            alone = batches is train and 0 < index < len(batches) - 1
+            torch.cuda.set_sync_debug_mode("error" if alone else "default")
+            yield batch
+
+    monkeypatch.setattr(type(train), "__iter__", watched)
+    monkeypatch.setattr("snnconv.training.time.monotonic", lambda: 0.0)  # it is never time to look
+    try:
+        fit(
+            fresh_network(), train, valid, Fit(epochs=1, lr=0.1, batch_size=8), open_tiny_run("run", f"device={DEVICE}")
+        )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_every_operation_of_autoaugment_gives_what_it_gives_on_the_cpu():
+    """Within a grey level, but for a few pixels that lie between two of a turned image."""
+    images, policy = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8), AutoAugment()
+    for _, *operation in policy.draw(5000, torch.Generator()):
+        there, here = policy.apply(images.to(DEVICE), *operation), policy.apply(images, *operation)
+        assert ((there.cpu().int() - here.int()).abs() > 1).float().mean() < 0.01, operation
+    assert policy(images.to(DEVICE), torch.Generator(DEVICE)).is_cuda

@@ -85,6 +85,21 @@ def test_the_older_recipe_differs(compose_config, data, augmentation):
     assert steps(cfg) == augmentation
 
 
+@pytest.mark.parametrize("model", ["vgg16", "resnet18"])
+def test_the_fast_recipe_takes_a_twentieth_of_the_epochs(compose_config, model):
+    cfg, paper = (compose_config(f"experiment=cifar10_{model}_{recipe}") for recipe in ("fast", "qcfs"))
+    assert (cfg.names.model, cfg.names.data, cfg.levels) == (model, "cifar10", paper.levels) == (model, "cifar10", 4)
+    assert 20 * cfg.fit.epochs == paper.fit.epochs
+    assert (cfg.precision, cfg.compile, cfg.method.simulate.precision) == ("bf16", True, "float32")
+    assert cfg.model.activation.threshold == 2.0
+    settings = instantiate(cfg.fit)
+    assert settings.nesterov
+    rates = [settings.lr_at(step, 10) for step in range(150)]
+    assert rates.index(max(rates)) == 19  # two epochs up, and then down to nothing
+    assert rates[-1] < 1e-3 * max(rates)
+    assert compose_config(f"experiment=cifar10_{model}_fast", "precision=tf32", "compile=false").precision == "tf32"
+
+
 # the older gradient
 
 

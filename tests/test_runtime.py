@@ -75,7 +75,15 @@ def test_a_missing_device_is_told():
 def test_precision_is_a_named_setting(precision, matmul):
     environment.set_precision(precision)
     assert torch.get_float32_matmul_precision() == matmul
+    assert torch.backends.cudnn.benchmark == (precision != "float32")
     environment.set_precision("float32")
+
+
+def test_the_commit_of_code_without_a_repository_is_what_the_user_says(monkeypatch, tmp_path):
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "snnconv" / "runtime" / "environment.py"))
+    assert environment.commit() is None
+    monkeypatch.setenv("SNNCONV_COMMIT", "0123456789ab")
+    assert environment.commit() == "0123456789ab"
 
 
 def test_an_unknown_precision_is_answered_with_the_known_ones():

@@ -282,7 +282,7 @@ WRONG = {
     "epochs": [0, -1, 1.5, True, "3"], "lr": [0, -0.1, math.nan, math.inf, "fast"], "batch_size": [0, 2.5],
     "momentum": [1.0, -0.1], "weight_decay": [-1e-4, math.nan], "threshold_weight_decay": [-1.0], "norm_weight_decay": [-1.0],
     "schedule": ["linear", None], "schedule_every": ["batch"], "warmup_epochs": [-1, 4], "label_smoothing": [1.0, -0.1],
-    "clip_grad_norm": [0.0, -1.0], "ema": [1.0, -0.5], "select": ["first"], "channels_last": ["yes", 1],
+    "clip_grad_norm": [0.0, -1.0], "save_every": [0, None], "ema": [1.0, -0.5], "select": ["first"], "channels_last": ["yes", 1],
 }  # fmt: skip
 
 
@@ -378,6 +378,30 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(
     assert [facts[0][key] for key in ("epoch", "valid_accuracy", "thresholds")] == [
         facts[1][key] for key in ("epoch", "valid_accuracy", "thresholds")
     ]
+
+
+def test_states_can_be_saved_less_often(fresh_network, train, valid, open_tiny_run):
+    """After epochs 2, 4 and 5 of 5; a kill costs the epochs since, and changes no number."""
+
+    saved = []
+
+    class Recording(Run):
+        def save_state(self, state):
+            super().save_state(state)
+            saved.append(state["epoch"])
+
+    settings = {**FIT, "epochs": 5, "save_every": 2}
+    whole, broken = open_tiny_run("whole", kind=Recording), open_tiny_run("broken")
+    torch.manual_seed(7)
+    fit(fresh_network(), train, valid, Fit(**settings), whole)
+    assert saved == [0, 2, 4, 5]
+    torch.manual_seed(7)
+    with pytest.raises(KeyboardInterrupt):
+        fit(fresh_network(), train, valid, watched(interrupt_at_step(4 * 3 + 1), **settings), broken)
+    assert [row["epoch"] for row in files.read_lines(broken.folder / "metrics.jsonl")] == [0, 1, 2]
+    fit(fresh_network(), train, valid, Fit(**settings), open_tiny_run("broken"))
+    assert [row["epoch"] for row in files.read_lines(broken.folder / "metrics.jsonl")] == [0, 1, 2, 3, 4]
+    assert_same_weights(weights(broken), weights(whole))
 
 
 def test_the_best_epoch_before_an_interruption_is_remembered(fresh_network, train, valid, open_tiny_run, monkeypatch):

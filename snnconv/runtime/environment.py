@@ -17,8 +17,10 @@ PRECISIONS = ("float32", "tf32", "bf16")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape the numbers."""
+    """Versions of Python and of the packages that shape the numbers; on CUDA also the GPU's name."""
     found = {"python": platform.python_version()}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
     for name in PACKAGES:
         try:
             found[name] = version(name)
@@ -28,7 +30,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The git commit of the code, with "+" if files have changed since; None outside a checkout."""
+    """The git commit of the code, with "+" if files have changed since; outside a checkout $SNNCONV_COMMIT, or None."""
     folder = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
@@ -37,7 +39,7 @@ def commit() -> str | None:
         ).stdout.strip()
 
     if not (folder / ".git").exists():
-        return None
+        return os.environ.get("SNNCONV_COMMIT")
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
@@ -72,11 +74,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def set_precision(precision: str) -> None:
-    """Choose float32 arithmetic: exact for `float32` and `bf16` (which autocasts), rounded to TF32 for `tf32`."""
+    """Choose float32 arithmetic: exact for `float32` and `bf16` (which autocasts), rounded to TF32 for `tf32`.
+
+    In the fast precisions cuDNN tries its kernels for each shape and takes the fastest; in `float32` it takes a fixed one.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: {', '.join(PRECISIONS)}")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = precision != "float32"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
