@@ -7,6 +7,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from snnconv.conversion import rehearse
 from snnconv.early_exit import early_exit
 from snnconv.evaluation import accuracy, accuracy_over_time
 from snnconv.report import report
@@ -26,13 +27,13 @@ def main(cfg: DictConfig) -> None:
         settings = instantiate(cfg.fit)
 
         calibrate(ann, data.calibration)
-        convert(ann, data.calibration)  # a rehearsal: what cannot be converted is told now, not after hours
+        rehearse(convert, ann, data.calibration)  # what cannot be converted is told now, not after hours
         fit(ann, data.train, data.selecting(settings.select), settings, run)  # 1. train
         with run.timed("convert"):
             snn = convert(ann, data.calibration)  # 2. convert
         curve = accuracy_over_time(snn, data.test, cfg.timesteps)  # 3. evaluate
 
-        early = early_exit(snn, data.valid, data.test, cfg.timesteps)
+        early = early_exit(snn, data.valid, data.test, max(curve.correct))
 
         report(run, snn, curve, accuracy(ann, data.test), early)
 

@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
             snn = convert(ann, data.calibration)
         curve = accuracy_over_time(snn, data.test, cfg.timesteps)
 
-        early = early_exit(snn, data.valid, data.test, cfg.timesteps)
+        early = early_exit(snn, data.valid, data.test, max(curve.correct))
 
         report(run, snn, curve, accuracy(ann, data.test), early)
 

@@ -1,7 +1,7 @@
 """Thresholds from activations: what θ a layer needs, so that its quantized activation comes close to its ReLU."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -9,84 +9,127 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from snnconv.functional import qcfs
-from snnconv.surgery import is_activation, replace_modules
+from snnconv.surgery import is_activation, replace_modules, set_submodule
 
 log = logging.getLogger(__name__)
-Samples = Float[Tensor, "M"]  # ReLU activations of one layer
+Samples = Float[Tensor, "*C M"]  # ReLU activations of one layer, or of each of its channels
+Rule = Callable[[Samples, int], Float[Tensor, "*C"]]  # samples, levels → θ
 
 
-def largest(samples: Samples, levels: int) -> float:
+def largest(samples: Samples, levels: int) -> Float[Tensor, "*C"]:
     """The largest activation: nothing is clipped.  Source: Diehl et al., IJCNN 2015 (max-norm)."""
-    return samples.max().item()
+    return samples.amax(-1)
 
 
-def percentile(samples: Samples, levels: int, percent: float = 99.9) -> float:
+def percentile(samples: Samples, levels: int, percent: float = 99.9) -> Float[Tensor, "*C"]:
     """The smallest activation that at least `percent` % do not exceed, zeros included.
 
     Source: Rueckauer et al., Front. Neurosci. 2017 (robust norm).
     """
     if not 0 < percent <= 100:
-        raise ValueError(f"calibration.rule.percent={percent}: above 0 and at most 100")
-    rank = -int(-len(samples) * percent // 100)  # rounded up
-    return samples.kthvalue(max(rank, 1)).values.item()
+        raise ValueError(f"percent={percent}: above 0 and at most 100")
+    rank = -int(-samples.shape[-1] * percent // 100)  # rounded up
+    return samples.kthvalue(max(rank, 1), dim=-1).values
 
 
-def least_squares(samples: Samples, levels: int, candidates: int = 100) -> float:
+def least_squares(samples: Samples, levels: int, candidates: int = 100) -> Float[Tensor, "*C"]:
     """The θ of least Σ (relu(z) − qcfs(z, θ, L))² among k/`candidates` of the largest activation, k = 1, 2, …
 
     Source: Li et al., ICML 2021 (SNN calibration), a grid of 95 with the clip-floor of T steps; here with the activation
     itself, L = `levels`.
     """
     if candidates < 1:
-        raise ValueError(f"calibration.rule.candidates={candidates}: at least 1")
+        raise ValueError(f"candidates={candidates}: at least 1")
+    if samples.dim() > 1:
+        return torch.stack([least_squares(channel, levels, candidates) for channel in samples])
     grid = samples.max() * torch.arange(1, candidates + 1, device=samples.device) / candidates
     errors = [(samples - qcfs(samples, threshold, levels)).double().square().sum() for threshold in grid]
-    return grid[int(torch.stack(errors).argmin())].item()
+    return grid[int(torch.stack(errors).argmin())]
 
 
 class _Observer(nn.Module):
-    """ReLU that keeps some of what it puts out: `per_image` values of each image, and the largest of each batch."""
+    """ReLU that keeps some of what it puts out: a tensor [C, M] a batch (one channel for the layer unless `per_channel`).
 
-    def __init__(self, per_image: int) -> None:
+    `per_image` values of each image, or of each channel of it, drawn evenly, and the largest of the batch.
+    """
+
+    def __init__(self, per_image: int, per_channel: bool = False) -> None:
         super().__init__()
-        self.per_image, self.generator = per_image, torch.Generator().manual_seed(0)
+        self.per_image, self.per_channel, self.generator = per_image, per_channel, torch.Generator().manual_seed(0)
         self.kept: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         output = x.clamp_min(0)
-        values = output.flatten(1).float()
-        if values.shape[1] > self.per_image:
-            places = torch.randperm(values.shape[1], generator=self.generator)[: self.per_image]
-            self.kept.append(values.max().reshape(1))
-            values = values[:, places.to(values.device)]
-        self.kept.append(values.flatten())
+        values = output.float().flatten(2) if self.per_channel and x.dim() > 2 else output.float().flatten(1)
+        values = values if values.dim() == 3 else values.unsqueeze(2 if self.per_channel else 1)  # [N, C, M]
+        kept = [values.amax((0, 2)).unsqueeze(1)]
+        if values.shape[2] > self.per_image:
+            places = torch.randperm(values.shape[2], generator=self.generator)[: self.per_image]
+            values = values[:, :, places.to(values.device)]
+        else:
+            kept = []
+        self.kept.append(torch.cat([*kept, values.transpose(0, 1).flatten(1)], 1))
         return output
 
 
 @torch.no_grad()
-def calibrate(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Any]], *, rule: Callable[..., float], per_image: int = 256
-) -> None:
+def observed_thresholds(
+    network: nn.Module,
+    paths: Collection[str],
+    batches: Iterable[tuple[Tensor, Any]],
+    rule: Rule,
+    *,
+    levels: int | None = None,
+    per_channel: bool = False,
+    momentum: float | None = None,
+    per_image: int = 256,
+) -> dict[str, float | Tensor]:
+    """θ of the activations at `paths` by `rule`, which sees what ReLU puts out there, in eval mode, on all `batches`.
+
+    A number for each layer, or [C] if `per_channel` (a channel that is never active gets the layer's largest θ).  `levels` is
+    what the rule is told, by default the activation's own.  With `momentum` m the rule is applied to each batch by itself,
+    θ ← m·θ + (1 − m)·rule(batch).  ValueError without images, or naming a layer that is never active.
+    """
+    if momentum is not None and not 0 <= momentum < 1:
+        raise ValueError(f"momentum={momentum}: at least 0 and below 1")
+    plain = replace_modules(network, (), nn.Identity).eval()
+    observers = {path: _Observer(per_image, per_channel) for path in paths}
+    for path, observer in observers.items():
+        set_submodule(plain, path, observer)
+    for images, _ in batches:
+        plain.to(images.device)(images)
+    found: dict[str, float | Tensor] = {}
+    for path, observer in observers.items():
+        if not observer.kept:
+            raise ValueError(f"{path}: no calibration images to find a threshold with (data.calibration)")
+        parts = observer.kept if per_channel else [samples[0] for samples in observer.kept]
+        known = levels if levels is not None else int(network.get_submodule(path).levels)  # type: ignore[arg-type]
+        if momentum is None:
+            theta = torch.as_tensor(rule(torch.cat(parts, -1), known))
+        else:
+            theta, *rest = (torch.as_tensor(rule(samples, known)) for samples in parts)
+            for value in rest:
+                theta = momentum * theta + (1 - momentum) * value
+        if not theta.max() > 0:
+            raise ValueError(f"{path}: calibration gives a threshold of {theta.max():.4g}, so (almost) no calibration image "
+                             "makes this layer active; use more images (data.calibration) or the largest activation "
+                             "(calibration=max, method=max_norm)")  # fmt: skip
+        found[path] = torch.where(theta > 0, theta, theta.max()) if per_channel else theta.item()
+    return found
+
+
+@torch.no_grad()
+def calibrate(network: nn.Module, batches: Iterable[tuple[Tensor, Any]], *, rule: Rule, per_image: int = 256) -> None:
     """Set the thresholds of `network` that are not known yet (NaN: its weights came from a ReLU network), by `rule`.
 
-    `rule(samples, levels)` sees the layer's activations in the ReLU network, in eval mode, on all `batches`: `per_image` of
-    each image, drawn evenly, and the largest.  Thresholds that are known stay.  ValueError names a layer that is never
-    active.  (With several processes each sees its share of the images, and training starts from the first one's thresholds.)
+    The rule sees the activations of the ReLU network (`observed_thresholds`).  Thresholds that are known stay.  (With several
+    processes each sees its share of the images, and training starts from the first one's thresholds.)
     """
     sites = {path: module for path, module in network.named_modules() if is_activation(module) and _is_unknown(module)}
     if not sites:
         return
-    kinds = tuple({type(module) for module in sites.values()})
-    plain = replace_modules(network, kinds, lambda site: _Observer(per_image) if _is_unknown(site) else site).eval()
-    for images, _ in batches:
-        plain.to(images.device)(images)
-    for path, module in sites.items():
-        observer: Any = plain.get_submodule(path)
-        threshold = rule(torch.cat(observer.kept), module.levels)
-        if not threshold > 0:
-            raise ValueError(f"{path}: calibration gives a threshold of {threshold:.4g}, so (almost) no calibration image "
-                             "makes this layer active; use more images (data.calibration) or calibration=max")  # fmt: skip
-        module.set_threshold(threshold)  # type: ignore[operator]
+    for path, threshold in observed_thresholds(network, sites, batches, rule, per_image=per_image).items():
+        sites[path].set_threshold(threshold)  # type: ignore[operator]
     log.info("Calibrated %d thresholds on ReLU activations", len(sites))
 
 

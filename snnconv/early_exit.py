@@ -81,7 +81,7 @@ def choose_threshold(snn: SpikingModel, valid: Batches, timesteps: int) -> float
 
 def _measure(snn: SpikingModel, batches: Batches, timesteps: int, threshold: float) -> tuple[float, float, float]:
     """Accuracy, mean timesteps and wall seconds over `batches` when images leave at `threshold`."""
-    totals = torch.zeros(3, dtype=torch.float64, device=batches.images.device)  # correct, steps, images
+    totals = torch.zeros(3, dtype=torch.float64, device=batches.device)  # correct, steps, images
     start = time.perf_counter()
     for images, labels in batches:
         correct, steps = _run(snn, images, labels, timesteps, threshold)

@@ -21,8 +21,9 @@ SMALL = 2**15  # elements below which the tensor stays in cache and separate ope
 def fused(formula: Callable[..., Any]) -> Callable[..., Any]:
     """`formula`, compiled by Inductor into one kernel where that pays; its first arguments are tensors of one shape.
 
-    The kernel sees them as flat memory, so one compilation serves every shape and layout.  Small tensors, tensors with gaps
-    and machines without a compiler take the formula as it is written, with identical results.
+    The kernel sees them as flat memory, so one compilation serves every shape and layout; where an argument has one value a
+    channel, it sees them as they are.  Small tensors, tensors with gaps and machines without a compiler take the formula as it
+    is written, with identical results.
     """
     compiled: Callable[..., Any] | None = None
     broken = False
@@ -33,7 +34,13 @@ def fused(formula: Callable[..., Any]) -> Callable[..., Any]:
         first = arguments[0]
         if broken or first.numel() < SMALL or torch.compiler.is_compiling() or not _is_dense(first):
             return formula(*arguments)
-        flat = [_flat_like(a, first) if isinstance(a, Tensor) and a.shape == first.shape else a for a in arguments]
+        shaped_like_first = [isinstance(a, Tensor) and a.shape == first.shape for a in arguments]
+        if any(
+            isinstance(a, Tensor) and a.dim() > 0 and not s for a, s in zip(arguments, shaped_like_first, strict=True)
+        ):
+            flat = list(arguments)  # something to broadcast, which flat memory cannot be met by
+        else:
+            flat = [_flat_like(a, first) if s else a for a, s in zip(arguments, shaped_like_first, strict=True)]
         compiled = compiled or torch.compile(formula, dynamic=True)
         try:
             result = compiled(*flat)
@@ -43,7 +50,10 @@ def fused(formula: Callable[..., Any]) -> Callable[..., Any]:
             return formula(*arguments)
         parts = result if isinstance(result, tuple) else (result,)
         shaped = [
-            part.as_strided(first.shape, first.stride()) if part.shape == flat[0].shape else part for part in parts
+            part.as_strided(first.shape, first.stride())
+            if flat[0] is not first and part.shape == flat[0].shape
+            else part
+            for part in parts
         ]
         return tuple(shaped) if isinstance(result, tuple) else shaped[0]
 

@@ -61,6 +61,8 @@ def summarize(
         "precision": cfg.precision,
         "neuron_implementation": snn.implementation(),
         "changed_predictions": curve.changed_predictions,
+        "spikes_per_image": {str(t): value for t, value in curve.spikes.items()},
+        "emitted": {"least": curve.emitted[0], "most": curve.emitted[1]},
         "firing_rate": {"mean": curve.mean_firing_rate, "layers": curve.firing_rate},
         "wall_seconds": {stage: round(value, 3) for stage, value in seconds.items()},
         "versions": environment.versions(),

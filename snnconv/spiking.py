@@ -1,6 +1,7 @@
 """A converted network and the clock that drives it."""
 
 import copy
+import inspect
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,13 +14,15 @@ from torch import Tensor, nn
 
 from snnconv.surgery import fold_amplitudes, split
 
+TOGETHER = 4096  # images × timesteps that are simulated at once where layers wait for all of them
+
 
 @dataclass(frozen=True)
 class Latency:
     """What a published "T" may hide; methods with equal answers share a ranking (architecture.md, section 6)."""
 
     warmup: int = 0  # steps spent per sample before the first counted one
-    waits: bool = False  # does a layer need all T inputs before its first output?
+    waits: bool = False  # does a layer need several inputs (all T, or a warm-up of its own) before its first output?
     spike_levels: int = 1  # 1: binary spikes; k: up to k levels per step
     signed: bool = False  # may neurons emit negative spikes?
     readout_from: int = 1  # first step that counts in the readout
@@ -52,16 +55,24 @@ class SpikingModel(nn.Module):
     The prediction at t is the argmax of the running mean up to t (`running_mean`).  Images are fed as a constant current, so
     what lies before the first neuron is computed once.
 
+    What the method says:
+
+    anytime   True if a prefix of a long run equals a short run.
+    lookahead inputs that a layer needs before its first output, None: all of them; they are then simulated layer by layer.
+    discard   first steps that are simulated and not returned.
+    for_timesteps    T → network, where the network itself depends on T; `network` is then the one to start with.
+
+    What the user says (`conf/simulate/`):
+
     schedule  "step" runs the whole network one timestep at a time, "layer" up to `chunk` timesteps layer by layer, and
               "auto" takes "layer" on CUDA (fewer kernels) and "step" elsewhere (data stay in cache).  Potentials carry over
-              between chunks, so every schedule emits the same spikes and memory does not grow with T.
+              between chunks, so every schedule emits the same spikes and memory does not grow with T (but where layers wait).
     precision "float32", or "bf16": weights and currents are rounded, membranes stay float32; `exact` is then the float32 model.
               ("tf32" is a setting of the device; here it means float32.)
     fold_threshold   let neurons emit 1 instead of θ where the next weights can carry the factor (`surgery.fold_amplitudes`).
     exit, exit_tolerance   early stop over time, see early_exit.py.
     compile   "none", or a mode of `torch.compile` for the network after the first neuron ("default", "reduce-overhead" for
               CUDA graphs, …).  A smaller last batch is padded, so nothing is compiled twice.
-    anytime   True if a prefix of a long run equals a short run.
     """
 
     def __init__(
@@ -70,6 +81,9 @@ class SpikingModel(nn.Module):
         latency: Latency,
         *,
         anytime: bool = True,
+        lookahead: int | None = 1,
+        discard: int = 0,
+        for_timesteps: Callable[[int], nn.Module] | None = None,
         schedule: str = "auto",
         chunk: int = 8,
         channels_last: bool = False,
@@ -86,28 +100,53 @@ class SpikingModel(nn.Module):
             raise ValueError(f"simulate.schedule={schedule!r}: auto, step or layer")
         if chunk < 1:
             raise ValueError(f"simulate.chunk={chunk}: at least 1 timestep")
-        network = fold_amplitudes(network.eval(), OverTime) if fold_threshold else network.eval()
-        self.network, self.latency, self.anytime = network, latency, anytime
-        self.schedule, self.chunk, self.channels_last, self.compile_mode = schedule, chunk, channels_last, compile
-        self.exit, self.exit_tolerance = exit, exit_tolerance
-        self.exact: SpikingModel | None = None
-        if precision == "bf16":
-            self.exact = SpikingModel(
-                network, latency, anytime=anytime, schedule=schedule, chunk=chunk, channels_last=channels_last
+        if discard > latency.warmup or (lookahead != 1 and not latency.waits):
+            raise ValueError(
+                f"{latency}: hides that {discard} steps are discarded and layers look {lookahead} steps ahead"
             )
-            self.network = copy.deepcopy(network).to(torch.bfloat16)
-        self._parts: tuple[Callable, Callable] | None = None
+        self.latency, self.anytime, self.lookahead, self.discard = latency, anytime, lookahead, discard
+        self.schedule, self.chunk, self.channels_last, self.compile_mode = schedule, chunk, channels_last, compile
+        self.precision, self.fold_threshold, self.exit, self.exit_tolerance = (
+            precision,
+            fold_threshold,
+            exit,
+            exit_tolerance,
+        )
+        self.for_timesteps = for_timesteps
         self._batch = 0  # images in the largest batch so far, to which smaller ones are padded when compiled
+        self._install(network)
+
+    def _install(self, network: nn.Module) -> None:
+        """Make `network` the one that is simulated."""
+        network = fold_amplitudes(network.eval(), OverTime) if self.fold_threshold else network.eval()
+        self.exact: SpikingModel | None = None
+        if self.precision == "bf16":
+            plain = {"fold_threshold": False, "compile": "none", "precision": "float32", "for_timesteps": None}
+            self.exact = SpikingModel(network, **{**self._settings(), **plain})
+            network = copy.deepcopy(network).to(torch.bfloat16)
+        self.network = network
+        self._parts: tuple[Callable, Callable] | None = None
         functional.invalidate_reset_cache(self.network)
+
+    def _settings(self) -> dict[str, Any]:
+        names = set(inspect.signature(SpikingModel).parameters) - {"network", "compile"}
+        return {**{name: getattr(self, name) for name in names}, "compile": self.compile_mode}
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies are made without what can be built again."""
         return {**self.__dict__, "_parts": None}
 
+    def prepare(self, timesteps: int) -> None:
+        """Install the network for T = `timesteps`, where the network depends on T."""
+        if self.for_timesteps is not None and timesteps != self._prepared:
+            device = next(self.network.parameters()).device
+            self._install(self.for_timesteps(timesteps).to(device))
+            self._prepared = timesteps
+
+    _prepared = 0
+
     def forward(self, images: Float[Tensor, "N C H W"], timesteps: int) -> Float[Tensor, "T N K"]:
         """Per-step logits, from the initial state."""
-        if timesteps < 1:
-            raise ValueError(f"timesteps={timesteps}: at least 1")
         return torch.cat(list(self.run(images, timesteps)))
 
     @torch.no_grad()
@@ -118,16 +157,21 @@ class SpikingModel(nn.Module):
 
         `run(…).send(indices)` goes on with those samples of the batch only; the others cost nothing any more.
         """
-        layerwise = self.schedule == "layer" or (self.schedule == "auto" and images.is_cuda)
-        chunk = self.chunk if layerwise else 1
+        if timesteps < 1:
+            raise ValueError(f"timesteps={timesteps}: at least 1")
+        self.prepare(timesteps)
+        most = max(TOGETHER // self.steps(timesteps), 1)
+        if self.lookahead is None and len(images) > most:
+            yield torch.cat([self(part, timesteps) for part in images.split(most)], dim=1)
+            return
         before, after = self._split()
         clock = [module for module in self.network.modules() if isinstance(module, OverTime)]
+        layerwise = self.schedule == "layer" or (self.schedule == "auto" and images.is_cuda)
         functional.reset_net(self.network)
-        functional.set_step_mode(self.network, "m" if layerwise else "s")
-        constants = before(self._prepare(images))
-        count = len(images)
-        for start in range(0, timesteps, chunk):
-            steps = min(chunk, timesteps - start)
+        functional.set_step_mode(self.network, "m" if layerwise or self.lookahead != 1 else "s")
+        constants = before(self._ready(images))
+        count, done = len(images), -self.discard
+        for steps in self._chunks(timesteps, self.chunk if layerwise else 1):
             for module in clock:
                 module.timesteps = steps
             logits = after(
@@ -136,11 +180,24 @@ class SpikingModel(nn.Module):
                     for constant in constants
                 )
             )
-            keep = yield logits.unflatten(0, (steps, -1))[:, :count].to(images.dtype)
+            first, done = max(-done, 0), done + steps
+            counted = logits.unflatten(0, (steps, -1))[first : steps - max(done - timesteps, 0), :count]
+            keep = (yield counted.to(images.dtype)) if len(counted) else None
             if keep is not None:
                 constants, count = [constant[keep] for constant in constants], len(keep)
                 for neuron in self.neurons().values():
                     keep_samples(neuron, keep)
+
+    def steps(self, timesteps: int) -> int:
+        """How many steps are simulated to return `timesteps` of them."""
+        return max(self.discard + timesteps, self.lookahead or 1)
+
+    def _chunks(self, timesteps: int, chunk: int) -> list[int]:
+        """Numbers of steps to simulate together; the first chunk holds all that a layer has to see at once."""
+        total = self.steps(timesteps)
+        first = total if self.lookahead is None else max(min(chunk, total), self.lookahead)
+        rest = total - first
+        return [first, *[chunk] * (rest // chunk), *([rest % chunk] if rest % chunk else [])]
 
     def _split(self) -> tuple[Callable, Callable]:
         """The network before the first neurons, and the rest, which is compiled if so asked."""
@@ -152,7 +209,7 @@ class SpikingModel(nn.Module):
             self._parts = before, compiled
         return self._parts
 
-    def _prepare(self, images: Tensor) -> Tensor:
+    def _ready(self, images: Tensor) -> Tensor:
         """Images in the dtype and layout of the weights, padded to the largest batch so far if the network is compiled."""
         self._batch = max(self._batch, len(images))
         if self.compile_mode != "none" and len(images) < self._batch:
@@ -170,7 +227,7 @@ class SpikingModel(nn.Module):
         """What computes an integrate-and-fire layer: the kernel SpikingJelly picks here, or our single step."""
         device = next(self.network.parameters()).device
         stepwise = self.schedule == "step" or (self.schedule == "auto" and device.type != "cuda")
-        return "fused-step" if stepwise else functional.neuron_implementation("if", device)
+        return "fused-step" if stepwise else str(functional.neuron_implementation("if", device)["implementation"])
 
 
 def keep_samples(neuron: nn.Module, indices: Tensor) -> None:
@@ -178,7 +235,7 @@ def keep_samples(neuron: nn.Module, indices: Tensor) -> None:
     for module in neuron.modules():
         if isinstance(module, base.MemoryModule):
             for name, value in module._memories.items():
-                if isinstance(value, Tensor):
+                if isinstance(value, Tensor) and value.dim():
                     module._memories[name] = value[indices]
 
 
@@ -190,19 +247,29 @@ def running_mean(logits: Float[Tensor, "T N K"], readout_from: int = 1) -> Float
 
 
 @contextmanager
-def count_spikes(model: SpikingModel, counts: dict[str, Tensor]) -> Iterator[None]:
-    """While open, adds to `counts`, by layer path, what the neurons do: [spikes, neurons × timesteps], float64."""
+def count_spikes(model: SpikingModel) -> Iterator[dict[str, list[Tensor]]]:
+    """While open, what the neurons of each layer emit, by path: a tensor [t, 4], float64, for each call of t steps.
+
+    Its columns: spikes (absolute values, over all samples of the batch), neurons, the least and the largest number of spikes
+    that one neuron emitted in the step.  A neuron without a `node` emits a spike wherever its output is not 0.
+    """
+    counts: dict[str, list[Tensor]] = {}
 
     def counter(path: str) -> Callable[[nn.Module, tuple, Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            spikes = torch.count_nonzero(output).double()
-            counts[path] = counts.get(path, 0) + torch.stack([spikes, torch.full_like(spikes, output.numel())])
+        def hook(module: Any, inputs: tuple, output: Tensor) -> None:
+            whole = isinstance(module, base.MemoryModule)
+            steps = output.unsqueeze(0) if whole and module.step_mode == "s" else output
+            spikes = (steps if whole else steps.sign()).flatten(1).double()
+            row = spikes.abs().sum(1), torch.full_like(spikes[:, 0], spikes.shape[1]), spikes.amin(1), spikes.amax(1)
+            counts.setdefault(path, []).append(torch.stack(row, 1))
 
         return hook
 
-    handles = [neuron.register_forward_hook(counter(path)) for path, neuron in model.neurons().items()]
+    handles = [
+        getattr(neuron, "node", neuron).register_forward_hook(counter(path)) for path, neuron in model.neurons().items()
+    ]
     try:
-        yield
+        yield counts
     finally:
         for handle in handles:
             handle.remove()

@@ -296,11 +296,32 @@ def fold_amplitudes(network: nn.Module, kind: type) -> nn.Module:
         if neuron is None or not hasattr(neuron, "amplitude"):
             continue
         layers = _weights_fed_by(node, modules, uses)
-        if layers:
+        if layers and all(_carries(layer, neuron.amplitude) for layer in layers):
             for layer in layers:
-                layer.weight = nn.Parameter(layer.weight * neuron.amplitude)  # its own, if it was shared
+                layer.weight = nn.Parameter(
+                    layer.weight * _by_input(layer, neuron.amplitude)
+                )  # its own, if it was shared
             neuron.amplitude = 1.0
     return network
+
+
+def _carries(layer: Any, amplitude: Any) -> bool:
+    """Can the weights of `layer` take over `amplitude`, a number or [C]?"""
+    if not isinstance(amplitude, torch.Tensor):
+        return True
+    if isinstance(layer, nn.Linear):
+        return layer.in_features % len(amplitude) == 0  # flattened channel by channel
+    return layer.groups == 1
+
+
+def _by_input(layer: Any, amplitude: Any) -> Any:
+    """`amplitude` shaped to scale the inputs that the weights of `layer` meet."""
+    if not isinstance(amplitude, torch.Tensor):
+        return amplitude
+    amplitude = amplitude.to(layer.weight)
+    if isinstance(layer, nn.Linear):
+        return amplitude.repeat_interleave(layer.in_features // len(amplitude))
+    return amplitude.view(1, -1, *[1] * (layer.weight.dim() - 2))
 
 
 def _weights_fed_by(node: fx.Node, modules: dict[str, nn.Module], uses: Counter) -> list[Any] | None:

@@ -82,7 +82,7 @@ def test_an_anytime_model_runs_once_any_other_once_for_every_t(snn, test_set):
     runs.clear()
     snn.anytime = False
     often = accuracy_over_time(snn, test_set, 4)
-    assert runs == [1, 2, 3, 4] * 3
+    assert runs == [t for t in (1, 2, 3, 4) for _ in range(3)]
     assert often.correct == once.correct
 
 

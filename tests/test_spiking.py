@@ -324,12 +324,13 @@ def test_spikes_are_counted(schedule):
     """θ = 1, two neurons: current ½ fires at t = 1, 3; current ¼ at t = 2."""
     ann = nn.Sequential(nn.Flatten(), nn.Linear(1, 2), QCFS(4, 1.0), nn.Linear(2, 1))
     ann[1].weight.data, ann[1].bias.data = torch.tensor([[0.5], [0.25]]), torch.zeros(2)
-    counts: dict = {}
     snn = spiking(ann, schedule=schedule, chunk=3)
-    with count_spikes(snn, counts):
+    with count_spikes(snn) as counts:
         snn(torch.ones(1, 1, 1, 1), 4)
     snn(torch.ones(1, 1, 1, 1), 4)  # not counted any more
-    assert [value.tolist() for value in counts.values()] == [[3.0, 2 * 4]]
+    assert [torch.cat(calls).tolist() for calls in counts.values()] == [
+        [[1, 2, 0, 1], [1, 2, 0, 1], [1, 2, 0, 1], [0, 2, 0, 0]]
+    ]
     assert list(counts) == list(snn.neurons())
 
 

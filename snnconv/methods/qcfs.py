@@ -6,10 +6,11 @@ from typing import Any
 from torch import nn
 
 from snnconv.activations.qcfs import QCFS
-from snnconv.spiking import Latency, OverTime, SpikingModel
-from snnconv.surgery import fold_batchnorm, replace_modules, require_convertible
+from snnconv.conversion import converts, to_spiking
+from snnconv.spiking import Latency, SpikingModel
 
 
+@converts(QCFS)
 def convert(
     ann: nn.Module, batches: Iterable, *, neuron: Callable[..., nn.Module], simulate: Mapping[str, Any] | None = None
 ) -> SpikingModel:
@@ -17,10 +18,5 @@ def convert(
 
     ValueError names the path of every layer that cannot be carried.
     """
-    require_convertible(ann, QCFS)
-
-    def to_neuron(activation: Any) -> nn.Module:
-        return OverTime(neuron(threshold=activation.threshold.item()))
-
-    network = replace_modules(fold_batchnorm(ann), QCFS, to_neuron)
+    network = to_spiking(ann, QCFS, lambda path, site: neuron(threshold=site.threshold.item()))
     return SpikingModel(network, Latency(needs_training="activation"), **(simulate or {}))

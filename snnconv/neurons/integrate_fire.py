@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from spikingjelly.activation_based import neuron
-from torch import Tensor, nn
+from torch import Tensor
 
 from snnconv import functional
+from snnconv.neurons.base import Neuron, Node, Threshold, positive
 
 
 class IntegrateFireNode(neuron.IFNode):
@@ -41,31 +41,23 @@ class IntegrateFireNode(neuron.IFNode):
         return spikes
 
 
-class IntegrateFire(nn.Module):
+class VariedIntegrateFireNode(Node):
+    """The same dynamics where θ differs from channel to channel, or v(0) from neuron to neuron."""
+
+    def fire(self, current: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes (0 or 1) and v."""
+        return functional.integrate_fire(current, v, self.threshold(v))
+
+
+class IntegrateFire(Neuron):
     """Integrate-and-fire with threshold θ: current [T, N, …] → θ·spikes [T, N, …].
 
-    `v_initial` is v(0) as a fraction of θ; ½ makes the expected conversion error zero (Bu et al., AAAI 2022).  State carries
-    over to the next call until SpikingJelly's `functional.reset_net`.  `amplitude` is what a spike counts in the output: θ,
-    or 1 where θ has been folded into the weights that follow (`spiking.fold_thresholds`).
+    `threshold` is a number or [C], one θ a channel; `v_initial` is v(0) as a fraction of θ, a number or of the layer's shape; ½
+    makes the expected conversion error zero (Bu et al., AAAI 2022).
     """
 
-    def __init__(self, threshold: float, v_initial: float = 0.5) -> None:
-        super().__init__()
-        if not threshold > 0:
-            raise ValueError(f"threshold={threshold!r}: θ is a positive number")
-        self.threshold = self.amplitude = float(threshold)
-        self.node = IntegrateFireNode(self.threshold, v_initial * self.threshold)
-
-    def forward(self, current: Float[Tensor, "T N *shape"]) -> Float[Tensor, "T N *shape"]:
-        """θ·spikes of each timestep."""
-        if self.node.step_mode == "m":
-            return self._scaled(self.node(current))
-        steps = [self._scaled(self.node(step)) for step in current]
-        return steps[0].unsqueeze(0) if len(steps) == 1 else torch.stack(steps)
-
-    def _scaled(self, spikes: Tensor) -> Tensor:
-        return spikes if self.amplitude == 1 else self.amplitude * spikes
-
-    def extra_repr(self) -> str:
-        """Shown by print(network)."""
-        return f"threshold={self.threshold:.4g}"
+    def __init__(self, threshold: Any, v_initial: float | Tensor = 0.5) -> None:
+        theta: Threshold = positive(threshold)
+        plain = isinstance(theta, float) and not isinstance(v_initial, Tensor)
+        node = IntegrateFireNode(theta, v_initial * theta) if plain else VariedIntegrateFireNode(theta, v_initial)  # type: ignore[arg-type]
+        super().__init__(theta, node)

@@ -31,6 +31,13 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def largest_over_ranks(tensor: Tensor) -> Tensor:
+    """The largest of each element of `tensor` over all processes, on every process."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor
+
+
 def broadcast(value: object) -> object:
     """Rank 0's `value`, on every process."""
     if not dist.is_initialized():

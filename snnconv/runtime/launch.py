@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from snnconv.runtime import checkpoint, distributed
 
 # What may change when a stored run goes on; everything else would change its numbers.
-RESUMABLE = ("device", "data.root", "track", "timesteps", "simulate", "trust")
+RESUMABLE = ("device", "data.root", "track", "data.workers", "timesteps", "simulate", "trust")
 REEVALUABLE = (*RESUMABLE, "precision", "method", "neuron")
 KEPT = ("last.ckpt", "ann.safetensors", "ann.json", "metrics.jsonl", "result.json")  # with one of them, it holds a run
 
@@ -127,8 +127,9 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration to use: `cfg`, or the stored one of the run that `resume` or `run` names with what may change."""
     settled = _continued(cfg, overrides) if cfg.resume or cfg.run else cfg
     timesteps = settled.timesteps
-    if isinstance(timesteps, bool) or not isinstance(timesteps, int) or timesteps < 1:
-        raise ValueError(f"timesteps={timesteps!r}: a whole number of at least 1")
+    listed = timesteps if isinstance(timesteps, Sequence) and not isinstance(timesteps, str) else [timesteps]
+    if not listed or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in listed):
+        raise ValueError(f"timesteps={timesteps!r}: a whole number of at least 1, or a list of them, [1,2,4,8]")
     if not isinstance(settled.compile, bool):
         raise ValueError(f"compile={settled.compile!r}: true or false")
     return settled

@@ -1,0 +1,78 @@
+"""What conversion methods share: which activations one takes, thresholds of the sites, neurons in the place of activations."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+from snnconv.calibration import Rule, observed_thresholds
+from snnconv.neurons.base import Threshold
+from snnconv.spiking import OverTime, SpikingModel
+from snnconv.surgery import fold_batchnorm, is_activation, require_convertible, set_submodule
+
+Convert = Callable[..., SpikingModel]
+
+
+def converts(*kinds: type[nn.Module]) -> Callable[[Convert], Convert]:
+    """Decorates a method's `convert(ann, batches, …)`: it takes networks whose activations are of `kinds`.
+
+    ValueError names the path of every layer of another network that cannot be carried, before anything is computed.
+    """
+
+    def decorate(convert: Convert) -> Convert:
+        @functools.wraps(convert)
+        def checked(ann: nn.Module, batches: Iterable, **settings: Any) -> SpikingModel:
+            require_convertible(ann, kinds)
+            return convert(ann, batches, **settings)
+
+        return checked
+
+    return decorate
+
+
+def rehearse(convert: Any, ann: nn.Module, batches: Iterable, images: int = 32) -> None:
+    """Try `convert` on a few images: what it refuses is told now, not after hours of training.
+
+    A method that takes long by itself says with `convert.rehearse = …`, a function of the same arguments, what to try instead.
+    """
+    function, settings = getattr(convert, "func", convert), getattr(convert, "keywords", {})
+    few = next(((x[:images], y[:images]) for x, y in batches), None)
+    getattr(function, "rehearse", function)(ann, [few] if few else [], **settings)
+
+
+def to_spiking(ann: nn.Module, kinds: type | tuple[type, ...], make: Callable[[str, Any], nn.Module]) -> nn.Module:
+    """A copy of `ann`, batch norms folded, in which every activation of `kinds` is the neuron `make(path, activation)`."""
+    network = fold_batchnorm(ann)
+    sites = {path: module for path, module in network.named_modules() if isinstance(module, kinds)}
+    for path, site in sites.items():
+        set_submodule(network, path, OverTime(make(path, site)))
+    return network
+
+
+def thresholds(
+    ann: nn.Module,
+    kinds: type | tuple[type, ...],
+    batches: Iterable,
+    rule: Rule | None = None,
+    *,
+    levels: int = 8,
+    per_channel: bool = False,
+) -> dict[str, Threshold]:
+    """θ of every activation of `kinds`, by path: as it was trained where it has one, else by `rule` from calibration images.
+
+    ValueError if a rule is needed and there is none, or there are no images.
+    """
+    sites: dict[str, Any] = {path: module for path, module in ann.named_modules() if isinstance(module, kinds)}
+    trained = {path: site.threshold.item() for path, site in sites.items() if is_activation(site)}
+    plain = [path for path in sites if path not in trained]
+    if not plain:
+        return trained  # type: ignore[return-value]
+    if rule is None:
+        raise ValueError(f"{plain[0]}: has no threshold, and this method was given no rule to find one (method.rule)")
+    return trained | observed_thresholds(ann, plain, batches, rule, levels=levels, per_channel=per_channel)
+
+
+def training_of(ann: nn.Module) -> str:
+    """`needs_training` of a method that changes no weights: "activation" if thresholds were trained, else "none"."""
+    return "activation" if any(is_activation(module) for module in ann.modules()) else "none"

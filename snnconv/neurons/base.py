@@ -1,0 +1,102 @@
+"""What every spiking neuron here is made of: a SpikingJelly node that emits whole spikes, and what a spike counts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from spikingjelly.activation_based import neuron
+from torch import Tensor, nn
+
+Threshold = float | Tensor  # one θ for the layer, or [C], one a channel
+
+
+def per_channel(values: Tensor, like: Tensor, axis: int = 1) -> Tensor:
+    """`values` [C] shaped so that they meet `axis` of `like`; a single number stays as it is."""
+    return values.view(-1, *[1] * (like.dim() - axis - 1)) if values.dim() == 1 else values
+
+
+class Node(neuron.BaseNode):
+    """A SpikingJelly node given by one formula: subclasses write `fire(current, *states) -> (spikes, *states)` for one step.
+
+    `threshold` is θ or [C], v(0) = `v_initial` · θ; `v_initial` may have the shape of the layer (without the batch).  `states`
+    are further memories and their first values.  Spikes are whole numbers in the dtype of the current; states are float32
+    (float64 for float64 currents).  Several steps are the formula step by step, so both step modes emit the same spikes.
+    """
+
+    def __init__(self, threshold: Threshold, v_initial: float | Tensor = 0.5, **states: float) -> None:
+        super().__init__(v_threshold=1.0, v_reset=None, step_mode="m")
+        self.theta = torch.as_tensor(
+            threshold, dtype=torch.float64
+        )  # plain attributes: rounding the weights leaves them
+        self.v_initial = torch.as_tensor(v_initial, dtype=torch.float64)
+        for name, value in states.items():
+            self.register_memory(name, value)
+
+    fire: Callable[..., tuple[Tensor, ...]]
+
+    def threshold(self, v: Tensor) -> Tensor:
+        """θ in the dtype of `v`, shaped to meet its channels."""
+        return per_channel(self.theta.to(v.dtype), v) if self.theta.dim() else self.theta
+
+    def materialize_states(self, inputs: tuple, states: tuple, step_mode: str) -> tuple:
+        """Every state as a tensor: kept while it fits the batch, else its first value."""
+        step = inputs[0][0] if step_mode == "m" else inputs[0]
+        dtype = torch.float64 if step.dtype == torch.float64 else torch.float32
+        if self.theta.dim() or self.v_initial.dim():
+            self.theta, self.v_initial = self.theta.to(step.device), self.v_initial.to(step.device)
+        return tuple(
+            value.to(step.device, dtype)
+            if isinstance(value, Tensor) and value.shape == step.shape
+            else torch.zeros_like(step, dtype=dtype) + self._first(name, step)
+            for name, value in zip(self._memories, states, strict=True)
+        )
+
+    def _first(self, name: str, step: Tensor) -> Tensor | float:
+        if name != "v":
+            return self.get_reset_value(name)  # type: ignore[return-value]
+        first = self.v_initial * per_channel(self.theta, step)
+        return first.to(torch.float64 if step.dtype == torch.float64 else torch.float32)
+
+    def single_step_functional_forward(self, inputs: tuple, states: tuple, **kwargs: Any) -> tuple:
+        """One step, for SpikingJelly's machinery."""
+        spikes, *states_after = self.fire(inputs[0], *states)
+        return (spikes,), tuple(states_after)
+
+
+class Neuron(nn.Module):
+    """A node whose spikes count `amplitude` each: current [T, N, …] → amplitude · spikes [T, N, …].
+
+    `amplitude` is θ unless said otherwise, and becomes 1 where it has been folded into the weights that follow
+    (`surgery.fold_amplitudes`).  State carries over to the next call until SpikingJelly's `functional.reset_net`.
+    """
+
+    def __init__(self, threshold: Threshold, node: nn.Module, amplitude: Threshold | None = None) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.amplitude = threshold if amplitude is None else amplitude
+        self.node = node
+
+    def forward(self, current: Float[Tensor, "T N *shape"]) -> Float[Tensor, "T N *shape"]:
+        """amplitude · spikes of each timestep."""
+        if self.node.step_mode == "m":
+            return self._scaled(self.node(current), axis=2)
+        steps = [self._scaled(self.node(step), axis=1) for step in current]
+        return steps[0].unsqueeze(0) if len(steps) == 1 else torch.stack(steps)
+
+    def _scaled(self, spikes: Tensor, axis: int) -> Tensor:
+        if isinstance(self.amplitude, Tensor):
+            return spikes * per_channel(self.amplitude.to(spikes), spikes, axis)
+        return spikes if self.amplitude == 1 else self.amplitude * spikes
+
+    def extra_repr(self) -> str:
+        """Shown by print(network)."""
+        return f"threshold={self.threshold:.4g}" if isinstance(self.threshold, float) else "threshold per channel"
+
+
+def positive(threshold: Any) -> Threshold:
+    """`threshold` as a float, or as [C] if it has one value a channel; ValueError unless positive and finite."""
+    values = torch.as_tensor(threshold, dtype=torch.float64).detach()
+    if values.dim() > 1 or not bool((values.isfinite() & (values > 0)).all()):
+        raise ValueError(f"threshold={threshold!r}: θ is a positive number, or a positive number for each channel")
+    return values.cpu() if values.dim() else float(values)
