@@ -12,6 +12,7 @@ from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
+from snnconv.data.folder import cut_files
 from snnconv.data.splits import cut
 from snnconv.runtime.run import explain
 from snnconv.runtime.tracking import Tracker
@@ -71,12 +72,13 @@ def test_every_simulation_builds(compose_config, any_simulate):
 
 
 def test_every_data_set_names_real_parameters(compose_config, any_data):
-    """Its files may not be here, so the names are compared with those of the loader and of `cut`."""
+    """Its files may not be here, so the names are compared with those of the loader and of what it passes them on to."""
     data = compose_config(f"data={any_data}").data
     taken = inspect.signature(get_method(data._target_)).parameters
-    known = {*taken, *(inspect.signature(cut).parameters if "options" in taken else ())}
-    assert set(data) - {"_target_", "augment"} <= known
-    for step in data.get("augment", ()):
+    passed_on = cut_files if ".folder." in data._target_ else cut
+    known = {*taken, *(inspect.signature(passed_on).parameters if "options" in taken else ())}
+    assert set(data) - {"_target_"} <= known | {"augment"}
+    for step in (*data.get("augment", ()), *data.get("prepare", ())):
         instantiate(step)
 
 

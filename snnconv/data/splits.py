@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from snnconv.runtime import distributed
 from snnconv.runtime.seed import derive
@@ -23,7 +25,7 @@ class Batches:
 
     def __init__(
         self,
-        images: UInt8[Tensor, "M C H W"],
+        images: UInt8[Tensor, "M C H W"] | Dataset,  # files: only where `_load` is overridden
         labels: Int64[Tensor, "M"],
         batch_size: int,
         mean: Sequence[float],
@@ -35,10 +37,11 @@ class Batches:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: at least 1 image")
-        self.images, self.labels, self.batch_size = images, labels, batch_size
-        scale = torch.tensor(std, device=images.device)
+        self.images: Any = images
+        self.labels, self.batch_size = labels, batch_size
+        scale = torch.tensor(std, device=labels.device)
         self.scale = (1 / (255 * scale)).view(-1, 1, 1)
-        self.offset = (-torch.tensor(mean, device=images.device) / scale).view(-1, 1, 1)
+        self.offset = (-torch.tensor(mean, device=labels.device) / scale).view(-1, 1, 1)
         self.shuffle, self.augment, self.seed, self.epoch = shuffle, augment, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -52,7 +55,12 @@ class Batches:
     @property
     def count(self) -> int:
         """Images of the whole set, over all processes."""
-        return len(self.images)
+        return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are."""
+        return self.labels.device
 
     def _share(self) -> range:
         rank, world = distributed.rank(), distributed.world_size()
@@ -62,18 +70,25 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Float[Tensor, "N C H W"], Int64[Tensor, "N"]]]:
         """One pass over this process's share."""
-        generator = torch.Generator(self.images.device)
-        order = torch.arange(self.count, device=self.images.device)
+        order = torch.arange(self.count, device=self.device)
         if self.shuffle:
-            generator.manual_seed(derive(self.seed, self.epoch))
-            order = torch.randperm(self.count, generator=generator, device=self.images.device)
-            generator.manual_seed(derive(self.seed, self.epoch, distributed.rank() + 1))
+            generator = torch.Generator(self.device).manual_seed(derive(self.seed, self.epoch))
+            order = torch.randperm(self.count, generator=generator, device=self.device)
         share = self._share()
-        for indices in order[share.start : share.stop : share.step].split(self.batch_size):
+        batches = order[share.start : share.stop : share.step].split(self.batch_size)
+        for indices, images in zip(batches, self._load(batches), strict=True):
+            yield images * self.scale + self.offset, self.labels[indices]
+
+    def _load(self, batches: Sequence[Int64[Tensor, "_"]]) -> Iterator[UInt8[Tensor, "_ C H W"]]:
+        """The augmented images of each batch of indices."""
+        generator = torch.Generator(self.device)
+        if self.shuffle:
+            generator.manual_seed(derive(self.seed, self.epoch, distributed.rank() + 1))
+        for indices in batches:
             images = self.images[indices]
             for transform in self.augment:
                 images = transform(images, generator)
-            yield images * self.scale + self.offset, self.labels[indices]
+            yield images
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,17 @@ class Splits:
             raise ValueError("data.valid=0 leaves no images for fit.select=best; use fit.select=last, or fit.select=test as "
                              "the papers do")  # fmt: skip
         return self.test if select == "test" else self.valid
+
+
+def hold_out(name: str, count: int, valid: int, calibration: int) -> tuple[Tensor, Tensor]:
+    """Indices of the images that train (the first `calibration` of them calibrate), and of those that validate.
+
+    The same for every seed.  ValueError if there are not that many.
+    """
+    if not 0 <= valid < count or not 0 < calibration <= count - valid:
+        raise ValueError(f"{name}: cannot hold out {valid} validation and {calibration} calibration of {count} images")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return order[valid:], order[:valid]
 
 
 def cut(
@@ -129,20 +155,15 @@ def cut(
             raise ValueError(
                 f"{name}: {part} labels do not lie in 0…{num_classes - 1} (data.num_classes={num_classes})"
             )
-    order = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(0))
-    if not 0 <= valid < len(order) or not 0 < calibration <= len(order) - valid:
-        raise ValueError(
-            f"{name}: cannot hold out {valid} validation and {calibration} calibration of {len(order)} images"
-        )
+    kept, held = hold_out(name, len(train[0]), valid, calibration)
 
     def batches(pair: tuple[Tensor, Tensor], indices: Tensor | slice, size: int, **options: object) -> Batches:
         images, labels = (part[indices].to(device) for part in pair)
         return Batches(images, labels, size, mean, std, **options)  # type: ignore[arg-type]
 
-    kept = order[valid:]
     return Splits(
         train=batches(train, kept, batch_size, shuffle=True, augment=augment, seed=seed),
-        valid=batches(train, order[:valid], eval_batch_size),
+        valid=batches(train, held, eval_batch_size),
         calibration=batches(train, kept[:calibration], eval_batch_size),
         test=batches(test, slice(None), eval_batch_size),
     )

@@ -1,0 +1,227 @@
+"""ImageNet and Tiny-ImageNet: a folder of images for each class, decoded by worker processes while the network computes."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import pil_loader
+from torchvision.transforms import v2
+
+from snnconv.data.splits import Batches, Splits, hold_out
+from snnconv.runtime.seed import derive
+
+Files = list[tuple[str, str]]  # path and class of every image
+Steps = Sequence[Callable[[Any], Any]]  # from one PIL image to the next
+
+IMAGENET = (
+    "torchvision cannot download ImageNet: get ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
+    "ILSVRC2012_devkit_t12.tar.gz from image-net.org (it asks for an account), put them there and let "
+    "torchvision.datasets.ImageNet(folder, 'train') and (folder, 'val') unpack them: train/ and val/ then hold a folder of "
+    "images for each class; or point data.root=… or SNNCONV_DATA at the folder that holds them"
+)
+TINY_IMAGENET = (
+    "torchvision cannot download Tiny-ImageNet: get tiny-imagenet-200.zip (Stanford, CS231n) and unpack it there: train/ then "
+    "holds a folder for each class, val/ holds images/ and val_annotations.txt (or a folder for each class); "
+    "or point data.root=… or SNNCONV_DATA at the folder that holds them"
+)
+
+
+def imagenet(root: str, **options: Any) -> Splits:
+    """ImageNet (ILSVRC 2012): 1,281,167 training images of 1,000 classes; `test` is the published validation set of 50,000.
+
+    Found in `root`/imagenet or in `root` itself.
+    """
+    folder = _located(root, "imagenet", IMAGENET)
+    return cut_files(folder, _by_class(folder / "train", IMAGENET), _by_class(folder / "val", IMAGENET), **options)
+
+
+def tiny_imagenet(root: str, **options: Any) -> Splits:
+    """Tiny-ImageNet: 100,000 training images of 64×64, 200 classes; `test` is the published validation set of 10,000.
+
+    Found in `root`/tiny-imagenet-200 or in `root` itself.
+    """
+    folder = _located(root, "tiny-imagenet-200", TINY_IMAGENET)
+    val = folder / "val"
+    published = (val / "images").is_dir() and any((val / "images").iterdir())  # some move them into folders of classes
+    test = _annotated(val) if published else _by_class(val, TINY_IMAGENET)
+    return cut_files(folder, _by_class(folder / "train", TINY_IMAGENET), test, **options)
+
+
+def transform(name: str, **options: Any) -> v2.Transform:
+    """The transform `name` of torchvision.transforms.v2; ValueError if there is none.  It is drawn anew for each image."""
+    kind = getattr(v2, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
+        raise ValueError(f"name={name}: no transform of torchvision.transforms.v2")
+    return kind(**options)
+
+
+class ImageFiles(Dataset):
+    """Image files as uint8 RGB of one shape, a batch at a time: what a worker process does."""
+
+    def __init__(self, paths: Sequence[str], shape: Sequence[int], steps: Steps) -> None:
+        # one block of memory: each worker would come to own a copy of a million python strings
+        self.paths = np.array([os.fsencode(path) for path in paths], dtype=bytes)
+        self.shape, self.transform = tuple(shape), v2.Compose([*steps, v2.PILToTensor()])
+
+    def __getitem__(self, batch: tuple[list[int], tuple[int, ...]]) -> UInt8[Tensor, "N C H W"] | ValueError:
+        """The images of these indices; what is drawn for one depends on the keys and its index alone.
+
+        An error is returned for the caller to raise: a DataLoader would bury its one line in a worker's traceback.
+        """
+        indices, keys = batch
+        with torch.random.fork_rng(devices=[]):
+            try:
+                images = [self._image(index, derive(*keys, index)) for index in indices]
+            except ValueError as error:
+                return error
+        return torch.stack(images) if images else torch.empty(0, *self.shape, dtype=torch.uint8)
+
+    def _image(self, index: int, seed: int) -> UInt8[Tensor, "C H W"]:
+        path = os.fsdecode(self.paths[index])
+        try:
+            picture = pil_loader(path)
+        except Exception as error:  # a damaged file can raise almost anything
+            raise ValueError(f"{path}: damaged, or no image ({type(error).__name__}: {error}); replace it by the original, "
+                             "or remove it") from error  # fmt: skip
+        torch.default_generator.manual_seed(seed)  # v2 draws from this one, and only from this one
+        image = self.transform(picture)
+        if image.shape != self.shape:
+            raise ValueError(f"{path}: becomes {list(image.shape)}, data.input_shape says {list(self.shape)}; "
+                             "change that, or the sizes in data.augment and data.prepare")  # fmt: skip
+        return image
+
+
+class FolderBatches(Batches):
+    """`Batches` of a set that does not fit on the device: `workers` processes decode, each `prefetch` batches ahead.
+
+    The augmentation of an image depends on (`seed`, epoch, the image) alone, however many workers and processes there are.
+    """
+
+    def __init__(
+        self,
+        images: ImageFiles,
+        labels: Int64[Tensor, "M"],
+        *arguments: Any,
+        workers: int = 0,
+        prefetch: int = 2,
+        **options: Any,
+    ) -> None:
+        super().__init__(images, labels, *arguments, **options)
+        if workers < 0 or prefetch < 1:
+            raise ValueError(f"data.workers={workers}, data.prefetch={prefetch}: at least 0 processes and 1 batch")
+        self.workers, self.prefetch = workers, prefetch
+
+    def _load(self, batches: Sequence[Int64[Tensor, "_"]]) -> Iterator[UInt8[Tensor, "_ C H W"]]:
+        keys = (self.seed, self.epoch)
+        loader = DataLoader(
+            self.images,
+            batch_size=None,  # an index is a batch
+            sampler=[(indices.tolist(), keys) for indices in batches],
+            num_workers=self.workers,
+            prefetch_factor=self.prefetch if self.workers else None,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # not torch's own, which is left as it was
+        )
+        for images in loader:
+            if isinstance(images, ValueError):
+                raise images
+            yield images.to(self.device, non_blocking=True)
+
+
+def cut_files(
+    folder: Path,
+    train: Files,
+    test: Files,
+    *,
+    num_classes: int,
+    input_shape: Sequence[int],
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    valid: int,
+    calibration: int,
+    seed: int,
+    device: torch.device | str,
+    augment: Steps = (),
+    prepare: Steps = (),
+    workers: int = 0,
+    prefetch: int = 2,
+    eval_batch_size: int = 100,
+) -> Splits:
+    """`Splits` of image files: `augment` leads from a PIL image to the network's input in training, `prepare` elsewhere.
+
+    Classes are numbered in the order of their names.  `valid` and `calibration` are cut from `train` as in `splits.cut`.
+    ValueError where the files are not what was announced.
+    """
+    classes, tested = ({name for _, name in part} for part in (train, test))
+    if len(classes) != num_classes:
+        raise ValueError(f"{folder / 'train'}: images of {len(classes)} classes, data.num_classes={num_classes}; "
+                         "an unpacking that was cut short?")  # fmt: skip
+    if classes != tested:
+        raise ValueError(f"{folder / 'val'}: its classes are not those of {folder / 'train'}: lacks {_some(classes - tested)}; "
+                         f"has besides {_some(tested - classes)}")  # fmt: skip
+    numbers = {name: number for number, name in enumerate(sorted(classes))}
+
+    def batches(files: Files, size: int, steps: Steps, **options: Any) -> FolderBatches:
+        images = ImageFiles([path for path, _ in files], input_shape, steps)
+        labels = torch.tensor([numbers[name] for _, name in files], dtype=torch.int64, device=device)
+        return FolderBatches(images, labels, size, mean, std, workers=workers, prefetch=prefetch, **options)
+
+    kept, held = ([train[i] for i in part.tolist()] for part in hold_out(str(folder), len(train), valid, calibration))
+    return Splits(
+        train=batches(kept, batch_size, augment, shuffle=True, seed=seed),
+        valid=batches(held, eval_batch_size, prepare),
+        calibration=batches(kept[:calibration], eval_batch_size, prepare),
+        test=batches(test, eval_batch_size, prepare),
+    )
+
+
+def _located(root: str, name: str, remedy: str) -> Path:
+    """The folder with train/ in it: `root`/`name`, or `root` itself."""
+    for folder in (Path(root) / name, Path(root)):
+        if (folder / "train").is_dir():
+            return folder
+    raise FileNotFoundError(f"{Path(root) / name}: no such folder, or no train/ in it; {remedy}")
+
+
+def _by_class(folder: Path, remedy: str) -> Files:
+    """The images below a folder, whose subfolders are the classes; one without an image is none."""
+    try:
+        found = ImageFolder(folder, allow_empty=True)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder}: not there, or no folders of classes in it; {remedy}") from error
+    if not found.samples:
+        raise FileNotFoundError(f"{folder}: no images in its folders; {remedy}")
+    return [(path, found.classes[label]) for path, label in found.samples]
+
+
+def _annotated(folder: Path) -> Files:
+    """The images of Tiny-ImageNet's validation set as published: images/, and their classes in val_annotations.txt."""
+    table = folder / "val_annotations.txt"
+    if not table.is_file():
+        raise FileNotFoundError(
+            f"{table}: not there, so the classes of {folder / 'images'} are unknown; {TINY_IMAGENET}"
+        )
+    rows = [line.split("\t") for line in table.read_text(errors="replace").splitlines()]
+    if not rows:
+        raise ValueError(f"{table}: empty; unpack it again")
+    for number, row in enumerate(rows, 1):
+        if len(row) < 2:
+            raise ValueError(f"{table}: line {number} is damaged; expected an image, a tab, its class; unpack it again")
+    missing = {row[0] for row in rows} - set(os.listdir(folder / "images"))
+    if missing:
+        raise ValueError(f"{folder / 'images'}: lacks {_some(missing)} of {table.name}; unpack it again")
+    return [(str(folder / "images" / row[0]), row[1]) for row in rows]
+
+
+def _some(names: set[str], most: int = 3) -> str:
+    """A few of `names`, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(sorted(names)[:most]) + more if names else "none"
