@@ -6,9 +6,12 @@ from hydra.utils import instantiate
 from torch import nn
 
 from snnconv.activations.qcfs import QCFS
+from snnconv.activations.relu import ReLU
+from snnconv.methods.qcfs import convert
 from snnconv.models.mlp import mlp
-from snnconv.models.resnet import Block, resnet20
+from snnconv.models.resnet import Block, resnet18, resnet20
 from snnconv.models.vgg import vgg16
+from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.surgery import obstacles
 
 SHAPES = {"digits": (1, 8, 8), "cifar": (3, 32, 32)}
@@ -66,6 +69,33 @@ def test_a_block_adds_its_shortcut_before_the_activation():
     x = torch.randn(2, 4, 5, 5)
     expected = (block.bn2(block.conv2(block.bn1(block.conv1(x)).relu())) + x).relu()
     torch.testing.assert_close(block(x), expected)
+
+
+def test_vgg16_at_224_is_as_large_as_torchvisions():
+    with torch.device("meta"):
+        network = vgg16(1000, (3, 224, 224), make_qcfs)
+    linear = [(m.in_features, m.out_features) for m in network.modules() if isinstance(m, nn.Linear)]
+    assert linear == [(512 * 7 * 7, 4096), (4096, 4096), (4096, 1000)]
+
+
+def test_the_imagenet_stem_pools_before_the_first_neuron():
+    """Which is the same function as torchvision's order, for any monotone activation; and it is converted."""
+    network = resnet18(5, (3, 32, 32), lambda: QCFS(4, 1.0), stem="imagenet").eval()
+    network.act1.set_threshold(0.5)
+    images = torch.randn(1, 3, 32, 32)
+    current = network.bn1(network.conv1(images))
+    pooled = network.act1(network.maxpool(current))
+    assert pooled.shape == (1, 64, 8, 8)
+    assert torch.equal(pooled, network.maxpool(network.act1(current)))
+    assert len(pooled.unique()) == 5
+    logits = convert(network, [], neuron=IntegrateFire)(images, timesteps=2)
+    assert logits.shape == (2, 1, 5)
+    assert logits.isfinite().all()
+
+
+def test_an_unknown_stem_is_told():
+    with pytest.raises(ValueError, match=r"model.stem=large: small or imagenet"):
+        resnet18(5, (3, 32, 32), ReLU, stem="large")
 
 
 def test_mlp_has_the_widths_it_is_told():

@@ -1,4 +1,4 @@
-"""Residual networks with a 3×3 stem, as the conversion papers train them on small images.
+"""Residual networks: with a 3×3 stem, as the conversion papers train them, or with torchvision's for images of 224×224.
 
 The activation stands after the first batch norm of a block and after the addition; shortcuts are the identity or a 1×1
 convolution with batch norm.  ResNet-20 has widths 16-32-64 (not the wider network some papers call by the same name).
@@ -35,7 +35,12 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem, stages of `blocks` residual blocks (every stage but the first halves the image), global average, linear."""
+    """Stem, stages of `blocks` residual blocks (every stage but the first halves the image), global average, linear.
+
+    The `small` stem is a 3×3 convolution.  The `imagenet` stem quarters the image: a 7×7 convolution and max pooling.  The
+    pooling stands before the activation, which is monotone, so it computes what it would behind it (He et al., 2016), but
+    on a current that is constant in time, and conversion carries it.
+    """
 
     def __init__(
         self,
@@ -44,12 +49,17 @@ class ResNet(nn.Module):
         num_classes: int,
         input_shape: Sequence[int],
         activation: Callable[[], nn.Module],
+        stem: str = "small",
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        channels = widths[0]
-        self.conv1 = nn.Conv2d(input_shape[0], channels, 3, padding=1, bias=False)
+        if stem not in ("small", "imagenet"):
+            raise ValueError(f"model.stem={stem}: small or imagenet")
+        channels, small = widths[0], stem == "small"
+        kernel, stride = (3, 1) if small else (7, 2)
+        self.conv1 = nn.Conv2d(input_shape[0], channels, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
         self.act1 = activation()
         stages = []
         for index, (width, repeats) in enumerate(zip(widths, blocks, strict=True)):
@@ -70,7 +80,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
         """Logits."""
-        x = self.act1(self.bn1(self.conv1(images)))
+        x = self.act1(self.maxpool(self.bn1(self.conv1(images))))
         return self.fc(self.flatten(self.pool(self.stages(x))))
 
 

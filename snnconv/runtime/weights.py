@@ -1,4 +1,4 @@
-"""Weights to start from: a file of anyone's, or a run folder of ours.  Nothing but tensors and plain values is unpickled."""
+"""Weights to start from: anyone's file, a run folder of ours, or torchvision's.  Only tensors and plain values are unpickled."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snnconv.runtime.checkpoint import compare
+from snnconv.runtime.torchvision_weights import PREFIX, advice, torchvision_weights
 
 NESTED = ("state_dict", "model_state_dict", "model", "net")  # where training scripts keep the weights in a checkpoint
 PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
@@ -23,7 +24,7 @@ def read_weights(source: str | Path) -> dict[str, Tensor]:
     path = Path(source) / "ann.safetensors" if Path(source).is_dir() else Path(source)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such file; weights come from a .pt, .pth or .safetensors file or a run folder"
+            f"{path}: no such file; weights come from a .pt, .pth or .safetensors file, a run folder, or {PREFIX}…"
         )
     try:
         content: Any = (
@@ -56,11 +57,14 @@ def read_weights(source: str | Path) -> dict[str, Tensor]:
 def filled(network: Network, source: str | Path | None) -> Network:
     """`network` with the weights of `source`, if there is one; ValueError listing what differs if they do not fit.
 
+    `source` is a file, a run folder, or weights that torchvision has: "torchvision:ResNet34_Weights.IMAGENET1K_V1".
     Weights of a ReLU network hold no thresholds: these become NaN, unknown, for `calibration` to find.
     """
     if source is None:
         return network
-    weights, expected = read_weights(source), network.state_dict()
+    from_torchvision = str(source).startswith(PREFIX)
+    weights = torchvision_weights(str(source), network) if from_torchvision else read_weights(source)
+    expected = network.state_dict()
     sites = {path: module for path, module in network.named_modules() if hasattr(module, "set_threshold")}
     of_sites = {f"{path}.{name}" for path, module in sites.items() for name in module.state_dict()}
     plain = not of_sites & weights.keys()
@@ -71,7 +75,8 @@ def filled(network: Network, source: str | Path | None) -> Network:
     }
     differences = compare(needed, weights)
     if differences:
-        raise ValueError(f"{source} does not fit {type(network).__name__}:\n  " + "\n  ".join(differences))
+        remedy = [advice(str(source))] if from_torchvision else []
+        raise ValueError("\n  ".join([f"{source} does not fit {type(network).__name__}:", *differences, *remedy]))
     network.load_state_dict(weights, strict=False)
     if plain:
         for module in sites.values():

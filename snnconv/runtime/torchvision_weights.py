@@ -1,0 +1,70 @@
+"""torchvision's trained weights, by torchvision's name for them, under the names that our networks use."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_weight
+
+log = logging.getLogger(__name__)
+
+PREFIX = "torchvision:"
+MODELS = {  # the architectures that ours share, by torchvision's name of the weights
+    "ResNet18_Weights": "resnet18_imagenet",
+    "ResNet34_Weights": "resnet34_imagenet",
+    **{f"VGG{depth}_BN_Weights": f"vgg{depth}" for depth in (11, 13, 16, 19)},
+}
+RENAMED: tuple[tuple[str, Any], ...] = (
+    (r"^layer(\d)\.", lambda found: f"stages.{int(found[1]) - 1}."),
+    (r"\.downsample\.", ".shortcut."),
+    (r"^classifier\.(\d)\.", lambda found: f"classifier.{int(found[1]) + 1}."),  # flattening comes first in ours
+)
+
+
+def torchvision_weights(source: str, network: nn.Module) -> dict[str, Tensor]:
+    """The state dict of `source`, "torchvision:ResNet34_Weights.IMAGENET1K_V1", with the names of `network` where they are known.
+
+    torchvision downloads what is not in its cache.  ValueError for a name that it does not know or a damaged file,
+    FileNotFoundError where there is no network.
+    """
+    name = source.removeprefix(PREFIX)
+    try:
+        entry = get_weight(name)
+    except (ValueError, KeyError) as error:
+        known = ", ".join(f"{kind}.IMAGENET1K_V1" for kind in MODELS)
+        raise ValueError(
+            f"{source}: torchvision has no weights of this name; those that fit a model here: {known}"
+        ) from error
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+    try:
+        weights = entry.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
+    except Exception as error:  # a failed download and a damaged file can raise almost anything
+        if file.is_file():
+            raise ValueError(
+                f"{file}: damaged ({type(error).__name__}); remove it to have it downloaded again"
+            ) from error
+        raise FileNotFoundError(f"{source}: the download failed ({error}); fetch {entry.url} on a machine with a network and "
+                                f"put it there: {file}") from error  # fmt: skip
+    kind = name.partition(".")[0]
+    if kind.startswith("VGG") and not any(isinstance(module, nn.MaxPool2d) for module in network.modules()):
+        log.warning("%s were trained with max pooling, and this network has average pooling: "
+                    "accuracy is low until it is fine-tuned (fit=finetune)", source)  # fmt: skip
+    if (
+        kind not in MODELS or weights.keys() <= network.state_dict().keys()
+    ):  # the latter: torchvision's own, by model=custom
+        return weights
+    for pattern, new in RENAMED:
+        weights = {re.sub(pattern, new, name): tensor for name, tensor in weights.items()}
+    return weights
+
+
+def advice(source: str) -> str:
+    """Which network would take the weights `source`."""
+    kind = source.removeprefix(PREFIX).partition(".")[0]
+    if kind in MODELS:
+        return f"they fit model={MODELS[kind]} with 1000 classes and images of [3, 224, 224], as in data=imagenet"
+    return (f"no model here has their architecture (there is {', '.join(MODELS.values())}); "
+            "a python file that builds torchvision's own network will do: model=custom")  # fmt: skip
