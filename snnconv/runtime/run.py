@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import distributed as dist
 from torch import nn
 
 from snnconv.runtime import checkpoint, distributed, environment, files, launch, seed
@@ -145,9 +146,20 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
         if fresh:
             launch.forget(folder, hydra.job.name)
         raise SystemExit(1) from error
+    except RuntimeError as error:
+        if not _is_a_loss(error):
+            raise
+        log.debug("The error in full:", exc_info=True)
+        log.error("Another process of this job is lost (%s).%s", str(error).partition(". ")[0], _how_to_go_on(folder))
+        raise SystemExit(1) from error
     finally:
         if run is not None:
             run.finish(failed)
+
+
+def _is_a_loss(error: RuntimeError) -> bool:
+    """Does `error` say that another process does not answer any more?  Gloo has no class of its own for that."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
 def _how_to_go_on(folder: Path) -> str:

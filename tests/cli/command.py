@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN, EVALUATE = ROOT / "train.py", ROOT / "scripts" / "evaluate.py"
 SMOKE = ("experiment=smoke", "data.test=100")
@@ -120,6 +122,17 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen, timeout: f
         assert process.poll() is None, f"the process ended with status {process.returncode} before its time"
         time.sleep(0.002)
     raise AssertionError("nothing happened in time")
+
+
+needs_proc = pytest.mark.skipif(
+    not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="finds processes in /proc"
+)
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process has started."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def epochs_done(cwd: Path) -> int:

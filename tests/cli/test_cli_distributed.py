@@ -1,10 +1,30 @@
 """`torchrun`: the same job on two processes; one folder, one voice, and counts as if it were one process."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
-from command import EVALUATE, RUN_FILES, TRAIN, environment, files_in, only_run, run, succeed
+from command import (
+    EVALUATE,
+    RUN_FILES,
+    SMOKE,
+    TRAIN,
+    children,
+    environment,
+    epochs_done,
+    files_in,
+    finish,
+    kill_after,
+    needs_proc,
+    only_run,
+    run,
+    start,
+    succeed,
+    wait_for,
+)  # fmt: skip
 
 pytestmark = pytest.mark.cli
 
@@ -42,3 +62,37 @@ def test_an_error_of_the_user_ends_all_processes(tmp_path: Path):
     done = torchrun(TRAIN, "experiment=smoke", "levels=0", cwd=tmp_path)
     assert done.status == 1
     assert "levels=0: the number of quantization levels is a whole number of at least 1" in done.output
+
+
+@needs_proc
+def test_a_lost_process_ends_the_job_and_any_number_goes_on(tmp_path: Path):
+    """Two processes, of which one is lost; then one, which is killed; then two again, to the end."""
+    job = [*TORCHRUN[1:], str(TRAIN)]
+    agent = start(TORCHRUN[0], [*job, *SMOKE, "fit.epochs=24", "fit.ema=0.9"], tmp_path)
+    wait_for(lambda: epochs_done(tmp_path) >= 1, agent)
+    (lost,) = [pid for pid in children(agent.pid) if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
+    agent.send_signal(signal.SIGSTOP)  # it would end the other process, perhaps before that has said what happened
+    os.kill(lost, signal.SIGKILL)
+    text = wait_for(lambda: "To go on: " in (said := Path(f"{tmp_path}.out").read_text()) and said, agent, timeout=20)
+    begin = time.monotonic()
+    agent.send_signal(signal.SIGCONT)
+    done = finish(agent, tmp_path)
+    assert done.status == 1
+    assert time.monotonic() - begin < 20
+    assert "Another process of this job is lost" in text
+    assert "Signal 9 (SIGKILL) received" in done.output  # what torchrun has seen
+
+    folder = only_run(tmp_path).relative_to(tmp_path)
+    assert f"To go on: python {TRAIN} resume={folder}" in text
+    before = epochs_done(tmp_path)
+    alone = start(TRAIN, [f"resume={folder}"], tmp_path)
+    kill_after(before + 3, alone, tmp_path)
+    assert finish(alone, tmp_path).status == -signal.SIGKILL
+    assert epochs_done(tmp_path) < 24
+
+    done = torchrun(TRAIN, f"resume={folder}", cwd=tmp_path)
+    assert done.status == 0, done.output
+    assert "Going on after epoch " in done.output
+    rows = [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(24))
+    assert json.loads((tmp_path / folder / "result.json").read_text())["ann_accuracy"] > 0.9

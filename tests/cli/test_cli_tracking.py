@@ -10,10 +10,12 @@ from command import (
     LONG,
     SMOKE,
     TRAIN,
+    children,
     environment,
     epochs_done,
     finish,
     kill_after,
+    needs_proc,
     only_run,
     outcome,
     run,
@@ -96,13 +98,7 @@ def test_a_server_that_does_not_answer_makes_the_run_an_offline_one(tmp_path: Pa
     assert len([line for line in tracked.history if "snn/accuracy" in line]) == 4
 
 
-def children(process: int) -> list[int]:
-    """The processes that a process has started."""
-    tasks = Path(f"/proc/{process}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
-
-
-@pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="finds the service in /proc")
+@needs_proc
 def test_a_service_that_dies_does_not_take_the_run_with_it(uninterrupted: Path, tmp_path: Path):
     process = start(TRAIN, [*LONG, "track=wandb"], tmp_path)
     wait_for(lambda: epochs_done(tmp_path) >= 2, process)
