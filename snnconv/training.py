@@ -41,12 +41,13 @@ def _or_null(rule: Rule) -> Rule:
 
 
 _COUNT: Rule = (lambda value: type(value) is int and value >= 1, "a whole number of at least 1")
+_WHOLE: Rule = (lambda value: type(value) is int and value >= 0, "a whole number of at least 0")
 _POSITIVE = _number(lambda value: value > 0, "a positive number")
 _NOT_NEGATIVE = _number(lambda value: value >= 0, "a number of at least 0")
 _FRACTION = _number(lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
 _SWITCH: Rule = (lambda value: type(value) is bool, "true or false")
 _RULES = {
-    "epochs": _COUNT, "batch_size": _COUNT, "lr": _POSITIVE, "momentum": _FRACTION, "nesterov": _SWITCH,
+    "epochs": _WHOLE, "batch_size": _COUNT, "lr": _POSITIVE, "momentum": _FRACTION, "nesterov": _SWITCH,
     "weight_decay": _NOT_NEGATIVE, "threshold_weight_decay": _or_null(_NOT_NEGATIVE),
     "norm_weight_decay": _or_null(_NOT_NEGATIVE), "schedule": _one_of("cosine", "constant"),
     "schedule_every": _one_of("step", "epoch"), "warmup_epochs": _NOT_NEGATIVE, "label_smoothing": _FRACTION,
@@ -59,7 +60,7 @@ _RULES = {
 class Fit:
     """How to train; ValueError for values that make no sense.  Weight decays default to `weight_decay`, as in the papers."""
 
-    epochs: int
+    epochs: int  # 0: the given network as it is
     lr: float
     batch_size: int
     momentum: float = 0.9
@@ -81,7 +82,7 @@ class Fit:
         for name, (fits, words) in _RULES.items():
             if not fits(getattr(self, name)):
                 raise ValueError(f"fit.{name}={getattr(self, name)!r}: {words}")
-        if self.warmup_epochs > self.epochs:
+        if self.warmup_epochs > self.epochs > 0:
             raise ValueError(f"fit.warmup_epochs={self.warmup_epochs}: at most fit.epochs={self.epochs}")
         if self.nesterov and not self.momentum:
             raise ValueError("fit.nesterov=true: needs fit.momentum above 0")
@@ -219,10 +220,16 @@ def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run)
     """Train `ann` in place; it ends with the weights of the best epoch on `valid` (or the last, `select="last"`).
 
     With `select="test"` the caller gives the test images as `valid` (`Splits.selecting`), and the numbers are named so.
+    With `epochs=0` it stays as it was given, and is saved; ValueError if it was given no weights.
     Goes on from the run's last saved epoch if there is one: on a CPU, to the same numbers as without the interruption.
     """
     training, first = _Training(ann, settings, run), 0
     state = run.load_state()
+    if not settings.epochs and state is None:
+        if not run.cfg.model.get("weights"):
+            raise ValueError("fit.epochs=0 keeps the network as it was given, but there are no weights in it; name them "
+                             "with model.weights=…, or train with fit.epochs of at least 1")  # fmt: skip
+        run.save_ann(ann, {"epoch": 0})
     if state is not None:
         training.load(state["training"])
         first, run.seconds["train"] = state["epoch"], state["seconds"]

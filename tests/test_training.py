@@ -279,7 +279,7 @@ def test_a_loss_that_is_not_finite_stops_and_loses_nothing(
 
 
 WRONG = {
-    "epochs": [0, -1, 1.5, True, "3"], "lr": [0, -0.1, math.nan, math.inf, "fast"], "batch_size": [0, 2.5],
+    "epochs": [-1, 1.5, True, "3"], "lr": [0, -0.1, math.nan, math.inf, "fast"], "batch_size": [0, 2.5],
     "momentum": [1.0, -0.1], "weight_decay": [-1e-4, math.nan], "threshold_weight_decay": [-1.0], "norm_weight_decay": [-1.0],
     "schedule": ["linear", None], "schedule_every": ["batch"], "warmup_epochs": [-1, 4], "label_smoothing": [1.0, -0.1],
     "clip_grad_norm": [0.0, -1.0], "save_every": [0, None], "ema": [1.0, -0.5], "select": ["first"], "channels_last": ["yes", 1],
@@ -431,3 +431,25 @@ def test_a_state_of_another_network_is_named(fresh_network, train, valid, open_t
         fit(fresh_network(), train, valid, Fit(**FIT), open_tiny_run())
     with pytest.raises(ValueError, match=r"last.ckpt: belongs to another run"):
         fit(fresh_network("residual"), train, valid, Fit(**FIT), open_tiny_run())
+
+
+# no training
+
+
+def test_no_epochs_keep_the_given_network(open_tiny_run, fresh_network, train, valid):
+    run, ann = open_tiny_run("kept", "model.weights=given.pt"), fresh_network()
+    before = copy.deepcopy(ann.state_dict())
+    for _ in range(2):  # the second time as after a kill
+        fit(ann, train, valid, Fit(**{**FIT, "epochs": 0}), run)
+        assert not ann.training
+        assert_same_weights(ann.state_dict(), before)
+        assert_same_weights(weights(run), before)
+    assert run.best()["epoch"] == 0
+    assert files.read_lines(run.folder / "metrics.jsonl") == []
+
+
+def test_no_epochs_and_no_weights_is_a_mistake(open_tiny_run, fresh_network, train, valid):
+    run = open_tiny_run("none")
+    with pytest.raises(ValueError, match=r"fit.epochs=0 keeps the network as it was given, .* model.weights="):
+        fit(fresh_network(), train, valid, Fit(**{**FIT, "epochs": 0}), run)
+    assert not list(run.folder.iterdir())

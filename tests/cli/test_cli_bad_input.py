@@ -43,7 +43,8 @@ pytestmark = pytest.mark.cli
         ("method=magic", "Available options in 'method':\n\tqcfs"),
         ("data=mnist99", "digits\n\tfashion_mnist\n\tsynthetic"),
         ("colour=blue", "Key 'colour' is not in struct"),
-        ("fit.epochs=0", "fit.epochs=0: a whole number of at least 1  (in the configuration: fit)"),
+        ("fit.epochs=-1", "fit.epochs=-1: a whole number of at least 0  (in the configuration: fit)"),
+        ("fit.epochs=0", "fit.epochs=0 keeps the network as it was given, but there are no weights in it; name them"),
         ("seed=-1", "seed=-1: a whole number of at least 0"),
         ("device=tpu", "device='tpu': auto, cpu, cuda or cuda:<number>"),
         ("precision=float8", "precision='float8': "),
@@ -78,7 +79,7 @@ def test_evaluate_needs_a_run_with_a_network(tmp_path: Path):
 
 
 BAD_SETTINGS = {
-    "epochs": [0, -1, 1.5, "many", True, None], "batch_size": [0, 2.5, "big"], "lr": [0, -0.1, "fast", math.nan, math.inf],
+    "epochs": [-1, 1.5, "many", True, None], "batch_size": [0, 2.5, "big"], "lr": [0, -0.1, "fast", math.nan, math.inf],
     "momentum": [-0.1, 1, "x"], "nesterov": ["maybe", 1], "weight_decay": [-1, None], "threshold_weight_decay": [-1],
     "norm_weight_decay": [-1, "x"], "schedule": ["linear"], "schedule_every": ["day"], "warmup_epochs": [-1, 3],
     "label_smoothing": [-0.1, 1], "clip_grad_norm": [0, -1], "ema": [-0.5, 1], "channels_last": ["yes"],
