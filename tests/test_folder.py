@@ -164,12 +164,24 @@ def test_the_same_seed_and_epoch_give_the_same_batches_whoever_decodes(load, tin
     same(torch.get_rng_state(), state)
 
 
-def test_each_image_is_drawn_anew_in_training_and_never_elsewhere(load, tiny_files):
-    splits = load("tiny_imagenet", "batch_size=18")
-    plain = images_of(plainly(splits.train))
-    splits.train.set_epoch(3)
-    changed = sum(not any(torch.equal(image, kept) for kept in plain) for image in images_of(splits.train))
-    assert changed > 12  # of 18: one shift of nine is none
+def test_each_image_is_drawn_on_its_own_and_anew_in_each_epoch(tmp_path):
+    save(tmp_path / "a.JPEG", 0)
+    files = ImageFiles([str(tmp_path / "a.JPEG")] * 20, (3, 8, 8), [v2.RandomCrop(8, padding=2)])  # 25 shifts
+    batches = FolderBatches(files, torch.arange(20), 10, [0.0] * 3, [1.0] * 3, shuffle=True)
+
+    def by_image(epoch: int) -> list[list]:
+        batches.set_epoch(epoch)
+        images, labels = (torch.cat(column) for column in zip(*batches, strict=True))
+        return images[labels.argsort()].tolist()
+
+    first, second = by_image(0), by_image(1)
+    assert sum(first.index(image) == n for n, image in enumerate(first)) > 8  # different ones
+    assert sum(a != b for a, b in zip(first, second, strict=True)) > 12
+
+
+def test_only_training_is_augmented(load, tiny_files):
+    splits = load()
+    assert not torch.equal(images_of(splits.train), images_of(load("tiny_imagenet", "augment=[]").train))
     for part in (splits.valid, splits.calibration, splits.test):
         same(images_of(part), images_of(plainly(part)))
 
