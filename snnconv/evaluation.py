@@ -101,6 +101,7 @@ class _Tally:
 def _tally(snn: SpikingModel, batches: Batches, wanted: list[int], rate_images: int) -> _Tally:
     """Run all of `batches` for the largest t of `wanted`."""
     device, steps, seen = batches.device, snn.steps(wanted[-1]), 0
+    snn.prepare(wanted[-1])  # before its neurons are watched
     correct = torch.zeros(len(wanted), dtype=torch.int64, device=device)
     changed = torch.zeros(2, dtype=torch.int64, device=device)  # predictions, of images
     counts: dict[str, Tensor] = {}

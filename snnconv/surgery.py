@@ -115,7 +115,8 @@ def obstacles(network: nn.Module, kind: Kinds) -> list[str]:
     and activations of `kind` are carried.
     """
     modules = dict(network.named_modules())
-    nodes = [node for node in trace(network).nodes if node.op in ("call_module", "call_function", "call_method")]
+    graph = trace(network, kind if isinstance(kind, tuple) else (kind,))
+    nodes = [node for node in graph.nodes if node.op in ("call_module", "call_function", "call_method")]
     uses = Counter(node.target for node in nodes if node.op == "call_module")
     spiking: set[fx.Node] = set()
     found: list[str] = []

@@ -134,6 +134,7 @@ def test_declares_its_latency(method, ann, batches):
 def test_emits_no_more_than_it_declares(method, ann, batches, images):
     """A neuron that has k levels emits at most k different values beside 0, and negative ones only if `signed`."""
     snn, seen = method(ann, batches), []
+    snn.prepare(T)
 
     def watch(node, inputs, output):
         steps = output if node.step_mode == "m" else output.unsqueeze(0)
