@@ -131,6 +131,21 @@ def test_a_shuffled_pass_has_full_batches_and_no_image_twice():
     assert len(set(seen(batches))) == 64
 
 
+def test_several_batches_can_be_augmented_at_once(monkeypatch):
+    """As on CUDA: the same batches, in fewer calls."""
+    calls = []
+    batches = make_batches(
+        120, 16, shuffle=True, augment=[lambda images, generator: (calls.append(len(images)), images)[1]]
+    )
+    expected = seen(batches)
+    assert calls == [16] * 7
+    calls.clear()
+    monkeypatch.setattr(Batches, "_together", lambda self: 3)
+    assert seen(batches) == expected
+    assert calls == [48, 48, 16]
+    assert [len(labels) for _, labels in batches] == [16] * 7
+
+
 def test_a_set_smaller_than_a_batch_is_one_batch():
     batches = make_batches(10, 16, shuffle=True)
     assert sorted(seen(batches)) == list(range(10))

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from snnconv.runtime import distributed
 from snnconv.runtime.seed import derive
 
+AT_ONCE = 2**25  # bytes of pixels: some ten thousand images of CIFAR
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -84,11 +85,18 @@ class Batches:
         generator = torch.Generator(self.device)
         if self.shuffle:
             generator.manual_seed(derive(self.seed, self.epoch, distributed.rank() + 1))
-        for indices in batches:
-            images = self.images[indices]
+        together = self._together()
+        for start in range(0, len(batches), together):
+            part = batches[start : start + together]
+            images = self.images[torch.cat(list(part))]
             for transform in self.augment:
                 images = transform(images, generator)
-            yield images
+            yield from images.split([len(indices) for indices in part])
+
+    def _together(self) -> int:
+        """Batches that are augmented at once: several on CUDA, where it takes longer to start small kernels than to run them."""
+        size = self.batch_size * self.images[0].numel()
+        return max(1, AT_ONCE // size) if self.images.is_cuda else 1
 
 
 @dataclass(frozen=True)
