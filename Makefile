@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: help demo test check lint setup smoke format
+.PHONY: help demo test check lint setup smoke format gpu
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo "make test    the whole test suite"
 	@echo "make check   format, lint, types, import contracts, fast tests"
 	@echo "make smoke   the whole pipeline on synthetic data, in seconds"
+	@echo "make gpu     what only a GPU can show, nine minutes of it; again to go on"
 	@echo "make format  put the code in order"
 	@echo "make setup   only the environment (.venv)"
 
@@ -31,6 +32,9 @@ demo: .venv/demo
 
 smoke: .venv/demo
 	$(BIN)/python train.py experiment=smoke
+
+gpu: .venv/dev
+	$(BIN)/python scripts/gpu.py
 
 test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -1,6 +1,6 @@
 """What quantized training and spiking simulation cost over plain arithmetic, as ratios measured in one process.
 
-python scripts/benchmark.py [--quick] [--json FILE] [--only training,simulation,curve,conversion,scaling] [--models resnet18,vgg16]
+python scripts/benchmark.py [--quick] [--json FILE] [--only training,simulation,testset,curve,conversion,scaling] [--models …]
 
 The variants of a group run in turns, round after round; a figure is the median over the rounds, with the extremes beside it,
 and a ratio is the median of the ratios round by round, so that a machine whose speed drifts bends none of them.  Memory is the
@@ -92,11 +92,13 @@ def simulation(name: str, batch: int, timesteps: int, kind: str) -> Action:
     ann = network(name, partial(QCFS, 4, 2.0)).eval()
     if kind.startswith("ann"):
         plain = network(name, nn.ReLU).eval()
-        if kind == "ann-best":
+        if kind.startswith("ann-best"):
             plain, images = (
                 fold_batchnorm(plain).to(memory_format=torch.channels_last),
                 images.contiguous(memory_format=torch.channels_last),
             )
+        if kind.endswith("bf16"):
+            plain, images = plain.to(torch.bfloat16), images.to(torch.bfloat16)
         return torch.no_grad()(lambda: [plain(images) for _ in range(timesteps)])
     if kind.startswith("spikingjelly"):
         return torch.no_grad()(spikingjelly_as_a_user_writes_it(ann, images, timesteps, kind[-1]))
@@ -105,6 +107,17 @@ def simulation(name: str, batch: int, timesteps: int, kind: str) -> Action:
         ann, [], neuron=IntegrateFire, simulate=simulate | {"compile": "default" if "compiled" in kind else "none"}
     )
     return lambda: snn(images, timesteps)
+
+
+def test_set(name: str, batch: int, timesteps: int, kind: str, images: int) -> Action:
+    """The same over as many images as a test set has, batch after batch."""
+    action = simulation(name, batch, timesteps, kind)
+
+    def run() -> None:
+        for _ in range(images // batch):
+            action()
+
+    return run
 
 
 def spikingjelly_as_a_user_writes_it(ann: nn.Module, images: Tensor, timesteps: int, mode: str) -> Action:
@@ -308,6 +321,12 @@ def main() -> None:
                 report.note(f"ours / SpikingJelly multi-step, {name}, T = {timesteps}", ratio=statistics.median(ratios))
             peaks = {t: peak_memory(simulation(name, batch, t, "ours")) for t in (8, 128)}
             report.note(f"simulation memory, {name}, MiB", T8=peaks[8], T128=peaks[128], growth=peaks[128] / peaks[8])
+        if "testset" in options.only:
+            images, timesteps = (2 * batch, 8) if options.quick else (10_000 // batch * batch, 32)
+            kinds = ["ann-best-bf16", "ours-bf16", "ours-compiled-bf16", "spikingjelly-m"]
+            actions = {kind: test_set(name, batch, timesteps, kind, images) for kind in kinds}
+            title = f"test set, {name}, {images} images, T = {timesteps}, batch {batch}"
+            report.group(title, actions, min(rounds, 3), images=images)
         if "curve" in options.only:
             steps = 8 if options.quick else 32
             actions = {
@@ -328,7 +347,9 @@ def main() -> None:
             report.note(f"scaling with {what}", exponent=exponent)
     if options.json:
         facts = {
-            "device": DEVICE,
+            "device": torch.cuda.get_device_name() if DEVICE == "cuda" else DEVICE,
+            "convolutions_in_tf32": DEVICE == "cuda"
+            and torch.backends.cudnn.allow_tf32,  # torch's default; float32 rows
             "threads": torch.get_num_threads(),
             "versions": environment.versions(),
             "commit": environment.commit(),
