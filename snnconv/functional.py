@@ -82,7 +82,7 @@ def clip(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""]) -> Float[Tens
 
 @fused
 def integrate_fire(
-    current: Float[Tensor, "*shape"], v: Float[Tensor, "*shape"], threshold: Float[Tensor, ""]
+    current: Float[Tensor, "*shape"], v: Float[Tensor, "*shape"], threshold: Float[Tensor, "..."]
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
     """One timestep of a soft-reset IF neuron: (spikes, next v) with spikes = 1[v + x ≥ θ], v ← v + x − θ·spikes.
 

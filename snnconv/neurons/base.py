@@ -20,9 +20,12 @@ class Node(neuron.BaseNode):
     """A SpikingJelly node given by one formula: subclasses write `fire(current, *states) -> (spikes, *states)` for one step.
 
     `threshold` is θ or [C], v(0) = `v_initial` · θ; `v_initial` may have the shape of the layer (without the batch).  `states`
-    are further memories and their first values.  Spikes are whole numbers in the dtype of the current; states are float32
-    (float64 for float64 currents).  Several steps are the formula step by step, so both step modes emit the same spikes.
+    are further memories and their first values; those named in `scalars` are one number for all neurons, as a count of steps.
+    Spikes are whole numbers in the dtype of the current; states are float32 (float64 for float64 currents).  Several steps are
+    the formula step by step, so both step modes emit the same spikes.
     """
+
+    scalars: tuple[str, ...] = ()
 
     def __init__(self, threshold: Threshold, v_initial: float | Tensor = 0.5, **states: float) -> None:
         super().__init__(v_threshold=1.0, v_reset=None, step_mode="m")
@@ -40,17 +43,22 @@ class Node(neuron.BaseNode):
         return per_channel(self.theta.to(v.dtype), v) if self.theta.dim() else self.theta
 
     def materialize_states(self, inputs: tuple, states: tuple, step_mode: str) -> tuple:
-        """Every state as a tensor: kept while it fits the batch, else its first value."""
+        """Every state as a tensor: kept while the potential, the first of them, fits the batch, else its first value."""
         step = inputs[0][0] if step_mode == "m" else inputs[0]
         dtype = torch.float64 if step.dtype == torch.float64 else torch.float32
         if self.theta.dim() or self.v_initial.dim():
             self.theta, self.v_initial = self.theta.to(step.device), self.v_initial.to(step.device)
+        known, one = self.fits(states, step), step.new_zeros(())
         return tuple(
             value.to(step.device, dtype)
-            if isinstance(value, Tensor) and value.shape == step.shape
-            else torch.zeros_like(step, dtype=dtype) + self._first(name, step)
+            if known and isinstance(value, Tensor)
+            else torch.zeros_like(one if name in self.scalars else step, dtype=dtype) + self._first(name, step)
             for name, value in zip(self._memories, states, strict=True)
         )
+
+    def fits(self, states: tuple, step: Tensor) -> bool:
+        """Do `states` go on with the batch of `step`?  Not after a reset."""
+        return isinstance(states[0], Tensor) and states[0].shape == step.shape
 
     def _first(self, name: str, step: Tensor) -> Tensor | float:
         if name != "v":

@@ -1,0 +1,27 @@
+"""Residual potential: after some steps of observation, neurons that should not have fired are silent.  Hao et al., AAAI 2023."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from snnconv.activations.qcfs import QCFS
+from snnconv.conversion import converts, to_spiking
+from snnconv.neurons.residual_potential import ResidualPotential
+from snnconv.spiking import Latency, SpikingModel
+
+
+@converts(QCFS)
+def convert(
+    ann: nn.Module, batches: Iterable, *, warmup: int = 4, simulate: Mapping[str, Any] | None = None
+) -> SpikingModel:
+    """`ann` with `neurons.residual_potential`, whose first τ = `warmup` steps an image are simulated and not returned.
+
+    All layers ask at the same step.  Thresholds come from training, so `batches` is unused.  Tables of the paper call T what
+    follows τ.  ValueError for τ < 1, or naming the path of every layer that cannot be carried.
+    """
+    if warmup < 1:
+        raise ValueError(f"method.warmup={warmup}: at least 1 step of observation; without any, this is method=qcfs")
+    network = to_spiking(ann, QCFS, lambda path, site: ResidualPotential(site.threshold.item(), warmup))
+    latency = Latency(warmup=warmup, needs_training="activation")
+    return SpikingModel(network, latency, discard=warmup, **(simulate or {}))
