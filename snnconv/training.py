@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from snnconv.data.splits import Batches
+from snnconv.distillation import distillation, load_teacher
 from snnconv.evaluation import accuracy
 from snnconv.kernels import RecomputedOutputs
 from snnconv.runtime import distributed, seed
@@ -45,6 +46,7 @@ _WHOLE: Rule = (lambda value: type(value) is int and value >= 0, "a whole number
 _POSITIVE = _number(lambda value: value > 0, "a positive number")
 _NOT_NEGATIVE = _number(lambda value: value >= 0, "a number of at least 0")
 _FRACTION = _number(lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
+_SHARE = _number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
 _SWITCH: Rule = (lambda value: type(value) is bool, "true or false")
 _RULES = {
     "epochs": _WHOLE, "batch_size": _COUNT, "lr": _POSITIVE, "momentum": _FRACTION, "nesterov": _SWITCH,
@@ -53,6 +55,7 @@ _RULES = {
     "schedule_every": _one_of("step", "epoch"), "warmup_epochs": _NOT_NEGATIVE, "label_smoothing": _FRACTION,
     "clip_grad_norm": _or_null(_POSITIVE), "ema": _or_null(_FRACTION), "channels_last": _SWITCH,
     "select": _one_of("best", "last", "test"), "save_every": _COUNT,
+    "teacher": _or_null((lambda value: isinstance(value, str), "a run folder")), "distill": _SHARE, "temperature": _POSITIVE,
 }  # fmt: skip
 
 
@@ -76,6 +79,9 @@ class Fit:
     ema: float | None = None  # decay per step of the averaged weights that are evaluated and kept
     channels_last: bool = False
     select: str = "best"  # epoch that is kept: best on valid | last | test: best on the test set
+    teacher: str | None = None  # a run folder: its network's outputs are learned as well (distillation)
+    distill: float = 1.0  # share of the loss that is distance from the teacher; the rest is cross-entropy
+    temperature: float = 2.0  # of both outputs in that distance
     save_every: int = 1  # epochs between the states from which a run can be resumed
 
     def __post_init__(self) -> None:
@@ -134,6 +140,7 @@ class _Training:
         if distributed.world_size() > 1:
             network = DistributedDataParallel(network, device_ids=[run.device] if run.device.type == "cuda" else None)
         self.network = network
+        self.teacher: Callable[[Tensor], Tensor] | None = None
 
     @property
     def evaluated(self) -> nn.Module:
@@ -181,7 +188,7 @@ class _Training:
                 nullcontext() if self.run.cfg.compile else RecomputedOutputs(),
             ):
                 logits = self.network(images)
-                loss = nn.functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+                loss = self._loss(images, logits, labels)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if settings.clip_grad_norm is not None:
@@ -202,6 +209,18 @@ class _Training:
             raise _diverged("network", epoch, ", after its last step")
         loss_sum, correct, images_seen = distributed.sum_over_ranks(totals).tolist()
         return loss_sum / images_seen, correct / images_seen
+
+    def _loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy, shared with the distance from the teacher if there is one."""
+        settings = self.settings
+        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+        if settings.teacher is None:
+            return loss
+        if self.teacher is None:
+            options = {"channels_last": settings.channels_last, "compile": self.run.cfg.compile}
+            self.teacher = load_teacher(settings.teacher, images, logits, trust=self.run.cfg.trust, **options)
+        taught = distillation(logits.float(), self.teacher(images).float(), settings.temperature)
+        return (1 - settings.distill) * loss + settings.distill * taught
 
 
 def _diverged(what: str, epoch: int, where: str) -> TrainingError:

@@ -1,0 +1,103 @@
+"""Distillation: the formula by hand, and a teacher in training."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snnconv.distillation import distillation
+from snnconv.training import Fit, fit
+
+FINITE = st.lists(st.floats(-8, 8), min_size=3, max_size=3)
+
+
+@given(ours=FINITE, theirs=FINITE, temperature=st.sampled_from([0.5, 1.0, 4.0]))
+def test_is_the_divergence_of_two_distributions(ours, theirs, temperature):
+    def softmax(values):
+        powers = [math.exp(value / temperature) for value in values]
+        return [power / sum(powers) for power in powers]
+
+    p, q = softmax(theirs), softmax(ours)
+    expected = temperature**2 * sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
+    got = distillation(
+        torch.tensor([ours], dtype=torch.float64), torch.tensor([theirs], dtype=torch.float64), temperature
+    )
+    assert got.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert got >= -1e-12
+
+
+def test_is_a_mean_over_samples():
+    logits, teacher = torch.randn(5, 3), torch.randn(5, 3)
+    each = torch.stack([distillation(a, b) for a, b in zip(logits.split(1), teacher.split(1), strict=True)])
+    torch.testing.assert_close(distillation(logits, teacher), each.mean())
+
+
+@pytest.fixture
+def teacher(open_tiny_run, tiny_batches, fresh_network):
+    """A run that has learned the other class, whatever the image."""
+    run = open_tiny_run("teacher")
+    ann = _mlp()
+    with torch.no_grad():
+        ann[-1].weight.zero_()
+        ann[-1].bias.copy_(torch.tensor([5.0, -5.0]))
+    run.save_ann(ann, {})
+    return run.folder
+
+
+def _mlp():
+    from snnconv.activations.qcfs import QCFS
+    from snnconv.models.mlp import mlp
+
+    torch.manual_seed(0)
+    return mlp(2, (1, 4, 4), lambda: QCFS(8), hidden=(8,))
+
+
+def weights(run, batches, **settings):
+    ann = _mlp()
+    fit(ann, batches, batches, Fit(epochs=4, lr=0.1, batch_size=4, select="last", **settings), run)
+    return ann
+
+
+def test_the_student_learns_what_the_teacher_says(teacher, open_tiny_run, tiny_batches):
+    batches = tiny_batches(16, 4, shuffle=True)
+    images, labels = batches.images * batches.scale + batches.offset, batches.labels
+    alone = weights(open_tiny_run("a"), batches)
+    assert (alone(images).argmax(1) == labels).float().mean() > 0.7
+    taught = weights(open_tiny_run("b"), batches, teacher=str(teacher), distill=1.0)
+    assert (taught(images).argmax(1) == 0).all()
+
+
+def test_a_share_of_nothing_changes_nothing(teacher, open_tiny_run, tiny_batches):
+    batches = tiny_batches(16, 4, shuffle=True)
+    alone = weights(open_tiny_run("a"), batches)
+    ignored = weights(open_tiny_run("b"), batches, teacher=str(teacher), distill=0.0)
+    for a, b in zip(alone.parameters(), ignored.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_loading_a_teacher_draws_nothing(teacher, open_tiny_run, tiny_batches):
+    """So a run that is resumed, and loads it again, goes on to the same numbers."""
+    from snnconv.distillation import load_teacher
+
+    state = torch.get_rng_state()
+    load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), torch.zeros(1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_teacher_that_does_not_fit_is_told(teacher):
+    from snnconv.distillation import load_teacher
+
+    with pytest.raises(ValueError, match="knows 2 classes, this one 3"):
+        load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="cannot take images"):
+        load_teacher(str(teacher), torch.zeros(1, 1, 8, 8), torch.zeros(1, 2))
+    with pytest.raises(FileNotFoundError, match="no such run folder"):
+        load_teacher("nowhere", torch.zeros(1, 1, 8, 8), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("wrong", [{"distill": 1.5}, {"distill": -0.1}, {"temperature": 0.0}, {"teacher": 3}])
+def test_wrong_settings_are_named(wrong, unchecked):
+    with pytest.raises(ValueError, match=f"fit.{next(iter(wrong))}"):
+        Fit(epochs=1, lr=0.1, batch_size=4, **wrong)
