@@ -95,7 +95,7 @@ class Batches:
 
     def _together(self) -> int:
         """Batches that are augmented at once: several on CUDA, where it takes longer to start small kernels than to run them."""
-        size = self.batch_size * self.images[0].numel()
+        size = self.batch_size * self.images.shape[1:].numel()
         return max(1, AT_ONCE // size) if self.images.is_cuda else 1
 
 

@@ -1,10 +1,12 @@
 """One run: its folder, device, tracker and log; how it is resumed, and how its errors are told."""
 
+import hashlib
+import json
 import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +94,24 @@ class Run:
             model: Any = OmegaConf.to_container(self.cfg.model, resolve=True)
             model.pop("weights", None)  # the network is rebuilt from its own, wherever these have gone
             data = {"input_shape": list(self.cfg.data.input_shape), "classes": self.cfg.data.num_classes}
-            checkpoint.save_ann(self.folder, ann, model, {**data, **facts})
+            checkpoint.save_ann(self.folder, ann, model, {**data, "recipe": recipe(self.cfg), **facts})
 
     def best(self) -> dict[str, Any] | None:
         """The description of the saved network, None before the first."""
         return checkpoint.describe_ann(self.folder) if (self.folder / "ann.json").is_file() else None
+
+    def network(self) -> dict[str, Any] | None:
+        """What tells the network of this run (or of the run it evaluates) from others, for `result.json`; None if it has none."""
+        folder = Path(self.cfg.run or self.folder)
+        if not (folder / "ann.json").is_file():
+            return None
+        description = checkpoint.describe_ann(folder)
+        activation = description["config"]["model"].get("activation") or {}
+        return {
+            "weights": hashlib.sha256((folder / "ann.safetensors").read_bytes()).hexdigest()[:12],
+            "recipe": description.get("recipe", recipe(self.cfg)),
+            "activation": str(activation.get("_target_", "")).rpartition(".")[2] or None,
+        }
 
     def restore_best(self, ann: nn.Module) -> None:
         """Put the saved weights into `ann`."""
@@ -109,6 +124,20 @@ class Run:
             tracker = self.tracker  # at its start it may read what is there already
             files.append_line(self.folder / "metrics.jsonl", metrics)
             tracker.log(metrics)
+
+
+def recipe(cfg: DictConfig) -> str | None:
+    """A short hash of the settings that make a network, but its seed and where things are: None if nothing trains it."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    if not plain["fit"]["epochs"]:
+        return None
+    of_the_place = ("weights", "root", "device", "workers", "seed", "save_every")
+    made = {
+        part: {key: Path(value).name if isinstance(value, str) else value  # files may lie elsewhere
+               for key, value in plain[part].items() if key not in of_the_place}
+        for part in ("model", "data", "fit", "calibration")
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @contextmanager
@@ -125,7 +154,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
         cfg = launch.settle(cfg, hydra.overrides.task)
         device = environment.choose_device(cfg.device)
         environment.set_precision(cfg.precision)
-        with distributed.group(device), files.held(folder):
+        with distributed.group(device), files.held(folder) if distributed.is_main() else nullcontext():
             folder = Path(str(distributed.broadcast(str(folder))))
             cfg.device = str(device)
             cfg = launch.resolve(cfg)
