@@ -1,15 +1,18 @@
 """Calibration: thresholds from activations, against slow, literal references, and where they are used."""
 
 import logging
+import math
 
 import pytest
 import torch
 from hydra.utils import instantiate
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from snnconv.activations.qcfs import QCFS
 from snnconv.activations.relu import ReLU
-from snnconv.calibration import calibrate, largest, least_squares, percentile
+from snnconv.calibration import calibrate, kullback_leibler, largest, least_squares, observed_thresholds, percentile
 
 
 def samples(count: int = 500, seed: int = 0) -> torch.Tensor:
@@ -24,8 +27,22 @@ def test_the_largest():
     assert largest(torch.tensor([0.0, 2.0, 5.0, 1.0]), 4) == 5.0
 
 
-@pytest.mark.parametrize("percent", [0.5, 50, 62.5, 99, 99.9, 100])
-@pytest.mark.parametrize("count", [1, 7, 200, 1000])
+@pytest.mark.parametrize(
+    ("percent", "count"),
+    [
+        (0.5, 2),
+        (0.5, 7),
+        (50, 2),
+        (50, 7),
+        (62.5, 200),
+        (99, 100),
+        (99, 1000),
+        (99.9, 1000),
+        (99.9, 1700),
+        (100, 1),
+        (100, 200),
+    ],
+)
 def test_percentile_is_the_smallest_value_that_enough_do_not_exceed(percent, count):
     values = samples(count, seed=count)
     expected = next(v for v in sorted(values.tolist()) if sum(w <= v for w in values.tolist()) * 100 >= percent * count)
@@ -36,6 +53,14 @@ def test_percentile_is_the_smallest_value_that_enough_do_not_exceed(percent, cou
 def test_percent_is_a_share(percent):
     with pytest.raises(ValueError, match="percent"):
         percentile(samples(), 4, percent)
+
+
+@pytest.mark.parametrize(("percent", "fewest"), [(50, 2), (99, 100), (99.9, 1000), (99.99, 10000)])
+def test_a_percentile_of_too_few_is_refused(percent, fewest):
+    assert percentile(torch.arange(fewest) / 1.0, 4, percent) == fewest - 2  # one is above, no more
+    message = f"percent={percent}: takes {fewest} activations or more, got {fewest - 1}; .*method=max_norm"
+    with pytest.raises(ValueError, match=message):
+        percentile(torch.arange(fewest - 1) / 1.0, 4, percent)
 
 
 def literal_least_squares(values: list[float], levels: int, candidates: int) -> tuple[float, list[float]]:
@@ -70,6 +95,83 @@ def test_more_levels_clip_less():
 def test_a_grid_has_points():
     with pytest.raises(ValueError, match="candidates"):
         least_squares(samples(), 4, candidates=0)
+
+
+def literal_kullback_leibler(values: list[float], levels: int, candidates: int, bins: int) -> tuple[float, list[float]]:
+    """Migacz, 2017, in words: histogram, clip it at each candidate, merge what is left into levels, compare."""
+    positive = [value for value in values if value > 0]
+    top = max(positive)
+    histogram = [0] * bins
+    for value in positive:
+        histogram[min(int(value / top * bins), bins - 1)] += 1
+    grid, divergences = [], []
+    for k in range(1, candidates + 1):
+        end = bins * k // candidates
+        if end < levels:
+            continue
+        reference = [float(count) for count in histogram[:end]]
+        quantized = [0.0] * end
+        for level in range(levels):
+            members = [j for j in range(end) if j * levels // end == level]
+            filled = [j for j in members if histogram[j] > 0]
+            for j in filled:
+                quantized[j] = sum(histogram[m] for m in members) / len(filled)
+        quantized = [count + 1e-4 for count in quantized]
+        reference[-1] += sum(histogram[end:])
+        p_sum, q_sum = sum(reference), sum(quantized)
+        pairs = zip(reference, quantized, strict=True)
+        grid.append(top * end / bins)
+        divergences.append(sum(p / p_sum * math.log((p / p_sum) / (q / q_sum)) for p, q in pairs if p > 0))
+    return grid[divergences.index(min(divergences))], divergences
+
+
+@pytest.mark.parametrize(
+    ("levels", "candidates", "bins"), [(1, 8, 16), (2, 10, 64), (4, 20, 100), (8, 16, 128), (32, 20, 100)]
+)
+def test_kullback_leibler_against_the_literal_search(levels, candidates, bins):
+    values = torch.cat([samples(300, seed=levels).double(), torch.tensor([9.5, 14.0])])  # a tail
+    expected, divergences = literal_kullback_leibler(values.tolist(), levels, candidates, bins)
+    assert kullback_leibler(values, levels, candidates, bins).item() == pytest.approx(expected, rel=1e-12)
+    assert sorted(divergences)[1] > min(divergences) + 1e-9  # the comparison means something
+
+
+def test_kullback_leibler_clips_a_far_outlier():
+    values = torch.cat([samples(2000), torch.tensor([300.0])])
+    assert kullback_leibler(values, 8) < 30
+
+
+def test_kullback_leibler_ignores_zeros():
+    values = samples(500)
+    assert kullback_leibler(torch.cat([values, torch.zeros(5000)]), 8) == kullback_leibler(values, 8)
+    assert kullback_leibler(torch.zeros(7), 8) == 0
+
+
+@pytest.mark.parametrize("wrong", [{"candidates": 0}, {"candidates": 65, "bins": 64}, {"candidates": 1, "bins": 7}])
+def test_a_histogram_has_bins_for_levels_and_candidates(wrong):
+    with pytest.raises(ValueError, match=f"candidates={wrong['candidates']}"):
+        kullback_leibler(samples(), 8, **wrong)
+
+
+RULES = {
+    "largest": largest,
+    "percentile": lambda values, levels: percentile(values, levels, 90),
+    "least_squares": lambda values, levels: least_squares(values, levels, 32),
+    "kullback_leibler": lambda values, levels: kullback_leibler(values, levels, 32, 256),
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@given(seed=st.integers(0, 1000), exponent=st.integers(-6, 6), levels=st.integers(1, 16))
+def test_threshold_has_the_unit_of_the_activations(rule, seed, exponent, levels):
+    values = samples(40, seed)
+    assert rule(2.0**exponent * values, levels) == 2.0**exponent * rule(values, levels)
+    assert 0 < rule(values, levels) <= values.max()
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_one_threshold_a_channel_is_the_rule_channel_by_channel(rule):
+    channels = torch.stack([samples(50, seed) * (seed + 1) for seed in range(3)])
+    assert rule(channels, 4).tolist() == [rule(channel, 4).item() for channel in channels]
 
 
 # calibrating a network
@@ -151,8 +253,31 @@ def test_a_silent_layer_is_named(exact_network, batches):
         calibrate(network, batches, rule=largest)
 
 
-def test_every_calibration_builds_and_finds_thresholds(compose_config, any_calibration, exact_network, batches, caplog):
-    network = unknown(exact_network("residual"))
+def test_momentum_averages_over_batches(exact_network, batches):
+    network = exact_network()
+    thetas = [observed_thresholds(network, ["2"], [batch], largest)["2"] for batch in batches]
+    assert len(set(thetas)) > 1
+    found = observed_thresholds(network, ["2"], batches, largest, momentum=0.75)["2"]
+    assert found == 0.75 * (0.75 * thetas[0] + 0.25 * thetas[1]) + 0.25 * thetas[2]
+    calibrate(unknown(network), batches, rule=largest, momentum=0.75)
+    assert network[2].threshold.item() == found
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0])
+def test_momentum_is_a_share(exact_network, batches, momentum):
+    with pytest.raises(ValueError, match=f"momentum={momentum}"):
+        calibrate(unknown(exact_network()), batches, rule=largest, momentum=momentum)
+
+
+def test_too_few_images_for_a_percentile_name_the_layer(exact_network, batches):
+    with pytest.raises(ValueError, match=r"^2: percent=99.9: takes 1000 activations or more, got 768"):
+        calibrate(unknown(exact_network()), batches, rule=percentile)
+
+
+def test_every_calibration_builds_and_finds_thresholds(
+    compose_config, any_calibration, exact_network, exact_images, caplog
+):
+    network, batches = unknown(exact_network("residual")), [(exact_images(64), torch.zeros(64))]
     caplog.set_level(logging.INFO)
     instantiate(compose_config(f"calibration={any_calibration}", "levels=4").calibration)(network, batches)
     assert all(value > 0 for value in thresholds(network).values())
