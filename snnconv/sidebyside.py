@@ -79,6 +79,12 @@ class Site:
         return current.unflatten(0, (self.timesteps, -1))
 
     @torch.no_grad()
+    def mean_inputs(self) -> list[Float[Tensor, "N *shape"]]:
+        """`inputs`, averaged over time."""
+        images = len(self.activation)
+        return [x if len(x) == images else x.unflatten(0, (self.timesteps, -1)).mean(0) for x in self.inputs]
+
+    @torch.no_grad()
     def output(self) -> Float[Tensor, "T N *shape"]:
         """What the neuron, as it stands, emits at every step, from its initial state."""
         functional.reset_net(self.clock.neuron)
@@ -136,3 +142,8 @@ def calibration_images(batches: Iterable[tuple[Tensor, Any]], count: int) -> Ten
     if not any(map(len, kept)):
         raise ValueError("this method calibrates on images, and there are none; set data.calibration to 100 or more")
     return torch.cat(kept)
+
+
+def channel_mean(x: Float[Tensor, "N C *space"]) -> Float[Tensor, " C"]:
+    """Mean over images and space."""
+    return x.transpose(0, 1).flatten(1).mean(1)
