@@ -159,7 +159,7 @@ def _by_rule(rule: Rule, batches: list[Tensor], levels: int, momentum: float | N
     """θ from all `batches` of samples at once, or their moving average."""
     if momentum is None:
         return torch.as_tensor(rule(torch.cat(batches, -1), levels))
-    theta, *rest = (torch.as_tensor(rule(samples, levels)) for samples in batches)
+    theta, *rest = (torch.as_tensor(rule(samples, levels)).double() for samples in batches)
     for value in rest:
         theta = momentum * theta + (1 - momentum) * value
     return theta

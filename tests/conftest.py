@@ -82,11 +82,12 @@ def compose_config():
 
 @contextmanager
 def no_shape_checks():
+    before = jaxtyping_config.jaxtyping_disable
     jaxtyping_config.update("jaxtyping_disable", True)
     try:
         yield
     finally:
-        jaxtyping_config.update("jaxtyping_disable", False)
+        jaxtyping_config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture

@@ -18,6 +18,10 @@ from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking import SpikingModel
 
 T = 6
+TRAINING = (
+    "data=synthetic", "data.input_shape=[1,4,4]", "data.num_classes=3", "data.mean=[0.5]", "data.std=[0.25]", "data.train=16",
+    "data.test=3", "data.valid=0", "data.calibration=8", "fit.batch_size=16", "device=cpu",
+)  # fmt: skip   (images for a method that trains)
 
 
 def same(a, b):
@@ -42,13 +46,13 @@ def images(exact_images):
 
 @pytest.fixture
 def batches(exact_images):
-    """Calibration images, as a method gets them."""
-    return [(exact_images(4, seed).double(), torch.arange(4) % 3) for seed in (10, 11)]
+    """Calibration images, as a method gets them: enough for a percentile of 99.9."""
+    return [(exact_images(64, seed).double(), torch.arange(64) % 3) for seed in (10, 11)]
 
 
 @pytest.fixture
 def method(compose_config, any_method):
-    return instantiate(compose_config(f"method={any_method}", "timesteps=6", "levels=4").method)
+    return instantiate(compose_config(f"method={any_method}", "timesteps=6", "levels=4", *TRAINING).method)
 
 
 @pytest.fixture(params=["plain", "residual"])

@@ -1,0 +1,49 @@
+"""Spiking networks from ReLU networks: thresholds by a rule from calibration images.
+
+Sources of the rules (`snnconv.calibration`): Diehl et al., IJCNN 2015 (max-norm); Rueckauer et al., Front. Neurosci. 2017
+(percentile); Li et al., ICML 2021 (least squares); Migacz, GTC 2017 (Kullback-Leibler).  Those that scale weights to a threshold
+of 1 compute the same spikes as θ here, with the weights left alone.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from snnconv.calibration import Rule, largest, observed_thresholds
+from snnconv.conversion import converts, to_spiking
+from snnconv.spiking import Latency, SpikingModel
+
+
+@converts(nn.ReLU)
+def convert(
+    ann: nn.Module,
+    batches: Iterable,
+    *,
+    neuron: Callable[..., nn.Module],
+    rule: Rule,
+    levels: int = 8,
+    per_channel: bool = False,
+    momentum: float | None = None,
+    simulate: Mapping[str, Any] | None = None,
+) -> SpikingModel:
+    """`ann` with a neuron in the place of each ReLU, its θ by `rule` from the activations on `batches`.
+
+    One θ for the layer, or one for each channel (`per_channel`).  `levels` is what rules that quantize are told.  With
+    `momentum` m the rule sees one batch at a time, θ ← m·θ + (1 − m)·rule(batch).
+
+    ValueError without images, naming a layer that none of them activates or that has too few activations for a percentile, or
+    naming the path of every layer that cannot be carried.
+    """
+    sites = [path for path, module in ann.named_modules() if isinstance(module, nn.ReLU)]
+    found = observed_thresholds(ann, sites, batches, rule, levels=levels, per_channel=per_channel, momentum=momentum)
+    network = to_spiking(ann, nn.ReLU, lambda path, site: neuron(threshold=found[path]))
+    return SpikingModel(network, Latency(), **(simulate or {}))
+
+
+def _rehearse(ann: nn.Module, batches: Iterable, **settings: Any) -> SpikingModel:
+    """With few images: too few for a percentile."""
+    return convert(ann, batches, **{**settings, "rule": largest})
+
+
+convert.rehearse = _rehearse  # type: ignore[attr-defined]
