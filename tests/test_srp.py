@@ -132,6 +132,15 @@ def test_says_what_it_costs(exact_network):
 
 
 @pytest.mark.slow
+def test_large_layers_in_one_kernel():
+    """What is computed by Inductor for many elements equals what is computed as written for few."""
+    current = torch.randint(-16, 24, (6, 40, 1000)) / 8
+    whole = ResidualPotential(1.0, warmup=2)(current)
+    for part, expected in zip(current.split(10, dim=1), whole.split(10, dim=1), strict=True):
+        same(ResidualPotential(1.0, warmup=2)(part), expected)
+
+
+@pytest.mark.slow
 def test_compiled(exact_network, exact_images):
     ann, images = exact_network("residual"), exact_images(5)
     for schedule in SCHEDULES[:2]:
