@@ -26,7 +26,7 @@ def test_a_training_over_several_slices(tmp_path: Path):
     """One that ends before anything has begun, one that Ctrl-C ends in the middle, one that comes to the end."""
     begin = time.monotonic()
     text = succeed(GPU, *REHEARSAL, "--only", PAPER, "--minutes", "0.002", cwd=tmp_path)
-    assert time.monotonic() - begin < 45
+    assert time.monotonic() - begin < 60
     assert re.search(rf"{PAPER} +│ unfinished .* 0 epochs", text)
 
     work = tmp_path / "runs" / "gpu-tiny"
