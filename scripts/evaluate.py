@@ -1,7 +1,11 @@
 """Convert a trained network again and evaluate it, without training.
 
 python scripts/evaluate.py run=runs/… method=qcfs timesteps=64      results: runs/…/evaluations/<method>/<date_time>/
+python scripts/evaluate.py run=runs/… method=qcfs,srp,cos timesteps=[1,2,4,8]      each in turn, and a summary; several runs too
+python scripts/evaluate.py run=runs/… sweep=methods_qcfs            the methods that conf/sweep/methods_qcfs.yaml names
 """
+
+import sys
 
 import hydra
 from hydra.utils import instantiate
@@ -12,6 +16,7 @@ from snnconv.evaluation import accuracy, accuracy_over_time
 from snnconv.report import report
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import open_run
+from snnconv.sweep import as_sweep
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
@@ -33,4 +38,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv = as_sweep(sys.argv)
     main()

@@ -1,71 +1,56 @@
-"""Write the README's tables from `experiments/*/results.jsonl`: no number in them is typed.
+"""Write the tables of README.md and experiments/*/README.md from `experiments/*/results.jsonl`: no number in them is typed.
 
-python scripts/make_tables.py [--check]       --check only says whether the README is up to date
+python scripts/make_tables.py [--check]       --check only says whether they are up to date
+
+    <!-- table NAME --> … <!-- end -->          experiments/NAME as one table
+    <!-- leaderboard NAME --> … <!-- end -->    as leaderboards, ranked within equal latency classes
+
+Published figures stand beside ours where experiments/NAME/published.json holds them, each with its source.
 """
 
 import argparse
-import json
-import statistics
+import re
 import sys
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
+
+from snnconv.leaderboard import leaderboard, read_published, table
+from snnconv.results import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMES = (1, 2, 4, 8, 16, 32, 64)
+BLOCK = re.compile(
+    r"<!-- (table|leaderboard) (\S+) -->\n(.*?)(<!-- end -->|(?=<!-- (?:table|leaderboard) )|\Z)", re.DOTALL
+)
 
 
-def mean_std(values: list[float]) -> str:
-    """Mean ± standard deviation in percent; the mean alone for a single run."""
-    mean = f"{100 * statistics.fmean(values):.2f}"
-    return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
+def fill(text: str, experiments: Path) -> str:
+    """`text` with what stands in its blocks made anew; ValueError naming a block that cannot be filled."""
 
+    def made(block: re.Match) -> str:
+        kind, name, _, end = block.groups()
+        source = experiments / name / "results.jsonl"
+        if not end or not source.is_file():
+            raise ValueError(f"{kind} {name}: needs experiments/{name}/results.jsonl and a closing <!-- end -->")
+        make = {"table": table, "leaderboard": leaderboard}[kind]
+        return f"<!-- {kind} {name} -->\n{make(read_results([source]), read_published(source.parent))}\n<!-- end -->"
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: one row for the runs that differ in their seed alone; T = counted timesteps, τ = warm-up."""
-    groups: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
-    for result in results:
-        groups[tuple(result[key] for key in ("data", "model", "levels", "method", "warmup", "precision"))].append(
-            result
-        )
-    times = [t for t in TIMES if any(str(t) in result["snn_accuracy"] for result in results)]
-    head = ["data", "model", "L", "method", "τ", "ANN", *(f"T={t}" for t in times), "seeds", "train s"]
-    lines = [head, ["---"] * len(head)]
-    for (data, model, levels, method, warmup, _), runs in sorted(
-        groups.items(), key=lambda item: tuple(map(str, item[0]))
-    ):
-        curve = [[run["snn_accuracy"][str(t)] for run in runs if str(t) in run["snn_accuracy"]] for t in times]
-        cells = [data, model, str(levels), method, str(warmup), mean_std([run["ann_accuracy"] for run in runs])]
-        cells += [mean_std(values) if values else "–" for values in curve]
-        cells += [str(len(runs)), f"{statistics.fmean(run['wall_seconds']['train'] for run in runs):.0f}"]
-        lines.append(cells)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def fill(text: str) -> str:
-    """`text` with what stands between `<!-- table NAME -->` and `<!-- end -->` made anew from experiments/NAME."""
-    parts = text.split("<!-- table ")
-    for index, part in enumerate(parts[1:], 1):
-        name, _, rest = part.partition(" -->")
-        _, found, after = rest.partition("<!-- end -->")
-        source = ROOT / "experiments" / name / "results.jsonl"
-        if not found or not source.is_file():
-            sys.exit(f"README.md: table {name}: needs {source.relative_to(ROOT)} and a closing <!-- end -->")
-        results = [json.loads(line) for line in source.read_text().splitlines()]
-        parts[index] = f"{name} -->\n{table(results)}\n<!-- end -->{after}"
-    return "<!-- table ".join(parts)
+    return BLOCK.sub(made, text)
 
 
 def main() -> None:
-    """Rewrite README.md, or check it."""
+    """Rewrite the files, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    readme = ROOT / "README.md"
-    old = readme.read_text()
-    new = fill(old)
-    if parser.parse_args().check:
-        sys.exit(0 if new == old else "README.md is not up to date: python scripts/make_tables.py")
-    readme.write_text(new)
+    check = parser.parse_args().check
+    for readme in (ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))):
+        old = readme.read_text()
+        try:
+            new = fill(old, ROOT / "experiments")
+        except (ValueError, OSError) as error:
+            sys.exit(f"{readme.relative_to(ROOT)}: {error}")
+        if check and new != old:
+            sys.exit(f"{readme.relative_to(ROOT)} is not up to date: python scripts/make_tables.py")
+        if new != old:
+            readme.write_text(new)
 
 
 if __name__ == "__main__":

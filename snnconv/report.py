@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import rich
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from snnconv.early_exit import EarlyExit
@@ -27,6 +27,7 @@ def report(
     result["exit"] = early.as_dict() if early else None
     if not distributed.is_main():
         return result
+    result["network"] = run.network()
     rows = table_rows(curve.accuracy, ann_accuracy)
     figure = run.folder / "accuracy_vs_timesteps.png"
     files.write_text(run.folder / "accuracy_vs_timesteps.csv", as_csv(rows))
@@ -48,6 +49,8 @@ def summarize(
         "ann_relu_accuracy": None,
         "snn_accuracy": {str(t): value for t, value in curve.accuracy.items()},
         "method": cfg.names.method,
+        "settings": method_settings(OmegaConf.to_container(cfg.method, resolve=True)),  # type: ignore[arg-type]
+        "calibration_images": cfg.data.get("calibration"),
         "levels": cfg.levels,
         "select": cfg.fit.select,
         "timesteps": max(curve.correct),
@@ -71,6 +74,19 @@ def summarize(
     }
 
 
+def method_settings(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's own settings, flat: {"warmup": 8, "rule": "percentile", "rule.percent": 99.9}; how to simulate is none of them."""
+    found: dict[str, Any] = {}
+    for key, value in method.items():
+        if isinstance(value, Mapping) and key != "simulate":
+            if "_target_" in value:
+                found[key] = value["_target_"].rpartition(".")[2]
+            found |= {f"{key}.{name}": inner for name, inner in method_settings(value).items()}
+        elif key not in ("_target_", "_partial_", "simulate"):
+            found[key] = value
+    return found
+
+
 def table_rows(accuracy: Mapping[int, float], ann_accuracy: float) -> list[dict[str, Any]]:
     """One row a timestep: T, accuracy, the ANN's accuracy, and the gap between them (ANN − SNN)."""
     return [
@@ -89,15 +105,29 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plot_curves(path: Path, curves: Mapping[str, Mapping[int, float]], lines: Mapping[str, float], title: str) -> None:
-    """Accuracy against timesteps (a curve each, logarithmic in T), with horizontal lines for reference accuracies."""
+    """One picture of accuracy against timesteps, as `draw_curves` has it."""
     from matplotlib.figure import Figure  # takes a while, and most commands draw nothing
 
     figure = Figure(figsize=(7.2, 4.5), layout="constrained")
     axes = figure.subplots()
-    for label, curve in curves.items():
-        axes.plot(
-            list(curve), [100 * value for value in curve.values()], marker="o", markersize=4, linewidth=2, label=label
-        )
+    draw_curves(axes, curves, lines, title)
+    axes.legend(frameon=False, loc="lower right")
+    save_figure(path, figure)
+
+
+def draw_curves(
+    axes: Any,
+    curves: Mapping[str, Mapping[int, float]],
+    lines: Mapping[str, float],
+    title: str,
+    *,
+    xlabel: str = "timesteps T",
+    styles: Sequence[str] = (),
+) -> None:
+    """Accuracy against timesteps (a curve each, logarithmic in T), with horizontal lines for reference accuracies."""
+    for index, (label, curve) in enumerate(curves.items()):
+        marks = {"marker": "osD^v"[index // 10 % 5], "markersize": 4, "linestyle": styles[index] if styles else "-"}
+        axes.plot(list(curve), [100 * value for value in curve.values()], linewidth=2, label=label, **marks)
     for label, value in lines.items():
         axes.axhline(100 * value, color="0.25", linestyle="--", linewidth=1.5, label=f"{label} {100 * value:.2f} %")
     last = max(t for curve in curves.values() for t in curve)
@@ -105,27 +135,38 @@ def plot_curves(path: Path, curves: Mapping[str, Mapping[int, float]], lines: Ma
     ticks = [2**k for k in range(last.bit_length())]
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("timesteps T")
+    axes.set_xlabel(xlabel)
     axes.set_ylabel("test accuracy (%)")
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+
+
+def save_figure(path: Path, figure: Any) -> None:
+    """Replace `path` by the figure as PNG."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=160)
     files.replace(path, picture.getvalue())
 
 
+def shown_timesteps(timesteps: Sequence[int]) -> list[int]:
+    """What a table shows: every T of a list, and of a whole curve 1…T the powers of two and the last."""
+    if list(timesteps) != list(range(1, len(timesteps) + 1)):
+        return list(timesteps)
+    return [t for t in timesteps if t & (t - 1) == 0 or t == timesteps[-1]]
+
+
 def print_table(
     rows: Sequence[Mapping[str, Any]], title: str, warmup: int, result: Mapping[str, Any], folder: Path
 ) -> None:
-    """The rows at powers of two, and the last, in the terminal."""
+    """The rows at the shown T in the terminal."""
     table = Table()
     for column in ("T", "T + warm-up", "accuracy", "gap to ANN") if warmup else ("T", "accuracy", "gap to ANN"):
         table.add_column(column, justify="right")
+    shown = shown_timesteps([row["timesteps"] for row in rows])
     for row in rows:
         t = row["timesteps"]
-        if t & (t - 1) == 0 or row is rows[-1]:
+        if t in shown:
             times = (str(t), str(t + warmup)) if warmup else (str(t),)
             table.add_row(*times, f"{100 * row['accuracy']:.2f} %", f"{100 * row['gap']:+.2f}")
     console = rich.get_console()

@@ -9,17 +9,48 @@ from pathlib import Path
 from typing import Any
 
 import rich
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.table import Table
 
-from snnconv.report import plot_curves
+from snnconv.report import plot_curves, shown_timesteps
+from snnconv.results import latency_class
 from snnconv.runtime import distributed, files
 from snnconv.runtime.run import explain
 
 log = logging.getLogger(__name__)
+
+
+def as_sweep(arguments: list[str]) -> list[str]:
+    """The command line, with --multirun if an override has several values (method=srp,cos) or names a sweep (sweep=…)."""
+    modes = {
+        "-m",
+        "--multirun",
+        "-c",
+        "--cfg",
+        "-i",
+        "--info",
+        "-h",
+        "--help",
+        "--hydra-help",
+        "-sc",
+        "--shell-completion",
+    }
+    return (
+        arguments if modes & set(arguments) or not any(map(_is_several, arguments[1:])) else [*arguments, "--multirun"]
+    )
+
+
+def _is_several(argument: str) -> bool:
+    try:
+        (override,) = OverridesParser.create().parse_overrides([argument])
+    except OverrideParseException:  # an option of Hydra's, or a mistake that Hydra will name
+        return False
+    return override.is_sweep_override() or override.key_or_group == "sweep"
 
 
 class Summary(Callback):
@@ -59,7 +90,11 @@ def summarize(folder: Path) -> bool:
     jobs = [files.read_json(path) for path in paths]
     common = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
     for job in jobs:
-        job["name"] = " ".join(text for text in job["overrides"] if text not in common) or Path(job["folder"]).name
+        own = [text for text in job["overrides"] if text not in common]
+        job["name"] = " ".join(map(_short, own)) or Path(job["folder"]).name
+    if len({job["name"] for job in jobs}) < len(jobs):  # two runs whose folders have one name
+        for job in jobs:
+            job["name"] = " ".join(text for text in job["overrides"] if text not in common)
     done = [job for job in jobs if "result" in job]
     troubles = [f"Failed: {job['name']}: {job['error']}" for job in jobs if "error" in job]
     if done:
@@ -77,17 +112,30 @@ def summarize(folder: Path) -> bool:
     return bool(done) and not troubles
 
 
+def _short(override: str) -> str:
+    """An override for a table: of a run's folder the last part alone."""
+    key, _, value = override.partition("=")
+    return f"{key}={Path(value).name}" if key in ("run", "resume") else override
+
+
 def summary_table(jobs: list[dict[str, Any]]) -> Table:
-    """One row a run: the ANN's accuracy and the SNN's at powers of two."""
-    times = sorted({t for job in jobs for t in map(int, job["result"]["snn_accuracy"]) if t & (t - 1) == 0})
+    """One row a run: what its T hides, if one's does (then also τ), the ANN's accuracy and the SNN's over time."""
+    times = sorted({t for job in jobs for t in shown_timesteps(sorted(map(int, job["result"]["snn_accuracy"])))})
+    classes = [latency_class(job["result"]["latency"]) for job in jobs]
+    told = set(classes) != {"plain"}
     table = Table(title="Test accuracy (%)")
-    table.add_column("run")
+    for column in ("run", *(["class"] if told else [])):
+        table.add_column(column, overflow="fold")
     for column in ("ANN", *(f"T={t}" for t in times)):
         table.add_column(column, justify="right")
-    for job in jobs:
+    for job, hidden in zip(jobs, classes, strict=True):
         result = job["result"]
         values = [result["ann_accuracy"], *(result["snn_accuracy"].get(str(t)) for t in times)]
-        table.add_row(job["name"], *("–" if value is None else f"{100 * value:.2f}" for value in values))
+        table.add_row(
+            job["name"],
+            *([hidden] if told else []),
+            *("–" if value is None else f"{100 * value:.2f}" for value in values),
+        )
     return table
 
 

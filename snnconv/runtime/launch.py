@@ -23,7 +23,7 @@ from snnconv.runtime import checkpoint, distributed
 
 # What may change when a stored run goes on; everything else would change its numbers.
 RESUMABLE = ("device", "data.root", "track", "data.workers", "timesteps", "simulate", "trust")
-REEVALUABLE = (*RESUMABLE, "precision", "method", "neuron")
+REEVALUABLE = (*RESUMABLE, "precision", "method", "neuron", "data.calibration")
 KEPT = ("last.ckpt", "ann.safetensors", "ann.json", "metrics.jsonl", "result.json")  # with one of them, it holds a run
 
 _made: list[Path] = []  # the folders that this process made, innermost first
@@ -143,7 +143,9 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     with open_dict(stored):
         for override in overrides:
             key = override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
-            if key in ("resume", "run"):
+            if key in ("resume", "run") or (
+                cfg.run and key == "sweep"
+            ):  # a named sweep says its values as overrides, too
                 continue
             if not any(key == name or key.startswith(f"{name}.") for name in allowed):
                 verb = "goes on as it was" if cfg.resume else "evaluates a trained network as it is"

@@ -1,0 +1,55 @@
+"""Every method that was evaluated, mean ± std over seeds, ranked within equal latency classes.
+
+python scripts/leaderboard.py runs/… [more …] [--out folder]
+    reads the result.json of every run and evaluation below the given folders (or results.jsonl files) and writes, into --out
+    (the first folder given, if left out), leaderboard.md, leaderboard.csv (a row for each T) and leaderboard.png; --collect
+    also puts the results that were read into one results.jsonl there, from which make_tables.py can fill a README
+
+Only the same network, data and test images share a table.  A result that contradicts its latency class (a "plain" method whose
+neurons emitted −1) is an error that names the run, and nothing is written.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from snnconv.leaderboard import leaderboard, long_rows, plot, read_published
+from snnconv.report import as_csv
+from snnconv.results import read_results
+from snnconv.runtime import files
+
+
+def main() -> None:
+    """Read, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="+", type=Path, help="run folders, folders of them, or results.jsonl files")
+    parser.add_argument("--out", type=Path, help="where to write (default: the first folder given)")
+    parser.add_argument("--collect", action="store_true", help="write what was read into results.jsonl, too")
+    arguments = parser.parse_args()
+    first = arguments.paths[0]
+    out = arguments.out or (first if first.is_dir() else first.parent)
+    try:
+        results = read_results(arguments.paths)
+        text = leaderboard(results, read_published(out))
+        out.mkdir(parents=True, exist_ok=True)
+        files.write_text(out / "leaderboard.md", text + "\n")
+        files.write_text(out / "leaderboard.csv", as_csv(long_rows(results)))
+        plot(out / "leaderboard.png", results)
+        if arguments.collect:
+            rows = [{key: value for key, value in result.items() if key != "source"} for result in results]
+            files.write_text(out / "results.jsonl", "".join(map(files.json_line, rows)))
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+    console = Console()
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        print(text)
+    print(f"Written: {out}/leaderboard.md, .csv and .png", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

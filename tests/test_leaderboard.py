@@ -1,0 +1,294 @@
+"""A leaderboard compares what can be compared, believes no claim that its run contradicts, and shows what it read."""
+
+import copy
+import csv
+import io
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from matplotlib import image
+
+from snnconv.leaderboard import boards, leaderboard, long_rows, mean_std, plot, read_published, table
+from snnconv.report import as_csv
+from snnconv.results import contradictions, gather, latency_class, read_results
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+PLAIN = {"warmup": 0, "waits": False, "spike_levels": 1, "signed": False, "readout_from": 1, "needs_training": "none"}
+
+
+def result(method: str = "qcfs", seed: int = 0, curve=(0.5, 0.75), **changes) -> dict:
+    """A result at T = 1, 2, …; changes of latency, network or emitted go into these."""
+    made = {
+        "ann_accuracy": 0.9, "snn_accuracy": {str(t): value for t, value in enumerate(curve, 1)}, "method": method,
+        "settings": {}, "calibration_images": 100, "levels": 8, "select": "best", "warmup": 0, "latency": PLAIN,
+        "model": "resnet20", "data": "cifar10", "images_tested": 10000, "seed": seed, "precision": "float32",
+        "spikes_per_image": {str(t): 1000.0 * t for t, _ in enumerate(curve, 1)}, "emitted": {"least": 0, "most": 1},
+        "wall_seconds": {"train": 60.0, "convert": 1.0, "evaluate": 2.0}, "source": f"runs/{method}-{seed}/result.json",
+        "network": {"weights": f"w{seed}", "recipe": "r1", "activation": "QCFS"},
+    }  # fmt: skip
+    for key, value in changes.items():
+        made[key] = {**made[key], **value} if key in ("latency", "network", "emitted") and value else value
+    made["latency"] = {**made["latency"], "warmup": made["warmup"]}
+    return made
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of every table in a Markdown text, heads left out."""
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.splitlines() if line[:1] == "|"]
+    return [row for row in rows if row[0] not in ("class", "---", "data")]
+
+
+# classes
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "plain"),
+        ({"needs_training": "activation"}, "plain"),
+        ({"warmup": 4}, "pre-simulated τ=4"),
+        ({"warmup": 4, "waits": True}, "pre-simulated τ=4, waiting"),
+        ({"signed": True}, "signed"),
+        ({"spike_levels": 5}, "5 levels"),
+        ({"readout_from": 9}, "readout from 9"),
+        ({"needs_training": "weights"}, "trained after conversion"),
+    ],
+)
+def test_every_latency_field_that_hides_something_is_in_the_class(changes, name):
+    assert latency_class(PLAIN | changes) == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"emitted": {"least": -1}}, "claims unsigned spikes, but a neuron emitted -1 in one step"),
+        ({"emitted": {"most": 3}}, "claims at most 1 spikes a step, but a neuron emitted 3"),
+        ({"emitted": {"least": -2}, "latency": {"signed": True}}, "claims at most 1 spikes a step, but a neuron emitted 2"),
+        ({"emitted": {"most": 6}, "latency": {"spike_levels": 5}}, "claims at most 5 spikes a step, but a neuron emitted 6"),
+    ],
+)  # fmt: skip
+def test_a_claim_that_the_run_contradicts_is_an_error_that_names_it(changes, text):
+    honest, liar = result("srp"), result("sly", **changes)
+    with pytest.raises(ValueError, match="Mend the method's Latency") as error:
+        leaderboard([honest, liar])
+    assert str(error.value).splitlines()[0] == f"runs/sly-0/result.json: sly {text}"
+    assert "srp" not in str(error.value)
+
+
+def test_a_warmup_that_the_latency_does_not_tell_is_a_contradiction():
+    sly = result() | {"warmup": 4}
+    assert contradictions(sly) == ["claims τ = 0, but ran with τ = 4"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"emitted": {"least": -1}, "latency": {"signed": True}},
+        {"emitted": {"most": 5}, "latency": {"spike_levels": 5}},
+        {"emitted": {"least": 0, "most": 0}},
+        {"warmup": 4},
+    ],
+)
+def test_an_honest_claim_passes(changes):
+    assert contradictions(result(**changes)) == []
+
+
+def test_what_an_older_result_does_not_tell_is_not_checked_and_that_is_said():
+    old = result("old", curve=(0.5, 0.6))
+    del old["emitted"], old["network"], old["settings"], old["calibration_images"], old["spikes_per_image"]
+    text = leaderboard([old])
+    assert "Class not checked against what was emitted (older results): old." in text
+    assert "network not recorded" in text
+    assert "not checked" not in leaderboard([result()])
+
+
+# rows and boards
+
+
+def test_mean_and_deviation_over_seeds_by_hand():
+    (row,) = gather([result(seed=s, curve=[value]) for s, value in enumerate((0.5, 0.6, 0.7))])
+    assert mean_std(row.at(1)) == "60.00 ± 10.00"
+    assert mean_std(row.at(1, "gap")) == "30.00 ± 10.00"
+    assert row.at(2) == []
+    assert (mean_std([]), mean_std([0.5])) == ("–", "50.00")
+
+
+def test_what_was_evaluated_twice_counts_once_the_last_time():
+    again = result(curve=(0.6, 0.7, 0.8))
+    (row,) = gather([result(curve=(0.5, 0.75)), again, result(seed=1, curve=(0.4,))])
+    assert [len(row.results), row.at(1), row.at(3)] == [2, [0.6, 0.4], [0.8]]
+    (row,) = gather([again, result(curve=(0.5,))])  # a shorter one leaves the other T
+    assert [row.at(1), row.at(3)] == [[0.5], [0.8]]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": "cifar100"}, {"model": "vgg16"}, {"levels": 4}, {"images_tested": 500}, {"select": "test"},
+        {"precision": "bf16"}, {"network": {"recipe": "r2"}}, {"network": {"activation": "ReLU"}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)  # fmt: skip
+def test_what_cannot_be_compared_never_shares_a_table(changes):
+    results = [result("qcfs"), result("srp", **changes), result("cos")]
+    assert sorted(sorted(row.label for row in rows) for rows in boards(results)) == [["cos", "qcfs"], ["srp"]]
+    assert leaderboard(results).count("| class |") == 2
+
+
+def test_untrained_networks_are_the_same_if_their_weights_are():
+    one, other = ({"recipe": None, "weights": name, "activation": "ReLU"} for name in ("w1", "w2"))
+    results = [result("max_norm", network=one), result("mse", network=one), result("mse", network=other)]
+    assert [[row.label for row in rows] for rows in boards(results)] == [["max_norm", "mse"], ["mse"]]
+    results = [result("mse", seed=seed, network=one) for seed in (0, 1)]
+    assert len(gather(results)[0].results) == 2
+
+
+def test_settings_tell_rows_apart_and_only_those_that_differ_are_shown():
+    results = [result("srp", settings={"warmup": tau, "rule": "mse"}, warmup=tau) for tau in (4, 8)]
+    assert [row.label for row in gather(results)] == ["srp (warmup=4)", "srp (warmup=8)"]
+    assert [row.label for row in gather(results[:1])] == ["srp"]
+    results = [result("mse", calibration_images=count) for count in (100, 1000)]
+    assert {row.label for row in gather(results)} == {"mse (data.calibration=100)", "mse (data.calibration=1000)"}
+
+
+def test_only_equal_classes_share_a_ranking():
+    """Best first within a class, plain first; bold only where there is a rival."""
+    results = [
+        result("qcfs", curve=(0.5, 0.75)), result("better", curve=(0.4, 0.9)), result("srp", curve=(0.9, 0.95), warmup=4),
+        result("cos", curve=(0.95, 0.96), warmup=8), result("st_bif", curve=(0.1, 0.2), latency={"signed": True}),
+    ]  # fmt: skip
+    rows = cells(leaderboard(results))
+    assert [row[:3] for row in rows] == [
+        ["plain", "better", "T"], ["plain", "qcfs", "T"], ["pre-simulated τ=4", "srp", "T + 4"],
+        ["pre-simulated τ=8", "cos", "T + 8"], ["signed", "st_bif", "T"],
+    ]  # fmt: skip
+    assert [row[4:6] for row in rows[:3]] == [["40.00", "**90.00**"], ["**50.00**", "75.00"], ["90.00", "95.00"]]
+    assert rows[0][6:] == ["0.00", "2000", "1.0", "2.0", "1"]  # gap, spikes, convert, evaluate, seeds
+
+
+def test_rows_over_different_seeds_are_told():
+    results = [result("qcfs", seed=0), result("qcfs", seed=1), result("srp", seed=0)]
+    assert "Not every row is a mean over the same seeds." in leaderboard(results)
+    assert "same seeds" not in leaderboard(results[:1])
+
+
+def test_the_csv_has_every_t_with_its_steps():
+    results = [result("srp", seed=seed, warmup=4, curve=(0.5, 0.7 + seed / 10)) for seed in (0, 1)]
+    rows = list(csv.DictReader(io.StringIO(as_csv(long_rows(results)))))
+    assert [(row["timesteps"], row["warmup"], row["steps"]) for row in rows] == [("1", "4", "5"), ("2", "4", "6")]
+    assert float(rows[1]["accuracy"]) == 0.75
+    assert float(rows[1]["accuracy_std"]) == pytest.approx(0.1 / 2**0.5)
+    assert float(rows[1]["gap"]) == pytest.approx(0.15)
+    assert (rows[1]["spikes_per_image"], rows[1]["seeds"], rows[1]["class"]) == ("2000.0", "2", "pre-simulated τ=4")
+
+
+def test_any_leaderboard_can_be_drawn(tmp_path):
+    many = [result(f"method{k}", curve=(0.1, 0.2 + k / 50)) for k in range(14)]
+    plot(tmp_path / "one.png", many)
+    plot(tmp_path / "two.png", [*many, result(data="cifar100", warmup=4)])
+    one, two = (image.imread(tmp_path / name).shape for name in ("one.png", "two.png"))
+    assert two[0] == 2 * one[0]
+
+
+# files
+
+
+def test_results_are_read_from_folders_and_lines_the_last_written_last(tmp_path):
+    for name in ("b/result.json", "a/evaluations/srp/1/result.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(json.dumps(result(name)))
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text("".join(json.dumps(result(name)) + "\n" for name in ("x", "y")))
+    assert [found["method"] for found in read_results([tmp_path])] == [
+        "b/result.json",
+        "a/evaluations/srp/1/result.json",
+    ]
+    assert [found["source"] for found in read_results([lines])] == [f"{lines}:1", f"{lines}:2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("result.json", "{", "result.json: damaged, no valid JSON"),
+        ("result.json", "[]", "result.json: lacks everything; no result of snnconv"),
+        ("result.json", '{"method": "x"}', "result.json: lacks ann_accuracy, snn_accuracy, levels"),
+        ("results.jsonl", "{}\n", "results.jsonl:1: lacks ann_accuracy"),
+        ("results.jsonl", "half", "results.jsonl:1: damaged"),
+        ("other.txt", "", "no result.json or results.jsonl there; it is written when a run ends"),
+    ],
+)
+def test_what_is_no_result_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message.replace(".", r"\.")):
+        read_results([tmp_path])
+
+
+PUBLISHED = {"method": "NQ", "model": "resnet20", "snn_accuracy": {"2": 0.773}, "source": "its README"}
+
+
+def test_published_figures_stand_beside_ours_with_their_source_and_are_not_ranked(tmp_path):
+    (tmp_path / "published.json").write_text(
+        json.dumps([PUBLISHED, {**PUBLISHED, "method": "other", "model": "vgg16"}])
+    )
+    published = read_published(tmp_path)
+    rows = cells(leaderboard([result("qcfs"), result("srp")], published))
+    assert rows[2] == ["plain", "*NQ* (published: its README)", "T", "–", "–", "77.30", *["–"] * 5]
+    assert len(rows) == 3
+    assert rows[0][5] == "**75.00**"
+    assert cells(table([result()], published))[1] == [
+        "–", "resnet20", "–", "*NQ* (published: its README)", "0", "–", "–", "77.30", "–", "–"
+    ]  # fmt: skip
+    assert read_published(tmp_path / "none") == []
+
+
+def test_a_published_figure_without_a_source_is_refused(tmp_path):
+    (tmp_path / "published.json").write_text(json.dumps([PUBLISHED, {**PUBLISHED, "source": ""}]))
+    with pytest.raises(ValueError, match=r"published.json: entry 2 lacks source; a figure is shown with its source"):
+        read_published(tmp_path)
+
+
+# the README's tables
+
+
+@pytest.fixture(scope="module")
+def fill():
+    return runpy.run_path(str(SCRIPTS / "make_tables.py"))["fill"]
+
+
+def test_blocks_are_filled_and_the_text_around_them_stays(fill, tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "results.jsonl").write_text(json.dumps(result()) + "\n")
+    text = (
+        "Before\n<!-- table study -->\nstale\n<!-- end -->\nbetween\n<!-- leaderboard study -->\n<!-- end -->\nafter\n"
+    )
+    new = fill(text, tmp_path)
+    assert "stale" not in new
+    assert "| cifar10 | resnet20 | 8 | qcfs | 0 | 90.00 | 50.00 | 75.00 | 1 | 60 |" in new
+    assert "| plain | qcfs | T | 90.00 | 50.00 | 75.00 |" in new
+    assert new.startswith("Before\n<!-- table study -->\n| data |")
+    assert new.endswith("<!-- end -->\nafter\n")
+    assert fill(new, tmp_path) == new
+
+
+@pytest.mark.parametrize(
+    "text", ["<!-- table none -->\n<!-- end -->", "<!-- leaderboard none -->\n", "<!-- table none -->\n"]
+)
+def test_a_block_that_cannot_be_filled_is_named(fill, tmp_path, text):
+    with pytest.raises(ValueError, match=r"none: needs experiments/none/results.jsonl and a closing <!-- end -->"):
+        fill(text, tmp_path)
+
+
+def test_the_tables_here_are_up_to_date(fill):
+    root = SCRIPTS.parent
+    for readme in (root / "README.md", *root.glob("experiments/*/README.md")):
+        assert fill(readme.read_text(), root / "experiments") == readme.read_text(), readme
+
+
+def test_reading_a_board_changes_no_result():
+    results = [result("qcfs"), result("srp", warmup=4), result("qcfs", seed=1)]
+    before = copy.deepcopy(results)
+    leaderboard(results)
+    long_rows(results)
+    assert results == before
