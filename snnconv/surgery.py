@@ -285,7 +285,8 @@ def fold_amplitudes(network: nn.Module, kind: type) -> nn.Module:
     """A copy of `network` whose neurons (modules of `kind`, with `.neuron.amplitude`) emit 1 instead of θ where that is free.
 
     Where everything that a neuron feeds is a weight layer of its own, perhaps after pooling or reshaping, the factor moves
-    into the weights: one pass less, and convolutions receive binary spikes.  Where spikes meet an addition it stays.
+    into the weights: one pass less, and convolutions receive binary spikes.  Where spikes meet an addition it stays; so it does,
+    if it differs from channel to channel, where a layer mixes channels in another way than convolutions and flattening do.
     """
     network = copy.deepcopy(network)
     modules = dict(network.named_modules())
@@ -296,9 +297,9 @@ def fold_amplitudes(network: nn.Module, kind: type) -> nn.Module:
         neuron: Any = getattr(module, "neuron", None) if isinstance(module, kind) else None
         if neuron is None or not hasattr(neuron, "amplitude"):
             continue
-        layers = _weights_fed_by(node, modules, uses)
-        if layers and all(_carries(layer, neuron.amplitude) for layer in layers):
-            for layer in layers:
+        fed = _weights_fed_by(node, modules, uses)
+        if fed and all(_carries(modules[str(user.target)], neuron.amplitude, user, modules) for user in fed):
+            for layer in (modules[str(user.target)] for user in fed):
                 layer.weight = nn.Parameter(
                     layer.weight * _by_input(layer, neuron.amplitude)
                 )  # its own, if it was shared
@@ -306,13 +307,29 @@ def fold_amplitudes(network: nn.Module, kind: type) -> nn.Module:
     return network
 
 
-def _carries(layer: Any, amplitude: Any) -> bool:
-    """Can the weights of `layer` take over `amplitude`, a number or [C]?"""
+def _carries(layer: Any, amplitude: Any, node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Can the weights of `layer`, which `node` calls, take over `amplitude`, a number or [C]?"""
     if not isinstance(amplitude, torch.Tensor):
         return True
-    if isinstance(layer, nn.Linear):
-        return layer.in_features % len(amplitude) == 0  # flattened channel by channel
-    return layer.groups == 1
+    if isinstance(layer, nn.Linear):  # flattened, channel by channel
+        return layer.in_features % len(amplitude) == 0 and _is_flat(node.args[0], modules)
+    return layer.groups == 1 and layer.in_channels == len(amplitude)
+
+
+def _is_flat(value: Any, modules: dict[str, nn.Module]) -> bool:
+    """Is `value` surely [N, features]?"""
+    if not isinstance(value, fx.Node) or value.op == "placeholder":
+        return False
+    if value.op == "call_module":
+        module = modules[str(value.target)]
+        if isinstance(module, nn.Flatten):
+            return (module.start_dim, module.end_dim) == (1, -1)
+        return not isinstance(module, nn.Unflatten) and _is_flat(value.args[0], modules)
+    if value.target in ("flatten", torch.flatten):
+        return (*value.args[1:], *value.kwargs.values()) == (1,)
+    if value.target in ("view", "reshape"):
+        return len(value.args) == 3 and value.args[2] == -1
+    return False
 
 
 def _by_input(layer: Any, amplitude: Any) -> Any:
@@ -325,13 +342,15 @@ def _by_input(layer: Any, amplitude: Any) -> Any:
     return amplitude.view(1, -1, *[1] * (layer.weight.dim() - 2))
 
 
-def _weights_fed_by(node: fx.Node, modules: dict[str, nn.Module], uses: Counter) -> list[Any] | None:
-    """The weight layers that `node` feeds; None if it also feeds anything else."""
-    layers: list[Any] = []
+def _weights_fed_by(node: fx.Node, modules: dict[str, nn.Module], uses: Counter) -> list[fx.Node] | None:
+    """The calls of weight layers that `node` feeds; None if it also feeds anything else."""
+    layers: list[fx.Node] = []
     for user in node.users:
         module = modules[str(user.target)] if user.op == "call_module" else None
+        if user.target in ("size", "dim") or (user.target is getattr and user.args[1] == "shape"):
+            continue
         if isinstance(module, WEIGHTED) and uses[user.target] == 1:
-            layers.append(module)
+            layers.append(user)
         elif isinstance(module, SHAPE_ONLY) or user.target in SHAPE_ONLY_CALLS:
             further = _weights_fed_by(user, modules, uses)
             if further is None:
