@@ -323,7 +323,7 @@ def _is_flat(value: Any, modules: dict[str, nn.Module]) -> bool:
     if value.op == "call_module":
         module = modules[str(value.target)]
         if isinstance(module, nn.Flatten):
-            return (module.start_dim, module.end_dim) == (1, -1)
+            return bool(module.start_dim == 1 and module.end_dim == -1)
         return not isinstance(module, nn.Unflatten) and _is_flat(value.args[0], modules)
     if value.target in ("flatten", torch.flatten):
         return (*value.args[1:], *value.kwargs.values()) == (1,)
