@@ -74,15 +74,35 @@ def summarize(
     }
 
 
+NOT_OF_A_METHOD = (
+    "_target_",
+    "_partial_",
+    "_recursive_",
+    "simulate",
+    "data",
+    "seed",
+    "precision",
+    "compile",
+    "save",
+    "load",
+)
+
+
 def method_settings(method: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's own settings, flat: {"warmup": 8, "rule": "percentile", "rule.percent": 99.9}; how to simulate is none of them."""
+    """A method's own settings, flat: {"warmup": 8, "rule": "percentile", "rule.percent": 99.9}.
+
+    How to simulate, data, seed and files are none of them.
+    """
     found: dict[str, Any] = {}
     for key, value in method.items():
-        if isinstance(value, Mapping) and key != "simulate":
+        if key in NOT_OF_A_METHOD:
+            continue
+        if isinstance(value, Mapping):
             if "_target_" in value:
-                found[key] = value["_target_"].rpartition(".")[2]
+                module, _, name = value["_target_"].rpartition(".")
+                found[key] = module.rpartition(".")[2] if name == "convert" else name
             found |= {f"{key}.{name}": inner for name, inner in method_settings(value).items()}
-        elif key not in ("_target_", "_partial_", "simulate"):
+        else:
             found[key] = value
     return found
 

@@ -5,13 +5,14 @@ import json
 
 import pytest
 from matplotlib import image
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from snnconv.activations.qcfs import QCFS
 from snnconv.evaluation import Curve, accuracy_over_time
 from snnconv.methods.qcfs import convert
 from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.report import as_csv, plot_curves, report, table_rows
+from snnconv.report import as_csv, method_settings, plot_curves, report, shown_timesteps, table_rows
 from snnconv.runtime.tracking import Jsonl, Patient, Tracker
 
 PROMISED = {
@@ -50,6 +51,8 @@ def test_result_json_keeps_its_promise(run, snn, curve):
     assert set(result["wall_seconds"]) == {"train", "convert", "evaluate"}
     assert 0 < result["firing_rate"]["mean"] < 1
     assert len(result["firing_rate"]["layers"]) == 2
+    assert result["settings"] == {"neuron": "IntegrateFire", "neuron.v_initial": 0.5}
+    assert result["network"] is None  # no network was saved
 
 
 def test_the_csv_is_the_curve(run, snn, curve):
@@ -70,6 +73,37 @@ def test_the_picture_is_one(run, snn, curve):
 def test_rows_and_csv_by_hand():
     rows = table_rows({1: 0.5, 4: 0.75}, ann_accuracy=1.0)
     assert as_csv(rows) == "timesteps,accuracy,ann_accuracy,gap\n1,0.5,1.0,0.5\n4,0.75,1.0,0.25\n"
+
+
+def test_settings_are_the_methods_own_and_plain():
+    """Rows of a leaderboard are told apart by them, so what differs between seeds and machines must not be there."""
+    rule = {"_target_": "snnconv.calibration.percentile", "_partial_": True, "percent": 99.9}
+    base = {"_target_": "snnconv.methods.srp.convert", "_partial_": True, "warmup": 4, "simulate": {"chunk": 8}}
+    own = {"_target_": "x.convert", "_partial_": True, "rule": rule, "base": base, "gamma": 5, "per_channel": None}
+    elsewhere = {
+        "simulate": {"chunk": 8},
+        "seed": 3,
+        "data": {"root": "/somewhere"},
+        "save": "a.pt",
+        "precision": "bf16",
+    }
+    assert method_settings(own | elsewhere) == {
+        "rule": "percentile", "rule.percent": 99.9, "base": "srp", "base.warmup": 4, "gamma": 5, "per_channel": None
+    }  # fmt: skip
+
+
+def test_every_method_tells_its_settings(compose_config, any_method):
+    """As JSON; nothing in them changes with the seed, the device or where data lie."""
+    one, other = (
+        method_settings(OmegaConf.to_container(compose_config(f"method={any_method}", *elsewhere).method, resolve=True))
+        for elsewhere in ((), ("seed=1", "device=cpu", "data.root=elsewhere", "data=cifar10", "track=none"))
+    )
+    assert json.loads(json.dumps(one)) == one == other
+
+
+def test_a_list_is_shown_whole_and_a_curve_at_powers_of_two():
+    assert shown_timesteps([3, 5, 6]) == [3, 5, 6]
+    assert shown_timesteps(range(1, 12)) == [1, 2, 4, 8, 11]
 
 
 @pytest.mark.parametrize("curve", [{1: 0.5}, {3: 0.5, 5: 0.6}, dict.fromkeys(range(1, 129), 0.9)])

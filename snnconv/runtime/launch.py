@@ -143,9 +143,7 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     with open_dict(stored):
         for override in overrides:
             key = override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
-            if key in ("resume", "run") or (
-                cfg.run and key == "sweep"
-            ):  # a named sweep says its values as overrides, too
+            if key in ("resume", "run") or (key == "sweep" and cfg.run):  # what a sweep chooses comes as overrides, too
                 continue
             if not any(key == name or key.startswith(f"{name}.") for name in allowed):
                 verb = "goes on as it was" if cfg.resume else "evaluates a trained network as it is"
