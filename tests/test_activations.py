@@ -8,7 +8,10 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
+from snnconv.activations.clipped_relu import ClippedReLU
+from snnconv.activations.noisy_qcfs import NoisyQCFS
 from snnconv.activations.qcfs import QCFS
+from snnconv.activations.slip_relu import SlipReLU
 from snnconv.functional import qcfs
 
 
@@ -110,3 +113,75 @@ def test_a_threshold_pushed_below_zero_stays_positive_and_rises_again():
 
 def test_printing_shows_what_matters():
     assert "levels=4, threshold=2" in repr(QCFS(4, threshold=2.0))
+
+
+# clipped ReLU, SlipReLU, noisy QCFS: values and gradients, element by element as the papers write them
+
+GRID = [k / 16 + 1 / 64 for k in range(-24, 56)]  # no element on a border, where conventions differ
+
+
+def literal_clip(x: float, theta: float) -> tuple[float, float, float]:
+    """min(max(x, 0), θ), dy/dx, dy/dθ."""
+    if x < 0:
+        return 0.0, 0.0, 0.0
+    return (x, 1.0, 0.0) if x < theta else (theta, 0.0, 1.0)
+
+
+def literal_floor(x: float, theta: float, levels: int) -> tuple[float, float, float]:
+    """θ·clip(floor(Lx/θ + ½)/L, 0, 1), straight through the floor, then clipped."""
+    quantized = math.floor(x * levels / theta + 0.5) / levels
+    if quantized < 0:
+        return 0.0, 0.0, 0.0
+    return (theta, 0.0, 1.0) if quantized > 1 else (theta * quantized, 1.0, quantized - x / theta)
+
+
+def measured(activation: nn.Module, x: float) -> tuple[float, float, float]:
+    activation.zero_grad()
+    point = torch.tensor([x], dtype=torch.float64, requires_grad=True)
+    output = activation.double()(point)
+    output.sum().backward()
+    return output.item(), point.grad.item(), activation.theta.grad.item()
+
+
+@pytest.mark.parametrize("x", GRID)
+def test_clipped_relu_is_its_formula(x):
+    assert measured(ClippedReLU(4, 1.5), x) == literal_clip(x, 1.5)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("x", GRID[::3])
+def test_slip_relu_is_its_formula(x, slope):
+    both = zip(literal_clip(x, 1.5), literal_floor(x, 1.5, 4), strict=True)
+    expected = [slope * clipped + (1 - slope) * quantized for clipped, quantized in both]
+    assert measured(SlipReLU(4, 1.5, slope), x) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("slope", [-0.1, 1.1, math.nan])
+def test_the_slope_is_a_share(slope):
+    with pytest.raises(ValueError, match="slope="):
+        SlipReLU(4, slope=slope)
+
+
+def test_noise_has_its_size_in_training_and_leaves_the_gradient():
+    activation, plain, x = NoisyQCFS(4, 1.0, noise=0.25), QCFS(4, 1.0), torch.linspace(-1, 2, 20_000)
+    points, others = x.clone().requires_grad_(), x.clone().requires_grad_()
+    noise = activation(points) - plain(others)
+    assert noise.mean().item() == pytest.approx(0, abs=0.005)
+    assert noise.std().item() == pytest.approx(0.25, rel=0.02)
+    assert torch.corrcoef(torch.stack([noise.detach(), x]))[0, 1].abs() < 0.03
+    activation(points).sum().backward()
+    plain(others).sum().backward()
+    assert torch.equal(points.grad, others.grad)
+    assert activation.theta.grad == plain.theta.grad
+
+
+def test_noise_ends_with_training():
+    activation, x = NoisyQCFS(4, 1.0, noise=0.25).eval(), torch.linspace(-1, 2, 100)
+    assert torch.equal(activation(x), qcfs(x, torch.tensor(1.0), 4))
+    assert activation.state_dict().keys() == QCFS(4).state_dict().keys()  # either fits the other
+
+
+@pytest.mark.parametrize("noise", [-0.1, math.nan, math.inf])
+def test_noise_is_a_standard_deviation(noise):
+    with pytest.raises(ValueError, match="noise="):
+        NoisyQCFS(4, noise=noise)
