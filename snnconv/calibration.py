@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -86,6 +87,20 @@ def kullback_leibler(samples: Samples, levels: int, candidates: int = 128, bins:
     return top * ends[divergence.argmin()].item() / bins
 
 
+def in_batches(
+    batches: Iterable[tuple[Tensor, Tensor]], size: int, count: int | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """The same images, at most `size` at a time, because moving averages move once a batch: all, or `count` batches.
+
+    Where there are fewer than `count`, they come again.
+    """
+    for name, value in {"batch_size": size, "iterations": count}.items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise ValueError(f"{name}={value}: a whole number of at least 1")
+    parts = [pair for images, labels in batches for pair in zip(images.split(size), labels.split(size), strict=True)]
+    return parts if count is None else list(islice(cycle(parts), count))
+
+
 class _Observer(nn.Module):
     """ReLU that keeps some of what it puts out: a tensor [C, M] a batch (one channel for the layer unless `per_channel`).
 
@@ -121,16 +136,19 @@ def observed_thresholds(
     levels: int | None = None,
     per_channel: bool = False,
     momentum: float | None = None,
+    batch_size: int = 50,
     per_image: int = 256,
 ) -> dict[str, float | Tensor]:
     """θ of the activations at `paths` by `rule`, which sees what ReLU puts out there, in eval mode, on all `batches`.
 
     A number for each layer, or [C] if `per_channel` (a channel that is never active gets the layer's largest θ).  `levels` is
-    what the rule is told, by default the activation's own.  With `momentum` m the rule is applied to each batch by itself,
-    θ ← m·θ + (1 − m)·rule(batch).  ValueError without images, or naming a layer that is never active.
+    what the rule is told, by default the activation's own.  With `momentum` m the rule is applied to `batch_size` images at a
+    time, θ ← m·θ + (1 − m)·rule(batch).  ValueError without images, or naming a layer that is never active.
     """
-    if momentum is not None and not 0 <= momentum < 1:
-        raise ValueError(f"momentum={momentum}: at least 0 and below 1")
+    if momentum is not None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum={momentum}: at least 0 and below 1")
+        batches = in_batches(batches, batch_size)
     plain = replace_modules(network, (), nn.Identity).eval()
     observers = {path: _Observer(per_image, per_channel) for path in paths}
     for path, observer in observers.items():
@@ -172,18 +190,19 @@ def calibrate(
     *,
     rule: Rule,
     momentum: float | None = None,
+    batch_size: int = 50,
     per_image: int = 256,
 ) -> None:
     """Set the thresholds of `network` that are not known yet (NaN: its weights came from a ReLU network), by `rule`.
 
-    The rule sees the activations of the ReLU network; `momentum` is explained in `observed_thresholds`.  Thresholds that are
-    known stay.  (With several processes each sees its share of the images, and training starts from the first one's thresholds.)
+    The rule sees the activations of the ReLU network, all at once, or with `momentum` as `observed_thresholds` says.  Thresholds
+    that are known stay.  (With several processes each sees its share of the images, and training starts from the first one's.)
     """
     sites = {path: module for path, module in network.named_modules() if is_activation(module) and _is_unknown(module)}
     if not sites:
         return
     for path, threshold in observed_thresholds(
-        network, sites, batches, rule, momentum=momentum, per_image=per_image
+        network, sites, batches, rule, momentum=momentum, batch_size=batch_size, per_image=per_image
     ).items():
         sites[path].set_threshold(threshold)  # type: ignore[operator]
     log.info("Calibrated %d thresholds on ReLU activations", len(sites))

@@ -61,6 +61,10 @@ def is_activation(module: nn.Module) -> bool:
     return hasattr(module, "set_threshold") and hasattr(module, "levels")
 
 
+class Operation(nn.Module):
+    """A module of ours that tracing takes as one operation."""
+
+
 class _Tracer(fx.Tracer):
     """Treats torch's own modules, activations and the given kinds as single operations."""
 
@@ -69,7 +73,11 @@ class _Tracer(fx.Tracer):
         self.leaves = leaves
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self.leaves) or is_activation(m) or super().is_leaf_module(m, module_qualified_name)
+        return (
+            isinstance(m, (*self.leaves, Operation))
+            or is_activation(m)
+            or super().is_leaf_module(m, module_qualified_name)
+        )
 
 
 def trace(network: nn.Module, leaves: tuple[type, ...] = ()) -> fx.Graph:
@@ -323,12 +331,12 @@ def _is_flat(value: Any, modules: dict[str, nn.Module]) -> bool:
     if value.op == "call_module":
         module = modules[str(value.target)]
         if isinstance(module, nn.Flatten):
-            return bool(module.start_dim == 1 and module.end_dim == -1)
+            return (module.start_dim, module.end_dim) == (1, -1)
         return not isinstance(module, nn.Unflatten) and _is_flat(value.args[0], modules)
     if value.target in ("flatten", torch.flatten):
         return (*value.args[1:], *value.kwargs.values()) == (1,)
     if value.target in ("view", "reshape"):
-        return len(value.args) == 3 and value.args[2] == -1
+        return bool(value.args[2:] == (-1,))
     return False
 
 

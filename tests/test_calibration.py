@@ -12,7 +12,15 @@ from torch import nn
 
 from snnconv.activations.qcfs import QCFS
 from snnconv.activations.relu import ReLU
-from snnconv.calibration import calibrate, kullback_leibler, largest, least_squares, observed_thresholds, percentile
+from snnconv.calibration import (
+    calibrate,
+    in_batches,
+    kullback_leibler,
+    largest,
+    least_squares,
+    observed_thresholds,
+    percentile,
+)
 
 
 def samples(count: int = 500, seed: int = 0) -> torch.Tensor:
@@ -257,10 +265,30 @@ def test_momentum_averages_over_batches(exact_network, batches):
     network = exact_network()
     thetas = [observed_thresholds(network, ["2"], [batch], largest)["2"] for batch in batches]
     assert len(set(thetas)) > 1
-    found = observed_thresholds(network, ["2"], batches, largest, momentum=0.75)["2"]
+    together = [(torch.cat([images for images, _ in batches]), torch.zeros(12))]
+    found = observed_thresholds(network, ["2"], together, largest, momentum=0.75, batch_size=4)["2"]
     assert found == 0.75 * (0.75 * thetas[0] + 0.25 * thetas[1]) + 0.25 * thetas[2]
-    calibrate(unknown(network), batches, rule=largest, momentum=0.75)
+    calibrate(unknown(network), together, rule=largest, momentum=0.75, batch_size=4)
     assert network[2].threshold.item() == found
+
+
+def test_images_in_other_batches():
+    images, labels = torch.arange(10).view(10, 1), torch.arange(10)
+    batches = [(images[:7], labels[:7]), (images[7:], labels[7:])]
+    assert [part.tolist() for _, part in in_batches(batches, 3)] == [[0, 1, 2], [3, 4, 5], [6], [7, 8, 9]]
+    assert [part.flatten().tolist() for part, _ in in_batches(batches, 5, 6)] == [
+        [0, 1, 2, 3, 4],
+        [5, 6],
+        [7, 8, 9],
+    ] * 2
+    assert [part.tolist() for _, part in in_batches(batches, 5, 1)] == [[0, 1, 2, 3, 4]]
+    assert in_batches([], 5, 6) == []
+
+
+@pytest.mark.parametrize(("size", "count", "message"), [(0, None, "batch_size=0"), (1, 0, "iterations=0")])
+def test_batches_hold_something(size, count, message):
+    with pytest.raises(ValueError, match=message):
+        in_batches([], size, count)
 
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.0])

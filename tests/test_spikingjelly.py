@@ -65,10 +65,11 @@ def test_emits_the_spikes_of_spikingjelly(exact_network, exact_images, batches, 
     """In float64: thresholds are arbitrary numbers, and batch norms are folded by another route."""
     for seed in range(2):
         ann, images = exact_network(kind, ReLU, seed).double(), exact_images(5, seed).double()
-        logits, spikes = as_documented(ann, recipe(batches), images, 9)
+        logits, spikes = as_documented(ann, recipe(batches[:2] * 2), images, 9)
         assert all(steps.ne(steps[0]).any() for steps in spikes)
         for simulate in ({"schedule": "step"}, {"schedule": "layer", "chunk": 4, "fold_threshold": True}):
-            got, got_spikes = emitted(convert(ann, batches, recipe=recipe, simulate=simulate), images, 9)
+            snn = convert(ann, batches[:2], recipe=recipe, iterations=4, simulate=simulate)
+            got, got_spikes = emitted(snn, images, 9)
             torch.testing.assert_close(got, logits, rtol=1e-9, atol=1e-9)
             for one, other in zip(got_spikes, spikes, strict=True):
                 same(one, other)
@@ -84,14 +85,16 @@ def test_bit_for_bit_in_float32(recipe):
     batches = [(torch.randn(16, 1, 8, 8), torch.zeros(16)) for _ in range(3)]
     images = torch.randn(6, 1, 8, 8)
     logits, spikes = as_documented(ann, recipe(batches), images, 20)
-    got, got_spikes = emitted(convert(ann, batches, recipe=recipe, simulate={"schedule": "step"}), images, 20)
+    got, got_spikes = emitted(
+        convert(ann, batches, recipe=recipe, iterations=3, simulate={"schedule": "step"}), images, 20
+    )
     same(got, logits)
     assert all(torch.equal(one, other) for one, other in zip(got_spikes, spikes, strict=True))
 
 
 def test_counts_by_the_paths_of_the_relus(exact_network, exact_images, batches):
     ann, images = exact_network("residual", ReLU).double(), exact_images(5).double()
-    snn = convert(ann, batches, recipe=local_threshold_balancing)
+    snn = convert(ann, batches, recipe=local_threshold_balancing, iterations=3)
     with count_spikes(snn) as counts:
         snn(images, 6)
     _, spikes = as_documented(ann, local_threshold_balancing(batches), images, 6)

@@ -24,7 +24,7 @@ EXACT = {  # settings that keep thresholds in few bits; `levels` in the test: 4
     "percentile": {"rule": lambda samples, levels: percentile(samples, levels, 90)},
     "mse": {"rule": lambda samples, levels: least_squares(samples, levels, 16)},
     "kl": {"rule": lambda samples, levels: kullback_leibler(samples, levels, 16, 64)},
-    "ema": {"rule": largest, "momentum": 0.75},
+    "ema": {"rule": largest, "momentum": 0.75, "batch_size": 4},
 }
 
 
@@ -56,7 +56,7 @@ def literal_activations(ann: nn.Module, batches) -> dict[str, list[torch.Tensor]
     return seen
 
 
-def literal_thresholds(ann, batches, rule, per_channel, momentum=None) -> dict[str, torch.Tensor]:
+def literal_thresholds(ann, batches, rule, per_channel, momentum=None, batch_size=None) -> dict[str, torch.Tensor]:
     """θ of each layer, or of each channel, one after the other."""
     found = {}
     for path, parts in literal_activations(ann, batches).items():
@@ -130,7 +130,7 @@ def test_equals_the_literal_conversion(exact_network, exact_images, batches, kin
 )
 def test_the_yaml_is_the_rule(compose_config, exact_network, exact_images, name, rule, momentum):
     """Written out again: the percentile of 99.9 is the value that one in a thousand exceeds, …"""
-    ann, batches = exact_network("residual", ReLU), [(exact_images(64, seed), torch.zeros(64)) for seed in (1, 2)]
+    ann, batches = exact_network("residual", ReLU), [(exact_images(50, seed), torch.zeros(50)) for seed in (1, 2)]
     snn = instantiate(compose_config(f"method={name}", "levels=6").method)(ann, batches)
     for path, parts in literal_activations(ann, batches).items():
         first, second = (part.flatten().tolist() for part in parts)

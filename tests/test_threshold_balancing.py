@@ -58,7 +58,7 @@ def literal(ann: nn.Module, batches, iterations: int, rate: float, images, times
             layers[path] = Literal(rate)
             setattr(network.get_submodule(parent), leaf, layers[path])
     for i in range(iterations):
-        network(batches[i % len(batches)][0])
+        network(batches[i % len(batches)])
     for layer in layers.values():
         layer.v = {}
         layer.threshold = [theta or max(layer.threshold) for theta in layer.threshold]
@@ -72,10 +72,11 @@ def literal(ann: nn.Module, batches, iterations: int, rate: float, images, times
 def test_equals_the_literal_conversion(exact_network, exact_images, batches, kind, iterations, rate):
     for seed in range(2):
         ann, images = exact_network(kind, ReLU, seed).double(), exact_images(5, seed).double()
-        thresholds, logits = literal(ann, batches, iterations, rate, images, 7)
+        pairs = [batch[start : start + 2] for batch, _ in batches for start in (0, 2)]
+        thresholds, logits = literal(ann, pairs, iterations, rate, images, 7)
         assert logits.ne(logits[0]).any()
         for simulate in SCHEDULES:
-            snn = convert(ann, batches, iterations=iterations, rate=rate, simulate=simulate)
+            snn = convert(ann, batches, iterations=iterations, batch_size=2, rate=rate, simulate=simulate)
             for path, neuron in snn.neurons().items():
                 assert neuron.threshold.tolist() == pytest.approx(thresholds[path], rel=1e-12)
             torch.testing.assert_close(snn(images, 7), logits, rtol=1e-9, atol=1e-9)
@@ -129,12 +130,20 @@ def test_a_rehearsal_is_one_iteration(compose_config, exact_network, batches, mo
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"iterations": 0}, {"iterations": 1.5}, {"readout_from": 0}, {"rate": 0.0}, {"rate": float("nan")}]
+    "wrong",
+    [
+        {"iterations": 0},
+        {"iterations": 1.5},
+        {"batch_size": 0},
+        {"readout_from": 0},
+        {"rate": 0.0},
+        {"rate": float("nan")},
+    ],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_settings_out_of_range_are_named(exact_network, batches, wrong):
     (name, value), *_ = wrong.items()
-    with pytest.raises(ValueError, match=f"method.{name}={value}"):
+    with pytest.raises(ValueError, match=f"{name}={value}"):
         convert(exact_network("plain", ReLU).double(), batches, **wrong)
 
 

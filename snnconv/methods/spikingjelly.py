@@ -8,6 +8,7 @@ from typing import Any
 from spikingjelly.activation_based import ann2snn, neuron
 from torch import nn
 
+from snnconv.calibration import in_batches
 from snnconv.conversion import converts, to_spiking
 from snnconv.neurons.spikingjelly import SpikingJellyNeuron
 from snnconv.spiking import Latency, SpikingModel
@@ -35,10 +36,14 @@ def convert(
     batches: Iterable,
     *,
     recipe: Callable[[Iterable], ann2snn.FXConversionRecipe],
+    iterations: int = 100,
+    batch_size: int = 100,
     readout_from: int = 1,
     simulate: Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with the thresholds and nodes of SpikingJelly's `recipe`, in the places of its ReLUs.
+
+    The recipe moves its thresholds `iterations` times, by `batch_size` calibration images.
 
     Emits the spikes of the network that `ann2snn.FXConverter(recipe).convert(ann)` returns (SpikingJelly 2.0), batch norms
     folded before it.  Logits before step `readout_from` do not count in the prediction (its `delay_start` + 1).
@@ -48,12 +53,13 @@ def convert(
     """
     if type(readout_from) is not int or readout_from < 1:
         raise ValueError(f"method.readout_from={readout_from}: a whole number of at least 1")
-    if next(iter(batches), None) is None:
+    parts = in_batches(batches, batch_size, iterations)
+    if not parts:
         raise ValueError(
             "SpikingJelly's recipes find thresholds on calibration images, and there are none (data.calibration)"
         )
     folded = replace_modules(fold_batchnorm(ann), nn.ReLU, lambda _: nn.ReLU())  # it overlooks subclasses
-    neurons = spikingjelly_neurons(folded, recipe(batches))
+    neurons = spikingjelly_neurons(folded, recipe(parts))
     network = to_spiking(folded, nn.ReLU, lambda path, site: neurons[path])
     return SpikingModel(network, Latency(readout_from=readout_from), **(simulate or {}))
 
@@ -75,3 +81,11 @@ def spikingjelly_neurons(network: nn.Module, recipe: ann2snn.FXConversionRecipe)
             before, after = modules[node.args[0].target], modules[next(iter(node.users)).target]
             found.append(SpikingJellyNeuron(modules[node.target], before.scale, after.scale))
     return dict(zip(paths, found, strict=True))  # both in the order of the forward pass
+
+
+def _rehearse(ann: nn.Module, batches: Iterable, **settings: Any) -> SpikingModel:
+    """With one iteration (or fewer, if that is the mistake)."""
+    return convert(ann, batches, **{**settings, "iterations": min(settings.get("iterations", 1), 1)})
+
+
+convert.rehearse = _rehearse  # type: ignore[attr-defined]

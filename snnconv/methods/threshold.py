@@ -25,18 +25,20 @@ def convert(
     levels: int = 8,
     per_channel: bool = False,
     momentum: float | None = None,
+    batch_size: int = 50,
     simulate: Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with a neuron in the place of each ReLU, its θ by `rule` from the activations on `batches`.
 
     One θ for the layer, or one for each channel (`per_channel`).  `levels` is what rules that quantize are told.  With
-    `momentum` m the rule sees one batch at a time, θ ← m·θ + (1 − m)·rule(batch).
+    `momentum` m the rule sees `batch_size` images at a time, θ ← m·θ + (1 − m)·rule(batch).
 
     ValueError without images, naming a layer that none of them activates or that has too few activations for a percentile, or
     naming the path of every layer that cannot be carried.
     """
     sites = [path for path, module in ann.named_modules() if isinstance(module, nn.ReLU)]
-    found = observed_thresholds(ann, sites, batches, rule, levels=levels, per_channel=per_channel, momentum=momentum)
+    how: dict[str, Any] = {"levels": levels, "per_channel": per_channel, "momentum": momentum, "batch_size": batch_size}
+    found = observed_thresholds(ann, sites, batches, rule, **how)
     network = to_spiking(ann, nn.ReLU, lambda path, site: neuron(threshold=found[path]))
     return SpikingModel(network, Latency(), **(simulate or {}))
 

@@ -5,12 +5,12 @@ putshua/Inference-scale-ANN-SNN.
 """
 
 from collections.abc import Iterable, Mapping
-from itertools import cycle, islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from snnconv.calibration import in_batches
 from snnconv.conversion import converts, to_spiking
 from snnconv.neurons.base import per_channel
 from snnconv.neurons.integrate_fire import IntegrateFire
@@ -43,34 +43,34 @@ def convert(
     batches: Iterable,
     *,
     iterations: int = 100,
+    batch_size: int = 100,
     rate: float = 1.0,
     readout_from: int = 1,
     simulate: Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with integrate-and-fire neurons, v(0) = θ/2, whose θ [C] are balanced on `iterations` batches.
 
-    All layers at once: each sees what the clipped layers before it let through.  `batches` are gone through again as often as it
-    takes.  A channel that is never active gets the largest θ of its layer.  The paper reads out late: logits before step
-    `readout_from` do not count in the prediction.
+    All layers at once: each sees what the clipped layers before it let through.  Calibration images are gone through again as
+    often as it takes, `batch_size` at a time.  A channel that is never active gets the largest θ of its layer.  The paper reads
+    out late: logits before step `readout_from` do not count in the prediction.
 
     ValueError for settings out of range, without images, naming a layer that none of them activates, or naming the path of
     every layer that cannot be carried.
     """
-    for name, value in {"iterations": iterations, "readout_from": readout_from}.items():
-        if type(value) is not int or value < 1:
-            raise ValueError(f"method.{name}={value}: a whole number of at least 1")
+    if type(readout_from) is not int or readout_from < 1:
+        raise ValueError(f"method.readout_from={readout_from}: a whole number of at least 1")
     if not rate > 0:
         raise ValueError(f"method.rate={rate}: above 0")
-    found = balanced_thresholds(ann, batches, iterations, rate)
+    found = balanced_thresholds(ann, in_batches(batches, batch_size, iterations), rate)
     network = to_spiking(ann, nn.ReLU, lambda path, site: IntegrateFire(found[path]))
     return SpikingModel(network, Latency(readout_from=readout_from), **(simulate or {}))
 
 
 @torch.no_grad()
-def balanced_thresholds(ann: nn.Module, batches: Iterable, iterations: int, rate: float) -> dict[str, Tensor]:
-    """θ [C] of every ReLU by path, after `iterations` batches."""
+def balanced_thresholds(ann: nn.Module, batches: Iterable, rate: float) -> dict[str, Tensor]:
+    """θ [C] of every ReLU by path, after all `batches`."""
     network = replace_modules(ann, nn.ReLU, lambda _: Balancing(rate)).eval()
-    for images, _ in islice(cycle(batches), iterations):
+    for images, _ in batches:
         network.to(images.device)(images)
     found = {path: module.threshold for path, module in network.named_modules() if isinstance(module, Balancing)}
     for path, threshold in found.items():
