@@ -38,7 +38,7 @@ def read_published(study: Path) -> list[Published]:
     """The published figures beside which a study stands (`published.json`, if there is one); ValueError where one lacks its source.
 
     Each is an object with "method", "snn_accuracy" {"T": fraction} and "source"; "ann_accuracy" and "latency" if known; and
-    whichever of "data", "model", "levels" it is about.
+    whichever of "data", "model", "activation", "levels" a leaderboard must have for it to stand there.
     """
     path = study / "published.json"
     entries = files.read_json(path) if path.is_file() else []
@@ -130,8 +130,9 @@ def _board(rows: list[Row], published: Sequence[Published]) -> str:
         spikes = row.at(last, "spikes_per_image")
         cells += [mean_std(row.at(last, "gap")), f"{statistics.fmean(spikes):.0f}" if spikes else "–"]
         lines.append([*cells, f"{row.seconds('convert'):.1f}", f"{row.seconds('evaluate'):.1f}", str(len(row.results))])
+    about = {**rows[0].one, "activation": (rows[0].one.get("network") or {}).get("activation")}
     for entry in published:
-        if all(entry.get(key) in (None, rows[0].one[key]) for key in ("data", "model", "levels")):
+        if all(entry.get(key) in (None, about.get(key)) for key in ("data", "model", "activation", "levels")):
             latency = entry.get("latency", PLAIN)
             figures = _figures(entry, times)
             lines.append([latency_class(latency), _cited(entry), _steps(latency["warmup"]), *figures, *["–"] * 5])

@@ -124,15 +124,17 @@ def summary_table(jobs: list[dict[str, Any]]) -> Table:
     classes = [latency_class(job["result"]["latency"]) for job in jobs]
     told = set(classes) != {"plain"}
     table = Table(title="Test accuracy (%)")
-    for column in ("run", *(["class"] if told else [])):
+    keys = {job["name"].partition("=")[0] if job["name"].count("=") == 1 else "run" for job in jobs}
+    key = keys.pop() if len(keys) == 1 else "run"  # the one that is swept over, if it is one
+    for column in (key, *(["class"] if told else [])):
         table.add_column(column, overflow="fold")
     for column in ("ANN", *(f"T={t}" for t in times)):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", min_width=6)
     for job, hidden in zip(jobs, classes, strict=True):
         result = job["result"]
         values = [result["ann_accuracy"], *(result["snn_accuracy"].get(str(t)) for t in times)]
         table.add_row(
-            job["name"],
+            job["name"].removeprefix(f"{key}="),
             *([hidden] if told else []),
             *("–" if value is None else f"{100 * value:.2f}" for value in values),
         )

@@ -27,7 +27,7 @@ def test_methods_of_one_command_become_rows_of_one_table(smoke: Path, tmp_path: 
     text = fail(EVALUATE, "run=copy", "method=qcfs,max_norm,srp", "timesteps=[1,2,5]", cwd=tmp_path)
     assert "2 of 3 runs finished" in text
     assert "Failed: method=max_norm: " in text
-    (row,) = [line for line in text.splitlines() if line.startswith("│ method=srp")]
+    (row,) = [line for line in text.splitlines() if line.startswith("│ srp ")]
     assert row.split("│")[2].strip() == "pre-simulated τ=4"
     found = results(folder)
     assert set(found) == {"qcfs", "srp"}
