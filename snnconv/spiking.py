@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -60,6 +60,7 @@ class SpikingModel(nn.Module):
     anytime   True if a prefix of a long run equals a short run.
     lookahead inputs that a layer needs before its first output, None: all of them; they are then simulated layer by layer.
     discard   first steps that are simulated and not returned.
+    presented first steps in which the image is shown, a part of 1/presented in each; None: all of it in every step.
     for_timesteps    T → network, where the network itself depends on T; `network` is then the one to start with.
 
     What the user says (`conf/simulate/`):
@@ -83,6 +84,7 @@ class SpikingModel(nn.Module):
         anytime: bool = True,
         lookahead: int | None = 1,
         discard: int = 0,
+        presented: int | None = None,
         for_timesteps: Callable[[int], nn.Module] | None = None,
         schedule: str = "auto",
         chunk: int = 8,
@@ -105,6 +107,7 @@ class SpikingModel(nn.Module):
                 f"{latency}: hides that {discard} steps are discarded and layers look {lookahead} steps ahead"
             )
         self.latency, self.anytime, self.lookahead, self.discard = latency, anytime, lookahead, discard
+        self.presented = presented
         self.schedule, self.chunk, self.channels_last, self.compile_mode = schedule, chunk, channels_last, compile
         self.precision, self.fold_threshold, self.exit, self.exit_tolerance = (
             precision,
@@ -174,12 +177,7 @@ class SpikingModel(nn.Module):
         for steps in self._chunks(timesteps, self.chunk if layerwise else 1):
             for module in clock:
                 module.timesteps = steps
-            logits = after(
-                *(
-                    constant if steps == 1 else constant.repeat(steps, *[1] * (constant.dim() - 1))
-                    for constant in constants
-                )
-            )
+            logits = after(*self._shown(constants, done + self.discard, steps))
             first, done = max(-done, 0), done + steps
             counted = logits.unflatten(0, (steps, -1))[first : steps - max(done - timesteps, 0), :count]
             keep = (yield counted.to(images.dtype)) if len(counted) else None
@@ -187,6 +185,15 @@ class SpikingModel(nn.Module):
                 constants, count = [constant[keep] for constant in constants], len(keep)
                 for neuron in self.neurons().values():
                     keep_samples(neuron, keep)
+
+    def _shown(self, constants: Sequence[Tensor], first: int, steps: int) -> list[Tensor]:
+        """What the network after the first neurons gets in `steps` steps from number `first` (0, 1, …) on."""
+        repeated = [c if steps == 1 else c.repeat(steps, *[1] * (c.dim() - 1)) for c in constants]
+        if self.presented is None:
+            return repeated
+        parts = [float(t < self.presented) / self.presented for t in range(first, first + steps)]
+        each = torch.tensor(parts, dtype=torch.float64).repeat_interleave(len(repeated[0]) // steps)
+        return [c * each.to(c).view(-1, *[1] * (c.dim() - 1)) for c in repeated]
 
     def steps(self, timesteps: int) -> int:
         """How many steps are simulated to return `timesteps` of them."""
