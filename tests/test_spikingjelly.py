@@ -7,6 +7,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import ann2snn, functional, neuron
 from torch import nn
+from torch.nn import functional as F
 
 from snnconv.activations.qcfs import QCFS
 from snnconv.activations.relu import ReLU
@@ -124,6 +125,32 @@ def test_prints_nothing(exact_network, batches, capfd):
     assert captured.out == captured.err == ""
 
 
+class Halved(nn.Module):
+    """Divides, or has half the weights instead: the same function."""
+
+    def __init__(self, divides: bool) -> None:
+        super().__init__()
+        self.conv, self.act, self.fc, self.divides = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Linear(16, 3), divides
+
+    def forward(self, x):
+        spikes = F.pad(self.act(self.conv(x)), (0, 0, 0, 0)) / 2 if self.divides else self.act(self.conv(x))
+        return self.fc(spikes.flatten(1))
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_carries_layers_that_spikingjelly_does_not(make_exact, exact_images, batches, recipe):
+    """It puts its neurons in place, and then refuses F.pad and division."""
+    ann, equal = make_exact(Halved(True)).double(), make_exact(Halved(False)).double()
+    equal.fc.weight.data /= 2
+    with pytest.raises(ValueError, match="does not support function node"):
+        ann2snn.FXConverter(ann2snn.RateCodingRecipe(batches)).convert(copy.deepcopy(ann))
+    images = exact_images().double()
+    logits, spikes = as_documented(equal, recipe(batches), images, 9)
+    got, got_spikes = emitted(convert(ann, batches, recipe=recipe, iterations=3), images, 9)
+    torch.testing.assert_close(got, logits, rtol=1e-9, atol=1e-9)
+    assert all(torch.equal(one, other) for one, other in zip(got_spikes, spikes, strict=True))
+
+
 # what is refused
 
 
@@ -155,22 +182,13 @@ class Functional(nn.Module):
         return self.fc(torch.relu(self.act(x)).flatten(1))
 
 
-class Divided(Functional):
-    def forward(self, x):
-        return self.fc(self.act(x).flatten(1) / 2)
-
-
 def test_errors_are_told_in_our_words(exact_network, batches):
     recipe = RECIPES["max"]
     with pytest.raises(ValueError, match="no ReLU"):
         convert(exact_network("plain", lambda: QCFS(4)).double(), batches, recipe=recipe)
     with pytest.raises(ValueError, match="relu"):
         convert(Functional().double(), batches, recipe=recipe)
-    with pytest.raises(
-        ValueError, match=r"Divided: SpikingJelly's RateCodingRecipe cannot .*truediv.*; choose method="
-    ):
-        convert(Divided().double(), batches, recipe=recipe)
-    with pytest.raises(ValueError, match=r"SpikingJelly's RateCodingRecipe cannot .*non-defined"):
+    with pytest.raises(ValueError, match=r"Sequential: SpikingJelly cannot convert it .*non-defined.*; choose method="):
         convert(exact_network("plain", ReLU).double(), batches, recipe=partial(rate_coding, mode="most"))
 
 

@@ -6,13 +6,38 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from spikingjelly.activation_based import ann2snn, neuron
-from torch import nn
+from torch import fx, nn
 
 from snnconv.calibration import in_batches
 from snnconv.conversion import converts, to_spiking
 from snnconv.neurons.spikingjelly import SpikingJellyNeuron
 from snnconv.spiking import Latency, SpikingModel
 from snnconv.surgery import fold_batchnorm, replace_modules, trace
+
+
+class _Neurons:
+    """Mixed into a recipe: asks for neurons in the places of the ReLUs, and for nothing else.
+
+    A recipe goes on to make the other layers run over several steps, and refuses a network with one that it does not know, as
+    F.pad.  Here the clock of `SpikingModel` runs them.
+    """
+
+    def replace(self, converter: ann2snn.FXConverter, fx_model: fx.GraphModule) -> fx.GraphModule:
+        """`fx_model`, in which the neurons stand; the recipe's own error where it did not get that far."""
+        try:
+            return super().replace(converter, fx_model)  # type: ignore[misc]
+        except ValueError:
+            if any(isinstance(module, nn.ReLU) for module in fx_model.modules()):
+                raise
+            return fx_model
+
+
+class _RateCoding(_Neurons, ann2snn.RateCodingRecipe):
+    pass
+
+
+class _LocalThresholdBalancing(_Neurons, ann2snn.LocalThresholdBalancingRecipe):
+    pass
 
 
 def rate_coding(batches: Iterable, **settings: Any) -> ann2snn.RateCodingRecipe:
@@ -22,12 +47,12 @@ def rate_coding(batches: Iterable, **settings: Any) -> ann2snn.RateCodingRecipe:
     """
     if settings.get("half_threshold") and not settings.get("channel_wise"):
         raise ValueError("method.recipe.half_threshold=true: SpikingJelly honours it only with channel_wise=true")
-    return ann2snn.RateCodingRecipe(batches, **settings)
+    return _RateCoding(batches, **settings)
 
 
 def local_threshold_balancing(batches: Iterable, **settings: Any) -> ann2snn.LocalThresholdBalancingRecipe:
     """Thresholds of each channel that grow with what they clip, one step a batch; v(0) = θ/2."""
-    return ann2snn.LocalThresholdBalancingRecipe(batches, **settings)
+    return _LocalThresholdBalancing(batches, **settings)
 
 
 @converts(nn.ReLU)
@@ -37,7 +62,7 @@ def convert(
     *,
     recipe: Callable[[Iterable], ann2snn.FXConversionRecipe],
     iterations: int = 100,
-    batch_size: int = 100,
+    batch_size: int = 50,
     readout_from: int = 1,
     simulate: Mapping[str, Any] | None = None,
 ) -> SpikingModel:
@@ -72,8 +97,10 @@ def spikingjelly_neurons(network: nn.Module, recipe: ann2snn.FXConversionRecipe)
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
             converted = ann2snn.FXConverter(recipe).convert(network)
     except Exception as error:  # it raises what it meets on its way
-        raise ValueError(f"{type(network).__name__}: SpikingJelly's {type(recipe).__name__} cannot convert it ({error}); "
-                         "choose method=percentile or method=threshold_balancing") from error  # fmt: skip
+        raise ValueError(
+            f"{type(network).__name__}: SpikingJelly cannot convert it ({error}); "
+            "choose method=percentile or method=threshold_balancing"
+        ) from error
     modules: dict[str, Any] = dict(converted.named_modules())
     found = []
     for node in converted.graph.nodes:

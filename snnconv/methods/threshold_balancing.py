@@ -43,7 +43,7 @@ def convert(
     batches: Iterable,
     *,
     iterations: int = 100,
-    batch_size: int = 100,
+    batch_size: int = 50,
     rate: float = 1.0,
     readout_from: int = 1,
     simulate: Mapping[str, Any] | None = None,
