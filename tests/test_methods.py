@@ -122,7 +122,8 @@ def test_tells_the_truth_about_anytime(method, ann, batches, images):
     if snn.anytime:
         same(snn(images, 2 * T)[:T], snn(images, T))
     else:
-        assert snn(images, 2 * T)[:T].ne(snn(images, T)).any()
+        whole = snn(images, 2 * T)
+        assert any(whole[:t].ne(snn(images, t)).any() for t in (T, 2, 1))  # few spikes: not every T shows it
 
 
 def test_declares_its_latency(method, ann, batches):

@@ -25,7 +25,7 @@ def convert(
     batches: Iterable,
     *,
     alpha: float = 0.5,
-    rounds: int = 4,
+    rounds: int = 2,
     images: int = 256,
     rule: Rule | None = None,
     levels: int | None = None,
