@@ -26,19 +26,20 @@ def converts(*kinds: type[nn.Module]) -> Callable[[Convert], Convert]:
             require_convertible(ann, kinds)
             return convert(ann, batches, **settings)
 
+        checked.takes = kinds  # type: ignore[attr-defined]
         return checked
 
     return decorate
 
 
-def rehearse(convert: Any, ann: nn.Module, batches: Iterable, images: int = 32) -> None:
-    """Try `convert` on a few images: what it refuses is told now, not after hours of training.
+def rehearse(convert: Any, ann: nn.Module, batches: Iterable, images: int = 32) -> Any:
+    """Try `convert` on a few images: what it refuses is told now, not after hours of training.  Returns what it gives.
 
     A method that takes long by itself says with `convert.rehearse = …`, a function of the same arguments, what to try instead.
     """
     function, settings = getattr(convert, "func", convert), getattr(convert, "keywords", {})
     few = next(((x[:images], y[:images]) for x, y in batches), None)
-    getattr(function, "rehearse", function)(ann, [few] if few else [], **settings)
+    return getattr(function, "rehearse", function)(ann, [few] if few else [], **settings)
 
 
 def to_spiking(ann: nn.Module, kinds: type | tuple[type, ...], make: Callable[[str, Any], nn.Module]) -> nn.Module:

@@ -8,6 +8,8 @@ from jaxtyping import install_import_hook
 beartype.beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))  # an int serves as a float
 install_import_hook("snnconv", "beartype.beartype")  # every annotated shape is checked; before snnconv is imported
 
+import copy
+import functools
 import inspect
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,14 +67,21 @@ def _alone(monkeypatch):
     HydraConfig.instance().cfg = None
 
 
+@functools.cache
+def composed(overrides: tuple[str, ...], folder: Path = CONF):
+    """What Hydra makes of `overrides`, its own part included; composed once."""
+    with initialize_config_dir(str(folder), version_base="1.3", job_name="train"):
+        return compose("config", list(overrides), return_hydra_config=True)
+
+
 @pytest.fixture
 def compose_config():
     """compose_config("model=mlp", "levels=4") → what train.py would get from these arguments."""
 
     def make(*overrides: str, folder: Path = CONF):
-        with initialize_config_dir(str(folder), version_base="1.3", job_name="train"):
-            cfg = compose("config", list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
+        whole = (composed if folder == CONF else composed.__wrapped__)(overrides, folder)
+        HydraConfig.instance().set_config(whole)
+        cfg = copy.deepcopy(whole)
         with open_dict(cfg):
             del cfg["hydra"]
         return cfg

@@ -1,6 +1,6 @@
 """Every conversion method, today's and tomorrow's, keeps the same promises; then each method's own tests.
 
-A method is tried with every activation; it may refuse one that is not its own, but not all of them.
+A method is tried with every kind of activation; it may refuse one that is not its own, but not all of them.
 """
 
 import copy
@@ -13,14 +13,24 @@ from spikingjelly.activation_based import base
 from torch import nn
 
 from snnconv.activations.qcfs import QCFS
+from snnconv.conversion import rehearse
 from snnconv.methods.qcfs import convert
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking import SpikingModel
 
 T = 6
 TRAINING = (
-    "data=synthetic", "data.input_shape=[1,4,4]", "data.num_classes=3", "data.mean=[0.5]", "data.std=[0.25]", "data.train=16",
-    "data.test=3", "data.valid=0", "data.calibration=8", "fit.batch_size=16", "device=cpu",
+    "data=synthetic",
+    "data.input_shape=[1,4,4]",
+    "data.num_classes=3",
+    "data.mean=[0.5]",
+    "data.std=[0.25]",
+    "data.train=16",
+    "data.test=3",
+    "data.valid=0",
+    "data.calibration=8",
+    "fit.batch_size=16",
+    "device=cpu",
 )  # fmt: skip   (images for a method that trains)
 
 
@@ -55,25 +65,41 @@ def method(compose_config, any_method):
     return instantiate(compose_config(f"method={any_method}", "timesteps=6", "levels=4", *TRAINING).method)
 
 
-@pytest.fixture(params=["plain", "residual"])
-def ann(request, make_ann, method, any_activation, batches):
-    """A network that the method takes."""
-    network = make_ann(any_activation, request.param)
+def refusal(method, network: nn.Module, batches) -> str | None:
+    """Why `method` does not take `network`, None if it does."""
     try:
-        method(copy.deepcopy(network), batches)
-    except ValueError as refusal:
-        pytest.skip(f"not its activation: {refusal}")
+        rehearse(method, network, batches)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+BASES = ("qcfs", "relu")  # every other activation here is one of these, which is tested below
+
+
+@pytest.fixture(params=[f"{kind}-{activation}" for kind in ("plain", "residual") for activation in BASES])
+def ann(request, make_ann, method, batches):
+    """A network that the method takes."""
+    kind, activation = request.param.split("-")
+    network = make_ann(activation, kind)
+    kinds = getattr(method.func, "takes", None)
+    if kinds and not any(isinstance(module, kinds) for module in network.modules()):
+        pytest.skip(f"not its activation: {activation}")
+    why = None if kinds else refusal(method, network, batches)
+    if why:
+        pytest.skip(f"not its activation: {why}")
     return network
 
 
-def test_takes_some_activation(method, make_ann, batches, list_options):
-    refusals = {}
-    for activation in list_options("activation"):
-        try:
-            method(make_ann(activation), batches)
-        except ValueError as refusal:
-            refusals[activation] = str(refusal)
-    assert list(refusals) != list_options("activation"), refusals
+def test_every_activation_is_one_of_the_bases(make_ann, any_activation):
+    """Otherwise methods are to be tried with it too."""
+    kinds = tuple(type(make_ann(activation)[2]) for activation in BASES)
+    assert isinstance(make_ann(any_activation)[2], kinds)
+
+
+def test_takes_some_activation(method, make_ann, batches):
+    refusals = [refusal(method, make_ann(activation), batches) for activation in BASES]
+    assert None in refusals, refusals
 
 
 def test_gives_logits_of_every_step(method, ann, batches, images):
