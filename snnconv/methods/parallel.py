@@ -16,7 +16,9 @@ def convert(ann: nn.Module, batches: Iterable, *, simulate: Mapping[str, Any] | 
     """`ann` with `neurons.parallel`: the mean logits at T are those of the ANN whose every QCFS has T levels.
 
     So at T = L they are the trained ANN's (up to rounding, which in float32 moves a current over the edge of a level now and
-    then), and every other T costs what requantization costs.  A network of depth D answers after D·T steps.  Thresholds come from training, so `batches` is unused.  ValueError naming every layer that cannot be carried.
+    then), and every other T costs what requantization costs.  A network of depth D answers after D·T steps.
+
+    Thresholds come from training, so `batches` is unused.  ValueError naming every layer that cannot be carried.
     """
     network = to_spiking(ann, QCFS, lambda path, site: Parallel(site.threshold.item()))
     latency = Latency(waits=True, needs_training="activation")
