@@ -61,3 +61,4 @@ class IntegrateFire(Neuron):
         plain = isinstance(theta, float) and not isinstance(v_initial, Tensor)
         node = IntegrateFireNode(theta, v_initial * theta) if plain else VariedIntegrateFireNode(theta, v_initial)  # type: ignore[arg-type]
         super().__init__(theta, node)
+        self.v_initial = v_initial

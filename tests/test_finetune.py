@@ -1,0 +1,349 @@
+"""Fine-tuning: gradients against plain loops with SpikingJelly's own surrogates, and what training leaves behind."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from spikingjelly.activation_based import surrogate
+from torch import nn
+from torch.nn import functional as F
+
+from snnconv.activations.qcfs import QCFS
+from snnconv.conversion import rehearse
+from snnconv.data.splits import Batches
+from snnconv.kernels import SMALL, RecomputedOutputs
+from snnconv.methods import finetune
+from snnconv.methods.finetune import Settings, Unrolled, convert, loss
+from snnconv.methods.qcfs import convert as qcfs
+from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
+from snnconv.runtime.run import TrainingError
+from snnconv.spiking import OverTime, SpikingModel
+from snnconv.surgery import replace_modules
+
+BASE = partial(qcfs, neuron=IntegrateFire)
+SURROGATES = {
+    "rect": surrogate.Rect, "atan": surrogate.ATan, "sigmoid": surrogate.Sigmoid,
+    "piecewise_quadratic": surrogate.PiecewiseQuadratic, "erf": surrogate.Erf,
+}  # fmt: skip
+
+
+def same(a, b):
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+class Literal(nn.Module):
+    """One step of integrate-and-fire, left to autograd, with SpikingJelly's surrogate of the step function."""
+
+    def __init__(self, theta: torch.Tensor, spike: nn.Module, detach_reset: bool, v_initial: float = 0.5) -> None:
+        super().__init__()
+        self.theta, self.spike, self.detach_reset = nn.Parameter(theta.double()), spike, detach_reset
+        self.v_initial, self.v = v_initial, None
+
+    def forward(self, current):
+        theta = self.theta.view(-1, *[1] * (current.dim() - 2)) if self.theta.dim() else self.theta
+        v = self.v_initial * theta if self.v is None else self.v
+        charged = v + current
+        spikes = self.spike(charged / theta - 1)
+        self.v = charged - theta * (spikes.detach() if self.detach_reset else spikes)
+        return theta * spikes
+
+
+def ours(theta, name, sharpness=1.0, detach_reset=False, timesteps=1, v_initial=0.5) -> SurrogateIntegrateFire:
+    neuron = IntegrateFire(theta, v_initial)
+    trained = SurrogateIntegrateFire(neuron, surrogate_slope(name), sharpness, detach_reset, frozen=False)
+    trained.timesteps = timesteps
+    return trained
+
+
+# the neuron
+
+
+@pytest.mark.parametrize("detach_reset", [False, True])
+@pytest.mark.parametrize(("name", "kind"), SURROGATES.items())
+@pytest.mark.parametrize("theta", [0.75, torch.tensor([0.5, 1.25, 2.0])], ids=["layer", "channel"])
+@pytest.mark.parametrize("timesteps", [1, 2, 5])
+def test_gradients_are_those_of_a_plain_loop(name, kind, detach_reset, theta, timesteps):
+    neuron = ours(theta, name, 1.5, detach_reset, timesteps, v_initial=0.25)
+    literal = Literal(torch.as_tensor(theta), kind(1.5), detach_reset, v_initial=0.25)
+    current = torch.randn(timesteps, 4, 3, 2, 2, dtype=torch.float64)
+    grad = torch.randn_like(current)
+    mine, theirs = current.flatten(0, 1).requires_grad_(), current.clone().requires_grad_()
+    output, expected = neuron(mine), torch.stack([literal(step) for step in theirs])
+    same(output, expected.flatten(0, 1))
+    output.backward(grad.flatten(0, 1))
+    expected.backward(grad)
+    torch.testing.assert_close(mine.grad.view_as(current), theirs.grad)
+    torch.testing.assert_close(neuron.theta.grad.double(), literal.theta.grad, rtol=1e-5, atol=1e-5)  # θ is float32
+
+
+def test_gradients_by_hand():
+    """θ = 1, window ½ ≤ h ≤ 1½: h₁ = ½ + 0.6 fires and v = 0.1; h₂ = 0.1 + 0.6 is in the window, and does not fire.
+
+    Without the reset's gradient y₁ gets 1; v(1) = h₁ − y₁ is then constant, so y₂ adds nothing to the gradient of x₁.
+    """
+    for detach_reset, expected in [(False, [1.0, 1.0]), (True, [2.0, 1.0])]:
+        neuron, current = ours(1.0, "rect", detach_reset=detach_reset, timesteps=2), torch.full((2, 1), 0.6)
+        output = neuron(current.requires_grad_())
+        assert output.flatten().tolist() == [1, 0]
+        output.sum().backward()
+        assert current.grad.flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 3, 40, 40), (2, 3, 24, 300)], ids=["channels last", "contiguous"])
+def test_the_fused_kernel_gives_the_same(shape):
+    """All images at once are many enough for the compiled kernel, one is not."""
+    current, grad = torch.randint(-32, 48, shape) / 16, torch.randint(-8, 8, shape) / 8
+
+    def run(some, grad):
+        x = some.flatten(0, 1)
+        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+        output = (neuron := ours(0.5, "rect", timesteps=2))(x.requires_grad_())
+        output.backward(grad.flatten(0, 1))
+        assert output.stride() == x.stride() or x.numel() < SMALL
+        return output.detach().view_as(some), x.grad.view_as(some), neuron.theta.grad
+
+    assert current.numel() > SMALL > current[:, :1].numel()
+    output, of_current, of_theta = run(current, grad)
+    alone = [run(current[:, n : n + 1], grad[:, n : n + 1]) for n in range(shape[1])]
+    same(output, torch.cat([part[0] for part in alone], 1))
+    same(of_current, torch.cat([part[1] for part in alone], 1))
+    torch.testing.assert_close(of_theta, sum(part[2] for part in alone))
+
+
+def test_only_the_input_is_kept():
+    """The layer after it keeps the means to compute its input again."""
+    neuron, layer, saved = ours(0.5, "rect", timesteps=2), nn.Conv2d(2, 2, 1), []
+    current, grads = torch.randn(6, 2, 4, 4), []
+    watch = torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x)
+    for hooks in (watch, RecomputedOutputs()):
+        layer.zero_grad()
+        with hooks:
+            output = layer(neuron(current.clone().requires_grad_()))
+        output.square().sum().backward()
+        grads.append(layer.weight.grad.clone())
+    same(*grads)
+    assert sum(tensor.shape == current.shape for tensor in saved) == 2  # the current, and the convolution's input
+
+
+@pytest.mark.parametrize("theta", [0.75, torch.tensor([0.5, 1.25])], ids=["layer", "channel"])
+@pytest.mark.parametrize("v_initial", [0.3, torch.rand(2, 3, 3)], ids=["number", "neuron"])
+def test_the_trained_neuron_is_the_ordinary_one(theta, v_initial):
+    neuron, current = ours(theta, "atan", timesteps=4, v_initial=v_initial), torch.randn(4, 5, 2, 3, 3)
+    neuron.theta.data *= 1.1
+    ordinary = neuron.trained()
+    assert type(ordinary) is IntegrateFire
+    same(neuron(current.flatten(0, 1)).detach(), ordinary(current).flatten(0, 1))
+
+
+# the network
+
+
+def trainable(ann, **settings):
+    how = Settings(**{"epochs": 1, "lr": 0.01, "timesteps": 3, "surrogate": "atan", "sharpness": 2.0, **settings})
+    return finetune._trainable(BASE(ann, []), how)
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+def test_gradients_of_a_network_are_those_of_a_plain_loop(exact_network, exact_images, kind):
+    ann = exact_network(kind).double()
+    network = trainable(ann)
+    images, labels = exact_images().double(), torch.tensor([0, 1, 2, 0, 1])
+    loss(Unrolled(network, 3)(images), labels, None, Settings(epochs=1, lr=1, timesteps=3, distill=0)).backward()
+
+    literal = replace_modules(BASE(ann, []).network, OverTime, lambda clock: Literal(
+        torch.tensor(clock.neuron.threshold), surrogate.ATan(2.0), False)).requires_grad_()  # fmt: skip
+    F.cross_entropy(sum(literal(images) for _ in range(3)) / 3, labels).backward()
+    gradients = {name.replace(".neuron", ""): p.grad for name, p in literal.named_parameters()}
+    assert len(gradients) == len(list(network.parameters()))
+    for name, parameter in network.named_parameters():
+        assert gradients[name].abs().sum() > 0
+        torch.testing.assert_close(parameter.grad.double(), gradients[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["step", "layer"])
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+def test_training_and_the_converted_network_see_the_same_logits(
+    make_exact, exact_network, exact_images, kind, schedule
+):
+    network = trainable(exact_network(kind))
+    for module in network.modules():
+        if isinstance(module, SurrogateIntegrateFire):
+            module.theta.data.fill_(0.75)  # as trained
+    in_training = Unrolled(network, 3)(exact_images()).detach()
+    snn = SpikingModel(finetune._plain(network), BASE(exact_network(kind), []).latency, schedule=schedule)
+    same(snn(exact_images(), 3), in_training)
+
+
+# the loss
+
+
+def test_the_loss_of_the_last_and_of_every_mean():
+    logits, labels, taught = torch.randn(3, 4, 5), torch.tensor([0, 1, 2, 3]), torch.randn(4, 5)
+    means = [logits[:t].mean(0) for t in (1, 2, 3)]
+    how = partial(Settings, epochs=1, lr=1, timesteps=3)
+    entropies = [F.cross_entropy(mean, labels) for mean in means]
+    torch.testing.assert_close(loss(logits, labels, taught, how(distill=0)), entropies[-1])
+    torch.testing.assert_close(loss(logits, labels, taught, how(distill=0, loss="every")), sum(entropies) / 3)
+    distances = [
+        4 * F.kl_div((mean / 2).log_softmax(1), (taught / 2).softmax(1), reduction="batchmean") for mean in means
+    ]
+    torch.testing.assert_close(loss(logits, labels, taught, how(distill=1, temperature=2.0)), distances[-1])
+    mixed = loss(logits, labels, taught, how(distill=0.25, temperature=2.0, loss="every"))
+    torch.testing.assert_close(mixed, (0.75 * sum(entropies) + 0.25 * sum(distances)) / 3)
+
+
+# training
+
+
+@pytest.fixture
+def data(tiny_batches):
+    return SimpleNamespace(train=tiny_batches(32, 8, shuffle=True))
+
+
+@pytest.fixture
+def ann():
+    """A network that tells a bright top from a bright bottom, with thresholds far too high for a few steps."""
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 8), QCFS(4, 8.0), nn.Linear(8, 8), QCFS(4, 8.0), nn.Linear(8, 2)
+    )
+    return network.eval()
+
+
+def right(snn, batches, timesteps):
+    return [(snn(x, timesteps).mean(0).argmax(1) == y).double().mean().item() for x, y in batches]
+
+
+def test_training_makes_a_network_right_at_its_timesteps(ann, data):
+    before = BASE(ann, [])
+    snn = convert(ann, [], base=BASE, data=data, epochs=20, lr=0.02, timesteps=2, distill=0.0)
+    assert min(right(snn, data.train, 2)) == 1
+    assert min(right(before, data.train, 2)) < 0.8
+    assert snn.latency.needs_training == "weights"
+    assert snn.anytime
+
+
+def test_the_ann_teaches(ann, data):
+    """Without a word about labels the network comes to say what the ANN says."""
+    for site in (ann[2], ann[4]):
+        site.set_threshold(0.5)
+    data.train.labels.zero_()
+    settings = {"epochs": 20, "lr": 0.02, "timesteps": 1, "distill": 1.0, "temperature": 1.0}
+    snn, start = convert(ann, [], base=BASE, data=data, **settings), BASE(ann, [])
+    distances = [sum((some(x, 1)[0] - ann(x)).abs().sum() for x, _ in data.train).item() for some in (start, snn)]
+    assert distances[1] < 0.6 * distances[0]
+
+
+@pytest.mark.parametrize("thresholds", ["free", "frozen"])
+def test_thresholds_are_free_or_frozen(ann, data, thresholds):
+    snn = convert(ann, [], base=BASE, data=data, epochs=2, lr=0.02, timesteps=2, thresholds=thresholds)
+    unchanged = [neuron.threshold == 8.0 for neuron in snn.neurons().values()]
+    assert all(unchanged) if thresholds == "frozen" else not any(unchanged)
+
+
+def test_same_seed_same_numbers_another_order_others(ann, data, tiny_batches, exact_images):
+    def logits(train):
+        options = {"epochs": 2, "lr": 0.02, "timesteps": [1, 2], "loss": "every"}
+        return convert(ann, [], base=BASE, data=SimpleNamespace(train=train), **options)(exact_images(), 2)
+
+    first = logits(data.train)
+    torch.randn(3)
+    same(logits(data.train), first)
+    assert logits(tiny_batches(32, 8, shuffle=True, seed=1)).ne(first).any()
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(ann, data):
+    with pytest.raises(TrainingError, match=r"epoch 1; try a smaller method\.lr"):
+        convert(ann, [], base=BASE, data=data, epochs=1, lr=1e30, timesteps=2, distill=0.0)
+
+
+def _one_of(rank: int, world: int, folder: str) -> None:
+    """A process of `world`: trains on its share, and writes what the network then says."""
+    torch.set_num_threads(1)
+    if world > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    torch.manual_seed(rank)  # other weights in each: the first one's count
+    ann = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), QCFS(4, 1.0), nn.Linear(8, 8), QCFS(4, 1.0), nn.Linear(8, 2))
+    images = torch.randint(256, (32, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    train = Batches(images, torch.arange(32) % 2, 8 // world, [0.5], [0.25], shuffle=True)
+    settings = {"epochs": 3, "lr": 0.02, "timesteps": 2, "distill": 0.0}
+    snn = convert(ann.double(), [], base=BASE, data=SimpleNamespace(train=train), **settings)
+    torch.save(snn(images / 256, 2), f"{folder}/{world}-{rank}.pt")
+
+
+def test_two_processes_train_as_one(tmp_path):
+    _one_of(0, 1, str(tmp_path))
+    torch.multiprocessing.spawn(_one_of, (2, str(tmp_path)), nprocs=2)
+    alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    same(first, second)
+    torch.testing.assert_close(first, alone)
+
+
+# what is kept
+
+
+def test_what_was_trained_is_saved_and_loaded(ann, data, tmp_path, exact_images):
+    options = {"base": BASE, "epochs": 1, "lr": 0.02, "timesteps": 2}
+    trained = convert(ann, [], data=data, save=str(tmp_path / "snn.safetensors"), **options)
+    loaded = convert(ann, [], data=None, load=str(tmp_path / "snn.safetensors"), **options)  # no images: no training
+    same(loaded(exact_images(), 4), trained(exact_images(), 4))
+    assert [n.threshold for n in loaded.neurons().values()] == [n.threshold for n in trained.neurons().values()]
+
+
+def test_weights_of_another_network_are_refused(ann, data, tmp_path, exact_network):
+    options = {"base": BASE, "epochs": 1, "lr": 0.02, "timesteps": 2}
+    convert(ann, [], data=data, save=str(tmp_path / "snn.safetensors"), **options)
+    with pytest.raises(ValueError, match="does not fit"):
+        convert(exact_network(), [], data=None, load=str(tmp_path / "snn.safetensors"), **options)
+
+
+# rehearsal and bad input
+
+
+class NoData:
+    """Images that must not be touched."""
+
+    @property
+    def train(self):
+        raise AssertionError("trained")
+
+
+def test_rehearsing_does_not_train(ann):
+    method = partial(convert, base=BASE, data=NoData(), epochs=1, lr=0.01, timesteps=2)
+    rehearse(method, ann, [])
+    with pytest.raises(AssertionError, match="trained"):
+        method(ann, [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs=0: a whole number of at least 1"), ({"lr": 0.0}, "lr=0.0: above 0"),
+        ({"timesteps": 0}, "timesteps=0: whole numbers"), ({"timesteps": []}, "timesteps="),
+        ({"loss": "first"}, "loss='first': last or every"), ({"thresholds": "cold"}, "thresholds='cold': free or frozen"),
+        ({"surrogate": "triangle"}, "surrogate='triangle': atan, erf"), ({"sharpness": 0.0}, "sharpness=0.0"),
+        ({"momentum": 1.0}, "momentum=1.0"), ({"weight_decay": -1.0}, "weight_decay=-1.0"),
+        ({"distill": 1.5}, "distill=1.5"), ({"temperature": 0.0}, "temperature=0.0"),
+        ({"load": "nowhere.safetensors"}, "load=nowhere.safetensors: no such file"),
+        ({"save": "no/where.safetensors"}, "save=no/where.safetensors: no is no folder"),
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_named_before_training(ann, settings, message):
+    with pytest.raises(ValueError, match=rf"method\.{message}"):
+        rehearse(
+            partial(convert, base=BASE, data=NoData(), **{"epochs": 1, "lr": 0.1, "timesteps": 2} | settings), ann, []
+        )
+
+
+@pytest.mark.parametrize("base", ["srp", "signed"])
+def test_a_base_of_other_neurons_is_refused(compose_config, ann, base):
+    cfg = compose_config("method=finetune", f"method@method.base={base}", "levels=4", "timesteps=2")
+    with pytest.raises(ValueError, match=r"method\.base: .*method@method\.base=qcfs"):
+        rehearse(instantiate(cfg.method), ann, [(torch.randn(8, 1, 4, 4), torch.zeros(8))])
+
+
+def test_the_base_says_what_it_cannot_convert(ann):
+    with pytest.raises(ValueError, match="nothing to convert"):
+        rehearse(partial(convert, base=BASE, data=NoData(), epochs=1, lr=0.1, timesteps=2), nn.Linear(16, 2), [])
