@@ -18,6 +18,7 @@ from snnconv.data.splits import Batches
 from snnconv.distillation import distillation, load_teacher
 from snnconv.evaluation import accuracy
 from snnconv.kernels import RecomputedOutputs
+from snnconv.noise import measure_noise
 from snnconv.runtime import distributed, seed
 from snnconv.runtime.environment import autocast
 from snnconv.runtime.run import Run, TrainingError
@@ -269,6 +270,7 @@ def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run)
     ) as progress:
         for epoch in range(first, settings.epochs):
             start = time.perf_counter()
+            measure_noise(ann, valid)
             loss, train_accuracy = training.epoch(epoch, train, progress)
             distributed.share_buffers(training.evaluated)
             scores = {score: accuracy(training.evaluated, valid)} if valid.count else {}

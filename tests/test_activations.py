@@ -163,7 +163,7 @@ def test_the_slope_is_a_share(slope):
 
 
 def test_noise_has_its_size_in_training_and_leaves_the_gradient():
-    activation, plain, x = NoisyQCFS(4, 1.0, noise=0.25), QCFS(4, 1.0), torch.linspace(-1, 2, 20_000)
+    activation, plain, x = NoisyQCFS(4, 1.0, None, noise=0.25), QCFS(4, 1.0), torch.linspace(-1, 2, 20_000)
     points, others = x.clone().requires_grad_(), x.clone().requires_grad_()
     noise = activation(points) - plain(others)
     assert noise.mean().item() == pytest.approx(0, abs=0.005)
@@ -176,9 +176,15 @@ def test_noise_has_its_size_in_training_and_leaves_the_gradient():
 
 
 def test_noise_ends_with_training():
-    activation, x = NoisyQCFS(4, 1.0, noise=0.25).eval(), torch.linspace(-1, 2, 100)
+    activation, x = NoisyQCFS(4, 1.0, None, noise=0.25).eval(), torch.linspace(-1, 2, 100)
     assert torch.equal(activation(x), qcfs(x, torch.tensor(1.0), 4))
     assert activation.state_dict().keys() == QCFS(4).state_dict().keys()  # either fits the other
+
+
+@pytest.mark.parametrize("timesteps", [0, -1, 2.0])
+def test_noise_is_measured_for_whole_timesteps(timesteps, unchecked):
+    with pytest.raises(ValueError, match="timesteps="):
+        NoisyQCFS(4, timesteps=timesteps)
 
 
 @pytest.mark.parametrize("noise", [-0.1, math.nan, math.inf])
