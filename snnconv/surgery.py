@@ -167,8 +167,11 @@ def _names(kind: Kinds) -> str:
 def require_convertible(network: nn.Module, kind: Kinds) -> None:
     """ValueError that lists every obstacle, if there is one, or says that nothing of `kind` is there to convert."""
     if not any(isinstance(module, kind) for module in network.modules()):
+        others = sorted({type(m).__name__ for m in network.modules() if is_activation(m) or isinstance(m, nn.ReLU)})
         raise ValueError(
-            f"{type(network).__name__} has no {_names(kind)}: nothing to convert; choose a method that takes its activation"
+            f"{type(network).__name__} has no {_names(kind)}: nothing to convert; "
+            f"its activations are {' and '.join(others) or 'of no known kind'}: choose a method that starts from these "
+            "(README.md lists them), or another activation=…"
         )
     found = obstacles(network, kind)
     if found:

@@ -235,8 +235,14 @@ def test_a_branch_on_values_is_told():
 
 
 def test_nothing_to_convert_is_told():
-    with pytest.raises(ValueError, match="Sequential has no QCFS: nothing to convert"):
+    with pytest.raises(
+        ValueError, match="Sequential has no QCFS: nothing to convert; its activations are ReLU: choose"
+    ):
         require_convertible(nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()), QCFS)
+    with pytest.raises(ValueError, match="has no ReLU: nothing to convert; its activations are QCFS: choose"):
+        require_convertible(nn.Sequential(QCFS(4), QCFS(4)), nn.ReLU)
+    with pytest.raises(ValueError, match="its activations are of no known kind"):
+        require_convertible(nn.Sequential(nn.Linear(2, 2)), QCFS)
 
 
 FINE = {
