@@ -13,6 +13,7 @@ from rich.table import Table
 
 from snnconv.early_exit import EarlyExit
 from snnconv.evaluation import Curve
+from snnconv.results import latency_class
 from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.run import Run
 from snnconv.spiking import SpikingModel
@@ -31,7 +32,7 @@ def report(
     rows = table_rows(curve.accuracy, ann_accuracy)
     figure = run.folder / "accuracy_vs_timesteps.png"
     files.write_text(run.folder / "accuracy_vs_timesteps.csv", as_csv(rows))
-    title = f"{result['model']} on {result['data']}, L = {result['levels']}, {result['method']}"
+    title = title_of(result)
     plot_curves(figure, {"SNN": curve.accuracy}, {"ANN": ann_accuracy}, title)
     files.write_json(run.folder / "result.json", result)
     artifacts = [path for name in ("ann.safetensors", "ann.json") if (path := run.folder / name).is_file()]
@@ -105,6 +106,15 @@ def method_settings(method: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[key] = value
     return found
+
+
+def title_of(result: Mapping[str, Any]) -> str:
+    """Network, data and method in words, with what hides behind T; L only where the network has levels."""
+    activation, hidden = (result["network"] or {}).get("activation"), latency_class(result["latency"])
+    levels = "" if activation == "ReLU" else f", L = {result['levels']}"
+    return f"{result['model']} on {result['data']}{levels}, {result['method']}" + (
+        f" ({hidden})" if hidden != "plain" else ""
+    )
 
 
 def table_rows(accuracy: Mapping[int, float], ann_accuracy: float) -> list[dict[str, Any]]:
@@ -189,13 +199,15 @@ def print_table(
         if t in shown:
             times = (str(t), str(t + warmup)) if warmup else (str(t),)
             table.add_row(*times, f"{100 * row['accuracy']:.2f} %", f"{100 * row['gap']:+.2f}")
+    seconds = result["wall_seconds"]["train"]
+    trained = f"train {seconds:.0f} s, " if seconds else ""  # not where a trained network is evaluated
     console = rich.get_console()
     console.print(title, style="bold", highlight=False)
     console.print(table)
     console.print(
         f"ANN {100 * result['ann_accuracy']:.2f} %, {result['images_tested']} test images, "
         f"{100 * result['firing_rate']['mean']:.1f} % of the neurons fire in a step, "
-        f"train {result['wall_seconds']['train']:.0f} s, evaluate {result['wall_seconds']['evaluate']:.1f} s",
+        f"{trained}evaluate {result['wall_seconds']['evaluate']:.1f} s",
         highlight=False,
         soft_wrap=True,
     )

@@ -5,6 +5,7 @@ python -m snnconv.sweep runs/sweeps/…      the same again, for a sweep that wa
 
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def summarize(folder: Path) -> bool:
     troubles = [f"Failed: {job['name']}: {job['error']}" for job in jobs if "error" in job]
     if done:
         console.print(summary_table(done))
-        curves = {job["name"]: {int(t): value for t, value in job["result"]["snn_accuracy"].items()} for job in done}
+        curves = {_legend(job): {int(t): value for t, value in job["result"]["snn_accuracy"].items()} for job in done}
         title = " ".join(text for text in jobs[0]["overrides"] if text in common)
         try:
             files.write_json(folder / "summary.json", done)
@@ -110,6 +111,12 @@ def summarize(folder: Path) -> bool:
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{len(done)} of {len(jobs)} runs finished. Summary: {folder}", soft_wrap=True, highlight=False)
     return bool(done) and not troubles
+
+
+def _legend(job: Mapping[str, Any]) -> str:
+    """The name of a run for a picture, with what its T hides."""
+    hidden = latency_class(job["result"]["latency"])
+    return str(job["name"]) if hidden == "plain" else f"{job['name']} [{hidden}]"
 
 
 def _short(override: str) -> str:

@@ -12,8 +12,9 @@ from snnconv.activations.qcfs import QCFS
 from snnconv.evaluation import Curve, accuracy_over_time
 from snnconv.methods.qcfs import convert
 from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.report import as_csv, method_settings, plot_curves, report, shown_timesteps, table_rows
+from snnconv.report import as_csv, method_settings, plot_curves, report, shown_timesteps, table_rows, title_of
 from snnconv.runtime.tracking import Jsonl, Patient, Tracker
+from snnconv.spiking import Latency
 
 PROMISED = {
     "ann_accuracy", "ann_relu_accuracy", "snn_accuracy", "method", "levels", "timesteps", "warmup", "latency", "model", "data",
@@ -122,6 +123,18 @@ def test_the_terminal_shows_powers_of_two_and_the_last(run, snn, curve, monkeypa
     assert [line.split()[1] for line in text.splitlines() if line.startswith("│")] == ["1", "2", "4", "6"]
     assert "mlp on synthetic, L = 4, qcfs" in text
     assert "ANN 87.50 %, 11 test images" in text
+    assert "train" not in text  # nothing was
+
+
+@pytest.mark.parametrize(
+    ("activation", "warmup", "title"),
+    [("QCFS", 0, "mlp on digits, L = 4, srp"), ("ReLU", 0, "mlp on digits, srp"),
+     (None, 3, "mlp on digits, L = 4, srp (pre-simulated τ=3)")],
+)  # fmt: skip
+def test_a_title_says_what_hides_behind_t_and_l_only_where_there_are_levels(activation, warmup, title):
+    latency = Latency(warmup=warmup).as_dict()
+    result = {"model": "mlp", "data": "digits", "levels": 4, "method": "srp", "latency": latency}
+    assert title_of(result | {"network": activation and {"activation": activation}}) == title
 
 
 # trackers
