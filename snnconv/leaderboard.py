@@ -114,11 +114,10 @@ def _board(rows: list[Row], published: Sequence[Published]) -> str:
     head = ["class", "method", "steps", "ANN", *(f"T={t}" for t in times)]
     head += [f"gap T={last}", f"spikes T={last}", "convert s", "evaluate s", "seeds"]
     best = {
-        (name, t): max(statistics.fmean(row.at(t)) for row in rivals if row.at(t))
+        (name, t): max(statistics.fmean(row.at(t)) for row in rivals)
         for name in {row.latency_class for row in rows}
-        if len(rivals := [row for row in rows if row.latency_class == name]) > 1
         for t in times
-        if any(row.at(t) for row in rivals)
+        if len(rivals := [row for row in rows if row.latency_class == name and row.at(t)]) > 1
     }
     lines = []
     for row in rows:

@@ -168,6 +168,11 @@ def test_only_equal_classes_share_a_ranking():
     assert rows[0][6:] == ["0.00", "2000", "1.0", "2.0", "1"]  # gap, spikes, convert, evaluate, seeds
 
 
+def test_nothing_is_the_best_where_it_stands_alone():
+    rows = cells(leaderboard([result("qcfs", curve=(0.5, 0.75)), result("short", curve=(0.4,))]))
+    assert [row[4:6] for row in rows] == [["**50.00**", "75.00"], ["40.00", "–"]]
+
+
 def test_rows_over_different_seeds_are_told():
     results = [result("qcfs", seed=0), result("qcfs", seed=1), result("srp", seed=0)]
     assert "Not every row is a mean over the same seeds." in leaderboard(results)
