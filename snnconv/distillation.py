@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from snnconv.runtime.checkpoint import load_ann
+from snnconv.runtime.checkpoint import describe_ann, load_ann
 
 
 def distillation(
@@ -20,6 +20,14 @@ def distillation(
     return temperature**2 * (theirs.exp() * (theirs - ours)).sum(-1).mean()
 
 
+def require_teacher(run: str) -> None:
+    """ValueError unless the folder `run` holds a trained network."""
+    try:
+        describe_ann(run)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"fit.teacher={run}: {str(error).removeprefix(f'{run}: ')}") from error
+
+
 def load_teacher(
     run: str,
     images: Tensor,
@@ -31,8 +39,9 @@ def load_teacher(
 ) -> Callable[[Tensor], Tensor]:
     """The network in the run folder `run` as a function of images, in eval mode, without gradients.
 
-    ValueError if it does not make of `images` something of the shape of `logits`.
+    ValueError if there is none, or if it does not make of `images` something of the shape of `logits`.
     """
+    require_teacher(run)
     with torch.random.fork_rng(devices=[]):  # building it draws weights, which must not move the run that it teaches
         network = load_ann(run, trust=trust).to(images.device)
     if channels_last:

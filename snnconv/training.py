@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from snnconv.data.splits import Batches
-from snnconv.distillation import distillation, load_teacher
+from snnconv.distillation import distillation, load_teacher, require_teacher
 from snnconv.evaluation import accuracy
 from snnconv.kernels import RecomputedOutputs
 from snnconv.noise import measure_noise
@@ -243,6 +243,8 @@ def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run)
     With `epochs=0` it stays as it was given, and is saved; ValueError if it was given no weights.
     Goes on from the run's last saved epoch if there is one: on a CPU, to the same numbers as without the interruption.
     """
+    if settings.teacher is not None:
+        require_teacher(settings.teacher)  # before there is a state from which to resume with the same mistake
     training, first = _Training(ann, settings, run), 0
     state = run.load_state()
     if not settings.epochs and state is None:

@@ -93,8 +93,15 @@ def test_a_teacher_that_does_not_fit_is_told(teacher):
         load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), torch.zeros(1, 3))
     with pytest.raises(ValueError, match="cannot take images"):
         load_teacher(str(teacher), torch.zeros(1, 1, 8, 8), torch.zeros(1, 2))
-    with pytest.raises(FileNotFoundError, match="no such run folder"):
+    with pytest.raises(ValueError, match=r"^fit\.teacher=nowhere: no such run folder$"):
         load_teacher("nowhere", torch.zeros(1, 1, 8, 8), torch.zeros(1, 2))
+
+
+def test_a_missing_teacher_leaves_nothing_to_resume(open_tiny_run, tiny_batches, tmp_path):
+    run, batches = open_tiny_run("run"), tiny_batches(8, 4)
+    with pytest.raises(ValueError, match=r"holds no ann\.json"):
+        fit(_mlp(), batches, batches, Fit(epochs=1, lr=0.1, batch_size=4, teacher=str(tmp_path)), run)
+    assert not (run.folder / "last.ckpt").exists()
 
 
 @pytest.mark.parametrize("wrong", [{"distill": 1.5}, {"distill": -0.1}, {"temperature": 0.0}, {"teacher": 3}])
