@@ -16,7 +16,8 @@ Published = Mapping[str, Any]
 LEGEND = (
     "Test accuracy in percent, mean ± standard deviation over seeds; **bold**: best of its class at that T. Rows of a class "
     "stand in the order of their mean over the T that all of them have; nothing is ranked across classes. *steps*: what an "
-    "image costs before T can be read. *waiting*: a layer needs several inputs before its first output, so a network of "
+    "image costs before T can be read. *spikes*: of one image in all layers, those before the first counted step included. "
+    "*waiting*: a layer needs several inputs before its first output, so a network of "
     "depth D answers after up to D times as long."
 )
 
