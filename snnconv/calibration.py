@@ -145,6 +145,8 @@ def observed_thresholds(
     what the rule is told, by default the activation's own.  With `momentum` m the rule is applied to `batch_size` images at a
     time, θ ← m·θ + (1 − m)·rule(batch).  ValueError without images, or naming a layer that is never active.
     """
+    if levels is not None and (type(levels) is not int or levels < 1):
+        raise ValueError(f"levels={levels}: what a rule is told is a whole number of at least 1")
     if momentum is not None:
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum}: at least 0 and below 1")

@@ -4,13 +4,15 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from snnconv.calibration import Rule, observed_thresholds
 from snnconv.neurons.base import Threshold
 from snnconv.spiking import OverTime, SpikingModel
 from snnconv.surgery import fold_batchnorm, is_activation, require_convertible, set_submodule
 
+FEW = 2048  # activations that rules as we know them are content with
 Convert = Callable[..., SpikingModel]
 
 
@@ -37,9 +39,16 @@ def rehearse(convert: Any, ann: nn.Module, batches: Iterable, images: int = 32) 
 
     A method that takes long by itself says with `convert.rehearse = …`, a function of the same arguments, what to try instead.
     """
-    function, settings = getattr(convert, "func", convert), getattr(convert, "keywords", {})
+    function, settings = getattr(convert, "func", convert), dict(getattr(convert, "keywords", {}))
+    if settings.get("rule") is not None:
+        settings["rule"] = functools.partial(_of_any_number, settings["rule"])
     few = next(((x[:images], y[:images]) for x, y in batches), None)
     return getattr(function, "rehearse", function)(ann, [few] if few else [], **settings)
+
+
+def _of_any_number(rule: Rule, samples: Tensor, levels: int) -> Tensor:
+    """θ by `rule`, from `samples` repeated where a rule takes more than a rehearsal has."""
+    return rule(torch.cat([samples] * max(1, FEW // samples.shape[-1]), -1), levels)
 
 
 def to_spiking(ann: nn.Module, kinds: type | tuple[type, ...], make: Callable[[str, Any], nn.Module]) -> nn.Module:

@@ -66,6 +66,7 @@ def choose_threshold(snn: SpikingModel, valid: Batches, timesteps: int) -> float
     sums = []
     for threshold in (*THRESHOLDS, 2.0):
         leaves = (confidence >= threshold).double()
+        leaves[: snn.latency.readout_from - 1] = 0
         leaves[-1] = 1
         at = leaves.argmax(0)  # first step at which an image is settled
         sums.append(torch.stack([correct.gather(0, at[None]).sum(), (at + 1).double().sum()]))
@@ -101,7 +102,7 @@ def _run(snn: SpikingModel, images: Tensor, labels: Tensor, timesteps: int, thre
         done += len(logits)
         total = total + logits[first:].double().sum(0)
         mean = total / max(done - snn.latency.readout_from + 1, 1)
-        settled = mean.softmax(-1).amax(-1) >= threshold
+        settled = (mean.softmax(-1).amax(-1) >= threshold) & (done >= snn.latency.readout_from)
         if done == timesteps:
             settled[:] = True
         correct += (mean.argmax(-1) == labels)[settled].sum()

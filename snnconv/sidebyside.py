@@ -132,8 +132,8 @@ def _over_time(known: dict[str, Tensor], source: str, beside: tuple[str, ...], t
 
 def calibration_images(batches: Iterable[tuple[Tensor, Any]], count: int) -> Tensor:
     """The first `count` images of `batches`, or all if there are fewer; ValueError if there is none."""
-    if count < 1:
-        raise ValueError(f"method.images={count}: at least 1 calibration image")
+    if type(count) is not int or count < 1:
+        raise ValueError(f"method.images={count}: a whole number, at least 1 calibration image")
     kept: list[Tensor] = []
     for images, _ in batches:
         kept.append(images[: count - sum(map(len, kept))])

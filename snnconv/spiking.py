@@ -100,6 +100,8 @@ class SpikingModel(nn.Module):
             raise ValueError(f"simulate.exit={exit!r}: none or confidence")
         if schedule not in ("auto", "step", "layer"):
             raise ValueError(f"simulate.schedule={schedule!r}: auto, step or layer")
+        if precision not in ("float32", "tf32", "bf16"):
+            raise ValueError(f"simulate.precision={precision!r}: float32, tf32 or bf16")
         if chunk < 1:
             raise ValueError(f"simulate.chunk={chunk}: at least 1 timestep")
         if discard > latency.warmup or (lookahead != 1 and not latency.waits):
@@ -116,6 +118,7 @@ class SpikingModel(nn.Module):
             exit_tolerance,
         )
         self.for_timesteps = for_timesteps
+        self._watched = False  # by `count_spikes`, which compiled code would pass by
         self._batch = 0  # images in the largest batch so far, to which smaller ones are padded when compiled
         self._install(network)
 
@@ -128,7 +131,7 @@ class SpikingModel(nn.Module):
             self.exact = SpikingModel(network, **{**self._settings(), **plain})
             network = copy.deepcopy(network).to(torch.bfloat16)
         self.network = network
-        self._parts: tuple[Callable, Callable] | None = None
+        self._parts: tuple[Callable, Callable, Callable] | None = None
         functional.invalidate_reset_cache(self.network)
 
     def _settings(self) -> dict[str, Any]:
@@ -141,9 +144,10 @@ class SpikingModel(nn.Module):
 
     def prepare(self, timesteps: int) -> None:
         """Install the network for T = `timesteps`, where the network depends on T."""
-        if self.for_timesteps is not None and timesteps != self._prepared:
-            device = next(self.network.parameters()).device
-            self._install(self.for_timesteps(timesteps).to(device))
+        serves = timesteps <= self._prepared if self.anytime else timesteps == self._prepared
+        if self.for_timesteps is not None and not serves:
+            like = next((self.exact or self).network.parameters())
+            self._install(self.for_timesteps(timesteps).to(like.device, like.dtype))
             self._prepared = timesteps
 
     _prepared = 0
@@ -172,7 +176,7 @@ class SpikingModel(nn.Module):
         layerwise = self.schedule == "layer" or (self.schedule == "auto" and images.is_cuda)
         functional.reset_net(self.network)
         functional.set_step_mode(self.network, "m" if layerwise or self.lookahead != 1 else "s")
-        constants = before(self._ready(images))
+        constants = before(self._ready(images, most if self.lookahead is None else None))
         count, done = len(images), -self.discard
         for steps in self._chunks(timesteps, self.chunk if layerwise else 1):
             for module in clock:
@@ -188,7 +192,7 @@ class SpikingModel(nn.Module):
 
     def _shown(self, constants: Sequence[Tensor], first: int, steps: int) -> list[Tensor]:
         """What the network after the first neurons gets in `steps` steps from number `first` (0, 1, …) on."""
-        repeated = [c if steps == 1 else c.repeat(steps, *[1] * (c.dim() - 1)) for c in constants]
+        repeated = [c if steps == 1 else torch.cat([c] * steps) for c in constants]  # keeps channels_last
         if self.presented is None:
             return repeated
         parts = [float(t < self.presented) / self.presented for t in range(first, first + steps)]
@@ -207,20 +211,25 @@ class SpikingModel(nn.Module):
         return [first, *[chunk] * (rest // chunk), *([rest % chunk] if rest % chunk else [])]
 
     def _split(self) -> tuple[Callable, Callable]:
-        """The network before the first neurons, and the rest, which is compiled if so asked."""
+        """The network before the first neurons, and the rest, which is compiled if so asked and nobody is watching."""
         if self._parts is None:
             if self.channels_last:
                 self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             before, after = split(self.network, OverTime)
-            compiled = after if self.compile_mode == "none" else torch.compile(after, mode=self.compile_mode)
-            self._parts = before, compiled
-        return self._parts
+            fast = after if self.compile_mode == "none" else torch.compile(after, mode=self.compile_mode)
+            self._parts = before, after, fast
+        first, plain, compiled = self._parts
+        return first, plain if self._watched else compiled
 
-    def _ready(self, images: Tensor) -> Tensor:
-        """Images in the dtype and layout of the weights, padded to the largest batch so far if the network is compiled."""
+    def _ready(self, images: Tensor, most: int | None = None) -> Tensor:
+        """Images in the dtype and layout of the weights, padded to the largest batch so far if compiled code will run.
+
+        `most` images at most.
+        """
         self._batch = max(self._batch, len(images))
-        if self.compile_mode != "none" and len(images) < self._batch:
-            images = torch.cat([images, images[-1:].expand(self._batch - len(images), *images.shape[1:])])
+        wanted = min(self._batch, most or self._batch)
+        if self.compile_mode != "none" and not self._watched and len(images) < wanted:
+            images = torch.cat([images, images[-1:].expand(wanted - len(images), *images.shape[1:])])
         images = images.to(next(self.network.parameters()).dtype)
         return (
             images.contiguous(memory_format=torch.channels_last) if self.channels_last and images.dim() == 4 else images
@@ -266,8 +275,9 @@ def count_spikes(model: SpikingModel) -> Iterator[dict[str, list[Tensor]]]:
         def hook(module: Any, inputs: tuple, output: Tensor) -> None:
             whole = isinstance(module, base.MemoryModule)
             steps = output.unsqueeze(0) if whole and module.step_mode == "s" else output
-            spikes = (steps if whole else steps.sign()).flatten(1).double()
-            row = spikes.abs().sum(1), torch.full_like(spikes[:, 0], spikes.shape[1]), spikes.amin(1), spikes.amax(1)
+            spikes = (steps if whole else steps.sign()).flatten(1)
+            total = spikes.abs().sum(1, dtype=torch.float64)
+            row = total, torch.full_like(total, spikes.shape[1]), spikes.amin(1).double(), spikes.amax(1).double()
             counts.setdefault(path, []).append(torch.stack(row, 1))
 
         return hook
@@ -275,8 +285,10 @@ def count_spikes(model: SpikingModel) -> Iterator[dict[str, list[Tensor]]]:
     handles = [
         getattr(neuron, "node", neuron).register_forward_hook(counter(path)) for path, neuron in model.neurons().items()
     ]
+    model._watched = True
     try:
         yield counts
     finally:
+        model._watched = False
         for handle in handles:
             handle.remove()

@@ -144,11 +144,11 @@ def _problem(node: fx.Node, module: nn.Module | None, kind: Kinds, after_spikes:
     name = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
     site = f"{_where(node)} ({name if module is not None else f'calls {name}'})"
     if isinstance(module, kind):
-        return (
-            f"{site}: used {uses} times; each site holds its own potential, so give it its own module"
-            if uses > 1
-            else None
-        )
+        if uses > 1:
+            return f"{site}: used {uses} times; each site holds its own potential, so give it its own module"
+        if getattr(module, "inplace", False) and len(node.all_input_nodes[0].users) > 1:
+            return f"{site}: works in place on a value that is also read elsewhere; use inplace=False"
+        return None
     if _is_linear(node, module):
         return None
     if "pool" in name.lower():
@@ -282,6 +282,8 @@ def split(network: nn.Module, kind: type) -> tuple[fx.GraphModule, fx.GraphModul
         known = {node: copied.placeholder(node.name) for node in inputs}
         for node in nodes:
             known[node] = copied.node_copy(node, lambda source: known[source])
+            if node.op == "call_method" and node.target == "view":
+                known[node].target = "reshape"  # the same, in any memory layout
         return copied, known
 
     first, known = part([node for node in graph.nodes if node not in rest and node.op != "placeholder"],

@@ -461,3 +461,13 @@ def test_real_data(compose_config, name):
     assert splits.test.labels.bincount().tolist() == [test] * classes
     mean = splits.train.images.float().mean((0, 2, 3)) / 255
     torch.testing.assert_close(mean, torch.tensor(list(cfg.data.mean)), rtol=0, atol=2e-3)
+
+
+def test_what_calibrates_is_the_same_for_every_process(compose_config, monkeypatch):
+    data = instantiate(compose_config("data=synthetic", "device=cpu").data)
+    alone = torch.cat([labels for _, labels in data.calibration])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert torch.equal(torch.cat([labels for _, labels in data.calibration]), alone)
+        assert sum(len(labels) for _, labels in data.test) < data.test.count

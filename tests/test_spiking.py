@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from snnconv.activations.qcfs import QCFS
+from snnconv.methods.parallel import convert as parallel
 from snnconv.methods.qcfs import convert
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking import Latency, SpikingModel, count_spikes, running_mean
@@ -135,6 +136,7 @@ SETTINGS = {
     "layer": {"schedule": "layer", "chunk": 3},
     "all at once": {"schedule": "layer", "chunk": 100},
     "channels last": {"schedule": "layer", "chunk": 2, "channels_last": True},
+    "channels last, step": {"schedule": "step", "channels_last": True},
     "unit spikes": {"schedule": "step", "fold_threshold": True},
     "unit spikes, layer": {"schedule": "layer", "chunk": 3, "fold_threshold": True},
 }
@@ -338,3 +340,65 @@ def test_latency_is_written_as_plain_values():
     assert Latency(warmup=4, waits=True).as_dict() == {
         "warmup": 4, "waits": True, "spike_levels": 1, "signed": False, "readout_from": 1, "needs_training": "none",
     }  # fmt: skip
+
+
+# what once went wrong
+
+
+@pytest.fixture
+def as_if_compiled(monkeypatch):
+    """torch.compile that only stands in the way of hooks, as the real one may."""
+
+    def compiled(part, mode=None):
+        def run(*arguments):
+            hooks = [(module, module._forward_hooks.copy()) for module in part.modules()]
+            for module, _ in hooks:
+                module._forward_hooks.clear()
+            try:
+                return part(*arguments)
+            finally:
+                for module, kept in hooks:
+                    module._forward_hooks.update(kept)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+
+
+def test_compiled_models_are_counted_like_others(as_if_compiled, exact_network, exact_images):
+    ann, images = exact_network("residual"), exact_images(5)
+    counted = []
+    for compile in ("none", "default"):
+        snn = spiking(ann, compile=compile)
+        snn(images, 3)  # the largest batch so far: smaller ones are padded to it
+        with count_spikes(snn) as counts:
+            snn(images[:2], 3)
+        counted.append({path: torch.cat(calls).tolist() for path, calls in counts.items()})
+    assert counted[0] == counted[1] != {}
+
+
+def test_padding_keeps_to_what_is_simulated_at_once(as_if_compiled, exact_network, exact_images, monkeypatch):
+    monkeypatch.setattr("snnconv.spiking.TOGETHER", 16)
+    images, sizes = exact_images(5), []
+    snn = SpikingModel(
+        parallel(exact_network(), []).network, Latency(waits=True), anytime=False, lookahead=None, compile="default"
+    )
+    snn(images, 1)
+    snn.network[0].register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    expected = parallel(exact_network(), [])(images, 8)
+    same(snn(images, 8), expected)
+    assert sizes == [2, 2, 2]  # 16 / 8 images, the last one padded
+
+
+def test_a_prefix_needs_no_network_of_its_own(exact_network, exact_images):
+    made = []
+
+    def for_timesteps(t):
+        made.append(t)
+        return spiking(exact_network()).network
+
+    snn = SpikingModel(spiking(exact_network()).network, Latency(), for_timesteps=for_timesteps)
+    for t in (4, 2, 4, 6):
+        snn(exact_images(), t)
+    assert made == [4, 6]
+    assert snn.double()(exact_images().double(), 8).dtype == torch.float64

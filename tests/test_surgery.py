@@ -265,3 +265,18 @@ FINE = {
 @pytest.mark.parametrize("make", FINE.values(), ids=FINE)
 def test_what_spikes_pass_is_no_obstacle(make):
     require_convertible(make(), QCFS)
+
+
+def test_a_relu_that_writes_into_what_is_read_again_is_an_obstacle():
+    class Net(nn.Module):
+        def __init__(self, inplace):
+            super().__init__()
+            self.a, self.act, self.b = nn.Linear(4, 4), nn.ReLU(inplace=inplace), nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.b(self.act(y)) + y
+
+    assert obstacles(Net(False), nn.ReLU) == []
+    (found,) = obstacles(Net(True), nn.ReLU)
+    assert "act (ReLU): works in place" in found

@@ -178,7 +178,7 @@ def cut_files(
     return Splits(
         train=batches(kept, batch_size, augment, shuffle=True, seed=seed),
         valid=batches(held, eval_batch_size, prepare),
-        calibration=batches(kept[:calibration], eval_batch_size, prepare),
+        calibration=batches(kept[:calibration], eval_batch_size, prepare, everywhere=True),
         test=batches(test, eval_batch_size, prepare),
     )
 

@@ -21,7 +21,8 @@ class Batches:
 
     With `shuffle`, the order and the augmentation of an epoch depend on (`seed`, epoch) alone, so a resumed run sees what
     an uninterrupted one would have seen, and every batch is full: a few images sit out an epoch.  Otherwise every image is
-    visited exactly once.  With several processes each takes every world-size-th image.
+    visited exactly once.  With several processes each takes every world-size-th image, or all of them if `everywhere`: what
+    calibrates has to be the same for all.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Batches:
         shuffle: bool = False,
         augment: Sequence[Augmentation] = (),
         seed: int = 0,
+        everywhere: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: at least 1 image")
@@ -44,6 +46,7 @@ class Batches:
         self.scale = (1 / (255 * scale)).view(-1, 1, 1)
         self.offset = (-torch.tensor(mean, device=labels.device) / scale).view(-1, 1, 1)
         self.shuffle, self.augment, self.seed, self.epoch = shuffle, augment, seed, 0
+        self.everywhere = everywhere
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and the augmentation of the next pass."""
@@ -64,7 +67,7 @@ class Batches:
         return self.labels.device
 
     def _share(self) -> range:
-        rank, world = distributed.rank(), distributed.world_size()
+        rank, world = (0, 1) if self.everywhere else (distributed.rank(), distributed.world_size())
         full = self.batch_size * world
         stop = self.count - self.count % full if self.shuffle and self.count >= full else self.count
         return range(rank, stop, world)
@@ -172,6 +175,6 @@ def cut(
     return Splits(
         train=batches(train, kept, batch_size, shuffle=True, augment=augment, seed=seed),
         valid=batches(train, held, eval_batch_size),
-        calibration=batches(train, kept[:calibration], eval_batch_size),
+        calibration=batches(train, kept[:calibration], eval_batch_size, everywhere=True),
         test=batches(test, slice(None), eval_batch_size),
     )

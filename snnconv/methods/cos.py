@@ -26,9 +26,11 @@ def convert(
     T = ρ are those of that ANN.  Thresholds come from training, so `batches` is unused.  The paper counts ρ once; a network of
     depth D answers first after D·ρ steps.  ValueError for settings out of range, or naming every layer that cannot be carried.
     """
-    if warmup < 1:
-        raise ValueError(f"method.warmup={warmup}: at least 1 input to try out; without any, this is method=qcfs")
-    if not 1 <= iterations <= warmup:
+    if type(warmup) is not int or warmup < 1:
+        raise ValueError(
+            f"method.warmup={warmup}: a whole number, at least 1 input to try out; without any, this is method=qcfs"
+        )
+    if type(iterations) is not int or not 1 <= iterations <= warmup:
         raise ValueError(f"method.iterations={iterations}: 1 to {warmup}, the largest number of spikes that may be missing "
                          f"in method.warmup={warmup} steps")  # fmt: skip
     network = to_spiking(ann, QCFS, lambda path, site: OffsetSpikes(site.threshold.item(), warmup, iterations))

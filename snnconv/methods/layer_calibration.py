@@ -1,5 +1,6 @@
 """Layer by layer, what neurons emit is brought to what the ANN puts out: SNN calibration.  Li et al., ICML 2021; IJCV 2024."""
 
+import copy
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -51,9 +52,10 @@ def convert(
     """
     if variant not in ("light", "advanced"):
         raise ValueError(f"method.variant={variant!r}: light (biases) or advanced (initial potentials and weights)")
-    if epochs < 0 or batch_size < 1 or not lr > 0:
+    if type(epochs) is not int or epochs < 0 or type(batch_size) is not int or batch_size < 1 or not 0 < lr < math.inf:
         raise ValueError(f"method.epochs={epochs}, method.batch_size={batch_size}, method.lr={lr}: "
-                         "at least 0, at least 1, above 0")  # fmt: skip
+                         "a whole number of at least 0, one of at least 1, a number above 0")  # fmt: skip
+    ann = copy.deepcopy(ann)  # which may change before a T is asked for
     seen = calibration_images(batches, images)
 
     def uncalibrated(timesteps: int) -> nn.Module:

@@ -20,8 +20,10 @@ def convert(
     All layers ask at the same step.  Thresholds come from training, so `batches` is unused.  Tables of the paper call T what
     follows τ.  ValueError for τ < 1, or naming the path of every layer that cannot be carried.
     """
-    if warmup < 1:
-        raise ValueError(f"method.warmup={warmup}: at least 1 step of observation; without any, this is method=qcfs")
+    if type(warmup) is not int or warmup < 1:
+        raise ValueError(
+            f"method.warmup={warmup}: a whole number, at least 1 step of observation; without any, this is method=qcfs"
+        )
     network = to_spiking(ann, QCFS, lambda path, site: ResidualPotential(site.threshold.item(), warmup))
     latency = Latency(warmup=warmup, needs_training="activation")
     return SpikingModel(network, latency, discard=warmup, **(simulate or {}))

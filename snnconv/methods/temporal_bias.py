@@ -1,5 +1,6 @@
 """A bias for every channel and timestep, estimated forward in time: FTBC.  Wu et al., ECCV 2024."""
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -45,10 +46,11 @@ def convert(
     """
     if not 0 < alpha <= 1:
         raise ValueError(f"method.alpha={alpha}: above 0 and at most 1, the share of an error that a round corrects")
-    if rounds < 1:
-        raise ValueError(f"method.rounds={rounds}: at least 1")
-    if levels is not None and levels < 1:
-        raise ValueError(f"method.levels={levels}: at least 1, or null for T itself")
+    if type(rounds) is not int or rounds < 1:
+        raise ValueError(f"method.rounds={rounds}: a whole number of at least 1")
+    if levels is not None and (type(levels) is not int or levels < 1):
+        raise ValueError(f"method.levels={levels}: a whole number of at least 1, or null for T itself")
+    ann = copy.deepcopy(ann)  # which may change before a T is asked for
     parts = calibration_images(batches, images).chunk(rounds)
 
     def uncalibrated(timesteps: int) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from snnconv.calibration import Rule, largest, observed_thresholds
+from snnconv.calibration import Rule, observed_thresholds
 from snnconv.conversion import converts, to_spiking
 from snnconv.spiking import Latency, SpikingModel
 
@@ -41,11 +41,3 @@ def convert(
     found = observed_thresholds(ann, sites, batches, rule, **how)
     network = to_spiking(ann, nn.ReLU, lambda path, site: neuron(threshold=found[path]))
     return SpikingModel(network, Latency(), **(simulate or {}))
-
-
-def _rehearse(ann: nn.Module, batches: Iterable, **settings: Any) -> SpikingModel:
-    """With few images: too few for a percentile."""
-    return convert(ann, batches, **{**settings, "rule": largest})
-
-
-convert.rehearse = _rehearse  # type: ignore[attr-defined]

@@ -32,7 +32,7 @@ class Node(neuron.BaseNode):
         self.theta = torch.as_tensor(
             threshold, dtype=torch.float64
         )  # plain attributes: rounding the weights leaves them
-        self.v_initial = torch.as_tensor(v_initial, dtype=torch.float64)
+        self.v_initial = finite(v_initial)
         for name, value in states.items():
             self.register_memory(name, value)
 
@@ -100,6 +100,14 @@ class Neuron(nn.Module):
     def extra_repr(self) -> str:
         """Shown by print(network)."""
         return f"threshold={self.threshold:.4g}" if isinstance(self.threshold, float) else "threshold per channel"
+
+
+def finite(v_initial: Any) -> Tensor:
+    """`v_initial` in float64; ValueError unless finite."""
+    values = torch.as_tensor(v_initial, dtype=torch.float64)
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"v_initial={v_initial!r}: v(0) as a fraction of θ is a finite number")
+    return values
 
 
 def positive(threshold: Any) -> Threshold:

@@ -7,7 +7,7 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor
 
 from snnconv import functional
-from snnconv.neurons.base import Neuron, Node, Threshold, positive
+from snnconv.neurons.base import Neuron, Node, Threshold, finite, positive
 
 
 class IntegrateFireNode(neuron.IFNode):
@@ -58,6 +58,7 @@ class IntegrateFire(Neuron):
 
     def __init__(self, threshold: Any, v_initial: float | Tensor = 0.5) -> None:
         theta: Threshold = positive(threshold)
+        finite(v_initial)
         plain = isinstance(theta, float) and not isinstance(v_initial, Tensor)
         node = IntegrateFireNode(theta, v_initial * theta) if plain else VariedIntegrateFireNode(theta, v_initial)  # type: ignore[arg-type]
         super().__init__(theta, node)
