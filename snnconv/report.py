@@ -63,6 +63,8 @@ def summarize(
         "seed": cfg.seed,
         "device": device,
         "precision": cfg.precision,
+        "compile": cfg.compile,
+        "simulate": OmegaConf.to_container(cfg.simulate, resolve=True),
         "neuron_implementation": snn.implementation(),
         "changed_predictions": curve.changed_predictions,
         "spikes_per_image": {str(t): value for t, value in curve.spikes.items()},

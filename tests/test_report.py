@@ -47,7 +47,7 @@ def test_result_json_keeps_its_promise(run, snn, curve):
     assert all(0 <= value <= 1 for value in result["snn_accuracy"].values())
     assert (result["ann_accuracy"], result["timesteps"], result["images_tested"], result["seed"]) == (0.875, 6, 11, 3)
     assert (result["model"], result["data"], result["method"], result["levels"]) == ("mlp", "synthetic", "qcfs", 4)
-    assert (result["device"], result["precision"]) == ("cpu", "float32")
+    assert (result["device"], result["precision"], result["compile"]) == ("cpu", "float32", False)
     assert result["latency"]["needs_training"] == "activation"
     assert set(result["wall_seconds"]) == {"train", "convert", "evaluate"}
     assert 0 < result["firing_rate"]["mean"] < 1
