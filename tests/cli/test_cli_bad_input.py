@@ -213,7 +213,7 @@ def test_stored_networks_that_are_damaged_foreign_old_or_evil(smoke: Path, tmp_p
     cwd.mkdir()
     text = fail(EVALUATE, "-m", f"run={','.join(str(folder) for folder in bad.values())}", cwd=cwd)
     for name, message in expected.items():
-        (line,) = [line for line in text.splitlines() if line.startswith(f"Failed: run={bad[name]}: ")]
+        (line,) = [line for line in text.splitlines() if line.startswith(f"Failed: run={name}: ")]
         assert message in line
     assert f"0 of {len(bad)} runs finished" in text
     assert not flag.exists()
@@ -245,7 +245,7 @@ def test_resume_files_that_are_damaged_foreign_old_or_evil(smoke: Path, tmp_path
     cwd.mkdir()
     text = fail(TRAIN, "-m", f"resume={','.join(str(folder) for folder in bad.values())}", cwd=cwd)
     for name in ("cut", "noise", "evil"):
-        assert f"Failed: resume={bad[name]}: {bad[name] / 'last.ckpt'}: damaged, or no checkpoint of snnconv" in text
+        assert f"Failed: resume={name}: {bad[name] / 'last.ckpt'}: damaged, or no checkpoint of snnconv" in text
     assert f"{bad['old'] / 'last.ckpt'}: format 0, this snnconv reads format 1" in text
     assert f"{bad['foreign'] / 'last.ckpt'}: belongs to another run" in text
     assert not flag.exists()
@@ -292,13 +292,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path):
     cwd = tmp_path / "later"
     cwd.mkdir()
     text = fail(TRAIN, *SMOKE, *growing, cwd=cwd)
-    assert "is not finite in epoch 2" in text
-    assert "the best network of the 1 before is kept" in text
+    epoch = int(re.search(r"is not finite in epoch (\d)", text)[1])  # which one depends on how the machine rounds
+    assert epoch > 1
+    assert f"the best network of the {epoch - 1} before is kept" in text
     folder = only_run(cwd)
     assert all(tensor.isfinite().all() for tensor in load_ann(folder).state_dict().values())
-    assert json.loads((folder / "ann.json").read_text())["epoch"] == 1
+    assert json.loads((folder / "ann.json").read_text())["epoch"] < epoch
     state = torch.load(folder / "last.ckpt", weights_only=True)
-    assert state["epoch"] == 1
+    assert state["epoch"] == epoch - 1
     assert all(tensor.isfinite().all() for tensor in state["training"]["ann"].values())
     assert "Traceback" in (folder / "train.log").read_text()  # the error in full
 
