@@ -29,7 +29,7 @@ def convert(
     variant: str = "light",
     rule: Rule | None = None,
     per_channel: bool = False,
-    images: int = 256,
+    images: int = 128,
     epochs: int = 12,
     lr: float = 1e-3,
     batch_size: int = 32,

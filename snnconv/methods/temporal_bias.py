@@ -27,7 +27,7 @@ def convert(
     *,
     alpha: float = 0.5,
     rounds: int = 2,
-    images: int = 256,
+    images: int = 128,
     rule: Rule | None = None,
     levels: int | None = None,
     per_channel: bool = False,
