@@ -37,7 +37,7 @@ gpu: .venv/dev
 	$(BIN)/python scripts/gpu.py
 
 test: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 format: .venv/dev
 	$(BIN)/ruff format .
@@ -50,4 +50,4 @@ lint: .venv/dev
 	$(BIN)/lint-imports
 
 check: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow and not gpu and not cli'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not gpu and not cli'
