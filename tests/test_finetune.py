@@ -276,7 +276,7 @@ def _one_of(rank: int, world: int, folder: str) -> None:
 def test_two_processes_train_as_one(tmp_path):
     _one_of(0, 1, str(tmp_path))
     torch.multiprocessing.spawn(_one_of, (2, str(tmp_path)), nprocs=2)
-    alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    alone, first, second = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
     same(first, second)
     torch.testing.assert_close(first, alone)
 

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from spikingjelly.activation_based import surrogate as spikingjelly
 from torch import Tensor, nn
 
+from snnconv.activations.qcfs import SMALLEST_THRESHOLD
 from snnconv.functional import at_least
 from snnconv.kernels import RecomputedOutputs, fused
 from snnconv.neurons.base import per_channel
 from snnconv.neurons.integrate_fire import IntegrateFire
 
-SMALLEST_THRESHOLD = 1e-3
 Slope = Callable[
     [Tensor, Tensor, float], Any
 ]  # gradient, distance to the threshold in units of θ, sharpness → gradient
