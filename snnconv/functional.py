@@ -11,6 +11,8 @@ from torch import Tensor
 
 from snnconv.kernels import RecomputedOutputs, fused
 
+SMALLEST_THRESHOLD = 1e-3  # far below any useful θ, far above what float32 rounding could turn negative
+
 
 def qcfs(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""], levels: int) -> Float[Tensor, "*shape"]:
     r"""Quantization clip-floor-shift: θ · clip(floor(L·x/θ + ½), 0, L) / L.

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from snnconv import functional
 
-SMALLEST_THRESHOLD = 1e-3  # far below any useful θ, far above what float32 rounding could turn negative
-
 
 class QCFS(nn.Module):
     """Quantization clip-floor-shift with one learnable threshold (`functional.qcfs`; Bu et al., ICLR 2022).
@@ -29,7 +27,7 @@ class QCFS(nn.Module):
     @property
     def threshold(self) -> Float[Tensor, ""]:
         """θ, positive."""
-        return functional.at_least(self.theta, SMALLEST_THRESHOLD)
+        return functional.at_least(self.theta, functional.SMALLEST_THRESHOLD)
 
     @torch.no_grad()
     def set_threshold(self, value: float) -> None:

@@ -9,8 +9,7 @@ from jaxtyping import Float
 from spikingjelly.activation_based import surrogate as spikingjelly
 from torch import Tensor, nn
 
-from snnconv.activations.qcfs import SMALLEST_THRESHOLD
-from snnconv.functional import at_least
+from snnconv.functional import SMALLEST_THRESHOLD, at_least
 from snnconv.kernels import RecomputedOutputs, fused
 from snnconv.neurons.base import per_channel
 from snnconv.neurons.integrate_fire import IntegrateFire
