@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from spikingjelly.activation_based import base, layer, neuron
 from spikingjelly.activation_based import functional as sj
 from torch import Tensor, nn
@@ -32,13 +34,14 @@ from snnconv.activations.qcfs import QCFS
 from snnconv.kernels import RecomputedOutputs
 from snnconv.methods import qcfs
 from snnconv.models.mlp import mlp
-from snnconv.models.resnet import resnet18
+from snnconv.models.resnet import resnet18, resnet20
 from snnconv.models.vgg import vgg16
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.runtime import environment
 from snnconv.surgery import fold_batchnorm, replace_modules
 
-MODELS = {"resnet18": resnet18, "vgg16": vgg16, "mlp": mlp}
+MODELS = {"resnet18": resnet18, "resnet20": resnet20, "vgg16": vgg16, "mlp": mlp}
+CONF = Path(__file__).resolve().parents[1] / "conf"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Action = Callable[[], object]
 
@@ -163,14 +166,32 @@ def whole_curve(name: str, batch: int, timesteps: int, kind: str) -> Action:
     return lambda: [snn(images, t) for t in range(1, timesteps + 1)]
 
 
-def conversion(name: str) -> Action:
-    """Converting a network, batch norm folding included."""
-    ann = network(name, partial(QCFS, 4, 2.0))
-    return lambda: qcfs.convert(ann, [], neuron=IntegrateFire)
+def conversions(name: str, images: int, timesteps: int) -> dict[str, Action]:
+    """Every method of conf/method from a network to a model ready for T steps, calibration on `images` images included.
+
+    The floor is one pass of the ReLU network over these images.  `finetune` is left out: it trains, for as long as it is told.
+    """
+    torch.manual_seed(1)
+    seen = torch.randn(images, 3, 32, 32, device=DEVICE)
+    batches = [(part, torch.zeros(len(part), dtype=torch.long, device=DEVICE)) for part in seen.split(100)]
+    anns = {nn.ReLU: network(name, nn.ReLU).eval(), QCFS: network(name, partial(QCFS, 4, 2.0)).eval()}
+    floor = anns[nn.ReLU]
+
+    def convert(method: Any) -> None:
+        kind = nn.ReLU if nn.ReLU in method.func.takes else QCFS
+        method(anns[kind], batches).prepare(timesteps)
+
+    methods: dict[str, Action] = {}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for file in sorted((CONF / "method").glob("*.yaml")):
+            if file.stem != "finetune":
+                cfg = compose("config", [f"method={file.stem}", f"timesteps={timesteps}"])
+                methods[file.stem] = partial(convert, instantiate(cfg.method))
+    return {"ann": torch.no_grad()(lambda: [floor(part) for part, _ in batches]), **methods}
 
 
-def timed(actions: dict[str, Action], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every action in every round, in turns, after two rounds of warm-up."""
+def timed(actions: dict[str, Action], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
+    """Seconds of every action in every round, in turns, after `warmup` rounds that do not count."""
 
     def once(action: Action) -> float:
         start = time.perf_counter()
@@ -179,7 +200,7 @@ def timed(actions: dict[str, Action], rounds: int) -> dict[str, list[float]]:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    for action in (*actions.values(), *actions.values()):
+    for action in (*actions.values(),) * warmup:
         once(action)
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(rounds):
@@ -229,9 +250,9 @@ class Report:
         self.console = Console(width=130)
 
     def group(self, title: str, actions: dict[str, Action], rounds: int, *, images: int = 0, floors: dict[str, str] | None = None,
-              memory: dict[str, float] | None = None) -> None:  # fmt: skip
+              memory: dict[str, float] | None = None, warmup: int = 2) -> None:  # fmt: skip
         """Time `actions` and print them relative to the first (or to the floor that `floors` names for them)."""
-        seconds, first = timed(actions, rounds), next(iter(actions))
+        seconds, first = timed(actions, rounds, warmup), next(iter(actions))
         table = Table(title=title, title_justify="left")
         for column in (
             "variant",
@@ -335,7 +356,9 @@ def main() -> None:
             }
             report.group(f"whole curve T = 1…{steps}, {name}", actions, 2)
         if "conversion" in options.only:
-            report.group(f"conversion, {name}", {"qcfs": conversion(name)}, rounds)
+            images, timesteps = (100 if options.quick else 1000), 8
+            title = f"conversion, {name}, {images} calibration images, T = {timesteps} where the network depends on T"
+            report.group(title, conversions(name, images, timesteps), min(rounds, 3), warmup=1)
     if "scaling" in options.only:
         for what, values, build in (
             ("T", [4, 8, 16, 32], lambda value: simulation(models[0], 8, value, "ours")),
