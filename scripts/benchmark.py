@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from rich.console import Console
+from rich.table import Table
 from spikingjelly.activation_based import base, layer, neuron
 from spikingjelly.activation_based import functional as sj
 from torch import Tensor, nn
