@@ -107,24 +107,26 @@ def spike_count(
 
 
 class ConversionErrors(NamedTuple):
-    """Parts of relu(z) − output, each shaped like z, in the unit of z; their sum is the whole."""
+    """Parts of a − output, each shaped like the activation a and in its unit; their sum is the whole."""
 
     clipping: Tensor
     quantization: Tensor
+    propagated: Tensor
     unevenness: Tensor
 
 
 def conversion_errors(
-    current: Float[Tensor, "T *shape"], output: Float[Tensor, "T *shape"], threshold: Float[Tensor, ""]
+    activation: Tensor, ceiling: Tensor | float, meant: Tensor, even: Tensor, output: Tensor
 ) -> ConversionErrors:
-    """Why a layer's mean output differs from relu of its mean current: the three errors of Bu et al., ICLR 2022.
+    """Why a layer's mean output over T steps differs from the activation that the ANN has there.
 
-    clipping      relu(z) − min(relu(z), θ)                 the part above the threshold
-    quantization  min(relu(z), θ) − qcfs(z, θ, L = T)       the part between two spike counts
-    unevenness    qcfs(z, θ, L = T) − mean output           spikes that timing added or removed
+    clipping      a − min(a, ceiling)        what lies above the most that the neuron can put out (θ, of binary spikes)
+    quantization  min(a, ceiling) − f(z)     what a whole number of spikes in T steps cannot say; of an a with L levels, L → T
+    propagated    f(z) − f(x̄)                the mean current is not the ANN's, because of the layers before
+    unevenness    f(x̄) − output              spikes that timing added or removed
 
-    where z is the mean of `current` over T.  `output` is θ·spikes.
+    where f(x) is the neuron's mean output for the constant current x (`meant` = f(z), z the ANN's current; `even` = f(x̄)).
+    The three errors of Bu et al., ICLR 2022, and what one layer hands to the next.
     """
-    z, levels = current.mean(0), current.shape[0]
-    even, clipped = qcfs(z, threshold, levels), clip(z, threshold)
-    return ConversionErrors(z.clamp_min(0) - clipped, clipped - even, even - output.mean(0))
+    clipped = torch.minimum(activation, torch.as_tensor(ceiling, dtype=activation.dtype, device=activation.device))
+    return ConversionErrors(activation - clipped, clipped - meant, meant - even, even - output)

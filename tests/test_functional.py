@@ -200,14 +200,23 @@ def fire(currents: list[float], threshold: float) -> tuple[list[float], float]:
     return outputs, v
 
 
-@given(data=st.data(), threshold=THRESHOLD, timesteps=LEVELS)
-def test_the_three_errors_are_the_whole(data, threshold, timesteps):
-    currents = data.draw(st.lists(DYADIC, min_size=timesteps, max_size=timesteps))
-    current, output = f64(currents).view(-1, 1), f64(fire(currents, threshold)[0]).view(-1, 1)
-    errors = conversion_errors(current, output, f64(threshold))
-    same(errors.clipping + errors.quantization + errors.unevenness, current.mean(0).clamp_min(0) - output.mean(0))
-    assert errors.clipping >= 0
-    assert errors.quantization.abs() <= threshold / (2 * timesteps)
+def parts(activation: float, current: list[float], threshold: float) -> list[float]:
+    """The errors of one neuron whose ANN has the current and activation `activation` (not clipped); T = len(current)."""
+    steps = len(current)
+    meant, even = (qcfs(f64([x]), f64(threshold), steps) for x in (activation, sum(current) / steps))
+    output = f64([sum(fire(current, threshold)[0]) / steps])
+    errors = conversion_errors(f64([max(activation, 0.0)]), f64(threshold), meant, even, output)
+    same(sum(errors), f64([max(activation, 0.0)]) - output)
+    return [error.item() for error in errors]
+
+
+@given(data=st.data(), threshold=THRESHOLD, timesteps=LEVELS, activation=DYADIC)
+def test_the_errors_are_the_whole(data, threshold, timesteps, activation):
+    current = data.draw(st.lists(DYADIC, min_size=timesteps, max_size=timesteps))
+    clipping, quantization, _, unevenness = parts(activation, current, threshold)
+    assert clipping >= 0
+    assert abs(quantization) <= threshold / (2 * timesteps)
+    assert (unevenness * timesteps / threshold).is_integer()
 
 
 def test_unevenness_by_hand():
@@ -215,21 +224,22 @@ def test_unevenness_by_hand():
     even, uneven = [0.25, 0.25, 0.25, 0.25], [1.5, 1.5, -1.0, -1.0]
     assert fire(even, 1.0) == ([0, 1, 0, 0], 0.5)
     assert fire(uneven, 1.0) == ([1, 1, 0, 0], -0.5)
-    for currents, expected in ((even, 0.0), (uneven, -0.25)):
-        output = f64(fire(currents, 1.0)[0]).view(-1, 1)
-        errors = conversion_errors(f64(currents).view(-1, 1), output, f64(1.0))
-        assert [error.item() for error in errors] == [0.0, 0.0, expected]
+    assert parts(0.25, even, 1.0) == [0.0, 0.0, 0.0, 0.0]
+    assert parts(0.25, uneven, 1.0) == [0.0, 0.0, 0.0, -0.25]
 
 
 def test_clipping_by_hand():
-    errors = conversion_errors(f64([[3.0], [3.0]]), f64([[2.0], [2.0]]), f64(2.0))
-    assert [error.item() for error in errors] == [1.0, 0.0, 0.0]
+    assert parts(3.0, [3.0, 3.0], 2.0) == [1.0, 0.0, 0.0, 0.0]
 
 
 def test_quantization_by_hand():
     """θ = 1, T = 2, current 0.3: one spike of weight ½ for 0.3."""
-    errors = conversion_errors(f64([[0.3125], [0.3125]]), f64([[0.0], [1.0]]), f64(1.0))
-    assert [error.item() for error in errors] == [0.0, -0.1875, 0.0]
+    assert parts(0.3125, [0.3125, 0.3125], 1.0) == [0.0, -0.1875, 0.0, 0.0]
+
+
+def test_propagated_by_hand():
+    """θ = 1, T = 2: the ANN has ½, but the layers before deliver 1."""
+    assert parts(0.5, [1.0, 1.0], 1.0) == [0.0, 0.0, -0.5, 0.0]
 
 
 # at_least

@@ -14,9 +14,10 @@ from torch import nn
 
 from snnconv.activations.qcfs import QCFS
 from snnconv.conversion import rehearse
+from snnconv.decomposition import PARTS, decompose
 from snnconv.methods.qcfs import convert
 from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking import SpikingModel
+from snnconv.spiking import SpikingModel, running_mean
 
 T = 6
 TRAINING = (
@@ -109,6 +110,21 @@ def test_gives_logits_of_every_step(method, ann, batches, images):
     assert logits.shape == (T, 5, 3)
     assert logits.isfinite().all()
     assert any(isinstance(module, base.MemoryModule) for module in snn.modules())
+
+
+def test_its_errors_add_up(method, ann, batches, images):
+    """To what the layers' outputs differ by; or the method has no mean current to ask about."""
+    snn, labels = method(ann, batches), torch.arange(5) % 3
+    if snn.presented is not None:
+        pytest.skip("shows the image in its first steps only")
+    errors = decompose(ann, snn, [(images, labels)], [T])
+    predicted = running_mean(snn(images, T), snn.latency.readout_from)[-1].argmax(-1)
+    assert errors.snn[T] == pytest.approx((predicted == labels).double().mean().item())
+    assert len(errors.layers) == len(snn.neurons())
+    for layer in errors.layers:
+        for figures in (layer.mean, layer.share):
+            assert sum(figures[part] for part in PARTS) == pytest.approx(figures["total"], abs=1e-12)
+        assert sum(layer.offset_spikes.values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("training", [True, False])

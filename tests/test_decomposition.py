@@ -1,0 +1,244 @@
+"""Errors in parts: equal to a literal count, adding up, and blaming what is to blame."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from snnconv.activations.qcfs import QCFS
+from snnconv.decomposition import PARTS, decompose
+from snnconv.evaluation import accuracy
+from snnconv.methods import burst, parallel, qcfs, srp, st_bif, threshold
+from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking import OverTime
+
+TS = [1, 2, 4, 8]
+
+
+def same(a, b, **tolerance):
+    torch.testing.assert_close(a, b, **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+@pytest.fixture(params=["plain", "residual"])
+def ann(request, exact_network):
+    return exact_network(request.param, lambda: QCFS(4), seed=3).double()
+
+
+@pytest.fixture
+def relu(exact_network):
+    return exact_network("residual", nn.ReLU, seed=3).double()
+
+
+@pytest.fixture
+def batches(exact_images):
+    return [(exact_images(6, seed).double(), torch.arange(6) % 3) for seed in (1, 2)]
+
+
+def convert(ann, **settings):
+    return qcfs.convert(ann, [], neuron=IntegrateFire, simulate=settings)
+
+
+def recorded(network: nn.Module, run, what):
+    """what(inputs, output) of every activation, or clock, of `network` while run(network) runs: path → list of calls."""
+    seen: dict[str, list] = {}
+    handles = [
+        module.register_forward_hook(lambda m, i, o, path=path: seen.setdefault(path, []).append(what(i[0], o)))
+        for path, module in network.named_modules()
+        if isinstance(module, QCFS | nn.ReLU | OverTime)
+    ]
+    run(network)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def fires(x: float, theta: float, steps: int) -> float:
+    """Mean output of an integrate-and-fire neuron, literally."""
+    v, count = theta / 2, 0
+    for _ in range(steps):
+        v += x
+        if v >= theta:
+            v, count = v - theta, count + 1
+    return theta * count / steps
+
+
+@pytest.mark.parametrize("t", [2, 4])
+def test_equals_a_literal_count(ann, batches, t):
+    """Element by element with loops; weights k/8 and thresholds 2^k, so that nothing is rounded."""
+    snn, images = convert(ann), torch.cat([x for x, _ in batches])
+    z, a = ({path: calls[0] for path, calls in recorded(ann, lambda n: n(images), what).items()}
+            for what in (lambda i, o: i.clone(), lambda i, o: o.clone()))  # fmt: skip
+    layerwise = convert(ann, schedule="layer")
+    steps = recorded(layerwise.network, lambda _: layerwise(images, t), lambda i, o: (i.clone(), o.clone()))
+    found = {layer.path: layer for layer in decompose(ann, snn, batches, [t]).at(t)}
+    assert list(found) == list(z)
+    for path, layer in found.items():
+        theta = ann.get_submodule(path).threshold.item()
+        current, output = (torch.cat([x.unflatten(0, (-1, 12)) for x in xs]) for xs in zip(*steps[path], strict=True))
+        rows = []
+        for i in range(z[path].numel()):
+            x, y = z[path].flatten()[i].item(), a[path].flatten()[i].item()
+            mean, out = (s.flatten(1)[:, i].mean().item() for s in (current, output))
+            meant, even = fires(x, theta, t), fires(mean, theta, t)
+            rows.append(
+                [y - min(y, theta), min(y, theta) - meant, meant - even, even - out, y - out, (even - out) * t / theta]
+            )
+        table = torch.tensor(rows, dtype=torch.float64)
+        power = a[path].square().sum().item()
+        names = (*PARTS, "total")
+        same([layer.mean[name] for name in names], table[:, :5].mean(0).tolist(), rtol=1e-12, atol=1e-15)
+        same(
+            [layer.share[n] for n in names],
+            ((table[:, :5] * table[:, 4:5]).sum(0) / power).tolist(),
+            rtol=1e-12,
+            atol=1e-15,
+        )
+        same([layer.size[n] for n in names], (table[:, :5].square().sum(0) / power).tolist(), rtol=1e-12, atol=1e-15)
+        for k, share in layer.offset_spikes.items():
+            assert share == pytest.approx((table[:, 5].clamp(-2, 2) == k).double().mean().item(), abs=1e-12)
+        fired = output.flatten(1).reshape(t, 12, -1) > 0
+        assert layer.silent == pytest.approx(1 - fired.any(0).any(0).double().mean().item())
+        assert layer.saturated == pytest.approx(fired.all(0).double().mean().item())
+        assert layer.firing_rate == pytest.approx(fired.double().mean().item())
+        v = theta / 2 + current.sum(0) - output.sum(0)
+        some, every = (output > 0).any(0), (output > 0).all(0)
+        owing = ((v < 0) & some) | ((v >= theta) & ~every)
+        assert layer.residual == pytest.approx(owing.double().mean().item())
+
+
+def test_the_order_of_asking_does_not_matter(ann, batches):
+    """One run for all T, a run for each, other schedules, folded thresholds, other batches: the same figures."""
+    whole = decompose(ann, convert(ann), batches, TS)
+    joined = [(torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]))]
+    for other in (
+        [layer for t in TS for layer in decompose(ann, convert(ann), batches, [t]).layers],
+        decompose(ann, convert(ann, schedule="layer", chunk=3), batches, TS).layers,
+        decompose(ann, convert(ann, fold_threshold=True), batches, TS).layers,
+        decompose(ann, convert(ann), joined, TS).layers,
+    ):
+        assert len(other) == len(whole.layers)
+        for a, b in zip(whole.layers, other, strict=True):
+            assert (a.path, a.timesteps) == (b.path, b.timesteps)
+            for figure in ("mean", "share", "size", "offset_spikes"):
+                same(list(getattr(a, figure).values()), list(getattr(b, figure).values()), rtol=1e-9, atol=1e-12)
+            assert (a.residual, a.silent, a.saturated) == (b.residual, b.silent, b.saturated)
+
+
+def test_leaves_everything_as_it_was(ann, batches):
+    snn = convert(ann, schedule="layer")
+    ann.train()
+    before, images = copy.deepcopy(ann.state_dict()), batches[0][0]
+    logits = snn(images, 4)
+    decompose(ann, snn, batches, [4])
+    assert (ann.training, snn.schedule, snn._watched) == (True, "layer", False)
+    same(snn(images, 4), logits)
+    same(dict(ann.state_dict()), dict(before))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for net in (ann, snn) for module in net.modules())
+
+
+def test_the_ladder_is_made_of_networks(ann, batches):
+    errors = decompose(ann, convert(ann), batches, TS)
+    assert errors.images == 12
+    assert errors.ann == accuracy_of(ann, batches)
+    for t in TS:
+        assert errors.snn[t] == accuracy_of(lambda x, t=t: convert(ann)(x, t).mean(0), batches)
+        requantized = copy.deepcopy(ann)
+        for module in requantized.modules():
+            if isinstance(module, QCFS):
+                module.levels = t
+        assert errors.even[t] == accuracy_of(requantized, batches)
+        drops = errors.drops(t)
+        assert sum(drops.values()) == pytest.approx(errors.ann - errors.snn[t])
+
+
+def accuracy_of(network, batches) -> float:
+    x, y = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+    return (network(x).argmax(-1) == y).double().mean().item()
+
+
+def test_many_timesteps_end_at_the_clipped_network(ann, batches):
+    clipped = copy.deepcopy(ann)
+    for module in clipped.modules():
+        if isinstance(module, QCFS):
+            module.levels = 2**20
+    assert decompose(ann, convert(ann), batches, [1]).clipped == accuracy_of(clipped, batches)
+
+
+def test_waiting_leaves_no_unevenness(ann, batches):
+    errors = decompose(ann, parallel.convert(ann, []), batches, TS)
+    for layer in errors.layers:
+        assert layer.size["unevenness"] == 0
+        assert layer.offset_spikes == {-2: 0, -1: 0, 0: 1, 1: 0, 2: 0}
+    assert errors.even == errors.snn
+    assert all(layer.size["total"] == 0 for layer in errors.at(4))  # T = L
+
+
+def test_of_a_trained_network_only_a_mismatch_of_levels_is_quantization(ann, batches):
+    errors = decompose(ann, convert(ann), batches, [2, 4])
+    assert all(layer.size["clipping"] == 0 for layer in errors.layers)
+    assert all(layer.size["quantization"] == 0 for layer in errors.at(4))
+    assert any(layer.size["quantization"] > 0 for layer in errors.at(2))
+
+
+def test_smaller_thresholds_clip_more_and_quantize_less(relu, batches):
+    def converted(share: float):
+        rule = lambda samples, levels: share * samples.amax(-1)  # noqa: E731
+        return decompose(relu, threshold.convert(relu, batches, neuron=IntegrateFire, rule=rule), batches, [4])
+
+    loose, tight = converted(1.0), converted(0.25)
+    assert all(layer.size["clipping"] == 0 for layer in loose.layers)
+    first_loose, first_tight = loose.at(4)[0], tight.at(4)[0]
+    assert first_tight.size["clipping"] > 0
+    assert first_tight.size["quantization"] < first_loose.size["quantization"]
+    assert first_tight.saturated > first_loose.saturated
+
+
+def test_several_spikes_a_step_raise_the_ceiling(relu, batches):
+    largest = lambda samples, levels: samples.amax(-1) / 2  # noqa: E731
+    binary = threshold.convert(relu, batches, neuron=IntegrateFire, rule=largest)
+    bursts = burst.convert(relu, batches, gamma=2, v_initial=0.5, rule=largest)
+    assert decompose(relu, binary, batches, [4]).at(4)[0].size["clipping"] > 0
+    assert all(layer.size["clipping"] == 0 for layer in decompose(relu, bursts, batches, [4]).layers)
+
+
+def test_steps_of_observation_do_not_count(ann, batches):
+    """The first layer's current is constant, so observed or not, it does what it is meant to do."""
+    errors = decompose(ann, srp.convert(ann, [], warmup=3), batches, TS)
+    for t in TS:
+        assert errors.at(t)[0].size["propagated"] == errors.at(t)[0].size["unevenness"] == 0
+
+
+def test_only_so_many_images(ann, batches):
+    assert decompose(ann, convert(ann), batches, [1], images=8).images == 8
+    assert decompose(ann, convert(ann), batches, [1], images=100).images == 12
+
+
+def test_refuses_what_has_no_mean_current(ann, batches):
+    with pytest.raises(ValueError, match="first steps only"):
+        decompose(ann, st_bif.convert(ann, []), batches, [4])
+    with pytest.raises(ValueError, match="there are none"):
+        decompose(ann, convert(ann), [], [4])
+
+
+def test_a_neuron_without_a_node_is_measured_too(ann, batches):
+    """The protocol asks for a module, not for a class of ours."""
+
+    class Bare(nn.Module):
+        def __init__(self, threshold: float) -> None:
+            super().__init__()
+            self.threshold, self.inner = threshold, IntegrateFire(threshold)
+
+        def forward(self, current):
+            return self.inner(current)
+
+    bare = decompose(ann, qcfs.convert(ann, [], neuron=Bare), batches, [4]).at(4)
+    for a, b in zip(bare, decompose(ann, convert(ann), batches, [4]).at(4), strict=True):
+        assert (a.mean, a.share, a.offset_spikes) == (b.mean, b.share, b.offset_spikes)
+        assert a.residual is None
+
+
+def test_accuracy_agrees_with_evaluation(ann, tiny_batches):
+    data = tiny_batches(16, 4)
+    small = nn.Sequential(copy.deepcopy(ann).float())
+    assert decompose(small, convert(small), data, [2]).ann == accuracy(small, data)

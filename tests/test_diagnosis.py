@@ -1,0 +1,78 @@
+"""What the words say follows from the figures."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import options
+from snnconv.activations.qcfs import QCFS
+from snnconv.decomposition import PARTS, Decomposition, LayerErrors, decompose
+from snnconv.diagnosis import REMEDIES, diagnose
+from snnconv.methods import qcfs
+from snnconv.neurons.integrate_fire import IntegrateFire
+
+
+def layer(path: str, t: int, **size: float) -> LayerErrors:
+    figures = dict.fromkeys((*PARTS, "total"), 0.0) | size
+    offsets = {-2: 0.0, -1: 0.1, 0: 0.9, 1: 0.0, 2: 0.0}
+    return LayerErrors(path, t, figures, figures, figures, offsets, 0.1, saturated=0.25, silent=0.0, firing_rate=0.2)
+
+
+def errors(ann: float, clipped: float, even: float, snn: float, images: int = 10_000) -> Decomposition:
+    layers = [layer("first", 4, clipping=0.3, quantization=0.1, unevenness=0.02),
+              layer("second", 4, clipping=0.1, quantization=0.4, unevenness=0.01),
+              layer("third", 4, unevenness=0.05)]  # fmt: skip
+    return Decomposition(images, layers, ann, clipped, {4: even}, {4: snn})
+
+
+QUANTIZED, PLAIN = nn.Sequential(QCFS(4)), nn.Sequential(nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("ladder", "cause", "path"),
+    [((0.9, 0.5, 0.48, 0.47), "clipping", "first"), ((0.9, 0.89, 0.5, 0.48), "quantization", "second"),
+     ((0.9, 0.9, 0.88, 0.5), "unevenness", "third"), ((0.9, 0.95, 0.94, 0.6), "unevenness", "third")],
+)  # fmt: skip
+def test_names_the_error_that_costs_most_and_where_it_is_largest(ladder, cause, path):
+    for network, which in ((QUANTIZED, 0), (PLAIN, 1)):
+        told, _ = diagnose(errors(*ladder), network, [4])
+        assert f"Most of it is {cause}, by itself largest in {path} " in told
+        assert REMEDIES[cause][which] in told
+
+
+def test_costs_are_those_of_the_ladder():
+    told, _ = diagnose(errors(0.9, 0.92, 0.8, 0.5), PLAIN, [4])
+    assert "T = 4: 50.0 % of the ANN's 90.0 %" in told
+    assert "clipping costs -2.0 points, quantization costs 12.0 points, unevenness costs 30.0 points" in told
+
+
+def test_a_difference_within_the_noise_has_no_cause():
+    small = errors(0.9, 0.9, 0.89, 0.88, images=100)
+    assert diagnose(small, PLAIN, [4])[0].endswith("the difference is small for 100 images.")
+    assert "Most of it" in diagnose(errors(0.9, 0.9, 0.89, 0.88), PLAIN, [4])[0]
+
+
+@pytest.mark.parametrize(
+    ("ladder", "said"),
+    [((0.9, 0.7, 0.7, 0.7), "more cannot help"), ((0.9, 0.7, 0.6, 0.5), "20.0 points more than T = 4 at most"),
+     ((0.9, 0.9, 0.6, 0.5), "they would bring what T = 4 lacks, 40.0 points")],
+)  # fmt: skip
+def test_says_whether_more_timesteps_would_help(ladder, said):
+    assert said in diagnose(errors(*ladder), PLAIN, [4])[-1]
+
+
+def test_remedies_are_there_to_be_chosen():
+    named = {name for texts in REMEDIES.values() for text in texts for name in re.findall(r"method=(\w+)", text)}
+    assert named
+    assert named <= set(options("method"))
+
+
+def test_a_real_network(exact_network, exact_images):
+    ann = exact_network("residual", lambda: QCFS(4), seed=3).double()
+    snn = qcfs.convert(ann, [], neuron=IntegrateFire)
+    batches = [(exact_images(40).double(), torch.arange(40) % 3)]
+    told = diagnose(decompose(ann, snn, batches, [1, 4]), ann, [1, 4])
+    assert [text.split(":")[0] for text in told[:2]] == ["T = 1", "T = 4"]
+    assert len(told) == 3
