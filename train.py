@@ -7,7 +7,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from snnconv.conversion import rehearse
+from snnconv.checks import check
 from snnconv.early_exit import early_exit
 from snnconv.evaluation import accuracy, accuracy_over_time
 from snnconv.report import report
@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
         settings = instantiate(cfg.fit)
 
         calibrate(ann, data.calibration)
-        rehearse(convert, ann, data.calibration)  # what cannot be converted is told now, not after hours
+        check(ann, convert, data.calibration).require()  # what cannot be converted is told now, not after hours
         fit(ann, data.train, data.selecting(settings.select), settings, run)  # 1. train
         with run.timed("convert"):
             snn = convert(ann, data.calibration)  # 2. convert

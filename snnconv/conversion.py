@@ -1,10 +1,11 @@
 """What conversion methods share: which activations one takes, thresholds of the sites, neurons in the place of activations."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from hydra.utils import get_method
 from torch import Tensor, nn
 
 from snnconv.calibration import Rule, observed_thresholds
@@ -32,6 +33,14 @@ def converts(*kinds: type[nn.Module]) -> Callable[[Convert], Convert]:
         return checked
 
     return decorate
+
+
+def takes(convert: Any) -> tuple[type[nn.Module], ...] | None:
+    """The kinds of activations from which a method starts, or the one it is based on (`base`); None if it does not say."""
+    function, base = getattr(convert, "func", convert), getattr(convert, "keywords", {}).get("base")
+    if hasattr(function, "takes") or base is None:
+        return getattr(function, "takes", None)
+    return takes(get_method(base["_target_"]) if isinstance(base, Mapping) else base)
 
 
 def rehearse(convert: Any, ann: nn.Module, batches: Iterable, images: int = 32) -> Any:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from snnconv.surgery import LINEAR_MODULES, NORMS, Operation, _where, set_submodule, trace
+from snnconv.surgery import LINEAR_MODULES, NORMS, Operation, path_of, set_submodule, trace
 
 SUMS = (operator.add, operator.iadd, operator.sub, torch.add, torch.sub, torch.cat, "add", "add_", "sub")
 
@@ -60,7 +60,7 @@ def homogeneous(network: nn.Module, kind: type) -> nn.Module:
         ):
             after.add(node)
         if node in after and _adds_a_constant(node, given):
-            raise ValueError(f"{_where(node)}: adds a constant to spikes, where this method has to give constants in parts; make "
+            raise ValueError(f"{path_of(node)}: adds a constant to spikes, where this method has to give constants in parts; make "
                              "it the bias of a layer, or choose another method")  # fmt: skip
         if module is not None and path not in shifts:
             shift = _take_bias(module)

@@ -5,6 +5,7 @@ import itertools
 import operator
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ def trace(network: nn.Module, leaves: tuple[type, ...] = ()) -> fx.Graph:
         ) from error
 
 
-def _where(node: fx.Node) -> str:
+def path_of(node: fx.Node) -> str:
     """The path of the module that runs `node`."""
     if node.op == "call_module":
         return str(node.target)
@@ -116,42 +117,72 @@ def _is_linear(node: fx.Node, module: nn.Module | None) -> bool:
 Kinds = type | tuple[type, ...]
 
 
-def obstacles(network: nn.Module, kind: Kinds) -> list[str]:
-    """What keeps `network`, with activations of `kind`, from becoming spiking: one line each, naming the path and a remedy.
+@dataclass(frozen=True)
+class Step:
+    """One operation of a network on its way into spikes."""
+
+    node: fx.Node
+    path: str  # of the module, or of the one that calls the function
+    name: str  # "Conv2d", "calls relu"
+    module: nn.Module | None  # None: a function or a method
+    after_spikes: bool  # does it receive spikes, at once or through what stands before it?
+    problem: str | None  # the obstacle that it is, with a remedy
+
+
+def steps(network: nn.Module, kind: Kinds) -> list[Step]:
+    """The operations of `network` in order, as conversion of activations of `kind` meets them.
 
     Before the first activation the current is constant in time and any pooling may stand; after it, only linear operations
-    and activations of `kind` are carried.
+    and activations of `kind` are carried.  ValueError if the forward pass cannot be followed.
     """
     modules = dict(network.named_modules())
     graph = trace(network, kind if isinstance(kind, tuple) else (kind,))
     nodes = [node for node in graph.nodes if node.op in ("call_module", "call_function", "call_method")]
     uses = Counter(node.target for node in nodes if node.op == "call_module")
     spiking: set[fx.Node] = set()
-    found: list[str] = []
+    found: list[Step] = []
     for node in nodes:
         module = modules[str(node.target)] if node.op == "call_module" else None
         after_spikes = any(source in spiking for source in node.all_input_nodes)
         if after_spikes or isinstance(module, kind):
             spiking.add(node)
-        problem = _problem(node, module, kind, after_spikes, uses[node.target])
-        if problem and problem not in found:
-            found.append(problem)
+        called = f"calls {getattr(node.target, '__name__', node.target)}"
+        path, name = path_of(node), called if module is None else type(module).__name__
+        problem = _problem(node, f"{path} ({name})", module, kind, after_spikes, uses[node.target])
+        found.append(Step(node, path, name, module, after_spikes, problem))
     return found
 
 
-def _problem(node: fx.Node, module: nn.Module | None, kind: Kinds, after_spikes: bool, uses: int) -> str | None:
-    """The obstacle that one operation is, None if it is none."""
-    name = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
-    site = f"{_where(node)} ({name if module is not None else f'calls {name}'})"
+def obstacles(network: nn.Module, kind: Kinds) -> list[str]:
+    """What keeps `network`, with activations of `kind`, from becoming spiking: one line each, naming the path and a remedy."""
+    if not any(isinstance(module, kind) for module in network.modules()):
+        others = sorted({type(m).__name__ for m in network.modules() if is_activation(m) or isinstance(m, nn.ReLU)})
+        return [
+            f"{type(network).__name__} has no {_names(kind)}: nothing to convert; "
+            f"its activations are {' and '.join(others) or 'of no known kind'}: choose a method that starts from these "
+            "(README.md lists them), or another activation=…"
+        ]
+    try:
+        return list(dict.fromkeys(step.problem for step in steps(network, kind) if step.problem))
+    except ValueError as error:
+        return [str(error)]
+
+
+def _problem(
+    node: fx.Node, site: str, module: nn.Module | None, kind: Kinds, after_spikes: bool, uses: int
+) -> str | None:
+    """The obstacle that the operation at `site` is, None if it is none."""
     if isinstance(module, kind):
         if uses > 1:
             return f"{site}: used {uses} times; each site holds its own potential, so give it its own module"
         if getattr(module, "inplace", False) and len(node.all_input_nodes[0].users) > 1:
             return f"{site}: works in place on a value that is also read elsewhere; use inplace=False"
         return None
+    if isinstance(module, NORMS) and module.running_mean is None and after_spikes:
+        return f"{site}: normalizes by the batch it is given, which differs in every step; use track_running_stats=True"
     if _is_linear(node, module):
         return None
-    if "pool" in name.lower():
+    if "pool" in site.rpartition("(")[2].lower():
         return f"{site}: max pooling has no spiking equivalent here; use average pooling" if after_spikes else None
     if module is None:
         return f"{site}: a function, not a module, so it would not be converted; make it a {_names(kind)} module"
@@ -165,14 +196,7 @@ def _names(kind: Kinds) -> str:
 
 
 def require_convertible(network: nn.Module, kind: Kinds) -> None:
-    """ValueError that lists every obstacle, if there is one, or says that nothing of `kind` is there to convert."""
-    if not any(isinstance(module, kind) for module in network.modules()):
-        others = sorted({type(m).__name__ for m in network.modules() if is_activation(m) or isinstance(m, nn.ReLU)})
-        raise ValueError(
-            f"{type(network).__name__} has no {_names(kind)}: nothing to convert; "
-            f"its activations are {' and '.join(others) or 'of no known kind'}: choose a method that starts from these "
-            "(README.md lists them), or another activation=…"
-        )
+    """ValueError that lists every obstacle, if there is one."""
     found = obstacles(network, kind)
     if found:
         raise ValueError(f"{type(network).__name__} cannot be converted:\n  " + "\n  ".join(found))
@@ -212,7 +236,7 @@ def replace_relus(network: nn.Module, make: Callable[[], nn.Module]) -> nn.Modul
         for node in sites:
             set_submodule(network, str(node.target), make())
         return network
-    paths = [_where(node) for node in sites]  # before any node changes
+    paths = [path_of(node) for node in sites]  # before any node changes
     taken = {path for path, module in modules.items() if not isinstance(module, nn.ReLU)}
     for node, path in zip(sites, paths, strict=True):
         if node.op != "call_module":
@@ -253,7 +277,7 @@ def _require_replaceable(node: fx.Node, modules: dict[str, nn.Module]) -> None:
         name = getattr(node.target, "__name__", str(node.target))
         inplace = name.endswith("_") or node.kwargs.get("inplace", len(node.args) > 1 and node.args[1])
     if not node.users or (inplace and len(node.all_input_nodes[0].users) > 1):
-        raise ValueError(f"{_where(node)}: this ReLU works in place on a value that is also read elsewhere; "
+        raise ValueError(f"{path_of(node)}: this ReLU works in place on a value that is also read elsewhere; "
                          "write y = relu(x) and use y")  # fmt: skip
 
 
@@ -374,26 +398,34 @@ def _weights_fed_by(node: fx.Node, modules: dict[str, nn.Module], uses: Counter)
     return layers
 
 
-@torch.no_grad()
-def fold_batchnorm(network: nn.Module) -> nn.Module:
-    """A copy of `network` in eval mode whose batch norms are folded into the convolution or linear layer before them.
-
-    w ← w·γ/σ, b ← (b − μ)·γ/σ + β, computed in float64: equal to the original up to rounding of the weights.  A batch norm
-    that does not follow a layer used only by it stays, and keeps computing the same affine map.
-    """
-    network = copy.deepcopy(network).eval()
+def foldable(network: nn.Module) -> dict[str, str]:
+    """The batch norms of `network` that follow a convolution or linear layer used only by them, by path, with its path."""
     modules = dict(network.named_modules())
     nodes = [node for node in trace(network).nodes if node.op == "call_module"]
     uses = Counter(node.target for node in nodes)
+    found = {}
     for node in nodes:
         norm, before = modules[str(node.target)], node.args[0]
         if not isinstance(norm, NORMS) or norm.running_mean is None or before not in nodes:
             continue
         layer = modules[str(before.target)]
-        if len(before.users) > 1 or uses[before.target] > 1 or uses[node.target] > 1 or not isinstance(layer, WEIGHTED):
-            continue
+        if len(before.users) == uses[before.target] == uses[node.target] == 1 and isinstance(layer, WEIGHTED):
+            found[str(node.target)] = str(before.target)
+    return found
+
+
+@torch.no_grad()
+def fold_batchnorm(network: nn.Module) -> nn.Module:
+    """A copy of `network` in eval mode whose batch norms are folded into the convolution or linear layer before them.
+
+    w ← w·γ/σ, b ← (b − μ)·γ/σ + β, computed in float64: equal to the original up to rounding of the weights.  A batch norm
+    that does not follow a layer used only by it (`foldable`) stays, and keeps computing the same affine map.
+    """
+    network = copy.deepcopy(network).eval()
+    for norm, path in foldable(network).items():
+        layer: Any = network.get_submodule(path)
         fuse: Any = fusion.fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fusion.fuse_conv_bn_eval
-        folded = fuse(copy.deepcopy(layer).double(), copy.deepcopy(norm).double()).to(layer.weight.dtype)
-        set_submodule(network, str(before.target), folded)
-        set_submodule(network, str(node.target), nn.Identity())
+        folded = fuse(copy.deepcopy(layer).double(), copy.deepcopy(network.get_submodule(norm)).double())
+        set_submodule(network, path, folded.to(layer.weight.dtype))
+        set_submodule(network, norm, nn.Identity())
     return network

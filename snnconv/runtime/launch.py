@@ -34,16 +34,21 @@ def run_folder(
 ) -> str:
     """The folder of this run, made so that no other process can have the same; for Hydra's `hydra.run.dir`.
 
-    A continued run keeps its folder; an evaluation lies in the folder of its run.  Ranks other than 0 log elsewhere.
+    A continued run keeps its folder; an evaluation lies in the folder of its run.  Ranks other than 0 log elsewhere, and a
+    check leaves nothing behind.
     """
     if job == "evaluate" and not run:
         sys.exit(
             "run=… is missing: which run folder holds the trained network? (python scripts/evaluate.py run=runs/…)"
         )
-    if job != "evaluate" and run:
+    if job not in ("evaluate", "check") and run:
         sys.exit("run=… is for scripts/evaluate.py; to go on with an interrupted run use resume=…")
-    if not distributed.is_main():
-        scratch = tempfile.mkdtemp(prefix="snnconv-rank-")
+    if job == "check" and resume:
+        sys.exit("resume=… is for train.py; to check the trained network of a run use run=…")
+    if run and not (Path(run) / "ann.json").is_file():
+        sys.exit(f"run={run}: no run folder with a trained network (ann.json and ann.safetensors)")
+    if job == "check" or not distributed.is_main():
+        scratch = tempfile.mkdtemp(prefix="snnconv-")
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         return scratch
     if resume:
@@ -53,8 +58,6 @@ def run_folder(
             )
         return str(Path(resume) if number is None else Path(resume).absolute())
     if run:
-        if not (Path(run) / "ann.json").is_file():
-            sys.exit(f"run={run}: no run folder with a trained network (ann.json and ann.safetensors)")
         base = Path(run) / "evaluations" / str(choices.method)
     else:
         name = choices.get("experiment") or choices.get("sweep") or f"{choices.model}-{choices.data}"
@@ -106,6 +109,8 @@ class Folder(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check `hydra.sweep.dir`."""
         folder = Path(config.hydra.sweep.dir)
+        if config.hydra.job.name == "check":
+            sys.exit("scripts/check.py looks at one network at a time")
         if any(folder.glob("job-*.json")):
             sys.exit(f"{folder}: holds a sweep; choose another hydra.sweep.dir")
         require_writable(folder, "hydra.sweep.dir")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAIN, EVALUATE = ROOT / "train.py", ROOT / "scripts" / "evaluate.py"
+TRAIN, EVALUATE, CHECK = ROOT / "train.py", ROOT / "scripts" / "evaluate.py", ROOT / "scripts" / "check.py"
 SMOKE = ("experiment=smoke", "data.test=100")
 # With everything whose state a resumed run has to restore: shuffling, augmentation, momentum, averaged weights.
 CROP = "{_target_: snnconv.data.augment.RandomCrop, padding: 1}"

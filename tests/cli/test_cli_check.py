@@ -1,0 +1,89 @@
+"""`python scripts/check.py`: what becomes of every layer, from the command line, with no data and nothing left behind."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from command import CHECK, SMOKE, TRAIN, copy_run, environment, fail, files_in, succeed
+
+pytestmark = pytest.mark.cli
+
+BROKEN = """
+import torch
+from torch import nn
+
+class Pooled(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv, self.act, self.pool = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+        self.fc = nn.Linear(4 * 16 * 16, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.pool(self.act(self.conv(x))).flatten(1))
+"""
+
+
+@pytest.fixture
+def pooled(tmp_path: Path) -> list[str]:
+    """A user's network whose max pooling stands behind the first spikes, for data that are not here."""
+    (tmp_path / "pooled.py").write_text(BROKEN)
+    return ["model=custom", "model.path=pooled.py", "model.name=Pooled", "data=cifar10", "data.root=nowhere"]
+
+
+def test_a_model_is_told_layer_by_layer(tmp_path: Path):
+    text = succeed(CHECK, "model=mlp", "data=imagenet", "levels=4", "track=wandb", cwd=tmp_path)
+    assert "│ 1 " in text
+    assert "IntegrateFire neuron, θ = 8, L = 4" in text
+    assert "Sequential can be converted by method=qcfs." in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_obstacle_is_status_1_here_and_stops_training_before_it_begins(pooled: list[str], tmp_path: Path):
+    text = fail(CHECK, *pooled, cwd=tmp_path)
+    assert "│ pool " in text
+    line = "pool (MaxPool2d): max pooling has no spiking equivalent here; use average pooling"
+    assert f"Obstacle 1: {line}" in text
+    assert "Pooled cannot be converted by method=qcfs." in text
+    again = fail(TRAIN, *pooled[:3], "data=synthetic", "data.input_shape=[3,32,32]", "data.mean=[0.5,0.5,0.5]",
+                 "data.std=[0.2,0.2,0.2]", "track=none", cwd=tmp_path)  # fmt: skip
+    assert f"Pooled cannot be converted:\n  {line}" in again
+    assert {path.name for path in tmp_path.iterdir()} == {"pooled.py"}
+
+
+def test_another_method_is_named_where_the_chosen_one_does_not_fit(tmp_path: Path):
+    text = fail(CHECK, "model=mlp", "activation=relu", cwd=tmp_path)
+    assert "nothing to convert; its activations are ReLU" in text
+    assert "as it is, it fits method=burst, " in text
+    assert ", max_norm, mse, " in text
+
+
+def test_a_run_is_checked_and_left_alone(smoke: Path, tmp_path: Path):
+    folder = copy_run(smoke, tmp_path / "copy")
+    before = files_in(folder)
+    text = succeed(CHECK, "run=copy", "method=st_bif", cwd=tmp_path)
+    assert "STBIF neuron, θ = " in text
+    assert "Sequential can be converted by method=st_bif." in text
+    text = fail(CHECK, "run=copy", "method=mse", cwd=tmp_path)
+    assert "Obstacle 1: Sequential has no ReLU: nothing to convert" in text
+    assert files_in(folder) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"copy"}
+
+
+def test_wrong_input_is_told_without_a_traceback(pooled: list[str], smoke: Path, tmp_path: Path):
+    assert "run=runs/x: no run folder with a trained network" in fail(CHECK, "run=runs/x", cwd=tmp_path)
+    assert "resume=… is for train.py" in fail(CHECK, f"resume={smoke}", cwd=tmp_path)
+    assert "model=mlp: this evaluates" in fail(CHECK, f"run={smoke}", "model=mlp", cwd=tmp_path)
+    assert "one network at a time" in fail(CHECK, "-m", "levels=4,8", cwd=tmp_path)
+    torch.save({"conv.weight": torch.zeros(4, 3, 5, 5)}, tmp_path / "other.pt")
+    text = fail(CHECK, *pooled, "model.weights=other.pt", cwd=tmp_path)
+    assert "shape: conv.weight is [4, 3, 5, 5], expected [4, 3, 3, 3]" in text
+    text = fail(CHECK, *pooled, "data.input_shape=[3,8,8]", cwd=tmp_path)
+    assert "Obstacle 2: fc (Linear): fails on images of 3×8×8" in text
+    text = fail(CHECK, *SMOKE, "method=srp", "method.warmup=0", cwd=tmp_path)
+    assert "Obstacle 1: method.warmup=0: at least 1 step of observation" in text
+    assert {path.name for path in tmp_path.iterdir()} == {"pooled.py", "other.pt"}
+
+
+def test_a_terminal_without_greek_letters(tmp_path: Path):
+    text = succeed(CHECK, "model=mlp", cwd=tmp_path, env=environment(PYTHONIOENCODING="ascii"))
+    assert r"\u03b8 = 8" in text
