@@ -9,6 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from snnconv.costs import Costs
@@ -17,6 +18,7 @@ from snnconv.fanout import Target
 from snnconv.methods.qcfs import convert as qcfs
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.operations import Operations, count_operations
+from snnconv.runtime.checkpoint import require_trusted
 from test_operations import fires_always
 
 PLAIN = Costs(mac=4.6, accumulate=0.9)
@@ -133,6 +135,10 @@ def test_every_table_tells_where_its_numbers_come_from(compose_config, any_costs
 
 def test_a_run_has_every_table(compose_config, list_options):
     assert sorted(compose_config().costs) == list_options("costs")
+
+
+def test_stored_runs_may_build_every_table(compose_config):
+    require_trusted(OmegaConf.to_container(compose_config().costs), [])
 
 
 def test_several_tables_are_chosen_by_name(compose_config):

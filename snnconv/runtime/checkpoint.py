@@ -19,7 +19,17 @@ FORMAT = 1  # of ann.json and last.ckpt; raise it when an old file can no longer
 # What a stored configuration may build; the rest of snnconv writes files or starts programs.
 ROOMS = tuple(
     f"snnconv.{room}"
-    for room in ("activations", "neurons", "models", "data", "methods", "calibration", "training", "runtime.tracking")
+    for room in (
+        "activations",
+        "neurons",
+        "models",
+        "data",
+        "methods",
+        "calibration",
+        "training",
+        "costs",
+        "runtime.tracking",
+    )
 )
 USER_CODE = "snnconv.custom"  # runs the python file that `path` names, so it is trusted file by file
 
