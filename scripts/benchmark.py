@@ -1,6 +1,6 @@
 """What quantized training and spiking simulation cost over plain arithmetic, as ratios measured in one process.
 
-python scripts/benchmark.py [--quick] [--json FILE] [--only training,simulation,testset,curve,conversion,scaling] [--models …]
+python scripts/benchmark.py [--quick] [--json FILE] [--only training,simulation,testset,…] [--models …]
 
 The variants of a group run in turns, round after round; a figure is the median over the rounds, with the extremes beside it,
 and a ratio is the median of the ratios round by round, so that a machine whose speed drifts bends none of them.  Memory is the
@@ -31,12 +31,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from snnconv.activations.qcfs import QCFS
+from snnconv.decomposition import decompose
 from snnconv.kernels import RecomputedOutputs
 from snnconv.methods import qcfs
 from snnconv.models.mlp import mlp
 from snnconv.models.resnet import resnet18, resnet20
 from snnconv.models.vgg import vgg16
 from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.operations import count_operations
 from snnconv.runtime import environment
 from snnconv.surgery import fold_batchnorm, replace_modules
 
@@ -190,6 +192,21 @@ def conversions(name: str, images: int, timesteps: int) -> dict[str, Action]:
     return {"ann": torch.no_grad()(lambda: [floor(part) for part, _ in batches]), **methods}
 
 
+def explanation(name: str, images: int, timesteps: int) -> dict[str, Action]:
+    """What is found besides the accuracy, at T = 1, 2, 4, …, beside the simulation of the same images."""
+    torch.manual_seed(1)
+    seen = torch.randn(images, 3, 32, 32, device=DEVICE)
+    batches = [(part, torch.zeros(len(part), dtype=torch.long, device=DEVICE)) for part in seen.split(100)]
+    ann = network(name, partial(QCFS, 4, 2.0)).eval()
+    snn = qcfs.convert(ann, [], neuron=IntegrateFire, simulate={"channels_last": True})
+    wanted = [2**k for k in range(timesteps.bit_length())]
+    return {
+        "simulation": lambda: [snn(part, timesteps) for part, _ in batches],
+        "errors": lambda: decompose(ann, snn, batches, wanted, images),
+        "operations": lambda: count_operations(snn, batches, wanted, images=images),
+    }
+
+
 def timed(actions: dict[str, Action], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
     """Seconds of every action in every round, in turns, after `warmup` rounds that do not count."""
 
@@ -302,7 +319,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small network and few rounds: does everything run?")
     parser.add_argument("--json", type=Path, help="also write the figures, with versions and commit, to this file")
-    parser.add_argument("--only", default="training,simulation,curve,conversion,scaling")
+    parser.add_argument("--only", default="training,simulation,curve,conversion,explanation,scaling")
     parser.add_argument("--models", default="resnet18,vgg16")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
@@ -359,6 +376,10 @@ def main() -> None:
             images, timesteps = (100 if options.quick else 1000), 8
             title = f"conversion, {name}, {images} calibration images, T = {timesteps} where the network depends on T"
             report.group(title, conversions(name, images, timesteps), min(rounds, 3), warmup=1)
+        if "explanation" in options.only:
+            images, timesteps = (50, 8) if options.quick else (500, 32)
+            title = f"explanation, {name}, {images} images, T = 1, 2, 4 … {timesteps}"
+            report.group(title, explanation(name, images, timesteps), min(rounds, 3), images=images, warmup=1)
     if "scaling" in options.only:
         for what, values, build in (
             ("T", [4, 8, 16, 32], lambda value: simulation(models[0], 8, value, "ours")),

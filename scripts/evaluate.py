@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from snnconv.early_exit import early_exit
 from snnconv.evaluation import accuracy, accuracy_over_time
-from snnconv.report import report
+from snnconv.report import report, shown_timesteps
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import open_run
 from snnconv.sweep import as_sweep
@@ -34,7 +34,10 @@ def main(cfg: DictConfig) -> None:
 
         early = early_exit(snn, data.valid, data.test, max(curve.correct))
 
-        report(run, snn, curve, accuracy(ann, data.test), early)
+        with run.timed("explain"):
+            why = instantiate(cfg.explain)(ann, snn, data, shown_timesteps(list(curve.correct)))
+
+        report(run, snn, curve, accuracy(ann, data.test), early, why)
 
 
 if __name__ == "__main__":

@@ -43,14 +43,15 @@ class LayerErrors:
 class Decomposition:
     """All layers at every T, and the accuracies between the ANN's and the SNN's, on the same images.
 
-    Each network of the ladder lacks one thing more: `clipped` is limited to what neurons can put out, but not to whole spikes,
-    where a plain network ends for T → ∞; `even` emits whole spikes for currents that come evenly; `snn` is the real one.
+    Each network of the ladder lacks one thing more: `clipped` is the ANN limited to what neurons can put out; `even` emits whole
+    spikes for currents that come evenly; `snn` is the real one.  `limit` is `even` for T → ∞: clipped, but in no way quantized.
     """
 
     images: int
     layers: list[LayerErrors]
     ann: float
     clipped: float
+    limit: float
     even: dict[int, float]
     snn: dict[int, float]
 
@@ -241,7 +242,8 @@ def decompose(
                 for t in part:
                     rights.add(f"snn {t}", means[t - 1], labels)
                     rights.add(f"even {t}", _instead(snn, lambda neuron: Even(neuron, snn, t), x), labels)  # noqa: B023
-                rights.add("clipped", _instead(snn, lambda n: Clipped(n, snn.latency.spike_levels), x), labels)
+                rights.add("clipped", _clipped(ann, snn, x), labels)
+                rights.add("limit", _instead(snn, lambda n: Clipped(n, snn.latency.spike_levels), x), labels)
     finally:
         ann.train(was_training)
         snn.schedule = schedule
@@ -255,6 +257,7 @@ def decompose(
         layers=layers,
         ann=rights.share("ann"),
         clipped=rights.share("clipped"),
+        limit=rights.share("limit"),
         even={t: rights.share(f"even {t}") for t in wanted},
         snn={t: rights.share(f"snn {t}") for t in wanted},
     )
@@ -304,6 +307,18 @@ def _ann_beside(ann: nn.Module, watches: list[_Watch], images: Tensor) -> Tensor
             site = ann.get_submodule(watch.path)
             stack.callback(site.register_forward_pre_hook(before(watch.path)).remove)
             stack.callback(site.register_forward_hook(after(watch)).remove)
+        return ann(images)
+
+
+def _clipped(ann: nn.Module, snn: SpikingModel, images: Tensor) -> Tensor:
+    """Logits of the ANN whose activations are limited to what the neurons in their places can put out."""
+
+    def limited(neuron: nn.Module) -> Callable[..., Tensor]:
+        return lambda module, inputs, output: output.minimum(_ceiling(neuron, output, snn.latency.spike_levels, axis=1))
+
+    with ExitStack() as stack:
+        for path, neuron in snn.neurons().items():
+            stack.callback(ann.get_submodule(path).register_forward_hook(limited(neuron)).remove)
         return ann(images)
 
 

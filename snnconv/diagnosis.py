@@ -30,49 +30,63 @@ REMEDIES = {
 
 
 def diagnose(errors: Decomposition, ann: nn.Module, timesteps: Sequence[int]) -> list[str]:
-    """Sentences about each T of `timesteps`, and one about larger T.
+    """Sentences: about each T of `timesteps`, about what helps against each error that was found, and about larger T.
 
-    The cause is the error that costs most accuracy between the networks of the ladder; the layer, that in which it is largest
-    by itself.  Differences within twice the standard error of the number of images are called small.
+    The error that is named is the one that costs most accuracy between the networks of the ladder; the layer, that in which it
+    is largest by itself.  Differences within twice the standard error of the number of images are called small.
     """
     trained = any(is_activation(module) for module in ann.modules())
-    noise = 2 * math.sqrt(max(errors.ann * (1 - errors.ann), 1e-3) / errors.images)
-    return [*(_about(errors, t, trained, noise) for t in timesteps), _more_timesteps(errors, max(timesteps), noise)]
+    causes = {t: cause(errors, t) for t in timesteps}
+    found = {part: [t for t in timesteps if causes[t] == part] for part in REMEDIES}
+    remedies = [
+        f"Against {part} (T = {', '.join(map(str, times))}): {REMEDIES[part][0 if trained else 1]}."
+        for part, times in found.items()
+        if times
+    ]
+    return [
+        *(_about(errors, t, causes[t]) for t in timesteps),
+        *remedies,
+        _more_timesteps(errors, max(timesteps)),
+    ]
 
 
-def _about(errors: Decomposition, t: int, trained: bool, noise: float) -> str:
-    drops, lost = errors.drops(t), errors.ann - errors.snn[t]
+def cause(errors: Decomposition, t: int) -> str | None:
+    """The error that costs most at T, None if the loss may be chance."""
+    drops = errors.drops(t)
+    return max(drops, key=lambda part: drops[part]) if errors.ann - errors.snn[t] > _chance(errors) else None
+
+
+def _chance(errors: Decomposition) -> float:
+    """Twice the standard error of an accuracy on so many images."""
+    return 2 * math.sqrt(max(errors.ann * (1 - errors.ann), 1e-3) / errors.images)
+
+
+def _about(errors: Decomposition, t: int, part: str | None) -> str:
     start = f"T = {t}: {_percent(errors.snn[t])} of the ANN's {_percent(errors.ann)}"
-    if lost <= noise:
+    if part is None:
         return f"{start}; the difference is small for {errors.images} images."
-    cause = max(drops, key=lambda part: drops[part])
-    costs = ", ".join(f"{part} costs {_points(drop)}" for part, drop in drops.items())
-    worst = max(errors.at(t), key=lambda layer: layer.size[cause])
-    return (
-        f"{start}: {costs}. Most of it is {cause}, by itself largest in {worst.path} ({_detail(worst, cause)}). "
-        f"What would help: {REMEDIES[cause][0 if trained else 1]}."
-    )
+    costs = ", ".join(f"{name} costs {_points(drop)}" for name, drop in errors.drops(t).items())
+    worst = max(errors.at(t), key=lambda layer: layer.size[part])
+    return f"{start}: {costs}. Most of it is {part}, by itself largest in {worst.path} ({_detail(worst, part)})."
 
 
-def _detail(layer: LayerErrors, cause: str) -> str:
-    share = f"{_percent(layer.size[cause])} of its squared activation"
-    wrong = 1 - layer.offset_spikes[0]
+def _detail(layer: LayerErrors, part: str) -> str:
     told = {
-        "clipping": f"{_percent(layer.saturated)} of its neurons fire all they can",
-        "quantization": f"{_percent(1 - layer.firing_rate)} of its range above the mean",
-        "unevenness": f"{_percent(wrong)} of its neurons emit a wrong number of spikes for their mean current",
+        "clipping": f"{_percent(layer.saturated)} of its outputs are all that a neuron can put out",
+        "quantization": f"its mean output is {layer.firing_rate:.2g} θ",
+        "unevenness": f"{_percent(1 - layer.offset_spikes[0])} of its outputs have a wrong number of spikes for their mean current",
     }
-    return f"{share}; {told[cause]}"
+    return f"{_percent(layer.size[part])} of its squared activation; {told[part]}"
 
 
-def _more_timesteps(errors: Decomposition, t: int, noise: float) -> str:
-    limit = f"With more timesteps the network tends to {_percent(errors.clipped)}, where only clipping is left"
-    if errors.clipped - errors.snn[t] <= noise:
-        return f"{limit}: at T = {t} it is there, and more cannot help."
-    if errors.ann - errors.clipped > noise:
-        gain = _points(errors.clipped - errors.snn[t])
-        return f"{limit}: they bring {gain} more than T = {t} at most, and clipping keeps the rest."
-    return f"{limit}: they would bring what T = {t} lacks, {_points(errors.clipped - errors.snn[t])}."
+def _more_timesteps(errors: Decomposition, t: int) -> str:
+    limit = f"Without errors of timing, more timesteps end at {_percent(errors.limit)}, where only clipping is left"
+    gain = errors.limit - errors.snn[t]
+    if gain <= _chance(errors):
+        return f"{limit}: at T = {t} the network is there, and more cannot help."
+    if errors.ann - errors.limit > _chance(errors):
+        return f"{limit}: that is {_points(gain)} more than at T = {t}, and clipping keeps the rest."
+    return f"{limit}: that is {_points(gain)} more than at T = {t}."
 
 
 def _percent(share: float) -> str:

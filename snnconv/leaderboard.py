@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from snnconv.report import draw_curves, save_figure
+from snnconv.figures import draw_curves, save_figure
 from snnconv.results import Result, Row, gather, latency_class, require_honest
 from snnconv.runtime import files
 

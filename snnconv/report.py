@@ -1,4 +1,4 @@
-"""What a run tells: `result.json`, the accuracy-vs-timesteps table, CSV and picture."""
+"""What a run tells: `result.json`, the accuracy-vs-timesteps table, CSV and picture, and `report.html`."""
 
 import csv
 import io
@@ -13,6 +13,9 @@ from rich.table import Table
 
 from snnconv.early_exit import EarlyExit
 from snnconv.evaluation import Curve
+from snnconv.explanation import Explanation
+from snnconv.figures import plot_curves
+from snnconv.page import render
 from snnconv.results import latency_class
 from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.run import Run
@@ -20,23 +23,36 @@ from snnconv.spiking import SpikingModel
 
 
 def report(
-    run: Run, snn: SpikingModel, curve: Curve, ann_accuracy: float, early: EarlyExit | None = None
+    run: Run,
+    snn: SpikingModel,
+    curve: Curve,
+    ann_accuracy: float,
+    early: EarlyExit | None = None,
+    why: Explanation | None = None,
 ) -> dict[str, Any]:
     """Write the result files of `run`, tell its tracker and the terminal; returns the content of `result.json`."""
     run.seconds["evaluate"] += curve.seconds
     result = summarize(run.cfg, snn, curve, ann_accuracy, run.seconds, str(run.device))
     result["exit"] = early.as_dict() if early else None
+    result["explanation"] = why.summary() if why else None
     if not distributed.is_main():
         return result
     result["network"] = run.network()
     rows = table_rows(curve.accuracy, ann_accuracy)
-    figure = run.folder / "accuracy_vs_timesteps.png"
+    figure, page = run.folder / "accuracy_vs_timesteps.png", run.folder / "report.html"
     files.write_text(run.folder / "accuracy_vs_timesteps.csv", as_csv(rows))
     title = title_of(result)
     plot_curves(figure, {"SNN": curve.accuracy}, {"ANN": ann_accuracy}, title)
     files.write_json(run.folder / "result.json", result)
+    if why:
+        files.write_json(run.folder / "explanation.json", why.as_dict())
+    files.write_text(
+        page,
+        render(title, result, rows, shown_timesteps(list(curve.correct)), why, run.folder, OmegaConf.to_yaml(run.cfg)),
+    )
     artifacts = [path for name in ("ann.safetensors", "ann.json") if (path := run.folder / name).is_file()]
-    run.tracker.result(result, rows, figure, artifacts)
+    tables = {"accuracy_vs_timesteps": rows, **(why.tables() if why else {})}
+    run.tracker.result(result, tables, figure, page, artifacts)
     print_table(rows, title, snn.latency.warmup, result, run.folder)
     return result
 
@@ -136,51 +152,6 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def plot_curves(path: Path, curves: Mapping[str, Mapping[int, float]], lines: Mapping[str, float], title: str) -> None:
-    """One picture of accuracy against timesteps, as `draw_curves` has it."""
-    from matplotlib.figure import Figure  # takes a while, and most commands draw nothing
-
-    figure = Figure(figsize=(7.2, 4.5), layout="constrained")
-    axes = figure.subplots()
-    draw_curves(axes, curves, lines, title)
-    axes.legend(frameon=False, loc="lower right")
-    save_figure(path, figure)
-
-
-def draw_curves(
-    axes: Any,
-    curves: Mapping[str, Mapping[int, float]],
-    lines: Mapping[str, float],
-    title: str,
-    *,
-    xlabel: str = "timesteps T",
-    styles: Sequence[str] = (),
-) -> None:
-    """Accuracy against timesteps (a curve each, logarithmic in T), with horizontal lines for reference accuracies."""
-    for index, (label, curve) in enumerate(curves.items()):
-        marks = {"marker": "osD^v"[index // 10 % 5], "markersize": 4, "linestyle": styles[index] if styles else "-"}
-        axes.plot(list(curve), [100 * value for value in curve.values()], linewidth=2, label=label, **marks)
-    for label, value in lines.items():
-        axes.axhline(100 * value, color="0.25", linestyle="--", linewidth=1.5, label=f"{label} {100 * value:.2f} %")
-    last = max(t for curve in curves.values() for t in curve)
-    axes.set_xscale("log", base=2)
-    ticks = [2**k for k in range(last.bit_length())]
-    axes.set_xticks(ticks, [str(t) for t in ticks])
-    axes.set_xticks([], minor=True)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel("test accuracy (%)")
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def save_figure(path: Path, figure: Any) -> None:
-    """Replace `path` by the figure as PNG."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=160)
-    files.replace(path, picture.getvalue())
-
-
 def shown_timesteps(timesteps: Sequence[int]) -> list[int]:
     """What a table shows: every T of a list, and of a whole curve 1…T the powers of two and the last."""
     if list(timesteps) != list(range(1, len(timesteps) + 1)):
@@ -226,4 +197,16 @@ def print_table(
         console.print(
             f"{result['precision']}: {100 * result['changed_predictions']:.2f} % of the predictions differ from float32"
         )
-    console.print(f"Run folder: {os.path.relpath(folder)}", soft_wrap=True, highlight=False)
+    for sentence in _worth_telling(result["explanation"]):
+        console.print(sentence, highlight=False)
+    console.print(f"Run folder: {os.path.relpath(folder)} (report.html tells more)", soft_wrap=True, highlight=False)
+
+
+def _worth_telling(explanation: Mapping[str, Any] | None) -> list[str]:
+    """Of the advice: about the largest T at which there is a cause to name, what would help, and about more timesteps."""
+    advice = explanation["advice"] if explanation else []
+    told = [sentence for sentence in advice if "Most of it is" in sentence][-1:]
+    helps = [
+        sentence for sentence in advice if sentence.startswith("Against") and told and sentence.split()[1] in told[0]
+    ]
+    return [*told, *helps, *advice[-1:]]

@@ -18,7 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.table import Table
 
-from snnconv.report import plot_curves, shown_timesteps
+from snnconv.figures import plot_curves
+from snnconv.report import shown_timesteps
 from snnconv.results import latency_class
 from snnconv.runtime import distributed, files
 from snnconv.runtime.run import explain

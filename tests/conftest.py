@@ -218,7 +218,7 @@ def open_tiny_run(compose_config, tmp_path):
     def make(name: str = "run", *overrides: str, kind: type[Run] = Run) -> Run:
         cfg = compose_config("model=mlp", "data=synthetic", "data.input_shape=[1,4,4]", "model.hidden=[8]",
                              "data.num_classes=2", "track=none", "device=cpu", *overrides)  # fmt: skip
-        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
         return kind(tmp_path / name, cfg, Tracker())
 
     return make

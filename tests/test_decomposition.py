@@ -157,12 +157,24 @@ def accuracy_of(network, batches) -> float:
     return (network(x).argmax(-1) == y).double().mean().item()
 
 
-def test_many_timesteps_end_at_the_clipped_network(ann, batches):
+def test_many_timesteps_end_at_the_limit(ann, batches):
     clipped = copy.deepcopy(ann)
     for module in clipped.modules():
         if isinstance(module, QCFS):
             module.levels = 2**20
-    assert decompose(ann, convert(ann), batches, [1]).clipped == accuracy_of(clipped, batches)
+    assert decompose(ann, convert(ann), batches, [1]).limit == accuracy_of(clipped, batches)
+
+
+def test_clipped_is_the_ann_below_the_thresholds(ann, relu, batches):
+    """Which a network that was trained with its thresholds is already."""
+    assert decompose(ann, convert(ann), batches, [1]).clipped == accuracy_of(ann, batches)
+    half = lambda samples, levels: samples.amax(-1) / 4  # noqa: E731
+    snn = threshold.convert(relu, batches, neuron=IntegrateFire, rule=half)
+    limited = copy.deepcopy(relu)
+    for path, neuron in snn.neurons().items():
+        limited.set_submodule(path, nn.Hardtanh(0, neuron.threshold))
+    errors = decompose(relu, snn, batches, [1])
+    assert errors.clipped == errors.limit == accuracy_of(limited, batches)
 
 
 def test_waiting_leaves_no_unevenness(ann, batches):

@@ -12,7 +12,8 @@ from snnconv.activations.qcfs import QCFS
 from snnconv.evaluation import Curve, accuracy_over_time
 from snnconv.methods.qcfs import convert
 from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.report import as_csv, method_settings, plot_curves, report, shown_timesteps, table_rows, title_of
+from snnconv.figures import plot_curves
+from snnconv.report import as_csv, method_settings, report, shown_timesteps, table_rows, title_of
 from snnconv.runtime.tracking import Jsonl, Patient, Tracker
 from snnconv.spiking import Latency
 
@@ -49,7 +50,7 @@ def test_result_json_keeps_its_promise(run, snn, curve):
     assert (result["model"], result["data"], result["method"], result["levels"]) == ("mlp", "synthetic", "qcfs", 4)
     assert (result["device"], result["precision"], result["compile"]) == ("cpu", "float32", False)
     assert result["latency"]["needs_training"] == "activation"
-    assert set(result["wall_seconds"]) == {"train", "convert", "evaluate"}
+    assert set(result["wall_seconds"]) == {"train", "convert", "evaluate", "explain"}
     assert 0 < result["firing_rate"]["mean"] < 1
     assert len(result["firing_rate"]["layers"]) == 2
     assert result["settings"] == {"neuron": "IntegrateFire", "neuron.v_initial": 0.5}

@@ -28,6 +28,7 @@ ROOMS = tuple(
         "calibration",
         "training",
         "costs",
+        "explanation",
         "runtime.tracking",
     )
 )

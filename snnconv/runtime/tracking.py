@@ -10,6 +10,7 @@ from typing import Any
 from snnconv.runtime import files
 
 log = logging.getLogger(__name__)
+Tables = Mapping[str, Sequence[Mapping[str, Any]]]  # rows with equal keys, by the name of the table
 
 
 class Tracker:
@@ -26,9 +27,9 @@ class Tracker:
         """Report one line of numbers."""
 
     def result(
-        self, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: Path, artifacts: Sequence[Path]
+        self, result: Mapping[str, Any], tables: Tables, figure: Path, page: Path, artifacts: Sequence[Path]
     ) -> None:
-        """Report the outcome: `result.json`, the accuracy-vs-timesteps rows, their picture, files worth keeping."""
+        """Report the outcome: `result.json`; tables, "accuracy_vs_timesteps" among them; picture, page, files worth keeping."""
 
     def finish(self, failed: bool = False) -> None:
         """End the report."""
@@ -44,7 +45,7 @@ class Jsonl(Tracker):
         self.file = Path(file)
 
     def result(
-        self, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: Path, artifacts: Sequence[Path]
+        self, result: Mapping[str, Any], tables: Tables, figure: Path, page: Path, artifacts: Sequence[Path]
     ) -> None:
         """Append the result."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -134,15 +135,20 @@ class Wandb(Tracker):
         )
 
     def result(
-        self, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: Path, artifacts: Sequence[Path]
+        self, result: Mapping[str, Any], tables: Tables, figure: Path, page: Path, artifacts: Sequence[Path]
     ) -> None:
-        """The curve point by point against its own `timesteps` axis, as a table and as a picture; the network as an artifact."""
+        """The curve point by point against its own `timesteps` axis; tables, picture and page; the network as an artifact."""
         import wandb
 
+        rows = tables["accuracy_vs_timesteps"]
         for row in rows:
             self.run.log({"timesteps": row["timesteps"], "snn/accuracy": row["accuracy"], "snn/gap": row["gap"]})
-        table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
-        self.run.log({"accuracy_vs_timesteps": table, "accuracy_vs_timesteps_plot": wandb.Image(str(figure))})
+        shown: dict[str, Any] = {
+            name: wandb.Table(columns=list(lines[0]), data=[list(line.values()) for line in lines])
+            for name, lines in tables.items()
+        }
+        shown |= {"accuracy_vs_timesteps_plot": wandb.Image(str(figure)), "report": wandb.Html(str(page), inject=False)}
+        self.run.log(shown)
         self.run.summary.update(
             {f"result/{key}": value for key, value in result.items() if isinstance(value, int | float | str)}
         )
@@ -206,10 +212,10 @@ class Patient(Tracker):
         self._try(lambda tracker: tracker.log(metrics))
 
     def result(
-        self, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: Path, artifacts: Sequence[Path]
+        self, result: Mapping[str, Any], tables: Tables, figure: Path, page: Path, artifacts: Sequence[Path]
     ) -> None:
         """Report the outcome."""
-        self._try(lambda tracker: tracker.result(result, rows, figure, artifacts))
+        self._try(lambda tracker: tracker.result(result, tables, figure, page, artifacts))
 
     def finish(self, failed: bool = False) -> None:
         """End the report, or what is left of it."""

@@ -25,6 +25,7 @@ LONG = (*SMOKE, "fit.epochs=12", "fit.ema=0.9", f"+data.augment=[{CROP}]")
 RUN_FILES = {
     ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "ann.safetensors", "ann.json", "last.ckpt",
     "metrics.jsonl", "result.json", "accuracy_vs_timesteps.csv", "accuracy_vs_timesteps.png", "train.log",
+    "explanation.json", "report.html",
 }  # fmt: skip
 
 

@@ -319,6 +319,8 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(smoke: Path, tmp_path:
         "result.json",
         "accuracy_vs_timesteps.csv",
         "accuracy_vs_timesteps.png",
+        "explanation.json",
+        "report.html",
     }
     assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 0
     load_ann(folder)

@@ -27,7 +27,14 @@ def test_again_with_other_timesteps_and_another_schedule(smoke: Path, tmp_path: 
     assert f"Run folder: ../copy/evaluations/qcfs/{again.name}" in text
     assert {t: curve(again)[t] for t in curve(smoke)} == curve(smoke)
     assert len(curve(again)) == 16
-    results = {"result.json", "accuracy_vs_timesteps.csv", "accuracy_vs_timesteps.png", "evaluate.log"}
+    results = {
+        "result.json",
+        "accuracy_vs_timesteps.csv",
+        "accuracy_vs_timesteps.png",
+        "explanation.json",
+        "report.html",
+    }
+    results.add("evaluate.log")
     assert files_in(again) == {*results, ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
     assert old == {name for name in files_in(folder) if not name.startswith("evaluations/")}
     result = json.loads((again / "result.json").read_text())

@@ -59,6 +59,9 @@ def test_offline_wandb_holds_everything_and_says_how_to_upload(tmp_path: Path):
     assert media["accuracy_vs_timesteps"]["_type"] == "table-file"
     assert media["accuracy_vs_timesteps"]["nrows"] == 4
     assert media["accuracy_vs_timesteps_plot"]["_type"] == "image-file"
+    assert media["report"]["_type"] == "html-file"
+    for table in ("energy", "accuracy_lost", "layer_errors"):
+        assert media[table]["_type"] == "table-file"
     assert tracked.summary["result/snn_accuracy"] == result["snn_accuracy"]["4"]
     assert tracked.summary["result/ann_accuracy"] == result["ann_accuracy"]
     (artifact,) = [artifact for artifact in tracked.artifacts if artifact.type == "model"]
