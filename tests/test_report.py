@@ -10,9 +10,9 @@ from rich.console import Console
 
 from snnconv.activations.qcfs import QCFS
 from snnconv.evaluation import Curve, accuracy_over_time
+from snnconv.figures import plot_curves
 from snnconv.methods.qcfs import convert
 from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.figures import plot_curves
 from snnconv.report import as_csv, method_settings, report, shown_timesteps, table_rows, title_of
 from snnconv.runtime.tracking import Jsonl, Patient, Tracker
 from snnconv.spiking import Latency
