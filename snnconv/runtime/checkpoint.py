@@ -29,6 +29,7 @@ ROOMS = tuple(
         "training",
         "costs",
         "explanation",
+        "robustness",
         "runtime.tracking",
     )
 )

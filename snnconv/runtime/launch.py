@@ -22,8 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 from snnconv.runtime import checkpoint, distributed
 
 # What may change when a stored run goes on; everything else would change its numbers.
-RESUMABLE = ("device", "data.root", "track", "data.workers", "timesteps", "simulate", "trust")
+RESUMABLE = ("device", "data.root", "track", "data.workers", "timesteps", "simulate", "explain", "costs", "trust")
 REEVALUABLE = (*RESUMABLE, "precision", "method", "neuron", "data.calibration")
+LATER = ("costs", "explain")  # which runs of older versions did not store
 KEPT = ("last.ckpt", "ann.safetensors", "ann.json", "metrics.jsonl", "result.json")  # with one of them, it holds a run
 
 _made: list[Path] = []  # the folders that this process made, innermost first
@@ -142,10 +143,13 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     source = Path(cfg.resume or cfg.run) / ".hydra"
-    stored = _stored(source / "config.yaml", cfg)
+    stored = _stored(source / "config.yaml", [key for key in cfg if key not in LATER])
     names = _stored(source / "hydra.yaml", ["hydra"]).hydra.runtime.choices
     allowed = RESUMABLE if cfg.resume else REEVALUABLE
     with open_dict(stored):
+        for key in LATER:
+            if key not in stored:
+                stored[key] = cfg[key]
         for override in overrides:
             key = override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
             if key in ("resume", "run") or (key == "sweep" and cfg.run):  # what a sweep chooses comes as overrides, too

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import EVALUATE, copy_run, environment, fail, files_in, outcome, succeed
+import yaml
+from command import EVALUATE, TRAIN, copy_run, environment, fail, files_in, outcome, succeed
 
 pytestmark = pytest.mark.cli
 
@@ -53,6 +54,21 @@ def test_several_runs_and_schedules_at_once(smoke: Path, tmp_path: Path):
         for again in (folder / "evaluations" / "qcfs").iterdir():
             assert curve(again) == {t: value for t, value in curve(smoke).items() if int(t) <= 3}
     assert len(list(tmp_path.glob("*/evaluations/qcfs/*"))) == 4
+
+
+def test_runs_of_older_versions_go_on(smoke: Path, tmp_path: Path):
+    """Which stored neither what a report explains nor tables of costs; either may be chosen for any run."""
+    folder = copy_run(smoke, tmp_path / "copy")
+    stored = folder / ".hydra" / "config.yaml"
+    config = yaml.safe_load(stored.read_text())
+    del config["explain"], config["costs"]
+    stored.write_text(yaml.safe_dump(config))
+    succeed(EVALUATE, "run=copy", "timesteps=2", "costs=[int8_45nm]", cwd=tmp_path)
+    (again,) = (folder / "evaluations" / "qcfs").iterdir()
+    result = json.loads((again / "result.json").read_text())
+    assert list(result["explanation"]["energy"]["tables"]) == ["int8_45nm"]
+    succeed(TRAIN, "resume=copy", "timesteps=2", "explain=robustness", "explain.images=8", cwd=tmp_path)
+    assert "FGSM 1/255" in json.loads((folder / "result.json").read_text())["explanation"]["robustness"]
 
 
 def test_what_would_need_training_is_refused_and_leaves_nothing(smoke: Path, tmp_path: Path):
