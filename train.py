@@ -25,6 +25,7 @@ def main(cfg: DictConfig) -> None:
         calibrate = instantiate(cfg.calibration)  # finds the thresholds that given weights lack
         convert = instantiate(cfg.method)  # one of snnconv/methods/*.py
         settings = instantiate(cfg.fit)
+        explain = instantiate(cfg.explain)  # why the accuracy is what it is, and what it costs
 
         calibrate(ann, data.calibration)
         check(ann, convert, data.calibration).require()  # what cannot be converted is told now, not after hours
@@ -36,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         early = early_exit(snn, data.valid, data.test, max(curve.correct))
 
         with run.timed("explain"):
-            why = instantiate(cfg.explain)(ann, snn, data, shown_timesteps(list(curve.correct)))
+            why = explain(ann, snn, data, shown_timesteps(list(curve.correct)))
 
         report(run, snn, curve, accuracy(ann, data.test), early, why)
 

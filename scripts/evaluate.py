@@ -27,6 +27,7 @@ def main(cfg: DictConfig) -> None:
         ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
         data = instantiate(cfg.data)
         convert = instantiate(cfg.method)
+        explain = instantiate(cfg.explain)
 
         with run.timed("convert"):
             snn = convert(ann, data.calibration)
@@ -35,7 +36,7 @@ def main(cfg: DictConfig) -> None:
         early = early_exit(snn, data.valid, data.test, max(curve.correct))
 
         with run.timed("explain"):
-            why = instantiate(cfg.explain)(ann, snn, data, shown_timesteps(list(curve.correct)))
+            why = explain(ann, snn, data, shown_timesteps(list(curve.correct)))
 
         report(run, snn, curve, accuracy(ann, data.test), early, why)
 

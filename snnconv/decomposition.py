@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from snnconv.surgery import replace_modules
 
 PARTS = ConversionErrors._fields
 OFFSETS = (-2, -1, 0, 1, 2)
+PIXELS = 2**20  # of images that are measured at once: every layer keeps some of its activations for them
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Decomposition:
 
     Each network of the ladder lacks one thing more: `clipped` is the ANN limited to what neurons can put out; `even` emits whole
     spikes for currents that come evenly; `snn` is the real one.  `limit` is `even` for T → ∞: clipped, but in no way quantized.
+    Where thresholds depend on T, `clipped` and `limit` are those of the largest T, and `clipped_at` has every one.
     """
 
     images: int
@@ -54,6 +56,7 @@ class Decomposition:
     limit: float
     even: dict[int, float]
     snn: dict[int, float]
+    clipped_at: dict[int, float] = field(default_factory=dict)
 
     def at(self, timesteps: int) -> list[LayerErrors]:
         """The layers after T steps, in the order of computation."""
@@ -61,10 +64,10 @@ class Decomposition:
 
     def drops(self, timesteps: int) -> dict[str, float]:
         """Accuracy that each kind of error costs at T (negative: gains); together ANN − SNN."""
-        even = self.even[timesteps]
+        even, clipped = self.even[timesteps], self.clipped_at.get(timesteps, self.clipped)
         return {
-            "clipping": self.ann - self.clipped,
-            "quantization": self.clipped - even,
+            "clipping": self.ann - clipped,
+            "quantization": clipped - even,
             "unevenness": even - self.snn[timesteps],
         }
 
@@ -99,14 +102,19 @@ class Even(nn.Module):
     def forward(self, current: Float[Tensor, "1 N *shape"]) -> Float[Tensor, "1 N *shape"]:
         """The mean output, from the initial state."""
         sj.reset_net(self.neuron)
+        mean = self._mean(current).to(current.dtype)
+        sj.reset_net(self.neuron)  # its state is as large as the layer
+        return mean
+
+    def _mean(self, current: Tensor) -> Tensor:
         if self.together:
             every = self.neuron(current.expand(self.steps, *current.shape[1:]))
             return every[self.discard : self.discard + self.timesteps].mean(0, keepdim=True)
         for _ in range(self.discard):
             self.neuron(current)
-        total = self.neuron(current)
-        for _ in range(1, self.timesteps):
-            total = total + self.neuron(current)
+        total = torch.zeros_like(current, dtype=torch.promote_types(current.dtype, torch.float32))  # no sums in bf16
+        for _ in range(self.timesteps):
+            total += self.neuron(current)
         return total / self.timesteps
 
 
@@ -127,6 +135,7 @@ class _Watch:
     """Follows a neuron through a run, beside a twin that receives the ANN's current in every step, and adds up its errors."""
 
     def __init__(self, path: str, neuron: nn.Module, model: SpikingModel, wanted: Sequence[int]) -> None:
+        sj.reset_net(neuron)  # whose state need not be copied
         self.path, self.wanted, self.discard, self.most = path, wanted, model.discard, model.latency.spike_levels
         self.twin = copy.deepcopy(neuron)
         self.even = {t: Even(neuron, model, t) for t in wanted}
@@ -225,16 +234,17 @@ def decompose(
         raise ValueError("this method shows the image in its first steps only, so no mean current stands for it; it has no "
                          "conversion error once it has settled")  # fmt: skip
     wanted, rights, seen = sorted(set(timesteps)), _Rights(), 0
-    watches: list[_Watch] = []
+    parts = [wanted] if snn.anytime else [[t] for t in wanted]
+    layers: list[LayerErrors] = []
     was_training, schedule = ann.training, snn.schedule
     ann.eval()
     snn.schedule = "step"
     try:
-        for part in [wanted] if snn.anytime else [[t] for t in wanted]:
+        for part in parts:
             snn.prepare(part[-1])
             here = [_Watch(path, neuron, snn, part) for path, neuron in snn.neurons().items()]
-            watches, seen = watches + here, 0
-            for x, labels in _small(batches, images, TOGETHER // snn.steps(part[-1])):
+            seen = 0
+            for x, labels in _small(batches, distributed.share_of(images), TOGETHER // snn.steps(part[-1])):
                 seen += len(x)
                 rights.add("ann", _ann_beside(ann, here, x), labels)
                 with _hooked(snn, here):
@@ -242,24 +252,26 @@ def decompose(
                 for t in part:
                     rights.add(f"snn {t}", means[t - 1], labels)
                     rights.add(f"even {t}", _instead(snn, lambda neuron: Even(neuron, snn, t), x), labels)  # noqa: B023
-                rights.add("clipped", _clipped(ann, snn, x), labels)
-                rights.add("limit", _instead(snn, lambda n: Clipped(n, snn.latency.spike_levels), x), labels)
+                rights.add(f"clipped {part[-1]}", _clipped(ann, snn, x), labels)
+                rights.add(
+                    f"limit {part[-1]}", _instead(snn, lambda n: Clipped(n, snn.latency.spike_levels), x), labels
+                )
+            if not seen:
+                raise ValueError("errors are measured on images, and there are none")
+            layers += [watch.errors(t) for t in part for watch in here]
     finally:
         ann.train(was_training)
         snn.schedule = schedule
-    if not seen:
-        raise ValueError("errors are measured on images, and there are none")
-    paths = list(snn.neurons())
-    layers = [watch.errors(t) for t in wanted for watch in watches if t in watch.wanted]
-    layers.sort(key=lambda layer: (layer.timesteps, paths.index(layer.path)))
+    clipped = {part[-1]: rights.share(f"clipped {part[-1]}") for part in parts}
     return Decomposition(
-        images=seen,
+        images=rights.images,
         layers=layers,
         ann=rights.share("ann"),
-        clipped=rights.share("clipped"),
-        limit=rights.share("limit"),
+        clipped=clipped[wanted[-1]],
+        limit=rights.share(f"limit {wanted[-1]}"),
         even={t: rights.share(f"even {t}") for t in wanted},
         snn={t: rights.share(f"snn {t}") for t in wanted},
+        clipped_at={t: clipped.get(t, clipped[wanted[-1]]) for t in wanted},
     )
 
 
@@ -268,23 +280,24 @@ class _Rights:
 
     def __init__(self) -> None:
         self.counts: dict[str, Tensor] = {}
+        self.images = 0  # over all processes, once a share was asked for
 
     def add(self, name: str, logits: Tensor, labels: Tensor) -> None:
         right = (logits.argmax(-1) == labels).sum()
         self.counts[name] = self.counts.get(name, 0) + torch.stack([right, torch.full_like(right, len(labels))])
 
     def share(self, name: str) -> float:
-        right, total = distributed.sum_over_ranks(self.counts[name]).tolist()
-        return right / total
+        right, self.images = distributed.sum_over_ranks(self.counts[name]).tolist()
+        return right / self.images
 
 
-def _small(batches: Iterable[tuple[Tensor, Tensor]], images: int, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first `images` of `batches`, this process's part of them, at most `most` together."""
-    left = -(-images // distributed.world_size())
+def _small(batches: Iterable[tuple[Tensor, Tensor]], left: int, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first `left` images of `batches`, at most `most` together, and fewer if they are large."""
     for x, labels in batches:
         x, labels = x[:left], labels[:left]
         left -= len(x)
-        yield from zip(x.split(max(most, 1)), labels.split(max(most, 1)), strict=True)
+        together = max(1, min(most, PIXELS // max(1, x[:1].numel())))
+        yield from zip(x.split(together), labels.split(together), strict=True)
         if not left:
             return
 

@@ -1,6 +1,9 @@
 """Beside the accuracy of a converted network: why it is lower than the ANN's, what it costs, and how its spikes look."""
 
-from collections.abc import Mapping, Sequence
+import copy
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +14,13 @@ from snnconv.costs import Costs
 from snnconv.data.splits import Batches, Splits
 from snnconv.decomposition import Decomposition, decompose
 from snnconv.diagnosis import diagnose
-from snnconv.energy import Energy
+from snnconv.energy import FIRST_LAYER, Energy
 from snnconv.operations import count_operations
 from snnconv.robustness import Disturbance, robustness
+from snnconv.runtime import distributed
 from snnconv.spiking import SpikingModel, watched
 
+log = logging.getLogger(__name__)
 SHOWN = 24  # neurons of a layer in the raster
 
 
@@ -86,7 +91,31 @@ class Explanation:
         return found
 
 
-def explain(
+def explaining(*, images: int, costs: Mapping[str, Costs], **settings: Any) -> Callable[..., Explanation | None]:
+    """`explain` with these settings; ValueError for those that make no sense, before anything takes long."""
+    if type(images) is not int or images < 0:
+        raise ValueError(f"explain.images={images!r}: a whole number of images, 0 for no explanation")
+    if images and not costs:
+        raise ValueError("costs: no table; choose some of conf/costs, as costs=[fp32_45nm,int8_45nm]")
+    if (first := settings.get("first_layer", "every_step")) not in FIRST_LAYER:
+        raise ValueError(f"explain.first_layer={first!r}: {' or '.join(FIRST_LAYER)}")
+    return functools.partial(explain, images=images, costs=costs, **settings)
+
+
+def explain(ann: nn.Module, snn: SpikingModel, *arguments: Any, **settings: Any) -> Explanation | None:
+    """As `explanation` has it; None, and a warning, where something cannot be explained: results are not lost with it."""
+    try:
+        return explanation(ann, snn, *arguments, **settings)
+    except ValueError as error:
+        log.warning("report.html explains nothing: %s", error)
+    except torch.OutOfMemoryError as error:
+        if distributed.world_size() > 1:  # the others wait for this one
+            raise
+        log.warning("report.html explains nothing: %s; fewer images (explain.images) may do", error)
+    return None
+
+
+def explanation(
     ann: nn.Module,
     snn: SpikingModel,
     data: Splits,
@@ -107,6 +136,8 @@ def explain(
     role, batches = ("valid", data.valid) if data.valid.count else ("calibration", data.calibration)
     if not batches.count:
         return None
+    batches = copy.copy(batches)
+    batches.everywhere = False  # each process takes its part
     errors = decompose(ann, snn, batches, timesteps, images) if snn.presented is None else None
     operations = count_operations(snn, batches, timesteps, images=images)
     return Explanation(
@@ -137,17 +168,17 @@ def spike_trains(snn: SpikingModel, batches: Batches, timesteps: int) -> dict[st
     Of each layer at most `SHOWN` neurons, spread evenly over those that fire at all.
     """
     image = next(iter(batches))[0][:1]
-    seen: dict[str, list[Tensor]] = {}
+    paths = list(snn.neurons())
+    seen: dict[str, list[Tensor]] = {path: [] for path in (paths[0], paths[len(paths) // 2], paths[-1])}
 
     def observe(path: str, spikes: Tensor) -> None:
-        seen.setdefault(path, []).append(spikes[:, :1].flatten(1).cpu())
+        if path in seen:  # all layers at every step would be too much to keep
+            seen[path].append(spikes[:, :1].flatten(1).cpu())
 
     snn.prepare(timesteps)
     with watched(snn, observe):
         snn(image, timesteps)
-    paths = list(seen)
-    chosen = dict.fromkeys((paths[0], paths[len(paths) // 2], paths[-1]))
-    return {path: _some(torch.cat(seen[path])) for path in chosen}
+    return {path: _some(torch.cat(spikes)) for path, spikes in seen.items()}
 
 
 def _some(spikes: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def count_operations(
 ) -> Operations:
     """The operations of `snn` at every T = 1…`timesteps`, or at the listed T, on the first `images` images of `batches`.
 
-    (With several processes: the first of each.)  An accumulate is one weight added to one potential because of one spike; all
+    An accumulate is one weight added to one potential because of one spike; all
     that are emitted up to T count, in the warm-up as well, and in the steps that a layer looks ahead.  What a layer waits for is
     received once.  ValueError without images, or where the network does what cannot be counted (`fanout.fan_out`).
     """
@@ -72,6 +72,7 @@ def _first(batches: Iterable[tuple[Tensor, Any]], count: int) -> list[Tensor]:
     if type(count) is not int or count < 1:
         raise ValueError(f"images={count}: operations are counted on a whole number of images, at least 1")
     kept: list[Tensor] = []
+    count = distributed.share_of(count)
     for images, _ in batches:
         kept.append(images[: count - sum(map(len, kept))])
         if sum(map(len, kept)) == count:

@@ -84,7 +84,7 @@ def _accuracies(
     ann: nn.Module, snn: SpikingModel, batches: Batches, disturb: Disturbance, wanted: Sequence[int], images: int
 ) -> dict[str, Any]:
     right, seen = torch.zeros(1 + len(wanted), dtype=torch.int64, device=batches.device), 0
-    for x, labels in _first(batches, -(-images // distributed.world_size())):
+    for x, labels in _first(batches, distributed.share_of(images)):
         pixels = (x - batches.offset) / (255 * batches.scale)
         disturbed = disturb(pixels, _gradient(ann, batches, labels))
         x = 255 * disturbed.detach() * batches.scale + batches.offset

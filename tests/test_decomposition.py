@@ -1,17 +1,22 @@
 """Errors in parts: equal to a literal count, adding up, and blaming what is to blame."""
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from snnconv.activations.qcfs import QCFS
-from snnconv.decomposition import PARTS, decompose
+from snnconv.costs import Costs
+from snnconv.data.splits import Batches, Splits
+from snnconv.decomposition import PARTS, Even, _small, decompose
 from snnconv.evaluation import accuracy
+from snnconv.explanation import explain
 from snnconv.methods import burst, parallel, qcfs, srp, st_bif, threshold
 from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking import OverTime
+from snnconv.spiking import Latency, OverTime, SpikingModel
 
 TS = [1, 2, 4, 8]
 
@@ -254,3 +259,72 @@ def test_accuracy_agrees_with_evaluation(ann, tiny_batches):
     data = tiny_batches(16, 4)
     small = nn.Sequential(copy.deepcopy(ann).float())
     assert decompose(small, convert(small), data, [2]).ann == accuracy(small, data)
+
+
+def test_processes_add_up_to_one(exact_network, tmp_path):
+    """Two take every second image of calibration images, too, which both of them have."""
+    ann = exact_network("plain", lambda: QCFS(4), seed=3)
+    _one_of(0, 1, ann, str(tmp_path))
+    torch.multiprocessing.spawn(_one_of, (2, ann, str(tmp_path)), nprocs=2)
+    alone, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    assert first == second
+    assert alone["images"] == first["images"] == [7] * 2
+    same(first["figures"], alone["figures"], rtol=1e-9, atol=1e-12)
+
+
+def _one_of(rank: int, world: int, ann: nn.Module, folder: str) -> None:
+    """A process of `world`: explains, and writes what it found."""
+    torch.set_num_threads(1)
+    if world > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    images = torch.randint(256, (12, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    none, all_ = (Batches(images[:n], torch.arange(n) % 3, 5, [0.5], [0.25], everywhere=True) for n in (0, 12))
+    data = Splits(train=none, valid=none, calibration=all_, test=none)
+    costs = {"some": Costs(mac=1.0, accumulate=1.0)}
+    found = explain(ann.float(), convert(ann.float()), data, [1, 4], images=7, costs=costs)
+    figures = [*found.errors.snn.values(), *found.errors.even.values(), found.errors.ann, found.errors.limit]
+    figures += [value for layer in found.errors.layers for value in (*layer.share.values(), layer.silent)]
+    figures += [count for counts in found.energy.operations.accumulates.values() for count in counts.values()]
+    content = {"images": [found.images, found.errors.images], "figures": figures}
+    Path(folder, f"{world}-{rank}.json").write_text(json.dumps(content))
+
+
+def test_thresholds_that_depend_on_t_clip_at_each_t_by_themselves(relu, batches):
+    def at(timesteps):
+        network = threshold.convert(relu, batches, neuron=IntegrateFire, rule=rule(timesteps)).network
+        return network
+
+    rule = lambda t: lambda samples, levels: samples.amax(-1) * t / 16  # noqa: E731
+    snn = SpikingModel(at(8), Latency(), anytime=False, for_timesteps=at)
+    batches = [(x, relu(x).argmax(-1)) for x, _ in batches]
+    together = decompose(relu, snn, batches, [1, 8])
+    for t in (1, 8):
+        alone = decompose(relu, snn, batches, [t])
+        assert together.clipped_at[t] == alone.clipped
+        assert together.drops(t) == alone.drops(t)
+    assert together.limit == alone.limit
+    assert together.clipped_at[1] < together.clipped_at[8]
+
+
+def test_rounded_weights_do_not_round_sums(ann, batches):
+    """In bf16 a running sum of θ = 1.1 loses what is added to it."""
+    neuron = IntegrateFire(1.1)
+    snn = SpikingModel(nn.Sequential(OverTime(neuron)), Latency())
+    current = torch.full((1, 1, 1), 1.0, dtype=torch.bfloat16)
+    even = Even(neuron, snn, 400)(current)
+    assert even.dtype == torch.bfloat16
+    assert even.item() == pytest.approx(1.0, rel=0.01)
+
+
+def test_keeps_no_more_than_it_measures(relu, exact_images):
+    """States of copies are released, and images that are large come in small parts."""
+    snn = threshold.convert(
+        relu, [(exact_images(6).double(), None)], neuron=IntegrateFire, rule=lambda s, levels: s.amax(-1)
+    )
+    neuron = next(iter(snn.neurons().values()))
+    even = Even(neuron, snn, 3)
+    even(torch.ones(1, 6, 4, 4, 4))
+    assert not isinstance(even.neuron.node.v, torch.Tensor)
+    large = [(torch.zeros(9, 1, 512, 512), torch.zeros(9))]
+    assert [len(x) for x, _ in _small(large, 8, 100)] == [4, 4]
+    assert [len(x) for x, _ in _small(large, 8, 3)] == [3, 3, 2]

@@ -6,7 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from torch import nn
 
 from snnconv.data.splits import Splits
 from snnconv.evaluation import accuracy, accuracy_over_time
@@ -167,3 +169,27 @@ def test_trains_are_the_spikes_of_the_first_image(fresh_network, tiny_batches):
         handle.remove()
         every = torch.cat(seen)
         assert {tuple(train) for train in spikes.T.tolist()} <= {tuple(train) for train in every.T.tolist()}
+
+
+def test_what_cannot_be_explained_does_not_lose_the_result(fresh_network, data, costs, caplog):
+    """Spikes that are interpolated cannot be counted."""
+    ann = fresh_network("residual").eval()
+    ann[4] = nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.AdaptiveAvgPool2d(1))
+    assert explain(ann, METHODS["qcfs"](ann), data, [1], images=5, costs=costs) is None
+    assert "report.html explains nothing: 4.0 (Upsample): what spikes cause behind it cannot be counted" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("explain.images=-1", "explain.images=-1: a whole number of images"),
+        ("explain.images=abc", "explain.images='abc': a whole number"),
+        ("explain.images=1e9", "explain.images=1000000000.0: a whole number"),
+        ("costs=[]", "costs: no table"),
+        ("explain.first_layer=never", "explain.first_layer='never': every_step or once"),
+    ],
+)
+def test_mistakes_are_told_before_anything_takes_long(compose_config, override, message, unchecked):
+    with pytest.raises(InstantiationException) as error:
+        instantiate(compose_config(override).explain)
+    assert message in str(error.value.__cause__)

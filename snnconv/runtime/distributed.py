@@ -24,6 +24,11 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def share_of(count: int) -> int:
+    """How many of the first `count` images of a set this process sees, of which each takes every world-size-th; at least 1."""
+    return max(1, len(range(rank(), count, world_size())))
+
+
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """The sum of `tensor` over all processes, on every process."""
     if dist.is_initialized():
