@@ -13,18 +13,18 @@ REMEDIES = {
     "clipping": (
         "larger thresholds: train longer, or with less decay on θ (fit.threshold_weight_decay)",
         "larger thresholds: method=max_norm, a higher method.rule.percent, or one for each channel (method=threshold_balancing, "
-        "method.per_channel=true)",
+        "or method.per_channel=true)",
     ),
     "quantization": (
         "training with L near this T (levels=…), more timesteps, or several spikes a step (method=group)",
-        "smaller thresholds (method=mse with levels near this T, method=percentile, method=threshold_balancing), more "
+        "smaller thresholds (method=mse with method.levels near this T, method=percentile, method=threshold_balancing), more "
         "timesteps, or several spikes a step (method=group)",
     ),
     "unevenness": (
         "v(0) that fits (method=layer_calibration_advanced, method=temporal_bias), steps of observation (method=srp, "
         "method=cos), signed spikes (method=signed), waiting (method=parallel), or training through time (method=finetune)",
         "currents or v(0) that fit (method=layer_calibration, method=temporal_bias), signed spikes (method=signed), or "
-        "training through time (method=finetune)",
+        "training through time (method=finetune method@method.base=mse)",
     ),
 }
 
@@ -83,7 +83,7 @@ def _more_timesteps(errors: Decomposition, t: int) -> str:
     limit = f"Without errors of timing, more timesteps end at {_percent(errors.limit)}, where only clipping is left"
     gain = errors.limit - errors.snn[t]
     if gain <= _chance(errors):
-        return f"{limit}: at T = {t} the network is there, and more cannot help."
+        return f"{limit}: at T = {t} the network is there, as far as {errors.images} images tell, and more cannot help."
     if errors.ann - errors.limit > _chance(errors):
         return f"{limit}: that is {_points(gain)} more than at T = {t}, and clipping keeps the rest."
     return f"{limit}: that is {_points(gain)} more than at T = {t}."

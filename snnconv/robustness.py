@@ -74,7 +74,13 @@ def robustness(
     ann.eval()
     every: dict[str, Disturbance] = {"clean": lambda pixels, gradient: pixels, **disturbances}
     try:
-        found = {name: _accuracies(ann, snn, batches, each, sorted(timesteps), images) for name, each in every.items()}
+        found: dict[str, dict[str, Any]] = {name: {"ann": 0.0, "snn": {}} for name in every}
+        for part in (
+            [sorted(timesteps)] if snn.anytime else [[t] for t in sorted(timesteps)]
+        ):  # a network for each T: once
+            for name, each in every.items():
+                accuracies = _accuracies(ann, snn, batches, each, part, images)
+                found[name] = {"ann": accuracies["ann"], "snn": found[name]["snn"] | accuracies["snn"]}
     finally:
         ann.train(was_training)
     return found
@@ -97,15 +103,9 @@ def _accuracies(
 
 @torch.no_grad()
 def _answers(ann: nn.Module, snn: SpikingModel, images: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-    """Logits of the ANN, and mean logits of the SNN at each T."""
-
-    def means(timesteps: int) -> Tensor:
-        return running_mean(snn(images, timesteps), snn.latency.readout_from)
-
-    if snn.anytime:
-        every = means(wanted[-1])
-        return [ann(images), *(every[t - 1] for t in wanted)]
-    return [ann(images), *(means(t)[t - 1] for t in wanted)]
+    """Logits of the ANN, and mean logits of the SNN at each T, from one run."""
+    means = running_mean(snn(images, wanted[-1]), snn.latency.readout_from)
+    return [ann(images), *(means[t - 1] for t in wanted)]
 
 
 def _gradient(ann: nn.Module, batches: Batches, labels: Int64[Tensor, " N"]) -> Gradient:

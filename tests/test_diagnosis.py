@@ -4,10 +4,12 @@ import re
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from torch import nn
 
 from conftest import options
 from snnconv.activations.qcfs import QCFS
+from snnconv.conversion import takes
 from snnconv.decomposition import PARTS, Decomposition, LayerErrors, decompose
 from snnconv.diagnosis import REMEDIES, diagnose
 from snnconv.methods import qcfs
@@ -67,6 +69,17 @@ def test_remedies_are_there_to_be_chosen():
     named = {name for texts in REMEDIES.values() for text in texts for name in re.findall(r"method=(\w+)", text)}
     assert named
     assert named <= set(options("method"))
+
+
+@pytest.mark.parametrize("network", [QUANTIZED, PLAIN])
+def test_remedies_take_the_network_and_the_settings(network, compose_config):
+    """What is said is what can be typed: every method with the settings said with it, for the activations at hand."""
+    kinds = {type(module) for module in network}
+    for texts in REMEDIES.values():
+        for chosen in re.findall(r"method=\w+(?: method[\w.@]+=\w+)*", texts[network is PLAIN]):
+            method = instantiate(compose_config(*chosen.split()).method)
+            starts = takes(method) or takes(instantiate(method.keywords["base"]))
+            assert kinds <= set(starts), chosen
 
 
 def test_a_real_network(exact_network, exact_images):

@@ -11,6 +11,7 @@ from snnconv.evaluation import accuracy, accuracy_over_time
 from snnconv.methods import parallel, qcfs
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.robustness import blur, brightness, contrast, fgsm, noise, pgd, robustness
+from snnconv.spiking import Latency, SpikingModel
 from snnconv.training import fit
 
 
@@ -109,3 +110,19 @@ def test_only_so_many_images(trained, tiny_batches):
         trained, qcfs.convert(trained, [], neuron=IntegrateFire), tiny_batches(16, 4), {"count": disturb}, [1], 6
     )
     assert seen == [4, 2]
+
+
+def test_a_network_for_each_t_is_made_once(trained, tiny_batches):
+    """Which may take long."""
+    made = []
+
+    def network(t: int):
+        made.append(t)
+        return qcfs.convert(trained, [], neuron=IntegrateFire).network
+
+    snn = SpikingModel(network(0), Latency(), anytime=False, for_timesteps=network)
+    same = {"same": lambda p, g: p}
+    found = robustness(trained, snn, tiny_batches(16, 4), same, [4, 2], 16)
+    assert made == [0, 2, 4]
+    plain = robustness(trained, qcfs.convert(trained, [], neuron=IntegrateFire), tiny_batches(16, 4), same, [2, 4], 16)
+    assert found == plain
