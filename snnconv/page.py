@@ -94,7 +94,10 @@ def _draw_energy(axes: Any, energy: Energy, costs: str) -> None:
 
 def compared(folder: Path) -> dict[str, Any] | None:
     """Every method evaluated in the run folder that `folder` is, or is an evaluation of; None if it is the only one."""
-    home = next((parent.parent for parent in folder.parents if parent.name == "evaluations"), folder)
+    homes = [parent.parent for parent in folder.parents if parent.name == "evaluations"]
+    home = next(
+        (home for home in homes if any((home / name).is_file() for name in ("ann.json", "result.json"))), folder
+    )
     try:
         rows = gather(read_results([home]))
     except (ValueError, OSError) as error:

@@ -138,6 +138,11 @@ def test_compares_what_lies_in_the_run_folder(write):
     assert re.search(r"<td>srp</td>\s*<td class=\"left\">pre-simulated τ=2</td>", second)
 
 
+def test_a_folder_called_evaluations_need_not_be_one_of_a_run(write):
+    write("qcfs", name="other/run", images=0)
+    assert "Methods on this network" not in write("srp", name="evaluations/run", images=0)
+
+
 def test_words_of_the_user_are_words(write):
     text = write("qcfs", "names.model='<script>alert(1)</script>'")
     assert "<script" not in text
