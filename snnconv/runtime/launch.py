@@ -23,8 +23,8 @@ from snnconv.runtime import checkpoint, distributed
 
 # What may change when a stored run goes on; everything else would change its numbers.
 RESUMABLE = ("device", "data.root", "track", "data.workers", "timesteps", "simulate", "explain", "costs", "trust")
-REEVALUABLE = (*RESUMABLE, "precision", "method", "neuron", "data.calibration")
-LATER = ("costs", "explain")  # which runs of older versions did not store
+REEVALUABLE = (*RESUMABLE, "precision", "method", "neuron", "integer", "data.calibration")
+LATER = ("costs", "explain", "integer")  # which runs of older versions did not store
 KEPT = ("last.ckpt", "ann.safetensors", "ann.json", "metrics.jsonl", "result.json")  # with one of them, it holds a run
 
 _made: list[Path] = []  # the folders that this process made, innermost first
@@ -38,11 +38,9 @@ def run_folder(
     A continued run keeps its folder; an evaluation lies in the folder of its run.  Ranks other than 0 log elsewhere, and a
     check leaves nothing behind.
     """
-    if job == "evaluate" and not run:
-        sys.exit(
-            "run=… is missing: which run folder holds the trained network? (python scripts/evaluate.py run=runs/…)"
-        )
-    if job not in ("evaluate", "check") and run:
+    if job in ("evaluate", "integerize") and not run:
+        sys.exit(f"run=… is missing: which run folder holds the trained network? (python scripts/{job}.py run=runs/…)")
+    if job not in ("evaluate", "integerize", "check") and run:
         sys.exit("run=… is for scripts/evaluate.py; to go on with an interrupted run use resume=…")
     if job == "check" and resume:
         sys.exit("resume=… is for train.py; to check the trained network of a run use run=…")

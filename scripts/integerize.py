@@ -1,0 +1,79 @@
+"""A trained network as a spiking network in whole numbers: accuracy beside the float one, widths of its membranes, memory.
+
+python scripts/integerize.py run=runs/… method=qcfs 'timesteps=[4,8,16,32]'           int8 weights, a scale for each channel
+python scripts/integerize.py run=runs/… integer=int4 integer.membrane_bits=16         others in conf/integer/
+
+Results: runs/…/evaluations/<method>/<date_time>/integer.json.  On `integer.golden` images every spike and logit is compared with
+the golden model (NumPy); one that differs is an error.
+"""
+
+import hydra
+import rich
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.table import Table
+
+from snnconv.evaluation import accuracy_over_time
+from snnconv.golden import differing_spikes
+from snnconv.integer import integerize
+from snnconv.runtime import environment, files
+from snnconv.runtime.checkpoint import load_ann
+from snnconv.runtime.run import open_run
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    """One network in whole numbers."""
+    with open_run(cfg) as run:
+        cfg = run.cfg
+        ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
+        data = instantiate(cfg.data)
+        snn = instantiate(cfg.method)(ann, data.calibration)
+        settings = dict(cfg.integer)
+        golden = settings.pop("golden")
+        network = integerize(snn, data.calibration, **settings)
+
+        different, compared = differing_spikes(network, data.test, cfg.timesteps, golden)
+        curves = {
+            name: accuracy_over_time(model, data.test, cfg.timesteps)
+            for name, model in (("float", snn), ("integer", network.snn))
+        }
+        network.require_exact()
+        found = {
+            "accuracy": {
+                name: {str(t): value for t, value in curve.accuracy.items()} for name, curve in curves.items()
+            },
+            "images_tested": curves["float"].images,
+            "golden": {"images": compared, "differing_spikes": different},
+            **network.summary(),
+            "integer": {**settings},
+            "method": cfg.names.method,
+            "seed": cfg.seed,
+            "versions": environment.versions(),
+            "commit": environment.commit(),
+            "command": environment.command(),
+        }
+        files.write_json(run.folder / "integer.json", found)
+        show(found)
+        if different:
+            raise ValueError(f"{different} spikes differ from the golden model on {compared} images; see {run.folder}")
+
+
+def show(found: dict) -> None:
+    """Accuracies, and what the network holds."""
+    table = Table("T", "float", "integer", "difference")
+    for t, value in found["accuracy"]["float"].items():
+        other = found["accuracy"]["integer"][t]
+        table.add_row(t, f"{100 * value:.2f} %", f"{100 * other:.2f} %", f"{100 * (other - value):+.2f}")
+    rich.get_console().print(table)
+    widths = found["membrane_bits"]
+    rich.get_console().print(
+        f"{found['weight_bytes'] / 1024:.1f} KiB of weights, biases, multipliers and thresholds (float32: "
+        f"{found['float_bytes'] / 1024:.1f}); membranes of {min(widths.values())} to {max(widths.values())} bits; golden model: "
+        f"{found['golden']['differing_spikes']} differing spikes on {found['golden']['images']} images",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
