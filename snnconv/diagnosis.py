@@ -62,7 +62,7 @@ def _chance(errors: Decomposition) -> float:
 
 
 def _about(errors: Decomposition, t: int, part: str | None) -> str:
-    start = f"T = {t}: {_percent(errors.snn[t])} of the ANN's {_percent(errors.ann)}"
+    start = f"T = {t}: {_percent(errors.snn[t])}, ANN {_percent(errors.ann)}"
     if part is None:
         return f"{start}; the difference is small for {errors.images} images."
     costs = ", ".join(f"{name} costs {_points(drop)}" for name, drop in errors.drops(t).items())

@@ -1,5 +1,6 @@
 """Tables and pictures of many results: the README's tables of a study, and leaderboards ranked within equal latency classes."""
 
+import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -56,18 +57,47 @@ def table(results: Iterable[Result], published: Sequence[Published] = ()) -> str
     """Markdown for a study: one row for the runs that differ in their seed alone; T = counted timesteps, τ = warm-up."""
     rows = gather(results)
     times = _times(rows)
-    head = ["data", "model", "L", "method", "τ", "ANN", *(f"T={t}" for t in times), "seeds", "train s"]
+    trained = _training_settings(rows)
+    head = [
+        "data",
+        "model",
+        "L",
+        *(["training"] if trained else []),
+        "method",
+        "τ",
+        "ANN",
+        *(f"T={t}" for t in times),
+        "seeds",
+        "train s",
+    ]
     lines = []
-    for row in rows:
+    for number, row in enumerate(rows):
         one = row.one
-        cells = [one["data"], one["model"], str(one["levels"]), row.label, str(one["warmup"])]
+        cells = [
+            one["data"],
+            one["model"],
+            str(one["levels"]),
+            *([trained[number]] if trained else []),
+            row.label,
+            str(one["warmup"]),
+        ]
         cells += [mean_std([result["ann_accuracy"] for result in row.results]), *(mean_std(row.at(t)) for t in times)]
         lines.append([*cells, str(len(row.results)), f"{row.seconds('train'):.0f}"])
     for entry in published:
         tau = str(entry.get("latency", PLAIN)["warmup"])
-        about = [str(entry.get(key, "–")) for key in ("data", "model", "levels")]
+        about = [str(entry.get(key, "–")) for key in ("data", "model", "levels")] + (["–"] if trained else [])
         lines.append([*about, _cited(entry), tau, *_figures(entry, times), "–", "–"])
     return markdown(head, lines)
+
+
+def _training_settings(rows: Sequence[Row]) -> list[str]:
+    """Of each row the overrides of `fit` that not all of them have, where only these tell rows apart; else nothing."""
+    alike = [(row.one["data"], row.one["model"], row.one["levels"], row.label) for row in rows]
+    if len(set(alike)) == len(alike):
+        return []
+    given = [{word for word in shlex.split(row.one["command"]) if word.startswith("fit.")} for row in rows]
+    common = set.intersection(*(words for words in given if words)) if any(given) else set()
+    return [", ".join(sorted(word.removeprefix("fit.") for word in words - common)) or "–" for words in given]
 
 
 def leaderboard(results: Iterable[Result], published: Sequence[Published] = ()) -> str:

@@ -197,7 +197,9 @@ def print_table(
         console.print(
             f"{result['precision']}: {100 * result['changed_predictions']:.2f} % of the predictions differ from float32"
         )
-    for sentence in _worth_telling(result["explanation"]):
+    if told := _worth_telling(result["explanation"]):
+        console.print(f"On {result['explanation']['images']} {result['explanation']['role']} images:", highlight=False)
+    for sentence in told:
         console.print(sentence, highlight=False)
     console.print(f"Run folder: {os.path.relpath(folder)} (report.html tells more)", soft_wrap=True, highlight=False)
 

@@ -46,7 +46,7 @@ def test_names_the_error_that_costs_most_and_where_it_is_largest(ladder, cause, 
 
 def test_costs_are_those_of_the_ladder():
     told, *_ = diagnose(errors(0.9, 0.92, 0.8, 0.5), PLAIN, [4])
-    assert "T = 4: 50.0 % of the ANN's 90.0 %" in told
+    assert "T = 4: 50.0 %, ANN 90.0 %" in told
     assert "clipping costs -2.0 points, quantization costs 12.0 points, unevenness costs 30.0 points" in told
 
 
