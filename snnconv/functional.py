@@ -122,7 +122,7 @@ def conversion_errors(
 
     clipping      a − min(a, ceiling)        what lies above the most that the neuron can put out (θ, of binary spikes)
     quantization  min(a, ceiling) − f(z)     what a whole number of spikes in T steps cannot say; of an a with L levels, L → T
-    propagated    f(z) − f(x̄)                the mean current is not the ANN's, because of the layers before
+    propagated    f(z) − f(x̄)                another mean current than the ANN's: from the layers before, or by changed weights
     unevenness    f(x̄) − output              spikes that timing added or removed
 
     where f(x) is the neuron's mean output for the constant current x (`meant` = f(z), z the ANN's current; `even` = f(x̄)).
