@@ -4,6 +4,7 @@ python scripts/make_tables.py [--check]       --check only says whether they are
 
     <!-- table NAME --> … <!-- end -->          experiments/NAME as one table
     <!-- leaderboard NAME --> … <!-- end -->    as leaderboards, ranked within equal latency classes
+    <!-- losses NAME --> … <!-- end -->         where accuracy went; energies NAME: what an image costs
 
 Published figures stand beside ours where experiments/NAME/published.json holds them, each with its source.
 """
@@ -13,12 +14,15 @@ import re
 import sys
 from pathlib import Path
 
+from snnconv.explained import energies, losses
 from snnconv.leaderboard import leaderboard, read_published, table
 from snnconv.results import read_results
 
+EXPLAINED = {"losses": losses, "energies": energies}
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(
-    r"<!-- (table|leaderboard) (\S+) -->\n(.*?)(<!-- end -->|(?=<!-- (?:table|leaderboard) )|\Z)", re.DOTALL
+    r"<!-- (table|leaderboard|losses|energies) (\S+) -->\n(.*?)(<!-- end -->|(?=<!-- (?:table|leaderboard|losses|energies) )|\Z)",
+    re.DOTALL,
 )
 
 
@@ -30,8 +34,11 @@ def fill(text: str, experiments: Path) -> str:
         source = experiments / name / "results.jsonl"
         if not end or not source.is_file():
             raise ValueError(f"{kind} {name}: needs experiments/{name}/results.jsonl and a closing <!-- end -->")
+        results = read_results([source])
+        if kind in EXPLAINED:
+            return f"<!-- {kind} {name} -->\n{EXPLAINED[kind](results)}\n<!-- end -->"
         make = {"table": table, "leaderboard": leaderboard}[kind]
-        return f"<!-- {kind} {name} -->\n{make(read_results([source]), read_published(source.parent))}\n<!-- end -->"
+        return f"<!-- {kind} {name} -->\n{make(results, read_published(source.parent))}\n<!-- end -->"
 
     return BLOCK.sub(made, text)
 

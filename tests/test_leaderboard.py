@@ -297,3 +297,12 @@ def test_reading_a_board_changes_no_result():
     leaderboard(results)
     long_rows(results)
     assert results == before
+
+
+def test_rows_that_training_alone_tells_apart_say_how_they_were_trained():
+    command = "python train.py experiment=x fit.epochs={} fit.lr=0.1 levels=8"
+    short, long = (result(network={"recipe": f"r{n}"}, command=command.format(n)) for n in (2, 6))
+    text = table([short, long])
+    assert "| training |" in text
+    assert [row[3] for row in cells(text)] == ["epochs=2", "epochs=6"]
+    assert "training" not in table([short, result("srp", warmup=4, command=command.format(2))])
