@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from snnconv.surgery import fold_amplitudes, split
 
+SMALLEST_BATCH = 16  # to which compiled code shrinks a batch that samples leave
 TOGETHER = 4096  # images × timesteps that are simulated at once where layers wait for all of them
 
 
@@ -73,7 +74,8 @@ class SpikingModel(nn.Module):
     fold_threshold   let neurons emit 1 instead of θ where the next weights can carry the factor (`surgery.fold_amplitudes`).
     exit, exit_tolerance   early stop over time, see early_exit.py.
     compile   "none", or a mode of `torch.compile` for the network after the first neuron ("default", "reduce-overhead" for
-              CUDA graphs, …).  A smaller last batch is padded, so nothing is compiled twice.
+              CUDA graphs, …).  A smaller last batch is padded, so nothing is compiled twice; what samples
+              leave over time (early stop) is padded to a power of two.
     """
 
     def __init__(
@@ -186,7 +188,8 @@ class SpikingModel(nn.Module):
             counted = logits.unflatten(0, (steps, -1))[first : steps - max(done - timesteps, 0), :count]
             keep = (yield counted.to(images.dtype)) if len(counted) else None
             if keep is not None:
-                constants, count = [constant[keep] for constant in constants], len(keep)
+                count, keep = len(keep), self._filled_up(keep, len(constants[0]))
+                constants = [constant[keep] for constant in constants]
                 for neuron in self.neurons().values():
                     keep_samples(neuron, keep)
 
@@ -234,6 +237,13 @@ class SpikingModel(nn.Module):
         return (
             images.contiguous(memory_format=torch.channels_last) if self.channels_last and images.dim() == 4 else images
         )
+
+    def _filled_up(self, indices: Tensor, size: int) -> Tensor:
+        """`indices` of samples that stay of `size`, the last one repeated so that compiled code meets few sizes: 16, 32, 64, …"""
+        if self.compile_mode == "none" or self._watched:
+            return indices
+        wanted = min(size, max(SMALLEST_BATCH, 1 << (len(indices) - 1).bit_length()))
+        return torch.cat([indices, indices[-1:].expand(wanted - len(indices))])
 
     def neurons(self) -> dict[str, nn.Module]:
         """The spiking neurons by path, in order of definition."""

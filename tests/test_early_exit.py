@@ -71,3 +71,27 @@ def test_a_report_is_plain_values(snn, tiny_batches):
     report = early_exit(snn, tiny_batches(24, 6), tiny_batches(), T).as_dict()
     assert {type(value) for value in report.values()} <= {int, float}
     assert torch.tensor(list(report.values())).isfinite().all()
+
+
+def test_compiled_code_meets_few_sizes(exact_network, tiny_batches, monkeypatch):
+    """Images leave one by one, but the batch shrinks to powers of two; what comes out is the same."""
+    sizes = set()
+
+    def compiled(network, mode):
+        return lambda *inputs: sizes.add(len(inputs[0])) or network(*inputs)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    ann = exact_network("plain", seed=3)
+    images = next(iter(tiny_batches(100, 100)))[0]
+    plain, padded = (convert(ann, [], neuron=IntegrateFire, simulate={"compile": mode}) for mode in ("none", "default"))
+    outputs = []
+    for snn in (plain, padded):
+        steps = snn.run(images, 10)
+        logits, kept = [next(steps)], torch.arange(100)
+        for n in (90, 63, 40, 33, 32, 9, 8, 2, 1):
+            kept = torch.arange(n) * (len(kept) // n)
+            logits.append(steps.send(kept))
+        outputs.append(logits)
+    assert sizes == {100, 64, 32, 16}
+    for one, other in zip(*outputs, strict=True):
+        assert torch.equal(one, other)
