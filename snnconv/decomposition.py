@@ -11,8 +11,9 @@ from jaxtyping import Float
 from spikingjelly.activation_based import functional as sj
 from torch import Tensor, nn
 
-from snnconv.functional import ConversionErrors, conversion_errors
+from snnconv.functional import ConversionErrors, conversion_errors, spike_count
 from snnconv.neurons.base import per_channel
+from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.runtime import distributed
 from snnconv.spiking import TOGETHER, OverTime, SpikingModel, running_mean
 from snnconv.surgery import replace_modules
@@ -116,6 +117,31 @@ class Even(nn.Module):
         for _ in range(self.timesteps):
             total += self.neuron(current)
         return total / self.timesteps
+
+
+class Counted(nn.Module):
+    """The same for a plain integrate-and-fire neuron, in closed form (`functional.spike_count`): equal but for rounding."""
+
+    def __init__(self, neuron: Any, timesteps: int) -> None:
+        super().__init__()
+        self.neuron, self.timesteps = neuron, timesteps
+
+    def forward(self, current: Float[Tensor, "1 N *shape"]) -> Float[Tensor, "1 N *shape"]:
+        """The mean output."""
+        neuron = self.neuron
+        theta, amplitude = (
+            per_channel(torch.as_tensor(x, dtype=current.dtype, device=current.device), current, axis=2)
+            for x in (neuron.threshold, neuron.amplitude)
+        )
+        return amplitude * spike_count(current, theta, self.timesteps, neuron.v_initial) / self.timesteps
+
+
+def _evenly(neuron: Any, model: SpikingModel, timesteps: int) -> nn.Module:
+    """What stands in the place of `neuron` in the network of even currents."""
+    plain = type(neuron) is IntegrateFire and not isinstance(neuron.v_initial, Tensor)
+    if plain and model.discard == 0 and model.lookahead == 1 and model.precision != "bf16":
+        return Counted(neuron, timesteps)
+    return Even(neuron, model, timesteps)
 
 
 def _unit(neuron: Any, like: Tensor, axis: int) -> Tensor | float:
@@ -251,7 +277,7 @@ def decompose(
                     means = running_mean(snn(x, part[-1]), snn.latency.readout_from)
                 for t in part:
                     rights.add(f"snn {t}", means[t - 1], labels)
-                    rights.add(f"even {t}", _instead(snn, lambda neuron: Even(neuron, snn, t), x), labels)  # noqa: B023
+                    rights.add(f"even {t}", _instead(snn, lambda neuron: _evenly(neuron, snn, t), x), labels)  # noqa: B023
                 rights.add(f"clipped {part[-1]}", _clipped(ann, snn, x), labels)
                 rights.add(
                     f"limit {part[-1]}", _instead(snn, lambda n: Clipped(n, snn.latency.spike_levels), x), labels

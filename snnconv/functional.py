@@ -96,7 +96,7 @@ def integrate_fire(
 
 
 def spike_count(
-    mean_current: Float[Tensor, "*shape"], threshold: Float[Tensor, ""], timesteps: int, v_initial: float = 0.5
+    mean_current: Float[Tensor, "*shape"], threshold: Float[Tensor, "..."], timesteps: int, v_initial: float = 0.5
 ) -> Float[Tensor, "*shape"]:
     """Spikes an IF neuron emits in T steps of *constant* current: clip(floor(T·x/θ + v(0)/θ), 0, T).
 

@@ -11,7 +11,7 @@ from torch import nn
 from snnconv.activations.qcfs import QCFS
 from snnconv.costs import Costs
 from snnconv.data.splits import Batches, Splits
-from snnconv.decomposition import PARTS, Even, _small, decompose
+from snnconv.decomposition import PARTS, Counted, Even, _evenly, _small, decompose
 from snnconv.evaluation import accuracy
 from snnconv.explanation import explain
 from snnconv.methods import burst, parallel, qcfs, srp, st_bif, threshold
@@ -328,3 +328,13 @@ def test_keeps_no_more_than_it_measures(relu, exact_images):
     large = [(torch.zeros(9, 1, 512, 512), torch.zeros(9))]
     assert [len(x) for x, _ in _small(large, 8, 100)] == [4, 4]
     assert [len(x) for x, _ in _small(large, 8, 3)] == [3, 3, 2]
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_the_closed_form_is_what_the_neuron_does(ann, folded):
+    snn, current = convert(ann, fold_threshold=folded), torch.randint(-40, 40, (1, 50, 4, 1, 1)).double() / 16
+    for neuron in snn.neurons().values():
+        for t in TS:
+            counted, even = (kind(current) for kind in (Counted(neuron, t), Even(neuron, snn, t)))
+            assert torch.equal(counted, even)
+    assert isinstance(_evenly(neuron, snn, 4), Counted)
