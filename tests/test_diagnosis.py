@@ -7,7 +7,6 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from conftest import options
 from snnconv.activations.qcfs import QCFS
 from snnconv.conversion import takes
 from snnconv.decomposition import PARTS, Decomposition, LayerErrors, decompose
@@ -65,10 +64,10 @@ def test_says_whether_more_timesteps_would_help(limit, snn, said):
     assert said in diagnose(errors(0.9, 0.8, 0.7, snn, limit=limit), PLAIN, [4])[-1]
 
 
-def test_remedies_are_there_to_be_chosen():
+def test_remedies_are_there_to_be_chosen(list_options):
     named = {name for texts in REMEDIES.values() for text in texts for name in re.findall(r"method=(\w+)", text)}
     assert named
-    assert named <= set(options("method"))
+    assert named <= set(list_options("method"))
 
 
 @pytest.mark.parametrize("network", [QUANTIZED, PLAIN])
