@@ -34,6 +34,8 @@ def main(cfg: DictConfig) -> None:
         network = integerize(snn, data.calibration, **settings)
 
         different, compared = differing_spikes(network, data.test, cfg.timesteps, golden)
+        if different:
+            raise ValueError(f"{different} spikes or logits differ from the golden model on {compared} images")
         curves = {
             name: accuracy_over_time(model, data.test, cfg.timesteps)
             for name, model in (("float", snn), ("integer", network.snn))
@@ -55,8 +57,6 @@ def main(cfg: DictConfig) -> None:
         }
         files.write_json(run.folder / "integer.json", found)
         show(found)
-        if different:
-            raise ValueError(f"{different} spikes differ from the golden model on {compared} images; see {run.folder}")
 
 
 def show(found: dict) -> None:

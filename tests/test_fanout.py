@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from networks import Net
 from snnconv.fanout import LOGITS, Target, fan_out
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking import OverTime
@@ -17,19 +18,6 @@ from snnconv.spiking import OverTime
 
 def neurons() -> OverTime:
     return OverTime(IntegrateFire(1.0))
-
-
-class Net(nn.Module):
-    """Layers a, b, …; `forward` is given as a formula."""
-
-    def __init__(self, forward, **layers: nn.Module) -> None:
-        super().__init__()
-        self.formula = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x):
-        return self.formula(self, x)
 
 
 def convolution_pairs(conv: nn.Conv2d, channel: int, y: int, x: int, height: int, width: int) -> int:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from networks import Net
 from snnconv.activations.qcfs import QCFS
 from snnconv.golden import simulate
 from snnconv.integer import LOGITS, integerize
@@ -180,17 +181,6 @@ def test_one_step_by_hand():
     narrow = IntegerIntegrateFire(torch.tensor([10.0]), torch.tensor([5.0]), bits=5)  # −16 … 15
     narrow(torch.tensor([100.0, -100.0]).view(2, 1, 1))
     assert narrow.node.v.item() == -16
-
-
-class Net(nn.Module):
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.formula = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x):
-        return self.formula(self, x)
 
 
 def act():

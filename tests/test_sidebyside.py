@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from networks import Net
 from snnconv.activations.qcfs import QCFS
 from snnconv.activations.relu import ReLU
 from snnconv.conversion import to_spiking
@@ -20,19 +21,6 @@ T = 5
 
 def same(a, b):
     torch.testing.assert_close(a, b, rtol=0, atol=0)
-
-
-class Net(nn.Module):
-    """Layers a, b, …; `forward` is given as a formula."""
-
-    def __init__(self, forward, **layers: nn.Module) -> None:
-        super().__init__()
-        self.formula = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x):
-        return self.formula(self, x)
 
 
 def conv(channels: int = 1, width: int = 2) -> nn.Conv2d:

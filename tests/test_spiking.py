@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from networks import Net
 from snnconv.activations.qcfs import QCFS
 from snnconv.methods.parallel import convert as parallel
 from snnconv.methods.qcfs import convert
@@ -47,19 +48,6 @@ def simulate_literally(ann: nn.Module, images: torch.Tensor, timesteps: int) -> 
     """The whole network once a timestep; nothing folded, cached or fused."""
     network = replace_modules(ann, QCFS, Literal).eval()
     return torch.stack([network(images) for _ in range(timesteps)])
-
-
-class Net(nn.Module):
-    """Layers a, b, …; `forward` is given as a formula."""
-
-    def __init__(self, forward, **layers: nn.Module) -> None:
-        super().__init__()
-        self.formula = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x):
-        return self.formula(self, x)
 
 
 def act() -> QCFS:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from spikingjelly.activation_based import functional, neuron
 from torch import nn
 
+from networks import Net
 from snnconv.activations.qcfs import QCFS
 from snnconv.activations.relu import ReLU
 from snnconv.functional import qcfs
@@ -119,19 +120,6 @@ def test_settles_on_any_numbers(fresh_network, levels):
 
 
 # networks of other shapes
-
-
-class Net(nn.Module):
-    """Layers a, b, …; `forward` is given as a formula."""
-
-    def __init__(self, forward, **layers: nn.Module) -> None:
-        super().__init__()
-        self.formula = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x):
-        return self.formula(self, x)
 
 
 def act() -> QCFS:
