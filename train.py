@@ -24,14 +24,16 @@ def main(cfg: DictConfig) -> None:
         ann = instantiate(cfg.model)  # a network with quantized activations
         calibrate = instantiate(cfg.calibration)  # finds the thresholds that given weights lack
         convert = instantiate(cfg.method)  # one of snnconv/methods/*.py
+        weights = instantiate(cfg.weights)  # how many bits they have
         settings = instantiate(cfg.fit)
         explain = instantiate(cfg.explain)  # why the accuracy is what it is, and what it costs
 
         calibrate(ann, data.calibration)
         check(ann, convert, data.calibration).require()  # what cannot be converted is told now, not after hours
-        fit(ann, data.train, data.selecting(settings.select), settings, run)  # 1. train
+        fit(ann, data.train, data.selecting(settings.select), settings, run, weights)  # 1. train
+        ann = weights(ann)
         with run.timed("convert"):
-            snn = convert(ann, data.calibration)  # 2. convert
+            snn = weights.convert(convert, ann, data.calibration)  # 2. convert
         curve = accuracy_over_time(snn, data.test, cfg.timesteps)  # 3. evaluate
 
         early = early_exit(snn, data.valid, data.test, max(curve.correct))

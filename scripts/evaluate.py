@@ -24,13 +24,14 @@ def main(cfg: DictConfig) -> None:
     """One evaluation of the network in `run`."""
     with open_run(cfg) as run:
         cfg = run.cfg
-        ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
+        weights = instantiate(cfg.weights)
+        ann = weights(load_ann(cfg.run, trust=cfg.trust).to(run.device))
         data = instantiate(cfg.data)
         convert = instantiate(cfg.method)
         explain = instantiate(cfg.explain)
 
         with run.timed("convert"):
-            snn = convert(ann, data.calibration)
+            snn = weights.convert(convert, ann, data.calibration)
         curve = accuracy_over_time(snn, data.test, cfg.timesteps)
 
         early = early_exit(snn, data.valid, data.test, max(curve.correct))

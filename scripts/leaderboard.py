@@ -5,6 +5,8 @@ python scripts/leaderboard.py runs/… [more …] [--out folder]
     (the first folder given, if left out), leaderboard.md, leaderboard.csv (a row for each T) and leaderboard.png; --collect
     also puts the results that were read into one results.jsonl there, from which make_tables.py can fill a README
 
+Quantized networks (scripts/baseline.py) stand below the spiking ones of the same network; --collect: baselines.jsonl.
+
 Only the same network, data and test images share a table.  A result that contradicts its latency class (a "plain" method whose
 neurons emitted −1) is an error that names the run, and nothing is written.
 """
@@ -18,7 +20,7 @@ from rich.markdown import Markdown
 
 from snnconv.leaderboard import leaderboard, long_rows, plot, read_published
 from snnconv.report import as_csv
-from snnconv.results import read_results
+from snnconv.results import read_baselines, read_results
 from snnconv.runtime import files
 
 
@@ -33,14 +35,17 @@ def main() -> None:
     out = arguments.out or (first if first.is_dir() else first.parent)
     try:
         results = read_results(arguments.paths)
-        text = leaderboard(results, read_published(out))
+        baselines = read_baselines(arguments.paths)
+        text = leaderboard(results, read_published(out), baselines)
         out.mkdir(parents=True, exist_ok=True)
         files.write_text(out / "leaderboard.md", text + "\n")
         files.write_text(out / "leaderboard.csv", as_csv(long_rows(results)))
         plot(out / "leaderboard.png", results)
         if arguments.collect:
-            rows = [{key: value for key, value in result.items() if key != "source"} for result in results]
-            files.write_text(out / "results.jsonl", "".join(map(files.json_line, rows)))
+            for name, read in {"results.jsonl": results, "baselines.jsonl": baselines}.items():
+                rows = [{key: value for key, value in result.items() if key != "source"} for result in read]
+                if rows:
+                    files.write_text(out / name, "".join(map(files.json_line, rows)))
     except (ValueError, OSError) as error:
         sys.exit(str(error))
     console = Console()

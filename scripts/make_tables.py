@@ -16,7 +16,7 @@ from pathlib import Path
 
 from snnconv.explained import energies, losses
 from snnconv.leaderboard import leaderboard, read_published, table
-from snnconv.results import read_results
+from snnconv.results import read_baselines, read_results
 
 EXPLAINED = {"losses": losses, "energies": energies}
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,8 +37,13 @@ def fill(text: str, experiments: Path) -> str:
         results = read_results([source])
         if kind in EXPLAINED:
             return f"<!-- {kind} {name} -->\n{EXPLAINED[kind](results)}\n<!-- end -->"
-        make = {"table": table, "leaderboard": leaderboard}[kind]
-        return f"<!-- {kind} {name} -->\n{make(results, read_published(source.parent))}\n<!-- end -->"
+        published = read_published(source.parent)
+        made = (
+            table(results, published)
+            if kind == "table"
+            else leaderboard(results, published, read_baselines([source.parent]))
+        )
+        return f"<!-- {kind} {name} -->\n{made}\n<!-- end -->"
 
     return BLOCK.sub(made, text)
 

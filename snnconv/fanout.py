@@ -1,5 +1,6 @@
 """What one spike of every neuron reaches: the exact fan-out of a converted network, followed through its own graph."""
 
+import copy
 import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -46,13 +47,14 @@ FanOut = dict[str, dict[str, Tensor]]  # neurons → target → accumulates that
 
 
 @torch.enable_grad()
-def fan_out(network: nn.Module, image_shape: Sequence[int]) -> tuple[list[Target], FanOut]:
+def fan_out(network: nn.Module, image_shape: Sequence[int], *, zeros: bool = True) -> tuple[list[Target], FanOut]:
     """The targets of `network`, a network with neurons (`OverTime`), in the order of computation, and its fan-out.
 
     Average pooling is folded into what follows it: a spike reaches all that the pooled cells reach.  Scaling and batch norm are
-    folded as well.  ValueError naming what spikes pass through that cannot be counted.
+    folded as well.  Without `zeros`, weights that are 0 cost nothing, as on hardware that skips them.  ValueError naming what
+    spikes pass through that cannot be counted.
     """
-    walk = _Walk(network)
+    walk = _Walk(network, zeros)
     image = torch.zeros(3, *image_shape, dtype=torch.float64)
     image[CONSTANT] = 1
     walk.run(image)
@@ -65,8 +67,9 @@ class _Walk(fx.Interpreter):
     Neurons put out one spike each.  The number of accumulates is linear in the spikes, so its gradient is the fan-out.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, zeros: bool) -> None:
         super().__init__(fx.GraphModule(network, trace(network, (OverTime,))))
+        self.zeros = zeros
         self.spikes: dict[str, Tensor] = {}
         self.targets: dict[str, Counter] = defaultdict(Counter)
         self.reach: FanOut = defaultdict(dict)
@@ -146,7 +149,7 @@ class _Walk(fx.Interpreter):
     def _weights(self, path: str, layer: nn.Module, x: Tensor) -> Tensor:
         """A weight layer: its result is a value everywhere."""
         values, present = x[1:].clamp(max=1), x.sum(0, keepdim=True).clamp(max=1)
-        used = _uses(layer, torch.cat([x[:1], values, present]))
+        used = (_uses if self.zeros else _nonzero_uses)(layer, torch.cat([x[:1], values, present]))
         spikes, constant, varying, macs = used.flatten(1).sum(1)
         self._arrive(path, spikes, macs=macs, constant=constant, varying=varying)
         return _carrying(VARYING if x[[SPIKES, VARYING]].any() else CONSTANT, used.shape[1:])
@@ -183,6 +186,14 @@ def _uses(layer: Any, x: Tensor) -> Tensor:
     nn.init.ones_(one.weight)
     used = one(x.sum(1, keepdim=True)) / layer.groups
     return used.expand(-1, layer.out_channels, *used.shape[2:])
+
+
+def _nonzero_uses(layer: Any, x: Tensor) -> Tensor:
+    """The same of those weights that are not 0."""
+    mask: Any = copy.deepcopy(layer).double()
+    mask.weight = nn.Parameter((layer.weight != 0).double(), requires_grad=False)
+    mask.bias = None
+    return mask(x)
 
 
 def _together(*parts: Any, **settings: Any) -> Tensor:

@@ -1,31 +1,60 @@
 """The golden model: an integer network step by step in NumPy, with int64 sums that are held to int32; no torch arithmetic."""
 
-import operator
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.lib.stride_tricks import sliding_window_view
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from snnconv.evaluation import wanted_timesteps
-from snnconv.integer import Digitize, IntegerNetwork, SumPool, Times
-from snnconv.spiking import OverTime, watched
+from snnconv.integer import IntegerNetwork
+from snnconv.integer_program import Program, Step, program_of
+from snnconv.spiking import watched
 
 INT32 = np.iinfo(np.int32)
+Outcome = tuple[np.ndarray, dict[str, np.ndarray]]  # logits [T, N, K], and spikes [T, N, …] of every layer, by path
 
 
-def simulate(network: IntegerNetwork, images: np.ndarray, timesteps: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def simulate(network: IntegerNetwork, images: np.ndarray, timesteps: int) -> Outcome:
     """Logits [T, N, K] and spikes [T, N, …] of every layer, by path, for float images [N, C, H, W] (which are digitized first).
 
     ValueError naming the layer whose sums leave int32.
     """
-    golden = _Golden(network.snn.network)
-    logits = [golden.run(images) for _ in range(timesteps)]
-    return np.stack(logits), {path: np.stack(steps) for path, steps in golden.spikes.items()}
+    program = program_of(network, images.shape[1:])
+    return run(program, program.digitize(images), timesteps)
+
+
+def run(program: Program, images: np.ndarray, timesteps: int) -> Outcome:
+    """The same for a program, and images that are whole numbers."""
+    arrays = [{name: values.astype(np.int64) for name, values in step.arrays.items()} for step in program.steps]
+    potentials: dict[int, np.ndarray] = {}
+    logits, spikes = [], defaultdict(list)
+    for _ in range(timesteps):
+        made: list[np.ndarray] = []
+        for number, (step, own) in enumerate(zip(program.steps, arrays, strict=True)):
+            inputs = [images] if step.kind == "image" else [made[source] for source in step.inputs]
+            if step.kind == "fire":
+                spiked, potentials[number] = _fire(step, own, inputs[0], potentials.get(number))
+            made.append(spiked if step.kind == "fire" else _result(step, own, inputs))
+        logits.append(made[program.output])
+        for path, number in program.neurons().items():
+            spikes[path].append(made[number])
+    return np.stack(logits), {path: np.stack(steps) for path, steps in spikes.items()}
+
+
+def difference(found: Outcome, expected: Outcome) -> str | None:
+    """Where two outcomes differ first, layer by layer; None where they are equal."""
+    for path in [*expected[1], "(logits)"]:
+        own, other = (outcome[1].get(path) if path in expected[1] else outcome[0] for outcome in (found, expected))
+        if own is None or other is None or own.shape != other.shape:
+            return f"{path}: other neurons"
+        if (own != other).any():
+            step, image = np.argwhere(own != other)[0][:2]
+            what = "spikes" if path in expected[1] else "logits"
+            return f"{path}: {int((own != other).sum())} {what} differ, first in timestep {step + 1} of image {image}"
+    return None
 
 
 def differing_spikes(
@@ -40,155 +69,93 @@ def differing_spikes(
         x = x[: images - seen]
         if not len(x):
             break
-        own: dict[str, list[Tensor]] = defaultdict(list)
-
-        def observe(path: str, spikes: Tensor, own: dict[str, list[Tensor]] = own) -> None:
-            own[path].append(spikes.cpu())
-
-        with watched(network.snn, observe):
-            logits = network.snn(x, steps).cpu()
+        logits, own = outcome(network, x, steps)
         golden_logits, golden = simulate(network, x.cpu().numpy(), steps)
-        different += int((logits.numpy() != golden_logits).sum())
-        different += sum(int((torch.cat(own[path]).numpy() != spikes).sum()) for path, spikes in golden.items())
+        different += int((logits != golden_logits).sum())
+        different += sum(int((own[path] != spikes).sum()) for path, spikes in golden.items())
         seen += len(x)
     return different, seen
 
 
-class _Golden(fx.Interpreter):
-    """One timestep a run; potentials stay."""
-
-    def __init__(self, network: Any) -> None:
-        super().__init__(network, garbage_collect_values=False)
-        self.v: dict[str, np.ndarray] = {}
-        self.spikes: dict[str, list[np.ndarray]] = {}
-
-    def call_module(self, target: Any, args: tuple, kwargs: dict) -> np.ndarray:
-        """A layer, a neuron, or what stands between."""
-        module: Any = self.fetch_attr(target)
-        x = args[0]
-        if isinstance(module, OverTime):
-            return self._fire(target, module.neuron.node, x)
-        if isinstance(module, Digitize):
-            return np.clip(np.rint(x.astype(np.float32) / np.float32(module.unit)), -module.most, module.most).astype(
-                np.int64
-            )
-        if isinstance(module, nn.Conv2d):
-            return _held(target, _convolve(x, module) + _shaped(_whole(module.bias), x))
-        if isinstance(module, nn.Linear):
-            return _held(target, x @ _whole(module.weight).T + _whole(module.bias))
-        if isinstance(module, SumPool):
-            return _sum_pool(x, module)
-        if isinstance(module, Times):
-            return x * _shaped(_whole(module.factor), x)
-        if isinstance(module, nn.Flatten):
-            return x.reshape(len(x), -1)
-        if isinstance(module, nn.Identity | nn.Dropout | nn.Dropout1d | nn.Dropout2d):
-            return x
-        raise ValueError(f"{target} ({type(module).__name__}): unknown to the golden model")
-
-    def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
-        """Additions, and what moves elements."""
-        if target in (operator.add, operator.iadd):
-            return args[0] + args[1]
-        if target is operator.getitem:
-            return args[0][args[1]]
-        if target is F.pad:
-            return _pad(args[0], [*args[1:], *kwargs.values()][0])
-        if target in FLAT:
-            return args[0].reshape(len(args[0]), -1)
-        if target is getattr and args[1] == "shape":
-            return args[0].shape
-        raise ValueError(f"{getattr(target, '__name__', target)}: unknown to the golden model")
-
-    def call_method(self, target: Any, args: tuple, kwargs: dict) -> Any:
-        """The same as methods."""
-        if target in ("add", "add_"):
-            return args[0] + args[1]
-        if target == "flatten" and (*args[1:], *kwargs.values()) == (1,):
-            return args[0].reshape(len(args[0]), -1)
-        if target in ("view", "reshape"):
-            return args[0].reshape(*args[1:])
-        if target == "size":
-            return args[0].shape[args[1]] if args[1:] else args[0].shape
-        if target == "contiguous":
-            return args[0]
-        raise ValueError(f"{target}: unknown to the golden model")
-
-    def _fire(self, path: str, node: Any, current: np.ndarray) -> np.ndarray:
-        theta, start = _shaped(_whole(node.theta), current), _shaped(_whole(node.start), current)
-        v = self.v.get(path, np.zeros_like(current) + start) + current
-        if node.bits is not None:
-            v = np.clip(v, -(2 ** (node.bits - 1)), 2 ** (node.bits - 1) - 1)
-        spikes = (_held(path, v) >= theta).astype(np.int64)
-        self.v[path] = v - theta * spikes
-        self.spikes.setdefault(path, []).append(spikes)
-        return spikes
+def outcome(network: IntegerNetwork, images: Tensor, timesteps: int) -> Outcome:
+    """What the ordinary path makes of `images`."""
+    own: dict[str, list[np.ndarray]] = defaultdict(list)
+    with watched(network.snn, lambda path, spikes: own[path].append(spikes.cpu().numpy().copy())):
+        logits = network.snn(images, timesteps).cpu().numpy()
+    return logits, {path: np.concatenate(steps) for path, steps in own.items()}
 
 
-FLAT = (torch.flatten,)
+def _result(step: Step, arrays: dict[str, np.ndarray], inputs: list[np.ndarray]) -> np.ndarray:
+    """What a step makes of `inputs` [N, …]."""
+    settings, x = step.settings, inputs[0]
+    if step.kind in ("conv", "linear"):
+        sums = _convolve(x, arrays["weights"], step) if step.kind == "conv" else x @ arrays["weights"].T
+        return _held(step, _over_channels(arrays["multiplier"], sums) * sums + _over_channels(arrays["bias"], sums))
+    if step.kind == "sum_pool":
+        return _held(step, _sum_pool(x, **settings))
+    if step.kind == "times":
+        return _held(step, x * _over_channels(arrays["factor"], x))
+    if step.kind == "requantize":
+        shift = settings["shift"]
+        return _held(step, x * _over_channels(arrays["multiplier"], x) + 2 ** (shift - 1)) >> shift
+    if step.kind == "add":
+        return _held(step, inputs[0] + inputs[1])
+    if step.kind == "move":
+        return _moved(x, step)
+    if step.kind in ("reshape", "image"):
+        return x.reshape(len(x), *step.shape)
+    raise ValueError(f"{step.name}: a step of an unknown kind, {step.kind!r}")
 
 
-def _whole(values: Any) -> np.ndarray:
-    """Parameters as int64; they are whole numbers already."""
-    if values is None:
-        return np.zeros(1, np.int64)
-    found = values.detach().cpu().double().numpy()
-    assert (found == np.rint(found)).all()
-    return found.astype(np.int64)
+def _fire(
+    step: Step, arrays: dict[str, np.ndarray], current: np.ndarray, v: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Spikes, and the potentials that they leave; `v` None: the first step."""
+    theta, start = (_over_channels(arrays[name], current) for name in ("threshold", "start"))
+    v, bits = (np.zeros_like(current) + start if v is None else v) + current, step.settings["bits"]
+    if bits:
+        v = np.clip(v, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    spikes = (_held(step, v) >= theta).astype(np.int64)
+    return spikes, v - theta * spikes
 
 
-def _shaped(values: np.ndarray, like: np.ndarray) -> np.ndarray:
+def _over_channels(values: np.ndarray, like: np.ndarray) -> np.ndarray:
     """[C] (or one number) to meet axis 1."""
     return values.reshape(-1, *[1] * (like.ndim - 2)) if values.size > 1 else values
 
 
-def _held(path: str, sums: np.ndarray) -> np.ndarray:
+def _held(step: Step, sums: np.ndarray) -> np.ndarray:
     if sums.size and (sums.min() < INT32.min or sums.max() > INT32.max):
-        raise ValueError(f"{path}: sums from {sums.min()} to {sums.max()} leave int32; use fewer weight bits")
+        raise ValueError(f"{step.name}: sums from {sums.min()} to {sums.max()} leave int32; use fewer weight bits")
     return sums
 
 
-def _convolve(x: np.ndarray, layer: nn.Conv2d) -> np.ndarray:
-    """A convolution with zero padding."""
-    (sh, sw), (dh, dw), weights = layer.stride, layer.dilation, _whole(layer.weight)
-    kh, kw = layer.kernel_size
-    ph, pw = _padding(layer)
-    padded = np.pad(x, ((0, 0), (0, 0), ph, pw))
-    windows = sliding_window_view(padded, ((kh - 1) * dh + 1, (kw - 1) * dw + 1), axis=(2, 3))[
-        :, :, ::sh, ::sw, ::dh, ::dw
-    ]
-    groups = np.split(windows, layer.groups, axis=1)
-    parts = [np.einsum("ncyxij,dcij->ndyx", part, own, optimize=True)
-             for part, own in zip(groups, np.split(weights, layer.groups), strict=True)]  # fmt: skip
-    return np.concatenate(parts, axis=1)
+def _convolve(x: np.ndarray, weights: np.ndarray, step: Step) -> np.ndarray:
+    """A convolution with zero padding; what lies behind the last row or column is added where the result needs it."""
+    (sh, sw), (dh, dw), (top, left) = step.settings["stride"], step.settings["dilation"], step.settings["padding"]
+    groups = step.settings["groups"]
+    (_, _, h, w), (kh, kw), (_, oh, ow) = x.shape, weights.shape[2:], step.shape
+    reach_h, reach_w = (kh - 1) * dh + 1, (kw - 1) * dw + 1
+    bottom, right = (oh - 1) * sh + reach_h - h - top, (ow - 1) * sw + reach_w - w - left
+    padded = np.pad(x, ((0, 0), (0, 0), (top, max(bottom, 0)), (left, max(right, 0))))
+    windows = sliding_window_view(padded, (reach_h, reach_w), axis=(2, 3))[:, :, ::sh, ::sw, ::dh, ::dw][:, :, :oh, :ow]
+    parts = zip(np.split(windows, groups, axis=1), np.split(weights, groups), strict=True)
+    return np.concatenate([np.einsum("ncyxij,dcij->ndyx", part, own, optimize=True) for part, own in parts], axis=1)
 
 
-def _padding(layer: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
-    if layer.padding_mode != "zeros":
-        raise ValueError(f"padding_mode={layer.padding_mode!r}: the golden model pads with zeros")
-    if layer.padding == "valid":
-        return (0, 0), (0, 0)
-    if layer.padding == "same":
-        total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        return (total[0] // 2, total[0] - total[0] // 2), (total[1] // 2, total[1] - total[1] // 2)
-    h, w = _pair(layer.padding)
-    return (h, h), (w, w)
-
-
-def _sum_pool(x: np.ndarray, pool: SumPool) -> np.ndarray:
-    if pool.kernel is None:
-        return x.sum((-2, -1), keepdims=True)
-    (kh, kw), (ph, pw) = (_pair(pool.kernel), _pair(pool.padding))
-    sh, sw = _pair(pool.stride or pool.kernel)
+def _sum_pool(x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> np.ndarray:
+    (ph, pw), (sh, sw) = padding, stride
     padded = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
-    return sliding_window_view(padded, (kh, kw), axis=(2, 3))[:, :, ::sh, ::sw].sum((-2, -1))
+    return sliding_window_view(padded, tuple(kernel), axis=(2, 3))[:, :, ::sh, ::sw].sum((-2, -1))
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-def _pad(x: np.ndarray, widths: Sequence[int]) -> np.ndarray:
-    """torch's order: the last axis first; zeros."""
-    pairs = [(0, 0)] * (x.ndim - len(widths) // 2)
-    return np.pad(x, [*pairs, *[(widths[i], widths[i + 1]) for i in range(len(widths) - 2, -1, -2)]])
+def _moved(x: np.ndarray, step: Step) -> np.ndarray:
+    """x[start + step · i], and 0 where that lies beside x."""
+    for axis, (start, stride, size) in enumerate(
+        zip(step.settings["start"], step.settings["step"], step.shape, strict=True), 1
+    ):
+        places = start + stride * np.arange(size)
+        inside = (places >= 0) & (places < x.shape[axis])
+        taken = np.take(x, np.where(inside, places, 0), axis)
+        x = taken * inside.reshape(-1, *[1] * (x.ndim - axis - 1))
+    return x

@@ -1,104 +1,36 @@
 """A spiking network in whole numbers: integer weights, biases, thresholds and membranes, for hardware without floating point.
 
 Spikes are 0 or 1, so between layers nothing has to be rescaled.  Each neuron's membrane has its own unit S (per channel): θ, biases
-and currents are whole multiples of it.  Scales meet in four places, each with a whole multiplier that is known beforehand:
+and currents are whole multiples of it.  Scales meet in five places, each with whole numbers that are known beforehand:
 weights (integer · multiplier; a power of two where a neuron has one weight layer), a shortcut that adds spikes to a current (θ of
-its source / S), the image (integers of `image_bits` bits), and average pooling, which becomes a sum.
+its source / S), the image (integers of `image_bits` bits), average pooling, which becomes a sum, and weight layers that follow each
+other, where the current of the first is multiplied, shifted and rounded in every step (`Requantize`).
 """
 
 import copy
-import math
-import operator
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional as F
 
+from snnconv.integer_plan import LOGITS, Digitize, Group, Plan, Requantize, SumPool, Times, Value
 from snnconv.neurons.integer import EXACT, IntegerIntegrateFire
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.quantization import largest_integer, over_outputs, quantize, quantize_to
 from snnconv.spiking import OverTime, SpikingModel
-from snnconv.surgery import WEIGHTED, Operation, fold_amplitudes, path_of, set_submodule, trace
+from snnconv.surgery import fold_amplitudes
 
-LOGITS = "(logits)"
+__all__ = ["LOGITS", "Digitize", "IntegerLayer", "IntegerNetwork", "Requantize", "SumPool", "Times", "integerize"]
+
 RESOLUTION = 2**8  # units of the membrane in a threshold, at least; and in a weight's unit where weight layers meet
 FINEST = 2**15  # units of the membrane in a threshold, at most: weights that are smaller than one do not matter
-PASSING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
-ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-SHAPING = (
-    operator.getitem,
-    torch.flatten,
-    torch.reshape,
-    F.pad,
-    "flatten",
-    "view",
-    "reshape",
-    "contiguous",
-    "size",
-    getattr,
-)
-
-
-class Digitize(Operation):
-    """Images in whole numbers: round(x / unit), within ±`most`."""
-
-    def __init__(self, unit: float, most: int) -> None:
-        super().__init__()
-        self.unit, self.most = unit, most
-
-    def forward(self, x: Float[Tensor, "N *shape"]) -> Float[Tensor, "N *shape"]:
-        """Integers."""
-        return (x / self.unit).round().clamp(-self.most, self.most)
-
-
-class SumPool(Operation):
-    """Sums over windows: average pooling without its division.  `kernel` None: over all of height and width."""
-
-    def __init__(self, kernel: Any = None, stride: Any = None, padding: Any = 0) -> None:
-        super().__init__()
-        self.kernel, self.stride, self.padding = kernel, stride, padding
-
-    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C h w"]:
-        """The sums."""
-        if self.kernel is None:
-            return x.sum((-2, -1), keepdim=True)
-        return F.avg_pool2d(x, self.kernel, self.stride, self.padding, divisor_override=1)
-
-
-class Times(Operation):
-    """Spikes of another unit in that of a membrane: x · `factor` [C], whole numbers."""
-
-    def __init__(self, factor: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("factor", factor)
-
-    def forward(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N C *space"]:
-        """The product."""
-        factor: Any = self.factor
-        return x * factor.to(x).view(-1, *[1] * (x.dim() - 2))
-
-
-@dataclass
-class _Value:
-    """What a node of the graph holds: whole numbers in units of `scale`, at most `most`; or a current, that of `group`."""
-
-    scale: float = 1.0
-    most: int = 1
-    group: "_Group | None" = None
-
-
-@dataclass(eq=False)
-class _Group:
-    """What is added up before one neuron, or before the logits: weight layers and what they see, and spikes added past weights."""
-
-    layers: list[tuple[str, _Value]] = field(default_factory=list)
-    direct: list[tuple[fx.Node, fx.Node, _Value]] = field(default_factory=list)  # (addition, operand, what it holds)
+PASSED = 2**16  # units in the largest current that goes on to a weight layer, at least, where biases are among them
+WIDTHS = range(16, 7, -1)  # bits of what goes on to a weight layer
+TYPICAL = 8  # how many times larger the largest current is that weights allow than those that come: a guess, for choosing a width
+INT32 = 31  # bits beside the sign
 
 
 @dataclass
@@ -119,6 +51,9 @@ class IntegerNetwork:
     layers: dict[str, IntegerLayer]
     neurons: dict[str, IntegerIntegrateFire]
     units: dict[str, Tensor]  # by path of the neuron, and of the logits
+    passed: dict[
+        str, int | None
+    ]  # bits of the currents that a weight layer receives from another one; None: not rounded
 
     def widths(self) -> dict[str, int]:
         """Bits that the potentials of each layer needed, sign included, in all that was run so far."""
@@ -139,6 +74,7 @@ class IntegerNetwork:
             "membrane_bits": widths,
             "margin_bits": {path: 32 - bits for path, bits in widths.items()},
             "extremes": {path: list(extremes) for path, extremes in self.extremes().items()},
+            "requantized_bits": self.passed,
             "weight_bytes": sum(layer.bits * layer.integers.numel() for layer in layers) / 8 + 4 * words,
             "float_bytes": 4.0 * sum(layer.integers.numel() + layer.bias.numel() for layer in layers),
         }
@@ -171,8 +107,11 @@ def integerize(
     Weights have `bits` bits (`quantization.quantize`, after θ of the neurons before them and batch norms are folded in); θ and v(0)
     are rounded to units of the membrane, of which θ has at least `RESOLUTION`.  With `membrane_bits` potentials saturate.
 
-    ValueError naming the layer: for other neurons, for operations that have no counterpart here, where two weight layers follow
-    each other without a neuron, and where a step's current could leave ±2^24.
+    A weight layer that follows another one receives its currents unrounded, where their units agree, or rounded to 8 … 16 bits for
+    the largest that weights and inputs allow: whichever keeps its sums below 2^24 and loses least by rounding.
+
+    ValueError naming the layer: for other neurons, for operations that have no counterpart here, and where a step's current could
+    leave ±2^24.
     """
     for path, neuron in snn.neurons().items():
         if type(neuron) is not IntegrateFire or snn.for_timesteps or snn.presented:
@@ -186,242 +125,172 @@ def integerize(
             "the unit of images comes from calibration images, and there are none; set data.calibration to 100 or more"
         )
     most = largest_integer(image_bits)
-    plan = _Plan(network, _Value(largest / most, most), images[0][:1].float().cpu())
-    layers, units = _carry_out(plan, bits, per_channel, membrane_bits)
+    plan = Plan(network, Value(largest / most, most, signed=True), images[0][:1].float().cpu())
+    done = _Carried(plan, bits, per_channel)
+    for group in plan.groups:
+        done.carry_out(group)
+    for path, unit in done.units.items():
+        if path != LOGITS:
+            plan.modules[path].neuron = _neuron(path, plan.modules[path].neuron, unit, membrane_bits)
     settings = {**snn._settings(), "fold_threshold": False, "precision": "float32"}
     model = SpikingModel(fx.GraphModule(plan.network, plan.graph), **settings)
     neurons: Any = model.neurons()
-    return IntegerNetwork(model, layers, neurons, units)
+    return IntegerNetwork(model, done.layers, neurons, done.units, done.passed)
 
 
-class _Plan:
-    """Follows the graph of a network: what every node holds, and which weight layers and shortcuts meet before which neuron.
+@dataclass
+class _Sums:
+    """The sums of a group in one way to receive currents: their unit [C], and what they are made of."""
 
-    Average pooling becomes a sum on the way, and images are digitized.
-    """
+    unit: Tensor
+    layers: list[IntegerLayer]
+    factors: list[Tensor]  # of spikes that pass weights by
+    handed: list[tuple[Value, Requantize | None]]  # what the weight layers see, and what makes it
+    most: Tensor  # how large they could become
+    noise: float  # mean square of what rounding is expected to change, in thresholds
 
-    def __init__(self, network: nn.Module, image: _Value, example: Tensor) -> None:
-        self.network, self.graph = network, trace(network, (OverTime,))
-        ShapeProp(fx.GraphModule(network, self.graph)).propagate(example)
-        self.graph.owning_module = None  # modules are added to the network itself
-        self.modules = dict(network.named_modules())
-        self.values: dict[fx.Node, _Value] = {}
-        self.sinks: dict[str, _Group] = {}
-        self.same: dict[_Group, _Group] = {}  # groups that an addition has made one
-        self.made: list[fx.Node] = []
-        self.gone: list[fx.Node] = []
-        uses = Counter(node.target for node in self.graph.nodes if node.op == "call_module")
-        for node in list(self.graph.nodes):
-            if (
-                node.op == "call_module"
-                and uses[node.target] > 1
-                and isinstance(self.modules[str(node.target)], WEIGHTED)
-            ):
-                raise ValueError(
-                    f"{node.target}: used {uses[node.target]} times, but its integers depend on where it stands"
-                )
-            self.values[node] = value = self._value(node, image)
-            self.values |= dict.fromkeys(self.made, value)  # whatever now stands for it
-            self.made.clear()
-        for node in self.gone:
-            self.graph.erase_node(node)
 
-    def group(self, value: _Value) -> _Group | None:
-        """The group that a value is a part of, after all additions."""
-        group = value.group
-        while group in self.same:
-            group = self.same[group]
-        return group
+class _Carried:
+    """Puts whole numbers into the network of a plan, group by group."""
 
-    def _value(self, node: fx.Node, image: _Value) -> _Value:
-        inputs = [self.values[source] for source in node.all_input_nodes]
-        module = self.modules[str(node.target)] if node.op == "call_module" else None
-        if node.op == "placeholder":
-            self._replace(node, "digitize", Digitize(image.scale, image.most))
-            return image
-        if node.op == "output":
-            self.sinks[LOGITS] = self._current(node, inputs)
-            return inputs[0]
-        if isinstance(module, OverTime):
-            self.sinks[str(node.target)] = self._current(node, inputs)
-            amplitude: Any = module.neuron.amplitude
-            if isinstance(amplitude, Tensor):
-                raise ValueError(f"{node.target}: emits another θ in each channel, and an addition needs them; use one θ a layer "
-                                 "(method.per_channel=false)")  # fmt: skip
-            return _Value(scale=float(amplitude))
-        if isinstance(module, WEIGHTED):
-            if inputs[0].group is not None:
-                raise ValueError(f"{node.target}: follows another weight layer without a neuron between them, so its input is no "
-                                 "whole number of a fixed unit")  # fmt: skip
-            return _Value(group=_Group(layers=[(str(node.target), inputs[0])]))
-        if node.target in ADDITIONS and len(inputs) == 2:
-            return self._sum(node, inputs)
-        if isinstance(module, PASSING) or (node.target in (F.dropout, "contiguous")):
-            return inputs[0]
-        pooled = self._pooled(node, module, inputs)
-        if pooled is not None:
-            return pooled
-        if node.target in ("size", getattr) or (inputs and inputs[0].group is None and _shapes(node, module)):
-            return inputs[0]
-        raise ValueError(f"{path_of(node)} ({_name(node, module)}): has no counterpart in whole numbers here")
+    def __init__(self, plan: Plan, bits: int, per_channel: bool) -> None:
+        self.plan, self.bits, self.per_channel = plan, bits, per_channel
+        self.sums: dict[Group, _Sums] = {}
+        self.layers: dict[str, IntegerLayer] = {}
+        self.units: dict[str, Tensor] = {}
+        self.passed: dict[str, int | None] = {}
 
-    def _current(self, node: fx.Node, inputs: list[_Value]) -> _Group:
-        group = self.group(inputs[0])
-        if group is None:
-            raise ValueError(f"{path_of(node)}: receives spikes or images without a weight layer before it")
-        return group
+    def carry_out(self, group: Group) -> None:
+        """`group`, after those whose currents it receives.  ValueError where its sums could leave ±2^24."""
+        sources = [seen.group for _, seen in group.layers if seen.group is not None]
+        for source in sources:
+            self.carry_out(source)
+        if group in self.sums:
+            return
+        ways = {width: self._sums(group, width) for width in ((None, *WIDTHS) if sources else (None,))}
+        known = {width: sums for width, sums in ways.items() if sums is not None}
+        exact = {width: sums for width, sums in known.items() if sums.most.max() < EXACT}
+        if not exact:
+            least = min(sums.most.max().item() for sums in known.values())
+            raise ValueError(f"{_site(group)}: a step's current could reach {least:.3g} units, and float32 holds whole numbers up "
+                             "to 2^24; use fewer bits or image_bits, or a larger θ")  # fmt: skip
+        width = min(exact, key=lambda width: exact[width].noise)
+        self.sums[group] = exact[width]
+        self._install(group, exact[width], width)
 
-    def _sum(self, node: fx.Node, inputs: list[_Value]) -> _Value:
-        first, second = (self.group(value) for value in inputs)
-        if first is not None and second is not None:
-            if first is not second:
-                first.layers += second.layers
-                first.direct += second.direct
-                self.same[second] = first
-            return inputs[0]
-        if first is None and second is None:
-            one, other = inputs
-            if not math.isclose(one.scale, other.scale):
-                raise ValueError(
-                    f"{path_of(node)}: adds spikes of θ = {one.scale:.4g} and {other.scale:.4g} without weights"
-                )
-            return _Value(one.scale, one.most + other.most)
-        direct = 0 if first is None else 1
-        group = first or second
-        assert group is not None
-        group.direct.append((node, node.all_input_nodes[direct], inputs[direct]))
-        return inputs[1 - direct]
-
-    def _pooled(self, node: fx.Node, module: nn.Module | None, inputs: list[_Value]) -> _Value | None:
-        """What average pooling leaves, None where there is none: sums, in units of scale / window."""
-        shape = (
-            node.all_input_nodes[0].meta["tensor_meta"].shape
-            if inputs and "tensor_meta" in node.all_input_nodes[0].meta
-            else ()
-        )
-        settings: Any
-        exact: Any
-        if isinstance(module, nn.AvgPool2d):
-            settings = module.kernel_size, module.stride, module.padding
-            exact = module.count_include_pad and not module.ceil_mode and module.divisor_override is None
-        elif node.target is F.avg_pool2d:
-            known = dict(zip(("input", "kernel_size", "stride", "padding"), node.args, strict=False)) | dict(
-                node.kwargs
-            )
-            settings = known["kernel_size"], known.get("stride") or known["kernel_size"], known.get("padding", 0)
-            exact = (
-                not known.get("ceil_mode")
-                and known.get("count_include_pad", True)
-                and not known.get("divisor_override")
-            )
-        elif isinstance(module, nn.AdaptiveAvgPool2d) or node.target is F.adaptive_avg_pool2d:
-            size = (
-                module.output_size
-                if isinstance(module, nn.AdaptiveAvgPool2d)
-                else (*node.args[1:], *node.kwargs.values())[0]
-            )
-            settings, exact = (shape[-2:], shape[-2:], 0), size in (1, (1, 1), [1, 1])
-        else:
+    def _sums(self, group: Group, width: int | None) -> _Sums | None:
+        """What `group` adds up if it receives currents of `width` bits; None where they cannot be received unrounded (None)."""
+        modules = [self.plan.modules[str(node.target)] for node, _ in group.layers]
+        handed = [self._handed(seen, layer, width) for (_, seen), layer in zip(group.layers, modules, strict=True)]
+        if any(value is None for value, _ in handed):
             return None
-        if inputs[0].group is not None or not exact:
-            raise ValueError(
-                f"{path_of(node)} ({_name(node, module)}): only plain or global average pooling of spikes becomes a sum"
-            )
-        kernel = settings[0] if isinstance(settings[0], tuple | list | torch.Size) else (settings[0], settings[0])
-        whole = tuple(kernel) == tuple(shape[-2:]) and settings[2] in (0, (0, 0))
-        self._instead(node, f"{path_of(node)}_sum", SumPool() if whole else SumPool(*settings))
-        window = kernel[0] * kernel[1]
-        return _Value(inputs[0].scale / window, inputs[0].most * window)
-
-    def _instead(self, node: fx.Node, name: str, module: nn.Module) -> None:
-        """`module` in the place of `node`, on its first input."""
-        with self.graph.inserting_before(node):
-            other = self.graph.call_module(self._add(name, module), (node.all_input_nodes[0],))
-        other.meta = dict(node.meta)
-        node.replace_all_uses_with(other)
-        self.made.append(other)
-        self.gone.append(node)
-
-    def _replace(self, node: fx.Node, name: str, module: nn.Module) -> None:
-        """`module` behind `node`, for all that read it."""
-        users = list(node.users)
-        with self.graph.inserting_after(node):
-            other = self.graph.call_module(self._add(name, module), (node,))
-        other.meta = dict(node.meta)
-        for user in users:
-            user.replace_input_with(node, other)
-        self.made.append(other)
-
-    def _add(self, name: str, module: nn.Module) -> str:
-        """Make `module` a part of the network, at the top, under a name that is free."""
-        name = name.replace(".", "_").replace(" ", "_")
-        free = name if not hasattr(self.network, name) else f"{name}_{len(self.modules)}"
-        set_submodule(self.network, free, module)
-        self.modules[free] = module
-        return free
-
-
-def _shapes(node: fx.Node, module: nn.Module | None) -> bool:
-    """Does `node` only move elements, or put zeros beside them?"""
-    if node.target is F.pad:
-        settings = (*node.args[2:], *node.kwargs.values())
-        return all(value in ("constant", None, 0) for value in settings)
-    return isinstance(module, nn.Flatten) or (node.op != "call_module" and node.target in SHAPING)
-
-
-def _name(node: fx.Node, module: nn.Module | None) -> str:
-    return type(module).__name__ if module is not None else f"calls {getattr(node.target, '__name__', node.target)}"
-
-
-def _carry_out(
-    plan: _Plan, bits: int, per_channel: bool, membrane_bits: int | None
-) -> tuple[dict[str, IntegerLayer], dict[str, Tensor]]:
-    """Put whole numbers into the network of `plan`; returns its layers, and the units of its membranes, by path."""
-    done: dict[str, IntegerLayer] = {}
-    units: dict[str, Tensor] = {}
-    for path, group in plan.sinks.items():
-        each = per_channel and path != LOGITS  # logits are compared, so they share a unit
-        layers = [(name, plan.modules[name], seen) for name, seen in group.layers]
-        scales = [quantize(layer.weight * seen.scale, bits, each).scale for _, layer, seen in layers]
-        neuron = plan.modules[path].neuron if path != LOGITS else None
-        unit = _unit(torch.stack(scales).amin(0), neuron, together=len(layers) + len(group.direct) > 1)
-        bound = torch.zeros_like(unit)
-        for (name, layer, seen), scale in zip(layers, scales, strict=True):
+        each = self.per_channel and LOGITS not in group.readers  # logits are compared, so they share a unit
+        seen = list(zip(modules, handed, strict=True))
+        weights = [layer.weight * _by_input(layer, value.scale) for layer, (value, _) in seen]
+        scales = [quantize(weight, self.bits, each).scale for weight in weights]
+        theta = self._theta(group, scales[0])
+        parts = [(weight * _by_input(layer, value.most)).abs().flatten(1).sum(1) for weight, (layer, (value, _)) in
+                 zip(weights, seen, strict=True)]  # fmt: skip
+        largest = sum(parts) + sum(layer.bias.abs() for layer in modules if layer.bias is not None)
+        unit = self._unit(group, torch.stack(scales).amin(0), theta, largest)
+        layers, (up, down, noise) = [], (torch.zeros_like(unit) for _ in range(3))
+        for weight, scale, (layer, (value, requantize)) in zip(weights, scales, seen, strict=True):
             multiplier = (scale / unit * (1 - 1e-6)).ceil().clamp_min(1)  # up, so that no weight is cut off
-            integers = quantize_to(multiplier * unit, layer.weight * seen.scale, bits, each).integers
+            made = quantize_to(multiplier * unit, weight, self.bits, each)
             bias = torch.zeros_like(unit) if layer.bias is None else (layer.bias / unit).round()
-            layer.weight = nn.Parameter(integers * over_outputs(multiplier, integers))
-            layer.bias = nn.Parameter(bias)
-            done[name] = IntegerLayer(bits, integers, multiplier, bias)
-            bound += layer.weight.abs().flatten(1).sum(1) * seen.most + bias.abs()
-        for number, (node, operand, seen) in enumerate(group.direct):
-            factor = (seen.scale / unit).round()
-            name = plan._add(f"{path}_shortcut_{number}", Times(factor))
-            with plan.graph.inserting_before(node):
-                node.replace_input_with(operand, plan.graph.call_module(name, (operand,)))
-            bound += factor * seen.most
-        if bound.max() >= EXACT:
-            raise ValueError(f"{path}: a step's current could reach {bound.max():.3g} units, and float32 holds whole numbers up to "
-                             "2^24; its θ is too small for its weights, or image_bits too large")  # fmt: skip
-        units[path] = unit
-        if neuron is not None:
-            plan.modules[path].neuron = _neuron(path, neuron, unit, membrane_bits)
-    return done, units
+            layers.append(IntegerLayer(self.bits, made.integers, multiplier, bias))
+            product = (made.integers * over_outputs(multiplier, weight) * _by_input(layer, value.most)).flatten(1)
+            above, below = product.clamp_min(0).sum(1), -product.clamp_max(0).sum(1)
+            up += bias.abs() + above + (below if value.signed else 0)
+            down += bias.abs() + below + (above if value.signed else 0)
+            typical = _by_input(layer, value.most) / TYPICAL
+            rounded = ((made.values - weight) * typical) ** 2 + (0 if requantize is None else weight**2 / 12)
+            noise += rounded.flatten(1).sum(1)
+        factors = [(seen.scale / unit).round().float() for _, _, seen in group.direct]
+        for factor, (_, _, added) in zip(factors, group.direct, strict=True):
+            up += factor * added.most
+            down += factor * (added.most if added.signed else 0)
+        strength = (noise / (1 if theta is None else theta) ** 2).mean().item()
+        return _Sums(unit, layers, factors, handed, torch.maximum(up, down), strength)
+
+    def _handed(self, seen: Value, layer: Any, width: int | None) -> tuple[Any, Requantize | None]:
+        """What `layer` receives: spikes or images as they are, currents in `width` bits or (None) as they are, if that goes."""
+        if seen.group is None:
+            return seen, None
+        unit, most = self.sums[seen.group].unit, self.sums[seen.group].most
+        if width is None:
+            met = _by_input(layer, unit).flatten(1)
+            agree = bool((met == met[:, :1]).all())  # the units that meet in one output
+            return (Value(unit, most, signed=True) if agree else None), None
+        shift = INT32 - width
+        common = (unit * most).double().max().clamp_min(1e-30) / largest_integer(width)
+        multiplier = (unit.double() / common * 2**shift).floor().clamp(1, 2**30).where(most > 0, 1)
+        scale = (unit.double() / multiplier * 2**shift).where(most > 0, 0).float()  # exactly what a unit now stands for
+        bound = ((most.double() * multiplier + 2 ** (shift - 1)) / 2**shift).floor().float()
+        return Value(scale, bound, signed=True), Requantize(multiplier, shift)
+
+    def _theta(self, group: Group, like: Tensor) -> Tensor | None:
+        """The least θ of the neurons that read `group`, [C]; None where only weight layers or logits do."""
+        modules = [self.plan.modules[path] for path in group.readers if path != LOGITS]
+        found = [torch.as_tensor(module.neuron.threshold, dtype=torch.float64).to(like).expand_as(like)
+                 for module in modules if isinstance(module, OverTime)]  # fmt: skip
+        return torch.stack(found).amin(0) if found else None
+
+    def _unit(self, group: Group, scale: Tensor, theta: Tensor | None, largest: Tensor) -> Tensor:
+        """What sums count in, [C]: the weights' scale divided by a power of two, but within limits that θ sets.
+
+        Where only weight layers read them, the `largest` sum takes the place of θ.
+        """
+        wanted = torch.full_like(scale, RESOLUTION if len(group.layers) + len(group.direct) > 1 else 1)
+        if theta is not None:
+            wanted = torch.maximum(wanted, RESOLUTION * scale / theta)
+            return torch.maximum(scale / 2 ** wanted.log2().ceil(), theta / FINEST)
+        if LOGITS not in group.readers and any(
+            self.plan.modules[str(node.target)].bias is not None for node, _ in group.layers
+        ):
+            wanted = torch.maximum(wanted, PASSED * scale / largest.clamp_min(1e-30))
+        return scale / 2 ** wanted.log2().ceil()
+
+    def _install(self, group: Group, sums: _Sums, width: int | None) -> None:
+        """Weights, factors and what requantizes into the network."""
+        for (node, seen), made, (_, requantize) in zip(group.layers, sums.layers, sums.handed, strict=True):
+            name, layer = str(node.target), self.plan.modules[str(node.target)]
+            layer.weight = nn.Parameter(made.integers * over_outputs(made.multiplier, made.integers))
+            layer.bias = nn.Parameter(made.bias)
+            self.layers[name] = made
+            if seen.group is not None:
+                self.passed[name] = width
+            if requantize is not None:
+                self.plan.before(node, node.all_input_nodes[0], f"{name}_requantized", requantize)
+        for number, (factor, (node, operand, _)) in enumerate(zip(sums.factors, group.direct, strict=True)):
+            self.plan.before(node, operand, f"{_site(group)}_shortcut_{number}", Times(factor))
+        for path in group.readers:
+            if path == LOGITS or isinstance(self.plan.modules[path], OverTime):
+                self.units[path] = sums.unit
 
 
-def _unit(scale: Tensor, neuron: Any, together: bool) -> Tensor:
-    """What a membrane counts in, [C]: the weights' scale divided by a power of two, but within limits that θ sets."""
-    wanted = torch.full_like(scale, RESOLUTION if together else 1)
-    if neuron is None:
-        return scale / wanted
-    theta = torch.as_tensor(neuron.threshold, dtype=torch.float64).to(scale)
-    wanted = torch.maximum(wanted, RESOLUTION * scale / theta)
-    return torch.maximum(scale / 2 ** wanted.log2().ceil(), theta / FINEST)
+def _site(group: Group) -> str:
+    """What an error names: the first that reads the sums."""
+    return group.readers[0] if group.readers else str(group.layers[0][0].target)
+
+
+def _by_input(layer: Any, values: Any) -> Any:
+    """`values`, a number or one for each input channel, shaped to meet the weights of `layer`."""
+    if not isinstance(values, Tensor):
+        return values
+    values = values.to(layer.weight.dtype)
+    if isinstance(layer, nn.Linear):
+        return values.view(1, -1)
+    outputs = len(layer.weight) // layer.groups
+    return values.view(layer.groups, -1).repeat_interleave(outputs, 0)[(..., *[None] * (layer.weight.dim() - 2))]
 
 
 def _neuron(path: str, neuron: Any, unit: Tensor, bits: int | None) -> IntegerIntegrateFire:
     theta = torch.as_tensor(neuron.threshold, dtype=torch.float64)
     threshold = (theta / unit.double()).round()
+    if threshold.max() >= EXACT:
+        raise ValueError(f"{path}: its θ is {threshold.max():.3g} units of a current that it shares with neurons of a much smaller "
+                         "θ, and float32 holds whole numbers up to 2^24")  # fmt: skip
     if isinstance(neuron.v_initial, Tensor) and neuron.v_initial.dim() > 0:
         raise ValueError(
             f"{path}: v(0) differs from neuron to neuron, and is rounded here for each channel alone; use another method"

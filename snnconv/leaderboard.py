@@ -21,6 +21,10 @@ LEGEND = (
     "*waiting*: a layer needs several inputs before its first output, so a network of "
     "depth D answers after up to D times as long."
 )
+QUANTIZED_LEGEND = (
+    "*Quantized ANN*: the same networks without spikes, WxAy with weights of x and activations of y bits, not ranked among the "
+    "rows above. Energy of one image is an estimate in µJ, by the table named."
+)
 
 
 def mean_std(values: Sequence[float]) -> str:
@@ -100,9 +104,40 @@ def _training_settings(rows: Sequence[Row]) -> list[str]:
     return [", ".join(sorted(word.removeprefix("fit.") for word in words - common)) or "–" for words in given]
 
 
-def leaderboard(results: Iterable[Result], published: Sequence[Published] = ()) -> str:
-    """Markdown: a table for each set of results that can be compared.  ValueError if a result contradicts its latency class."""
-    return "\n\n".join([*(_board(rows, published) for rows in boards(results)), LEGEND])
+def leaderboard(
+    results: Iterable[Result], published: Sequence[Published] = (), baselines: Iterable[Result] = ()
+) -> str:
+    """Markdown: a table for each set of results that can be compared, and one for the same network in whole numbers.
+
+    `baselines` as `read_baselines` has them; they stand below the results of their network.  ValueError if a result contradicts
+    its latency class.
+    """
+    quantized = [list(rows) for _, rows in groupby(gather(baselines), lambda row: row.comparison)]
+    beside = {rows[0].comparison: quantized_table(rows) for rows in quantized}
+    parts = []
+    for rows in boards(results):
+        parts += [_board(rows, published), *filter(None, [beside.pop(rows[0].comparison, None)])]
+    alone = [rows for rows in quantized if rows[0].comparison in beside]
+    parts += [f"**{title(rows[0])}**\n\n{beside[rows[0].comparison]}" for rows in alone]
+    return "\n\n".join([*parts, LEGEND, *([QUANTIZED_LEGEND] if quantized else [])])
+
+
+def quantized_table(rows: Sequence[Row]) -> str:
+    """Markdown: one network in whole numbers, the most accurate first; what several rows have is a mean over seeds."""
+    tables = list(dict.fromkeys(name for row in rows for name in row.one["energy"] or {}))
+    head = ["quantized ANN", "accuracy", "ANN", "gap", "KiB", *(f"µJ {name}" for name in tables), "seeds"]
+    lines = []
+    for row in sorted(rows, key=lambda row: -statistics.fmean(result["accuracy"] for result in row.results)):
+        gaps = [result["ann_accuracy"] - result["accuracy"] for result in row.results]
+        cells = [
+            row.label,
+            *(mean_std([result[key] for result in row.results]) for key in ("accuracy", "ann_accuracy")),
+        ]
+        cells += [mean_std(gaps), f"{row.one['size_bytes'] / 1024:.1f}"]
+        energy = row.one["energy"] or {}
+        cells += [f"{energy[name] / 1e6:.4g}" if name in energy else "–" for name in tables]
+        lines.append([*cells, str(len(row.results))])
+    return markdown(head, lines)
 
 
 def boards(results: Iterable[Result]) -> list[list[Row]]:

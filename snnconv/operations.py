@@ -36,13 +36,18 @@ class Operations:
 
 @torch.no_grad()
 def count_operations(
-    snn: SpikingModel, batches: Iterable[tuple[Tensor, Any]], timesteps: int | Sequence[int], *, images: int = 500
+    snn: SpikingModel,
+    batches: Iterable[tuple[Tensor, Any]],
+    timesteps: int | Sequence[int],
+    *,
+    images: int = 500,
+    zeros: bool = True,
 ) -> Operations:
     """The operations of `snn` at every T = 1…`timesteps`, or at the listed T, on the first `images` images of `batches`.
 
     An accumulate is one weight added to one potential because of one spike; all
     that are emitted up to T count, in the warm-up as well, and in the steps that a layer looks ahead.  What a layer waits for is
-    received once.  ValueError without images, or where the network does what cannot be counted (`fanout.fan_out`).
+    received once.  Without `zeros`, weights that are 0 do not count.  ValueError without images, or where the network does what cannot be counted (`fanout.fan_out`).
     """
     wanted, kept = wanted_timesteps(timesteps), _first(batches, images)
     snn.to(kept[0].device)
@@ -51,7 +56,7 @@ def count_operations(
     total = distributed.sum_over_ranks(torch.tensor(sum(map(len, kept)), device=kept[0].device)).item()
     for part in rounds:
         snn.prepare(part[-1])  # before its neurons are watched
-        targets, reach = fan_out(snn.network, kept[0].shape[1:])
+        targets, reach = fan_out(snn.network, kept[0].shape[1:], zeros=zeros)
         counts = _count(snn, kept, part[-1], [target.path for target in targets], reach).cumsum(0) / total
         for t in part:
             by_path = zip(targets, counts[snn.steps(t) - 1].tolist(), strict=True)

@@ -10,7 +10,7 @@ from snnconv.diagnosis import cause
 from snnconv.energy import Energy
 from snnconv.explanation import Explanation
 from snnconv.figures import as_data, draw_curves, draw_energy, draw_ladder, draw_raster, draw_rates, draw_shares
-from snnconv.results import gather, latency_class, read_results
+from snnconv.results import gather, latency_class, read_baselines, read_results
 
 log = logging.getLogger(__name__)
 NEAR = 0.005  # of the ANN's accuracy
@@ -41,6 +41,7 @@ def render(
         near=next((row["timesteps"] for row in rows if row["gap"] <= NEAR), None),
         latency_class=latency_class(result["latency"]),
         comparison=compared(folder),
+        quantized=quantized(folder),
         why=why,
         focus=focus,
         energy=why.energy.as_dict() if why else None,
@@ -92,14 +93,18 @@ def _draw_energy(axes: Any, energy: Energy, costs: str) -> None:
     draw_energy(axes, snn, quantized, sum(energy.ann(costs).values()) / 1e6)
 
 
-def compared(folder: Path) -> dict[str, Any] | None:
-    """Every method evaluated in the run folder that `folder` is, or is an evaluation of; None if it is the only one."""
+def _home(folder: Path) -> Path:
+    """The run folder that `folder` is, or is an evaluation of."""
     homes = [parent.parent for parent in folder.parents if parent.name == "evaluations"]
-    home = next(
+    return next(
         (home for home in homes if any((home / name).is_file() for name in ("ann.json", "result.json"))), folder
     )
+
+
+def compared(folder: Path) -> dict[str, Any] | None:
+    """Every method evaluated in the run folder that `folder` is, or is an evaluation of; None if it is the only one."""
     try:
-        rows = gather(read_results([home]))
+        rows = gather(read_results([_home(folder)]))
     except (ValueError, OSError) as error:
         log.warning("The report compares nothing: %s", error)
         return None
@@ -113,3 +118,13 @@ def compared(folder: Path) -> dict[str, Any] | None:
         for row in rows
     ]
     return {"times": times, "lines": lines} if len(rows) > 1 else None
+
+
+def quantized(folder: Path) -> list[dict[str, Any]]:
+    """The quantized networks (`baseline.json`) of the run folder that `folder` is, or is an evaluation of, best first."""
+    try:
+        rows = gather(read_baselines([_home(folder)]))
+    except (ValueError, OSError) as error:
+        log.warning("The report shows no quantized network: %s", error)
+        return []
+    return sorted(({**row.one, "label": row.label} for row in rows), key=lambda line: -line["accuracy"])

@@ -29,12 +29,14 @@ def report(
     ann_accuracy: float,
     early: EarlyExit | None = None,
     why: Explanation | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the result files of `run`, tell its tracker and the terminal; returns the content of `result.json`."""
     run.seconds["evaluate"] += curve.seconds
     result = summarize(run.cfg, snn, curve, ann_accuracy, run.seconds, str(run.device))
     result["exit"] = early.as_dict() if early else None
     result["explanation"] = why.summary() if why else None
+    result |= more or {}
     if not distributed.is_main():
         return result
     result["network"] = run.network()
@@ -69,6 +71,7 @@ def summarize(
         "settings": method_settings(OmegaConf.to_container(cfg.method, resolve=True)),  # type: ignore[arg-type]
         "calibration_images": cfg.data.get("calibration"),
         "levels": cfg.levels,
+        "weights": stored_weights(cfg.weights),
         "select": cfg.fit.select,
         "timesteps": max(curve.correct),
         "warmup": snn.latency.warmup,
@@ -91,6 +94,11 @@ def summarize(
         "commit": environment.commit(),
         "command": environment.command(),
     }
+
+
+def stored_weights(weights: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What is known of the weights, None for floats."""
+    return None if weights["bits"] is None else {name: weights[name] for name in ("bits", "per_channel", "train")}
 
 
 NOT_OF_A_METHOD = (

@@ -16,6 +16,8 @@ NEEDED = (
     "precision", "wall_seconds",
 )  # fmt: skip
 
+NEEDED_OF_BASELINES = ("baseline", "settings", "accuracy", "weight_bits", "activation_bits", "size_bytes", "energy")
+
 
 def read_results(paths: Iterable[Path]) -> list[Result]:
     """Every `result.json` below the given folders (where there is none: every `results.jsonl`), or in the given files.
@@ -31,20 +33,42 @@ def read_results(paths: Iterable[Path]) -> list[Result]:
     return [result for file in sorted(found, key=lambda file: file.stat().st_mtime) for result in _in_file(file)]
 
 
-def _in_file(path: Path) -> list[Result]:
+def read_baselines(paths: Iterable[Path]) -> list[Result]:
+    """Every `baseline.json` below the given folders (where there is none: every `baselines.jsonl`), or beside the given files.
+
+    Oldest first; with the keys by which `gather` tells results apart, the bits in "method".  ValueError as for `read_results`.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        folder = path if path.is_dir() else path.parent
+        inside = (sorted(path.rglob("baseline.json")) or sorted(path.rglob("baselines.jsonl"))) if path.is_dir() else []
+        found |= dict.fromkeys(inside or [file for file in [folder / "baselines.jsonl"] if file.is_file()])
+    needed = (
+        *NEEDED_OF_BASELINES,
+        *(key for key in NEEDED if key not in ("snn_accuracy", "method", "warmup", "latency")),
+    )
+    results = [one for file in sorted(found, key=lambda file: file.stat().st_mtime) for one in _in_file(file, needed)]
+    for one in results:
+        one["method"] = f"{one['baseline']} W{one['weight_bits']}A{one['activation_bits']}"
+        own = {key: value for key, value in one["settings"].items() if key not in ("weight_bits", "activation_bits")}
+        one |= {"settings": own, "latency": {}}
+    return results
+
+
+def _in_file(path: Path, needed: Sequence[str] = NEEDED) -> list[Result]:
     if path.suffix != ".jsonl":
-        return [_checked(files.read_json(path), str(path))]
+        return [_checked(files.read_json(path), str(path), needed)]
     results = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
-            results.append(_checked(json.loads(line), f"{path}:{number}"))
+            results.append(_checked(json.loads(line), f"{path}:{number}", needed))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{number}: damaged, no valid JSON ({error})") from error
     return results
 
 
-def _checked(content: Any, source: str) -> Result:
-    missing = [key for key in NEEDED if key not in content] if isinstance(content, Mapping) else ["everything"]
+def _checked(content: Any, source: str, needed: Sequence[str]) -> Result:
+    missing = [key for key in needed if key not in content] if isinstance(content, Mapping) else ["everything"]
     if missing:
         raise ValueError(f"{source}: lacks {', '.join(missing)}; no result of snnconv")
     return {**content, "source": source}
@@ -129,8 +153,10 @@ def comparison(result: Result) -> tuple[Any, ...]:
 
 
 def settings(result: Result) -> dict[str, Any]:
-    """What the method was told, images to calibrate with included."""
-    return {**(result.get("settings") or {}), "data.calibration": result.get("calibration_images")}
+    """What the method was told, images to calibrate with included, and bits of the weights that it converts."""
+    weights = result.get("weights") or {}
+    bits = {f"weights.{name}": weights.get(name) for name in ("bits", "per_channel")}
+    return {**(result.get("settings") or {}), "data.calibration": result.get("calibration_images"), **bits}
 
 
 def gather(results: Iterable[Result]) -> list[Row]:

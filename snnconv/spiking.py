@@ -154,6 +154,14 @@ class SpikingModel(nn.Module):
 
     _prepared = 0
 
+    def changed(self, change: Callable[[nn.Module], nn.Module]) -> "SpikingModel":
+        """This model with `change(network)` in the place of its network, and of those it will make for a T."""
+        made = self.for_timesteps
+        if made is not None:
+            self.for_timesteps = lambda timesteps: change(made(timesteps))
+        self._install(change((self.exact or self).network))
+        return self
+
     def forward(self, images: Float[Tensor, "N C H W"], timesteps: int) -> Float[Tensor, "T N K"]:
         """Per-step logits, from the initial state."""
         return torch.cat(list(self.run(images, timesteps)))

@@ -25,6 +25,7 @@ from snnconv.runtime import distributed, files
 from snnconv.runtime.run import explain
 
 log = logging.getLogger(__name__)
+OUTCOMES = ("result.json", "baseline.json")  # of which one table is made; other scripts tell of themselves
 
 
 def as_sweep(arguments: list[str]) -> list[str]:
@@ -72,7 +73,8 @@ class Summary(Callback):
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
             job["error"] = explain(error)
         elif distributed.is_main():
-            job["result"] = files.read_json(Path(job["folder"]) / "result.json")
+            paths = [path for name in OUTCOMES if (path := Path(job["folder"]) / name).is_file()]
+            job["result"] = files.read_json(paths[0]) if paths else {}
         if distributed.is_main():
             try:
                 files.write_json(Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json", job)
@@ -100,12 +102,19 @@ def summarize(folder: Path) -> bool:
     done = [job for job in jobs if "result" in job]
     troubles = [f"Failed: {job['name']}: {job['error']}" for job in jobs if "error" in job]
     if done:
-        console.print(summary_table(done))
-        curves = {_legend(job): {int(t): value for t, value in job["result"]["snn_accuracy"].items()} for job in done}
+        spiking = [job for job in done if "snn_accuracy" in job["result"]]
+        quantized = [job for job in done if "weight_bits" in job["result"]]
+        for some, make in ((spiking, summary_table), (quantized, quantized_table)):
+            if some:
+                console.print(make(some))
+        curves = {
+            _legend(job): {int(t): value for t, value in job["result"]["snn_accuracy"].items()} for job in spiking
+        }
         title = " ".join(text for text in jobs[0]["overrides"] if text in common)
         try:
             files.write_json(folder / "summary.json", done)
-            plot_curves(folder / "curves.png", curves, {}, title)
+            if curves:
+                plot_curves(folder / "curves.png", curves, {}, title)
         except OSError as error:
             troubles.append(str(error))
     for text in troubles:
@@ -146,6 +155,16 @@ def summary_table(jobs: list[dict[str, Any]]) -> Table:
             *([hidden] if told else []),
             *("–" if value is None else f"{100 * value:.2f}" for value in values),
         )
+    return table
+
+
+def quantized_table(jobs: list[dict[str, Any]]) -> Table:
+    """One row a run of scripts/baseline.py."""
+    table = Table("run", "weights", "activations", "quantized", "ANN", title="Test accuracy (%)")
+    for job in jobs:
+        result = job["result"]
+        bits = (f"{result[name]} bits" for name in ("weight_bits", "activation_bits"))
+        table.add_row(job["name"], *bits, *(f"{100 * result[name]:.2f}" for name in ("accuracy", "ann_accuracy")))
     return table
 
 

@@ -15,10 +15,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from snnconv.data.splits import Batches
-from snnconv.distillation import distillation, load_teacher, require_teacher
+from snnconv.distillation import LayerDistances, distillation, load_teacher, require_teacher
 from snnconv.evaluation import accuracy
 from snnconv.kernels import RecomputedOutputs
 from snnconv.noise import measure_noise
+from snnconv.quantized_weights import Weights
 from snnconv.runtime import distributed, seed
 from snnconv.runtime.environment import autocast
 from snnconv.runtime.run import Run, TrainingError
@@ -56,6 +57,7 @@ _RULES = {
     "schedule_every": _one_of("step", "epoch"), "warmup_epochs": _NOT_NEGATIVE, "label_smoothing": _FRACTION,
     "clip_grad_norm": _or_null(_POSITIVE), "ema": _or_null(_FRACTION), "channels_last": _SWITCH,
     "select": _one_of("best", "last", "test"), "save_every": _COUNT,
+    "keep_zeros": _SWITCH, "distill_layers": _NOT_NEGATIVE,
     "teacher": _or_null((lambda value: isinstance(value, str), "a run folder")), "distill": _SHARE, "temperature": _POSITIVE,
 }  # fmt: skip
 
@@ -83,6 +85,8 @@ class Fit:
     teacher: str | None = None  # a run folder: its network's outputs are learned as well (distillation)
     distill: float = 1.0  # share of the loss that is distance from the teacher; the rest is cross-entropy
     temperature: float = 2.0  # of both outputs in that distance
+    distill_layers: float = 0.0  # weight of a further loss: the distance from the teacher's activations, layer by layer
+    keep_zeros: bool = False  # weights that are 0 stay 0
     save_every: int = 1  # epochs between the states from which a run can be resumed
 
     def __post_init__(self) -> None:
@@ -91,6 +95,8 @@ class Fit:
                 raise ValueError(f"fit.{name}={getattr(self, name)!r}: {words}")
         if self.warmup_epochs > self.epochs > 0:
             raise ValueError(f"fit.warmup_epochs={self.warmup_epochs}: at most fit.epochs={self.epochs}")
+        if self.distill_layers and self.teacher is None:
+            raise ValueError("fit.distill_layers: needs the network that teaches, fit.teacher=runs/…")
         if self.nesterov and not self.momentum:
             raise ValueError("fit.nesterov=true: needs fit.momentum above 0")
 
@@ -127,8 +133,8 @@ class Fit:
 class _Training:
     """The moving parts of a fit: network, optimizer, average, and their state."""
 
-    def __init__(self, ann: nn.Module, settings: Fit, run: Run) -> None:
-        self.ann, self.settings, self.run = ann.to(run.device), settings, run
+    def __init__(self, ann: nn.Module, settings: Fit, run: Run, weights: Weights) -> None:
+        self.ann, self.settings, self.run, self.weights = ann.to(run.device), settings, run, weights
         if settings.channels_last:
             ann.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = settings.optimizer(ann)
@@ -142,6 +148,13 @@ class _Training:
             network = DistributedDataParallel(network, device_ids=[run.device] if run.device.type == "cuda" else None)
         self.network = network
         self.teacher: Callable[[Tensor], Tensor] | None = None
+        self.layers: LayerDistances | None = None
+        self.kept: dict[str, Tensor] = {}  # where weights are not 0
+
+    def keep_zeros(self) -> None:
+        """Remember which weights are 0, so that they stay so."""
+        weights = {name: p for name, p in self.ann.named_parameters() if p.dim() > 1}
+        self.kept = {name: p.detach() != 0 for name, p in weights.items()} if self.settings.keep_zeros else {}
 
     @property
     def evaluated(self) -> nn.Module:
@@ -184,17 +197,23 @@ class _Training:
                 group["lr"] = settings.lr_at(epoch * len(batches) + index, len(batches))
             if settings.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-            with (
-                autocast(device, self.run.cfg.precision),
-                nullcontext() if self.run.cfg.compile else RecomputedOutputs(),
-            ):
-                logits = self.network(images)
-                loss = self._loss(images, logits, labels)
+            if settings.teacher is not None and self.teacher is None:
+                self._meet_teacher(images)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            with self.weights.trained(self.ann):
+                with (
+                    autocast(device, self.run.cfg.precision),
+                    nullcontext() if self.run.cfg.compile else RecomputedOutputs(),
+                ):
+                    logits = self.network(images)
+                    loss = self._loss(images, logits, labels)
+                loss.backward()
             if settings.clip_grad_norm is not None:
                 nn.utils.clip_grad_norm_(self.ann.parameters(), settings.clip_grad_norm)
             self.optimizer.step()
+            with torch.no_grad():
+                for name, kept in self.kept.items():
+                    self.ann.get_parameter(name).mul_(kept)
             if self.average:
                 self.average.update_parameters(self.ann)
             totals += _numbers(loss, logits, labels)
@@ -217,11 +236,22 @@ class _Training:
         loss = nn.functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
         if settings.teacher is None:
             return loss
-        if self.teacher is None:
-            options = {"channels_last": settings.channels_last, "compile": self.run.cfg.compile}
-            self.teacher = load_teacher(settings.teacher, images, logits, trust=self.run.cfg.trust, **options)
-        taught = distillation(logits.float(), self.teacher(images).float(), settings.temperature)
-        return (1 - settings.distill) * loss + settings.distill * taught
+        assert self.teacher is not None
+        with torch.no_grad():
+            wanted = self.teacher(images).float()
+        loss = (1 - settings.distill) * loss + settings.distill * distillation(
+            logits.float(), wanted, settings.temperature
+        )
+        return loss if self.layers is None else loss + settings.distill_layers * self.layers()
+
+    def _meet_teacher(self, images: Tensor) -> None:
+        """Load the teacher, once there are images to try it on."""
+        settings, cfg = self.settings, self.run.cfg
+        assert settings.teacher is not None
+        options = {"trust": cfg.trust, "channels_last": settings.channels_last}
+        network = load_teacher(settings.teacher, images, cfg.data.num_classes, **options)
+        self.layers = LayerDistances(self.ann, network) if settings.distill_layers else None
+        self.teacher = torch.compile(network) if cfg.compile else network
 
 
 def _diverged(what: str, epoch: int, where: str) -> TrainingError:
@@ -236,16 +266,22 @@ def _numbers(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([loss * count, (logits.detach().argmax(1) == labels).sum().double(), count])
 
 
-def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run) -> None:
+def fit(
+    ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run, weights: Weights | None = None
+) -> None:
     """Train `ann` in place; it ends with the weights of the best epoch on `valid` (or the last, `select="last"`).
 
+    Where `weights` are quantized in training, so are those that are evaluated and kept.
     With `select="test"` the caller gives the test images as `valid` (`Splits.selecting`), and the numbers are named so.
     With `epochs=0` it stays as it was given, and is saved; ValueError if it was given no weights.
     Goes on from the run's last saved epoch if there is one: on a CPU, to the same numbers as without the interruption.
     """
     if settings.teacher is not None:
         require_teacher(settings.teacher)  # before there is a state from which to resume with the same mistake
-    training, first = _Training(ann, settings, run), 0
+        if settings.distill_layers and run.cfg.compile:
+            raise ValueError("fit.distill_layers looks into layers, which compiled code does not show; compile=false")
+    weights = weights or Weights()
+    training, first = _Training(ann, settings, run, weights), 0
     state = run.load_state()
     if not settings.epochs and state is None:
         if not run.cfg.model.get("weights"):
@@ -258,6 +294,7 @@ def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run)
         log.info("Going on after epoch %d of %d", first, settings.epochs)
     else:
         run.save_state({"epoch": 0, "seconds": 0.0, "training": training.state()})
+    training.keep_zeros()
     best, score = run.best(), "test_accuracy" if settings.select == "test" else "valid_accuracy"
     if settings.select == "test":
         log.warning("fit.select=test: the epoch is chosen on the test set, so the accuracy reported on it is flattered")
@@ -272,14 +309,16 @@ def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run)
     ) as progress:
         for epoch in range(first, settings.epochs):
             start = time.perf_counter()
-            measure_noise(ann, valid)
+            with weights.trained(ann):
+                measure_noise(ann, valid)
             loss, train_accuracy = training.epoch(epoch, train, progress)
             distributed.share_buffers(training.evaluated)
-            scores = {score: accuracy(training.evaluated, valid)} if valid.count else {}
-            run.seconds["train"] += time.perf_counter() - start
-            if settings.select == "last" or best is None or scores[score] > best[score]:
-                best = {"epoch": epoch + 1, **scores}
-                run.save_ann(training.evaluated, best)
+            with weights.trained(training.evaluated):
+                scores = {score: accuracy(training.evaluated, valid)} if valid.count else {}
+                run.seconds["train"] += time.perf_counter() - start
+                if settings.select == "last" or best is None or scores[score] > best[score]:
+                    best = {"epoch": epoch + 1, **scores}
+                    run.save_ann(training.evaluated, best)
             run.log({
                 "epoch": epoch, "loss": loss, "train_accuracy": train_accuracy, **scores,
                 "lr": training.optimizer.param_groups[0]["lr"], "seconds": round(run.seconds["train"], 3),
@@ -291,5 +330,7 @@ def fit(ann: nn.Module, train: Batches, valid: Batches, settings: Fit, run: Run)
                 "".join(f"{name.split('_')[0]} {100 * value:.2f} %  " for name, value in scores.items()),
                 run.seconds["train"],
             )  # fmt: skip
+    if training.layers is not None:
+        training.layers.close()
     run.restore_best(ann)
     ann.eval()

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snnconv.distillation import distillation
+from snnconv.distillation import LayerDistances, distillation
+from snnconv.surgery import is_activation
 from snnconv.training import Fit, fit
 
 FINITE = st.lists(st.floats(-8, 8), min_size=3, max_size=3)
@@ -82,7 +83,7 @@ def test_loading_a_teacher_draws_nothing(teacher, open_tiny_run, tiny_batches):
     from snnconv.distillation import load_teacher
 
     state = torch.get_rng_state()
-    load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), torch.zeros(1, 2))
+    load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), 2)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -90,11 +91,11 @@ def test_a_teacher_that_does_not_fit_is_told(teacher):
     from snnconv.distillation import load_teacher
 
     with pytest.raises(ValueError, match="knows 2 classes, this one 3"):
-        load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), torch.zeros(1, 3))
+        load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), 3)
     with pytest.raises(ValueError, match="cannot take images"):
-        load_teacher(str(teacher), torch.zeros(1, 1, 8, 8), torch.zeros(1, 2))
+        load_teacher(str(teacher), torch.zeros(1, 1, 8, 8), 2)
     with pytest.raises(ValueError, match=r"^fit\.teacher=nowhere: no such run folder$"):
-        load_teacher("nowhere", torch.zeros(1, 1, 8, 8), torch.zeros(1, 2))
+        load_teacher("nowhere", torch.zeros(1, 1, 8, 8), 2)
 
 
 def test_a_missing_teacher_leaves_nothing_to_resume(open_tiny_run, tiny_batches, tmp_path):
@@ -108,3 +109,71 @@ def test_a_missing_teacher_leaves_nothing_to_resume(open_tiny_run, tiny_batches,
 def test_wrong_settings_are_named(wrong, unchecked):
     with pytest.raises(ValueError, match=f"fit.{next(iter(wrong))}"):
         Fit(epochs=1, lr=0.1, batch_size=4, **wrong)
+
+
+def test_layers_by_hand():
+    """Mean over layers of the squared distance, each in units of the teacher's squares."""
+    student, teacher = _mlp(), _mlp()
+    with torch.no_grad():
+        teacher[1].weight.add_(0.3)
+    distances, images = LayerDistances(student, teacher), torch.randn(5, 1, 4, 4)
+    student(images)
+    teacher(images)
+    paths = [path for path, module in student.named_modules() if is_activation(module)]
+    expected = []
+    for path in paths:
+        seen = [seen_at(network, path, images) for network in (student, teacher)]
+        expected.append((seen[0] - seen[1]).square().sum() / seen[1].square().sum())
+    torch.testing.assert_close(distances(), torch.stack(expected).mean())
+    distances.close()
+
+
+def seen_at(network, path, images):
+    found = []
+    with network.get_submodule(path).register_forward_hook(lambda module, inputs, output: found.append(output)):
+        network(images)
+    return found[0]
+
+
+def test_layers_are_learned(open_tiny_run, tiny_batches):
+    """From other weights towards the teacher's activations."""
+    batches, run = tiny_batches(16, 4, shuffle=True), open_tiny_run("teacher")
+    teacher = _mlp()
+    teacher[3].set_threshold(1.0)
+    fit(teacher, batches, batches, Fit(epochs=6, lr=0.05, batch_size=4, select="last"), run)
+    images = batches.images * batches.scale + batches.offset
+
+    def distance(**settings) -> float:
+        torch.manual_seed(1)
+        ann = _mlp()
+        ann[3].set_threshold(1.0)
+        with torch.no_grad():
+            ann[1].weight.add_(0.2 * torch.randn(8, 16))
+        run = open_tiny_run(str(settings))
+        fit(ann, batches, batches, Fit(epochs=10, lr=0.05, batch_size=4, select="last", **settings), run)
+        found = LayerDistances(ann, teacher)
+        ann(images)
+        teacher(images)
+        value = found().item()
+        found.close()
+        assert not any(module._forward_hooks for module in ann.modules())
+        return value
+
+    taught = {"teacher": str(run.folder), "distill": 0.0}
+    assert distance(**taught, distill_layers=2.0) < 0.5 * distance(**taught)
+
+
+def test_layers_need_a_teacher_and_eager_code(open_tiny_run, tiny_batches, teacher):
+    with pytest.raises(ValueError, match=r"fit\.distill_layers: needs the network that teaches"):
+        Fit(epochs=1, lr=0.1, batch_size=4, distill_layers=1.0)
+    settings = Fit(epochs=1, lr=0.1, batch_size=4, distill_layers=1.0, teacher=str(teacher))
+    with pytest.raises(ValueError, match="compile=false"):
+        fit(_mlp(), tiny_batches(), tiny_batches(), settings, open_tiny_run("x", "compile=true"))
+
+
+def test_networks_that_share_no_layer_are_told():
+    student, teacher = _mlp(), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    distances, images = LayerDistances(student, teacher), torch.randn(2, 1, 4, 4)
+    student(images), teacher(images)
+    with pytest.raises(ValueError, match="no activation has the path"):
+        distances()

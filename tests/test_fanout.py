@@ -293,3 +293,22 @@ def test_what_cannot_be_counted_is_named(layer, named):
 def test_calls_that_cannot_be_counted_are_named(call):
     with pytest.raises(ValueError, match=r"the network itself \(calls (tanh|relu)\): what spikes cause"):
         fan_out(Net(lambda net, x: call(net.a(x)), a=neurons()), IMAGE)
+
+
+@settings(max_examples=20)
+@given(kernel=pairs, stride=pairs, groups=st.sampled_from([1, 2]), seed=st.integers(0, 99))
+def test_weights_of_zero_cost_nothing_where_they_are_skipped(kernel, stride, groups, seed):
+    """Against an enumeration in which every output channel is a convolution of its own, over the weights that are left."""
+    torch.manual_seed(seed)
+    conv = nn.Conv2d(4, 4, kernel, stride, padding=1, groups=groups)
+    with torch.no_grad():
+        conv.weight *= torch.rand_like(conv.weight) < 0.5
+    targets, reach = fan_out(nn.Sequential(neurons(), conv), (4, 5, 5), zeros=False)
+    expected = torch.zeros(4, 5, 5, dtype=torch.float64)
+    for c, y, x in itertools.product(range(4), range(5), range(5)):
+        spike = torch.zeros(1, 4, 5, 5, dtype=torch.float64)
+        spike[0, c, y, x] = 1
+        ones = (conv.weight != 0).double()
+        expected[c, y, x] = F.conv2d(spike, ones, None, conv.stride, conv.padding, 1, groups).sum()
+    assert torch.equal(reach.get("0", {}).get("1", torch.zeros(4, 5, 5, dtype=torch.float64)), expected)
+    assert targets[1].macs == int(expected.sum())

@@ -12,7 +12,7 @@ from matplotlib import image
 
 from snnconv.leaderboard import boards, leaderboard, long_rows, mean_std, plot, read_published, table
 from snnconv.report import as_csv
-from snnconv.results import contradictions, gather, latency_class, read_results
+from snnconv.results import contradictions, gather, latency_class, read_baselines, read_results
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 PLAIN = {"warmup": 0, "waits": False, "spike_levels": 1, "signed": False, "readout_from": 1, "needs_training": "none"}
@@ -252,6 +252,53 @@ def test_a_published_figure_without_a_source_is_refused(tmp_path):
     (tmp_path / "published.json").write_text(json.dumps([PUBLISHED, {**PUBLISHED, "source": ""}]))
     with pytest.raises(ValueError, match=r"published.json: entry 2 lacks source; a figure is shown with its source"):
         read_published(tmp_path)
+
+
+# quantized networks
+
+
+def written(folder: Path, *baselines: dict) -> Path:
+    """A folder of baseline.json files."""
+    for number, changes in enumerate(baselines):
+        shared = {
+            key: value for key, value in result().items() if key not in ("snn_accuracy", "method", "latency", "source")
+        }
+        made = {
+            **shared, "baseline": "ptq_static", "settings": {"observer": "mse", "weight_bits": 8, "activation_bits": 4},
+            "accuracy": 0.5, "weight_bits": 8, "activation_bits": 4, "size_bytes": 2048.0,
+            "energy": {"int8_45nm": 2.5e6},
+        }  # fmt: skip
+        (folder / str(number)).mkdir(parents=True)
+        (folder / str(number) / "baseline.json").write_text(json.dumps({**made, **changes}))
+    return folder
+
+
+def test_quantized_networks_stand_below_the_results_of_theirs(tmp_path):
+    """The most accurate first, mean and deviation over seeds; another network's in a table of its own."""
+    other = {"network": {"weights": "x", "recipe": "r2", "activation": "QCFS"}, "baseline": "qat", "energy": None}
+    folder = written(tmp_path, {}, {"seed": 1, "accuracy": 0.6, "network": result(seed=1)["network"]}, other,
+                     {"accuracy": 0.85, "weight_bits": 4, "settings": {"observer": "kl"}})  # fmt: skip
+    text = leaderboard([result("qcfs")], [], read_baselines([folder]))
+    rows = cells(text)
+    assert rows[0][:2] == ["plain", "qcfs"]
+    assert rows[1] == ["quantized ANN", "accuracy", "ANN", "gap", "KiB", "µJ int8_45nm", "seeds"]
+    assert rows[2] == ["ptq_static W4A4", "85.00", "90.00", "5.00", "2.0", "2.5", "1"]
+    assert rows[3] == ["ptq_static W8A4", "55.00 ± 7.07", "90.00 ± 0.00", "35.00 ± 7.07", "2.0", "2.5", "2"]
+    assert rows[5] == ["qat W8A4", "50.00", "90.00", "40.00", "2.0", "1"]
+    assert text.index("network r1") < text.index("W4A4") < text.index("network r2") < text.index("qat")
+    assert "not ranked among the rows above" in text
+    assert "Quantized" not in leaderboard([result("qcfs")])
+
+
+def test_collected_baselines_are_read_back(tmp_path):
+    first = read_baselines([written(tmp_path / "a", {}, {"accuracy": 0.6, "settings": {"observer": "kl"}})])
+    lines = [{key: value for key, value in one.items() if key != "source"} for one in first]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "baselines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for place in (tmp_path / "b", tmp_path / "b" / "results.jsonl"):
+        again = read_baselines([place])
+        assert [one | {"source": ""} for one in again] == [one | {"source": ""} for one in first]
+    assert [row.label for row in gather(first)] == ["ptq_static W8A4 (observer=kl)", "ptq_static W8A4 (observer=mse)"]
 
 
 # the README's tables

@@ -1,5 +1,6 @@
 """The page of a run: one file, well formed, with nothing in it that was not found."""
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -141,6 +142,23 @@ def test_compares_what_lies_in_the_run_folder(write):
 def test_a_folder_called_evaluations_need_not_be_one_of_a_run(write):
     write("qcfs", name="other/run", images=0)
     assert "Methods on this network" not in write("srp", name="evaluations/run", images=0)
+
+
+def test_the_same_network_quantized_stands_in_the_page(write, tmp_path):
+    assert "The same network, quantized" not in write("qcfs", images=0)
+    found = {
+        "baseline": "qat", "settings": {}, "accuracy": 0.75, "ann_accuracy": 0.8125, "weight_bits": 4, "activation_bits": 2,
+        "size_bytes": 3072, "images_tested": 8, "model": "mlp", "data": "synthetic", "levels": 4, "seed": 0,
+        "precision": "float32", "wall_seconds": {},
+    }  # fmt: skip
+    for name, energy in {"one": {"fp32_45nm": 2.5e6}, "two": None}.items():
+        (tmp_path / "run" / name).mkdir()
+        (tmp_path / "run" / name / "baseline.json").write_text(
+            json.dumps({**found, "seed": len(name), "energy": energy})
+        )
+    words = " ".join(" ".join(Page(write("qcfs", images=0)).text).split())
+    assert "The same network, quantized" in words
+    assert "qat W4A2 75.00 +6.25 3.0" in words
 
 
 def test_words_of_the_user_are_words(write):

@@ -23,8 +23,16 @@ from snnconv.runtime import checkpoint, distributed
 
 # What may change when a stored run goes on; everything else would change its numbers.
 RESUMABLE = ("device", "data.root", "track", "data.workers", "timesteps", "simulate", "explain", "costs", "trust")
-REEVALUABLE = (*RESUMABLE, "precision", "method", "neuron", "integer", "data.calibration")
-LATER = ("costs", "explain", "integer")  # which runs of older versions did not store
+HARDWARE = (
+    "weights",
+    "integer",
+    "baseline",
+    "compress",
+    "export",
+)  # groups of the scripts that start from a trained network
+REEVALUABLE = (*RESUMABLE, *HARDWARE, "precision", "compile", "method", "neuron", "data.calibration")
+LATER = ("costs", "explain", *HARDWARE)  # which runs of older versions did not store
+OF_A_RUN = ("evaluate", "integerize", "compress", "export", "baseline")  # scripts that start from a trained network
 KEPT = ("last.ckpt", "ann.safetensors", "ann.json", "metrics.jsonl", "result.json")  # with one of them, it holds a run
 
 _made: list[Path] = []  # the folders that this process made, innermost first
@@ -38,9 +46,9 @@ def run_folder(
     A continued run keeps its folder; an evaluation lies in the folder of its run.  Ranks other than 0 log elsewhere, and a
     check leaves nothing behind.
     """
-    if job in ("evaluate", "integerize") and not run:
+    if job in OF_A_RUN and not run:
         sys.exit(f"run=… is missing: which run folder holds the trained network? (python scripts/{job}.py run=runs/…)")
-    if job not in ("evaluate", "integerize", "check") and run:
+    if job not in (*OF_A_RUN, "check") and run:
         sys.exit("run=… is for scripts/evaluate.py; to go on with an interrupted run use resume=…")
     if job == "check" and resume:
         sys.exit("resume=… is for train.py; to check the trained network of a run use run=…")
@@ -57,7 +65,8 @@ def run_folder(
             )
         return str(Path(resume) if number is None else Path(resume).absolute())
     if run:
-        base = Path(run) / "evaluations" / str(choices.method)
+        what = choices.baseline if job == "baseline" else choices.method
+        base = Path(run) / ("compressed" if job == "compress" else f"evaluations/{what}")
     else:
         name = choices.get("experiment") or choices.get("sweep") or f"{choices.model}-{choices.data}"
         base = Path("runs") / str(name)

@@ -106,12 +106,30 @@ class Run:
         if not (folder / "ann.json").is_file():
             return None
         description = checkpoint.describe_ann(folder)
-        activation = description["config"]["model"].get("activation") or {}
+        model = description["config"]["model"]
+        activation = (model.get("model") or model).get("activation") or {}  # compressed networks hold the plain one
         return {
             "weights": hashlib.sha256((folder / "ann.safetensors").read_bytes()).hexdigest()[:12],
             "recipe": description.get("recipe", recipe(self.cfg)),
             "activation": str(activation.get("_target_", "")).rpartition(".")[2] or None,
         }
+
+    @contextmanager
+    def part(self, name: str, cfg: DictConfig) -> Iterator["Run"]:
+        """A run of its own in a folder of this one, with the configuration `cfg`: run=… takes it as any other."""
+        folder, failed = self.folder / name, True
+        if distributed.is_main():
+            (folder / ".hydra").mkdir(parents=True)
+            files.write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
+            for file in ("hydra.yaml", "overrides.yaml"):
+                files.write_text(folder / ".hydra" / file, (self.folder / ".hydra" / file).read_text(encoding="utf-8"))
+        distributed.barrier()
+        part = Run(folder, cfg, Patient(instantiate(cfg.track)) if distributed.is_main() else Tracker())
+        try:
+            yield part
+            failed = False
+        finally:
+            part.finish(failed)
 
     def restore_best(self, ann: nn.Module) -> None:
         """Put the saved weights into `ann`."""
@@ -132,11 +150,16 @@ def recipe(cfg: DictConfig) -> str | None:
     if not plain["fit"]["epochs"]:
         return None
     of_the_place = ("weights", "root", "device", "workers", "seed", "save_every")
+    later = ("distill_layers", "keep_zeros")  # settings that older runs did not have
     made = {
         part: {key: Path(value).name if isinstance(value, str) else value  # files may lie elsewhere
-               for key, value in plain[part].items() if key not in of_the_place}
+               for key, value in plain[part].items() if key not in of_the_place and not (key in later and not value)}
         for part in ("model", "data", "fit", "calibration")
     }  # fmt: skip
+    if plain["weights"]["bits"] is not None and plain["weights"]["train"]:
+        made["weights"] = plain["weights"]
+    if plain["compress"].get("stages"):
+        made["compress"] = plain["compress"]["stages"]
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
 
 

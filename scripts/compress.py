@@ -1,0 +1,124 @@
+"""Make a trained network smaller in stages, train it for a little after each, convert it, and say what every stage costs and gains.
+
+python scripts/compress.py run=runs/… compress=[prune30,sparse24] 'timesteps=[4,8,16]'      in this order; others in conf/compress/
+python scripts/compress.py run=runs/… compress=low_rank compress.stages.low_rank.budget=0.4 compress.fit.epochs=4
+
+Results: runs/…/compressed/<date_time>/ladder.json, and for each stage a run folder of its own, `1_prune30`, `2_sparse24`, which
+run=… takes as any other (to go on after an interruption, or with other stages).  The teacher is the network that all began with.
+"""
+
+from typing import Any
+
+import hydra
+import rich
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.table import Table
+from torch import nn
+
+from snnconv.compressed import changes, layers_of, size
+from snnconv.data.splits import Splits
+from snnconv.energy import Energy
+from snnconv.evaluation import accuracy, accuracy_over_time
+from snnconv.operations import count_operations
+from snnconv.quantized_weights import Weights
+from snnconv.report import report, shown_timesteps
+from snnconv.runtime import files
+from snnconv.runtime.checkpoint import describe_ann, load_ann
+from snnconv.runtime.run import Run, open_run
+from snnconv.spiking import SpikingModel
+from snnconv.training import fit
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    """The ladder of one network."""
+    with open_run(cfg) as run:
+        cfg = run.cfg
+        stages = {name: instantiate(stage) for name, stage in (cfg.compress.get("stages") or {}).items()}
+        if not stages:
+            raise ValueError("compress: no stages; choose some of conf/compress/, as compress=[prune30,sparse24]")
+        settings, weights, convert = instantiate(cfg.compress.fit), instantiate(cfg.weights), instantiate(cfg.method)
+        cfg.data.batch_size = settings.batch_size
+        data = instantiate(cfg.data)
+        ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
+        trial = ann
+        for stage in stages.values():  # what one of them refuses is told now, not after hours
+            trial = stage(trial, data.calibration)
+        ladder = [measure(run, ann, convert, weights, data, [])]
+        for number, name in enumerate(stages, 1):
+            smaller = stages[name](ann, data.calibration)
+            done = list(stages)[:number]
+            with run.part(f"{number}_{name}", stage_config(cfg, smaller, done)) as part:
+                fit(smaller, data.train, data.selecting(settings.select), settings, part, weights)
+                ann = weights(smaller)
+                ladder.append(measure(part, ann, convert, weights, data, done))
+            files.write_json(run.folder / "ladder.json", ladder)
+        show(ladder)
+
+
+def stage_config(cfg: DictConfig, network: nn.Module, stages: list[str]) -> DictConfig:
+    """The configuration from which a stage is built again: the run's, with what has become of its network."""
+    model = describe_ann(cfg.run)["config"]["model"]
+    plain, before = layers_of(model)
+    made: Any = OmegaConf.create(OmegaConf.to_container(cfg))
+    with open_dict(made):
+        layers = {**before, **changes(instantiate(plain), network)}
+        found = {path for path, _ in network.named_modules()}
+        kept = {path: layer for path, layer in layers.items() if path in found}
+        made.model = {"_target_": "snnconv.compressed.rebuilt", "model": plain, "layers": kept}
+        made.fit, made.run, made.resume = cfg.compress.fit, None, None
+        made.compress.stages = {name: cfg.compress.stages[name] for name in stages}
+    return made
+
+
+def measure(
+    run: Run, ann: nn.Module, convert: Any, weights: Weights, data: Splits, stages: list[str]
+) -> dict[str, Any]:
+    """Report on `ann` and the spiking network that it becomes; returns the result, `compression` among it."""
+    with run.timed("convert"):
+        snn = weights.convert(convert, ann, data.calibration)
+    curve = accuracy_over_time(snn, data.test, run.cfg.timesteps)
+    facts = {"stages": stages, **size(ann, weights.bits), **costs(run.cfg, snn, data, list(curve.correct))}
+    return report(run, snn, curve, accuracy(ann, data.test), more={"compression": facts})
+
+
+def costs(cfg: DictConfig, snn: SpikingModel, data: Splits, timesteps: list[int]) -> dict[str, Any]:
+    """Operations and energy for one image, weights of 0 left out; counted on calibration images."""
+    counted = count_operations(
+        snn, data.calibration, shown_timesteps(timesteps), images=cfg.compress.images, zeros=False
+    )
+    energy = Energy(counted, instantiate(cfg.costs, _convert_="all")).as_dict()
+    keys = ("ann", "quantized", "snn")
+    return {
+        "macs": sum(target.macs for target in counted.targets),
+        "accumulates": {str(t): sum(layers.values()) for t, layers in counted.accumulates.items()},
+        "energy": {name: {key: table[key] for key in keys} for name, table in energy["tables"].items()},
+    }
+
+
+def show(ladder: list[dict[str, Any]]) -> None:
+    """One line a stage."""
+    times = list(ladder[0]["snn_accuracy"])
+    shown = [str(t) for t in shown_timesteps([int(t) for t in times])]
+    columns = "after", "ANN", *[f"T={t}" for t in shown], "weights ≠ 0", "KiB", "ANN, M ops", f"SNN, T={shown[-1]}"
+    table = Table(
+        *columns,
+        caption="accuracy in percent; millions of operations for one image: MACs of the ANN, accumulates of the SNN",
+    )
+    for result in ladder:
+        facts = result["compression"]
+        table.add_row(
+            " ".join(facts["stages"][-1:]) or "–",
+            f"{100 * result['ann_accuracy']:.2f}",
+            *[f"{100 * result['snn_accuracy'][t]:.2f}" for t in shown],
+            f"{facts['nonzero']:,}",
+            f"{facts['bits'] / 8192:.1f}",
+            f"{facts['macs'] / 1e6:.2f}",
+            f"{facts['accumulates'][shown[-1]] / 1e6:.2f}",
+        )
+    rich.get_console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""A trained network as a file for other programs, checked against the network before it is kept.
+
+python scripts/export.py run=runs/… method=qcfs export=nir            the spiking network as a NIR graph
+python scripts/export.py run=runs/… export=onnx export.weight_bits=8  the quantized ANN as ONNX with QDQ nodes
+python scripts/export.py run=runs/… export=c                          the spiking network in whole numbers, for C
+
+Results: runs/…/evaluations/<method>/<date_time>/: the files, and export.json with what was compared.  A format is one file in
+snnconv/exports/ with a function export(ann, snn, data, folder, *, …) → facts, and one yaml in conf/export/.
+"""
+
+import hydra
+import rich
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from snnconv.runtime import environment, files
+from snnconv.runtime.checkpoint import load_ann
+from snnconv.runtime.run import open_run
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    """One network in one format."""
+    with open_run(cfg) as run:
+        cfg = run.cfg
+        export = instantiate(cfg.export)
+        ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
+        data = instantiate(cfg.data)
+        snn = instantiate(cfg.method)(ann, data.calibration)
+
+        facts = export(ann, snn, data, run.folder)
+        found = {
+            "format": cfg.export["_target_"].split(".")[-2],
+            **facts,
+            "export": {key: value for key, value in _plain(cfg.export).items() if not key.startswith("_")},
+            "method": cfg.names.method,
+            "seed": cfg.seed,
+            "versions": environment.versions(),
+            "commit": environment.commit(),
+            "command": environment.command(),
+        }
+        files.write_json(run.folder / "export.json", found)
+        show(run.folder, facts)
+
+
+def _plain(cfg: DictConfig) -> dict:
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+
+
+def show(folder, facts: dict) -> None:
+    """The files, and what was found about them, a line each."""
+    print = rich.get_console().print
+    for name, size in facts["files"].items():
+        print(f"{folder / name}  ({size / 1024:.1f} KiB)", highlight=False, soft_wrap=True)
+    for name, value in facts.items():
+        if name != "files":
+            print(f"  {name.replace('_', ' ')}: {value}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a deployer would otherwise use: the trained network itself in small whole numbers (torchao; `snnconv[quantize]`)."""

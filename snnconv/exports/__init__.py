@@ -1,0 +1,1 @@
+"""Trained and converted networks as files for other programs, one format a file."""

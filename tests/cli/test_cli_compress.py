@@ -1,0 +1,64 @@
+"""Compression through the real command line: a ladder whose stages are run folders, and wrong inputs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command import EVALUATE, copy_run, fail, succeed
+
+from snnconv.runtime.checkpoint import load_ann
+
+pytestmark = pytest.mark.cli
+COMPRESS = EVALUATE.with_name("compress.py")
+
+
+def test_a_ladder_of_run_folders(smoke: Path, tmp_path: Path):
+    folder = copy_run(smoke, tmp_path / "run")
+    options = ("compress=[prune30,sparse24]", "compress.fit.epochs=1", "timesteps=[2,4]")
+    text = succeed(COMPRESS, "run=run", *options, cwd=tmp_path)
+    (made,) = (folder / "compressed").iterdir()
+    ladder = json.loads((made / "ladder.json").read_text())
+    facts = [each["compression"] for each in ladder]
+    assert [each["stages"] for each in facts] == [[], ["prune30"], ["prune30", "sparse24"]]
+    assert facts[0]["parameters"] > facts[1]["parameters"] == facts[2]["parameters"]
+    assert facts[1]["nonzero"] > facts[2]["nonzero"]
+    assert facts[0]["macs"] > facts[1]["macs"] > facts[2]["macs"]
+    assert all(set(each["energy"]) == set(facts[0]["energy"]) != set() for each in facts)
+    assert "sparse24" in text
+    stage = made / "2_sparse24"
+    assert json.loads((stage / "result.json").read_text())["compression"] == facts[2]
+    assert sum(p.numel() for p in load_ann(stage).parameters()) == facts[2]["parameters"]
+
+    text = succeed(EVALUATE, f"run={stage}", "timesteps=[2,4]", "explain.images=0", cwd=tmp_path)
+    (again,) = stage.glob("evaluations/qcfs/*/result.json")
+    assert json.loads(again.read_text())["snn_accuracy"] == ladder[2]["snn_accuracy"]
+    succeed(COMPRESS, f"run={stage}", "compress=sparse24", "compress.fit.epochs=1", "timesteps=[2]", cwd=tmp_path)
+    (further,) = stage.glob("compressed/*/1_sparse24")
+    assert load_ann(further).state_dict().keys() == load_ann(stage).state_dict().keys()
+
+
+def test_tells_what_is_wrong(smoke: Path, tmp_path: Path):
+    copy_run(smoke, tmp_path / "run")
+    assert "no stages; choose some of conf/compress/" in fail(COMPRESS, "run=run", cwd=tmp_path)
+    text = fail(COMPRESS, "run=run", "compress=prune30", "compress.stages.prune30.ratio=1.5", cwd=tmp_path)
+    assert "ratio=1.5: a share of the channels" in text
+    assert "no convolution becomes smaller" in fail(COMPRESS, "run=run", "compress=low_rank", cwd=tmp_path)
+    assert not list(tmp_path.glob("run/compressed/*/*"))
+
+
+def test_weights_are_trained_quantized_and_stay_so(tmp_path: Path):
+    """weights=ternary from the first epoch on; converted again, they are the same."""
+    from command import SMOKE, TRAIN, only_run
+
+    succeed(TRAIN, *SMOKE, "weights=ternary", "fit.epochs=2", cwd=tmp_path)
+    run = only_run(tmp_path)
+    result = json.loads((run / "result.json").read_text())
+    assert result["weights"] == {"bits": 2, "per_channel": True, "train": True}
+    weights = [tensor for name, tensor in load_ann(run).state_dict().items() if tensor.dim() > 1]
+    assert all(len(row.unique()) <= 3 for tensor in weights for row in tensor)
+    succeed(EVALUATE, f"run={run.relative_to(tmp_path)}", "explain.images=0", cwd=tmp_path)
+    (again,) = run.glob("evaluations/qcfs/*/result.json")
+    assert json.loads(again.read_text())["snn_accuracy"] == result["snn_accuracy"]
+    assert "bits=1: weights have 2" in fail(
+        EVALUATE, f"run={run.relative_to(tmp_path)}", "weights.bits=1", cwd=tmp_path
+    )

@@ -1,0 +1,268 @@
+"""The network in whole numbers as .npz and C: both emit the golden model's spikes; nothing is written that does not."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from networks import Net
+from snnconv import golden, integer_file
+from snnconv.activations.qcfs import QCFS
+from snnconv.exports import c
+from snnconv.integer import integerize
+from snnconv.methods import qcfs
+from snnconv.neurons.integrate_fire import IntegrateFire
+
+T, STRICT = 4, ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
+compiled = pytest.mark.skipif(not any(map(shutil.which, c.COMPILERS)), reason="no C compiler")
+
+
+def act():
+    return QCFS(4, 1.0)
+
+
+def shortcut_a() -> nn.Module:
+    """Every second pixel, channels padded with zeros; padding, dilation, groups and a pool with padding on the way."""
+
+    def forward(net, x):
+        x = net.a(net.stem(x))
+        beside = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))
+        x = net.c(net.down(net.b(net.deep(x))) + beside)
+        return net.fc(net.pool(x).flatten(1))
+
+    return Net(
+        forward,
+        stem=nn.Conv2d(1, 4, (3, 2), padding=(1, 1)), a=act(),
+        deep=nn.Conv2d(4, 6, 3, padding=2, dilation=2, groups=2), b=act(),
+        down=nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=3), c=act(),
+        pool=nn.AvgPool2d(2, 1, 1), fc=nn.Linear(72, 3),
+    ).eval()  # fmt: skip
+
+
+def low_rank() -> nn.Module:
+    """A 3×3 convolution in two halves, and a linear layer in two."""
+    return nn.Sequential(nn.Conv2d(1, 2, (3, 1), padding=(1, 0), bias=False), nn.Conv2d(2, 5, (1, 3), padding=(0, 1)), act(),
+                         nn.Flatten(), nn.Linear(80, 4, bias=False), nn.Linear(4, 6), act(), nn.Linear(6, 3)).eval()  # fmt: skip
+
+
+@pytest.fixture(params=["plain", "residual", "shortcut_a", "low_rank"])
+def snn(request, exact_network):
+    made = {"shortcut_a": shortcut_a, "low_rank": low_rank}.get(request.param)
+    ann = made() if made else exact_network(request.param, lambda: QCFS(4), seed=3)
+    return qcfs.convert(ann, [], neuron=IntegrateFire)
+
+
+@pytest.fixture
+def plain(exact_network):
+    return qcfs.convert(exact_network("plain", lambda: QCFS(4), seed=3), [], neuron=IntegrateFire)
+
+
+@pytest.fixture
+def data(exact_images):
+    batches = [(exact_images(4, seed), torch.zeros(4)) for seed in (1, 2)]
+    return SimpleNamespace(calibration=batches, test=batches)
+
+
+@compiled
+def test_every_spike_is_the_golden_models(snn, data, tmp_path):
+    facts = c.export(nn.Identity(), snn, data, tmp_path, images=6, timesteps=T)
+    assert facts["files"] == {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sorted(facts["files"]) == ["snn.c", "snn.h", "snn.npz"]
+    assert facts["differing_from_the_golden_model"] == {"torch": 0, "snn.npz": 0, "snn.c": 0}
+    images = torch.cat([x for x, _ in data.test])[:6]
+    expected = golden.outcome(integerize(snn, data.calibration), images, T)
+    for found in (integer_file.replay(tmp_path / "snn.npz"), run(tmp_path, images, T)):
+        assert golden.difference(found, expected) is None
+        assert np.array_equal(found[0], expected[0])
+        for path, spikes in expected[1].items():
+            assert np.array_equal(found[1][path], spikes), path
+            assert 0 < spikes.mean() < 1
+    longer = golden.outcome(integerize(snn, data.calibration), images, 9)
+    assert golden.difference(run(tmp_path, images, 9), longer) is None
+
+
+def run(folder, images, timesteps):
+    """What the compiled files in `folder` make of `images`, compiled without a warning."""
+    program = integer_file.read(folder / "snn.npz")
+    return c.run_c(
+        folder, program, program.digitize(images.numpy()), timesteps, next(filter(shutil.which, c.COMPILERS)), *STRICT
+    )
+
+
+@compiled
+@pytest.mark.parametrize(
+    "settings", [{"bits": 12}, {"bits": 2, "membrane_bits": 12}, {"per_channel": False, "image_bits": 4}]
+)
+def test_other_widths(plain, data, tmp_path, settings):
+    facts = c.export(nn.Identity(), plain, data, tmp_path, images=3, timesteps=T, **settings)
+    assert facts["differing_from_the_golden_model"]["snn.c"] == 0
+    program = integer_file.read(tmp_path / "snn.npz")
+    widths = {step.arrays["weights"].dtype.name for step in program.steps if "weights" in step.arrays}
+    assert widths == {"int16" if settings.get("bits", 8) > 8 else "int8"}
+    assert ("int16_t snn_weight" in (tmp_path / "snn.h").read_text()) == (widths == {"int16"})
+    images = data.test[0][0][:3]
+    expected = golden.outcome(integerize(plain, data.calibration, **settings), images, T)
+    assert golden.difference(run(tmp_path, images, T), expected) is None
+
+
+def test_file_holds_whole_numbers_that_numpy_alone_reads(plain, data, tmp_path):
+    c.export(nn.Identity(), plain, data, tmp_path, images=2, timesteps=T)
+    network = integerize(plain, data.calibration)
+    with np.load(tmp_path / "snn.npz") as entries:
+        steps = json.loads(entries["description"].tobytes())["steps"]
+        assert [step["kind"] for step in steps] == [
+            "image",
+            "conv",
+            "fire",
+            "sum_pool",
+            "reshape",
+            "linear",
+            "fire",
+            "linear",
+        ]
+        assert {entries[name].dtype.kind for name in entries.files if name[0].isdigit()} == {"i"}
+        first = network.layers["0"]
+        assert np.array_equal(entries["1.weights"], first.integers)
+        assert np.array_equal(entries["1.multiplier"], first.multiplier)
+        assert np.array_equal(entries["2.threshold"], network.neurons["2"].node.theta)
+        assert np.allclose(entries["units.2"] * entries["2.threshold"], plain.neurons()["2"].threshold, rtol=0.01)
+
+
+def altered(path, name: str, change, also_checksums: bool = False) -> None:
+    """Change an entry of a file; `also_checksums`: as one would who covers it up."""
+    with np.load(path) as entries:
+        arrays = {key: entries[key] for key in entries.files}
+    arrays[name] = change(arrays[name].copy())
+    if also_checksums:
+        about = json.loads(arrays["description"].tobytes())
+        about["digests"][name] = integer_file._digest(arrays[name])
+        text = json.dumps(about).encode()
+        arrays["description"] = np.frombuffer(text, np.uint8)
+        arrays["checksum"] = np.array(integer_file.hashlib.sha256(text).hexdigest())
+    np.savez_compressed(path, **arrays)
+
+
+def bumped(values):
+    values.flat[0] += 100
+    return values
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("1.weights", r"1\.weights \(0\) was altered"),
+        ("2.threshold", r"2\.threshold \(2\) was altered"),
+        ("example.images", "example.images was altered"),
+        ("example.spikes.6", r"example\.spikes\.6 \(7\) was altered"),
+        ("description", "the description of the network was altered"),
+    ],
+)
+def test_an_altered_file_is_told(plain, data, tmp_path, name, message):
+    c.export(nn.Identity(), plain, data, tmp_path, images=2, timesteps=T)
+    integer_file.read(tmp_path / "snn.npz")
+    altered(tmp_path / "snn.npz", name, bumped)
+    with pytest.raises(ValueError, match=message):
+        integer_file.read(tmp_path / "snn.npz")
+
+
+def test_replay_tells_what_checksums_would_not(plain, data, tmp_path):
+    path = tmp_path / "snn.npz"
+    c.export(nn.Identity(), plain, data, tmp_path, images=2, timesteps=T)
+    altered(path, "2.threshold", lambda theta: theta * 2, also_checksums=True)
+    integer_file.read(path)
+    with pytest.raises(ValueError, match=r"replayed, 2: \d+ spikes differ, first in timestep \d of image \d"):
+        integer_file.replay(path)
+
+
+def test_damaged_files(plain, data, tmp_path):
+    path = tmp_path / "snn.npz"
+    c.export(nn.Identity(), plain, data, tmp_path, images=2, timesteps=T)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="damaged, or no network"):
+        integer_file.read(path)
+    np.savez(path, a=np.zeros(3))
+    with pytest.raises(ValueError, match="damaged, or no network"):
+        integer_file.read(path)
+    with pytest.raises(ValueError, match=r"absent\.npz: cannot be read"):
+        integer_file.read(tmp_path / "absent.npz")
+
+
+@compiled
+def test_nothing_is_written_where_c_differs(plain, data, tmp_path, monkeypatch):
+    write = c.write_c
+    monkeypatch.setattr(
+        c,
+        "write_c",
+        lambda program: (write(program)[0], write(program)[1].replace(">= *threshold", "> *threshold + 9999")),
+    )
+    with pytest.raises(ValueError, match=r"snn\.c is not the golden model: \d: \d+ spikes differ"):
+        c.export(nn.Identity(), plain, data, tmp_path, timesteps=T)
+    monkeypatch.setattr(c, "write_c", lambda program: (write(program)[0], "int main(void) { return 3 }"))
+    with pytest.raises(ValueError, match=r"snn\.c: \w+ does not compile it: snn\.c: .*"):
+        c.export(nn.Identity(), plain, data, tmp_path, timesteps=T)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_written_where_torch_differs(plain, data, tmp_path, monkeypatch):
+    own = golden.run
+    monkeypatch.setattr(golden, "run", lambda program, images, steps: own(program, images + 40, steps))
+    with pytest.raises(ValueError, match=r"the network in torch is not the golden model: \d: \d+ spikes differ"):
+        c.export(nn.Identity(), plain, data, tmp_path, timesteps=T)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_compiler(plain, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(c, "COMPILERS", ("no-such-compiler",))
+    facts = c.export(nn.Identity(), plain, data, tmp_path, images=2, timesteps=T)
+    assert facts["differing_from_the_golden_model"]["snn.c"] is None
+    assert "no-such-compiler was found, so snn.c was not compiled" in facts["compiler"]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_refusals(plain, data, tmp_path, monkeypatch, exact_images):
+    with pytest.raises(ValueError, match="at least 1 image"):
+        c.export(nn.Identity(), plain, data, tmp_path, images=0)
+    monkeypatch.setattr(c, "LARGEST", 100)
+    with pytest.raises(ValueError, match="188 weights are too many for C source code"):
+        c.export(nn.Identity(), plain, data, tmp_path, timesteps=T)
+    facts = c.export(nn.Identity(), plain, data, tmp_path, timesteps=T, source=False)
+    assert list(facts["files"]) == ["snn.npz"] == [path.name for path in tmp_path.iterdir()]
+    (tmp_path / "snn.npz").unlink()
+    ann = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), act(), nn.Flatten(), nn.Linear(32, 3)
+    ).eval()
+    with pytest.raises(ValueError, match="0: padding_mode='circular'"):
+        c.export(nn.Identity(), qcfs.convert(ann, [], neuron=IntegrateFire), data, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(plain, data, tmp_path, monkeypatch):
+    own = c.files.replace
+
+    def replace(path, content):
+        if path.suffix == ".c":
+            raise OSError("no space left")
+        own(path, content)
+
+    monkeypatch.setattr(c.files, "replace", replace)
+    with pytest.raises(OSError, match="no space"):
+        c.export(nn.Identity(), plain, data, tmp_path, timesteps=T)
+    assert not list(tmp_path.iterdir())
+
+
+@compiled
+def test_names_that_would_end_a_comment(data, tmp_path):
+    ann = nn.Sequential()
+    for name, layer in {"a*/": nn.Conv2d(1, 2, 3), "/*": act(), "flat": nn.Flatten(), "fc": nn.Linear(8, 3)}.items():
+        ann.add_module(name, layer)
+    snn = qcfs.convert(ann.eval(), [], neuron=IntegrateFire)
+    c.export(nn.Identity(), snn, data, tmp_path, timesteps=T)
+    found = run(tmp_path, data.test[0][0], T)
+    assert golden.difference(found, golden.outcome(integerize(snn, data.calibration), data.test[0][0], T)) is None
+    assert list(found[1]) == ["/*"]
