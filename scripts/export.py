@@ -8,6 +8,9 @@ Results: runs/…/evaluations/<method>/<date_time>/: the files, and export.json 
 snnconv/exports/ with a function export(ann, snn, data, folder, *, …) → facts, and one yaml in conf/export/.
 """
 
+from pathlib import Path
+from typing import Any
+
 import hydra
 import rich
 from hydra.utils import instantiate
@@ -23,16 +26,17 @@ def main(cfg: DictConfig) -> None:
     """One network in one format."""
     with open_run(cfg) as run:
         cfg = run.cfg
-        export = instantiate(cfg.export)
-        ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
+        export, weights = instantiate(cfg.export), instantiate(cfg.weights)
+        ann = weights(load_ann(cfg.run, trust=cfg.trust).to(run.device))
         data = instantiate(cfg.data)
-        snn = instantiate(cfg.method)(ann, data.calibration)
+        snn = weights.convert(instantiate(cfg.method), ann, data.calibration)
 
         facts = export(ann, snn, data, run.folder)
+        settings: Any = OmegaConf.to_container(cfg.export)
         found = {
-            "format": cfg.export["_target_"].split(".")[-2],
+            "format": settings.pop("_target_").split(".")[-2],
             **facts,
-            "export": {key: value for key, value in _plain(cfg.export).items() if not key.startswith("_")},
+            "export": {key: value for key, value in settings.items() if key != "_partial_"},
             "method": cfg.names.method,
             "seed": cfg.seed,
             "versions": environment.versions(),
@@ -43,18 +47,14 @@ def main(cfg: DictConfig) -> None:
         show(run.folder, facts)
 
 
-def _plain(cfg: DictConfig) -> dict:
-    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
-
-
-def show(folder, facts: dict) -> None:
+def show(folder: Path, facts: dict[str, Any]) -> None:
     """The files, and what was found about them, a line each."""
-    print = rich.get_console().print
+    console = rich.get_console()
     for name, size in facts["files"].items():
-        print(f"{folder / name}  ({size / 1024:.1f} KiB)", highlight=False, soft_wrap=True)
+        console.print(f"{folder / name}  ({size / 1024:.1f} KiB)", highlight=False, soft_wrap=True)
     for name, value in facts.items():
         if name != "files":
-            print(f"  {name.replace('_', ' ')}: {value}", highlight=False, soft_wrap=True)
+            console.print(f"  {name.replace('_', ' ')}: {value}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,10 @@ def main(cfg: DictConfig) -> None:
         cfg = run.cfg
         ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
         data = instantiate(cfg.data)
-        snn = instantiate(cfg.method)(ann, data.calibration)
+        weights = instantiate(cfg.weights)
+        snn = weights.convert(instantiate(cfg.method), weights(ann), data.calibration)
         settings = dict(cfg.integer)
-        golden = settings.pop("golden")
+        golden, beside_float = settings.pop("golden"), settings.pop("beside_float", True)
         network = integerize(snn, data.calibration, **settings)
 
         different, compared = differing_spikes(network, data.test, cfg.timesteps, golden)
@@ -39,13 +40,14 @@ def main(cfg: DictConfig) -> None:
         curves = {
             name: accuracy_over_time(model, data.test, cfg.timesteps)
             for name, model in (("float", snn), ("integer", network.snn))
+            if beside_float or name == "integer"
         }
         network.require_exact()
         found = {
             "accuracy": {
                 name: {str(t): value for t, value in curve.accuracy.items()} for name, curve in curves.items()
             },
-            "images_tested": curves["float"].images,
+            "images_tested": curves["integer"].images,
             "golden": {"images": compared, "differing_spikes": different},
             **network.summary(),
             "integer": {**settings},
@@ -62,9 +64,10 @@ def main(cfg: DictConfig) -> None:
 def show(found: dict) -> None:
     """Accuracies, and what the network holds."""
     table = Table("T", "float", "integer", "difference")
-    for t, value in found["accuracy"]["float"].items():
-        other = found["accuracy"]["integer"][t]
-        table.add_row(t, f"{100 * value:.2f} %", f"{100 * other:.2f} %", f"{100 * (other - value):+.2f}")
+    for t, value in found["accuracy"]["integer"].items():
+        before = found["accuracy"].get("float", {}).get(t)
+        told = ("–", "–") if before is None else (f"{100 * before:.2f} %", f"{100 * (value - before):+.2f}")
+        table.add_row(t, told[0], f"{100 * value:.2f} %", told[1])
     rich.get_console().print(table)
     widths = found["membrane_bits"]
     rich.get_console().print(

@@ -99,7 +99,8 @@ def _two_of_four(weight: torch.Tensor) -> bool:
 
 def layers_of(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A stored configuration of a model as the plain one in it and the `layers` that compression changed."""
-    plain, layers = dict(model), {}
+    plain: dict[str, Any] = dict(model)
+    layers: dict[str, Any] = {}
     while plain.get("_target_") == f"{__name__}.rebuilt":
         plain, layers = dict(plain["model"]), {**plain["layers"], **layers}
     return plain, layers

@@ -45,9 +45,9 @@ def count_operations(
 ) -> Operations:
     """The operations of `snn` at every T = 1…`timesteps`, or at the listed T, on the first `images` images of `batches`.
 
-    An accumulate is one weight added to one potential because of one spike; all
-    that are emitted up to T count, in the warm-up as well, and in the steps that a layer looks ahead.  What a layer waits for is
-    received once.  Without `zeros`, weights that are 0 do not count.  ValueError without images, or where the network does what cannot be counted (`fanout.fan_out`).
+    An accumulate is one weight added to one potential because of one spike; all that are emitted up to T count, in the warm-up as
+    well, and in the steps that a layer looks ahead.  What a layer waits for is received once.  Without `zeros`, weights that are
+    0 do not count.  ValueError without images, or where the network does what cannot be counted (`fanout.fan_out`).
     """
     wanted, kept = wanted_timesteps(timesteps), _first(batches, images)
     snn.to(kept[0].device)

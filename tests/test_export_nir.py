@@ -69,7 +69,7 @@ class Block(nn.Module):
         x = self.act0(self.stem(x))
         y = self.conv2(self.act1(self.conv1(x)))
         if self.zeros:
-            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.zeros, self.zeros))
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.zeros - 1, self.zeros + 1))
         y = self.act2(y + x)
         return self.fc(F.adaptive_avg_pool2d(y, 1).view(y.size(0), -1))
 
@@ -100,12 +100,19 @@ def added_spikes() -> nn.Module:
     return Net(forward, **layers)
 
 
+def thinned() -> nn.Module:
+    """Every second pixel, without an addition behind it."""
+    return Net(lambda net, x: net.fc(F.adaptive_avg_pool2d(net.a(net.conv(x))[:, :, ::2, ::2], 1).flatten(1)),
+               conv=conv(1, 4), a=act(1.4), fc=nn.Linear(4, 3))  # fmt: skip
+
+
 NETWORKS = {
     "plain": plain,
     "option A": partial(Block, 8, 2),
     "identity": partial(Block, 4, 1),
     "activation first": ActivationFirst,
     "added spikes": added_spikes,
+    "thinned": thinned,
 }
 
 
@@ -143,7 +150,7 @@ def written(original, tmp_path):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("normalize", "fold"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(("normalize", "fold"), [(True, False), (False, True)])
 def test_every_spike_is_replayed(name, normalize, fold, images, tmp_path):
     torch.manual_seed(3)
     snn = convert(NETWORKS[name](), fold_threshold=fold)
@@ -193,11 +200,18 @@ def test_option_a_is_a_convolution_of_one_pixel(original):
     (name,) = [name for name in graph.nodes if "shortcut" in name]
     node = graph.nodes[name]
     expected = np.zeros((8, 4, 1, 1), np.float32)
-    expected[np.arange(4) + 2, np.arange(4)] = 1.3 / 0.6  # θ of its source / θ of its neuron
+    expected[np.arange(4) + 1, np.arange(4)] = 1.3 / 0.6  # θ of its source / θ of its neuron
     np.testing.assert_allclose(node.weight, expected, rtol=1e-6)
     assert (tuple(node.stride), tuple(node.padding), node.bias.any()) == ((2, 2), (0, 0), False)
     assert {edge for edge in graph.edges if name in edge} == {("act0", name), (name, "act2")}
     assert ("conv2", "act2") in graph.edges
+
+
+def test_edges_add_in_the_order_of_the_network(original):
+    """x₂ = conv₂ + (x₀ + conv₁): the sum that was there first comes first, so that float32 rounds as it did."""
+    _, path = original("activation first")
+    sources = [source for source, name in nir.read(path).edges if name == "acts.2"]
+    assert sources == ["convs.0", "convs.1", "convs.2"]
 
 
 def test_metadata_survives_the_file(images, tmp_path):
@@ -242,8 +256,7 @@ def test_layout_and_schedule_do_not_matter(images, tmp_path):
     assert snn.network.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     found = export(None, snn, data(images), tmp_path, images=4, timesteps=T)
     assert found["rounding"]["differing_spikes"] == 0
-    weight = nir.read(tmp_path / FILE).nodes["conv1"].weight
-    assert weight.flags["C_CONTIGUOUS"]
+    assert normal_form(snn, images).model.network.conv1.weight.is_contiguous()
 
 
 def test_one_neuron_by_hand():

@@ -81,18 +81,18 @@ def split_convolutions(
 
 def _halves(layer: nn.Conv2d, left: torch.Tensor, sizes: torch.Tensor, right: torch.Tensor) -> nn.Sequential:
     """k×1, then 1×k; each carries the square roots of the singular values, so that their weights are of one size."""
-    rank, (h, w) = len(sizes), layer.kernel_size
-    padding: Any = layer.padding if isinstance(layer.padding, str) else None
-    (ph, pw), (sh, sw), (dh, dw) = layer.padding if padding is None else (0, 0), layer.stride, layer.dilation
-    shared: dict[str, Any] = {
-        "device": layer.weight.device,
-        "dtype": layer.weight.dtype,
-        "padding_mode": layer.padding_mode,
-    }
-    down = nn.Conv2d(layer.in_channels, rank, (h, 1), (sh, 1), padding or (ph, 0), (dh, 1), bias=False, **shared)
-    across = nn.Conv2d(
-        rank, layer.out_channels, (1, w), (1, sw), padding or (0, pw), (1, dw), bias=layer.bias is not None, **shared
+    rank, (h, w), padding = len(sizes), layer.kernel_size, layer.padding
+    tall: Any = padding if isinstance(padding, str) else (padding[0], 0)
+    wide: Any = padding if isinstance(padding, str) else (0, padding[1])
+    (sh, sw), (dh, dw) = layer.stride, layer.dilation
+    like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    down = nn.Conv2d(
+        layer.in_channels, rank, (h, 1), (sh, 1), tall, (dh, 1), bias=False, padding_mode=layer.padding_mode, **like
     )
+    across = nn.Conv2d(
+        rank, layer.out_channels, (1, w), (1, sw), wide, (1, dw), bias=layer.bias is not None,
+        padding_mode=layer.padding_mode, **like,
+    )  # fmt: skip
     root = sizes.sqrt()
     down.weight.copy_((left * root).T.reshape(rank, layer.in_channels, h, 1))
     across.weight.copy_((root.unsqueeze(1) * right).reshape(rank, layer.out_channels, 1, w).transpose(0, 1))
