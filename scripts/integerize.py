@@ -16,6 +16,7 @@ from rich.table import Table
 from snnconv.evaluation import accuracy_over_time
 from snnconv.golden import differing_spikes
 from snnconv.integer import integerize
+from snnconv.report import stored_weights
 from snnconv.runtime import environment, files
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import open_run
@@ -51,6 +52,11 @@ def main(cfg: DictConfig) -> None:
             "golden": {"images": compared, "differing_spikes": different},
             **network.summary(),
             "integer": {**settings},
+            "network": run.network(),
+            "weights": stored_weights(cfg.weights),
+            "model": cfg.names.model,
+            "data": cfg.names.data,
+            "levels": cfg.levels,
             "method": cfg.names.method,
             "seed": cfg.seed,
             "versions": environment.versions(),

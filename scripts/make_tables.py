@@ -5,6 +5,9 @@ python scripts/make_tables.py [--check]       --check only says whether they are
     <!-- table NAME --> … <!-- end -->          experiments/NAME as one table
     <!-- leaderboard NAME --> … <!-- end -->    as leaderboards, ranked within equal latency classes
     <!-- losses NAME --> … <!-- end -->         where accuracy went; energies NAME: what an image costs
+    <!-- ladders NAME --> … <!-- end -->        stages of compression
+    <!-- integers NAME --> … <!-- end -->       networks in whole numbers, from experiments/NAME/integers.jsonl
+    <!-- quantized NAME --> … <!-- end -->      quantized ANNs beside spikes, from experiments/NAME/baselines.jsonl
 
 Published figures stand beside ours where experiments/NAME/published.json holds them, each with its source.
 """
@@ -14,16 +17,16 @@ import re
 import sys
 from pathlib import Path
 
+from snnconv.deployed import integers, ladders, quantized
 from snnconv.explained import energies, losses
 from snnconv.leaderboard import leaderboard, read_published, table
 from snnconv.results import read_baselines, read_results
+from snnconv.runtime import files
 
-EXPLAINED = {"losses": losses, "energies": energies}
+MADE = {"losses": losses, "energies": energies, "ladders": ladders}
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(
-    r"<!-- (table|leaderboard|losses|energies) (\S+) -->\n(.*?)(<!-- end -->|(?=<!-- (?:table|leaderboard|losses|energies) )|\Z)",
-    re.DOTALL,
-)
+KINDS = "|".join(["table", "leaderboard", "integers", "quantized", *MADE])
+BLOCK = re.compile(rf"<!-- ({KINDS}) (\S+) -->\n(.*?)(<!-- end -->|(?=<!-- (?:{KINDS}) )|\Z)", re.DOTALL)
 
 
 def fill(text: str, experiments: Path) -> str:
@@ -34,16 +37,18 @@ def fill(text: str, experiments: Path) -> str:
         source = experiments / name / "results.jsonl"
         if not end or not source.is_file():
             raise ValueError(f"{kind} {name}: needs experiments/{name}/results.jsonl and a closing <!-- end -->")
-        results = read_results([source])
-        if kind in EXPLAINED:
-            return f"<!-- {kind} {name} -->\n{EXPLAINED[kind](results)}\n<!-- end -->"
-        published = read_published(source.parent)
-        made = (
-            table(results, published)
-            if kind == "table"
-            else leaderboard(results, published, read_baselines([source.parent]))
-        )
-        return f"<!-- {kind} {name} -->\n{made}\n<!-- end -->"
+        results, study = read_results([source]), source.parent
+        if kind in MADE:
+            text = MADE[kind](results)
+        elif kind == "integers":
+            text = integers(files.read_lines(study / "integers.jsonl"))
+        elif kind == "quantized":
+            text = quantized(read_baselines([study]), results)
+        elif kind == "table":
+            text = table(results, read_published(study))
+        else:
+            text = leaderboard(results, read_published(study), read_baselines([study]))
+        return f"<!-- {kind} {name} -->\n{text}\n<!-- end -->"
 
     return BLOCK.sub(made, text)
 

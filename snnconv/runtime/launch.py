@@ -31,6 +31,7 @@ HARDWARE = (
     "export",
 )  # groups of the scripts that start from a trained network
 REEVALUABLE = (*RESUMABLE, *HARDWARE, "precision", "compile", "method", "neuron", "data.calibration")
+ANEW = ("method", "neuron", "integer", "baseline", "compress", "export")  # what to do with a run, not what it did
 LATER = ("costs", "explain", *HARDWARE)  # which runs of older versions did not store
 OF_A_RUN = ("evaluate", "integerize", "compress", "export", "baseline")  # scripts that start from a trained network
 KEPT = ("last.ckpt", "ann.safetensors", "ann.json", "metrics.jsonl", "result.json")  # with one of them, it holds a run
@@ -153,6 +154,7 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     stored = _stored(source / "config.yaml", [key for key in cfg if key not in LATER])
     names = _stored(source / "hydra.yaml", ["hydra"]).hydra.runtime.choices
     allowed = RESUMABLE if cfg.resume else REEVALUABLE
+    trained = OmegaConf.select(stored, "weights.bits")
     with open_dict(stored):
         for key in LATER:
             if key not in stored:
@@ -168,7 +170,10 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
                 )
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key), merge=False)
         if cfg.run:
-            stored.method, stored.neuron = cfg.method, cfg.neuron
+            for key in ANEW:
+                stored[key] = cfg[key]
+            if stored.weights.bits != trained:  # its training knew nothing of them
+                stored.weights.train = False
         stored.resume, stored.run, stored.trust = cfg.resume, cfg.run, cfg.trust
         for name in ("model", "data"):
             if OmegaConf.is_interpolation(stored.names, name):  # else the run has given itself a name
