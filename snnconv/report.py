@@ -15,7 +15,7 @@ from snnconv.early_exit import EarlyExit
 from snnconv.evaluation import Curve
 from snnconv.explanation import Explanation
 from snnconv.figures import plot_curves
-from snnconv.page import render
+from snnconv.page import quantized, render
 from snnconv.results import latency_class
 from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.run import Run
@@ -40,6 +40,8 @@ def report(
     if not distributed.is_main():
         return result
     result["network"] = run.network()
+    told = ("baseline", "weight_bits", "activation_bits", "accuracy", "size_bytes", "energy")
+    result["baselines"] = [{key: other[key] for key in told} for other in quantized(run.folder)]
     rows = table_rows(curve.accuracy, ann_accuracy)
     figure, page = run.folder / "accuracy_vs_timesteps.png", run.folder / "report.html"
     files.write_text(run.folder / "accuracy_vs_timesteps.csv", as_csv(rows))

@@ -33,6 +33,8 @@ def test_a_quantized_network_stands_beside_the_spiking_one(smoke: Path, tmp_path
     succeed(EVALUATE, "run=run", "timesteps=[2]", "explain.images=0", cwd=tmp_path)
     (page,) = folder.glob("evaluations/qcfs/*/report.html")
     assert "The same network, quantized" in page.read_text()
+    told = json.loads(page.with_name("result.json").read_text())["baselines"]
+    assert {one["baseline"]: one["accuracy"] for one in told} == {name: one["accuracy"] for name, one in found.items()}
 
 
 def test_tells_what_is_wrong(smoke: Path, tmp_path: Path):
