@@ -5,6 +5,7 @@ python scripts/compress.py run=runs/… compress=low_rank compress.stages.low_ra
 
 Results: runs/…/compressed/<date_time>/ladder.json, and for each stage a run folder of its own, `1_prune30`, `2_sparse24`, which
 run=… takes as any other (to go on after an interruption, or with other stages).  The teacher is the network that all began with.
+With weights=… the last stage trains them quantized; before it they are measured so.
 """
 
 from typing import Any
@@ -19,11 +20,11 @@ from torch import nn
 from snnconv.compressed import changes, layers_of, size
 from snnconv.data.splits import Splits
 from snnconv.energy import Energy
-from snnconv.evaluation import accuracy, accuracy_over_time
+from snnconv.evaluation import Curve, accuracy, accuracy_over_time
 from snnconv.operations import count_operations
 from snnconv.quantized_weights import Weights
-from snnconv.report import report, shown_timesteps
-from snnconv.runtime import files
+from snnconv.report import report, shown_timesteps, summarize
+from snnconv.runtime import distributed, files
 from snnconv.runtime.checkpoint import describe_ann, load_ann
 from snnconv.runtime.run import Run, open_run
 from snnconv.spiking import SpikingModel
@@ -39,22 +40,34 @@ def main(cfg: DictConfig) -> None:
         if not stages:
             raise ValueError("compress: no stages; choose some of conf/compress/, as compress=[prune30,sparse24]")
         settings, weights, convert = instantiate(cfg.compress.fit), instantiate(cfg.weights), instantiate(cfg.method)
+        if settings.keep_zeros and (stored := describe_ann(cfg.run).get("weights")):
+            raise ValueError(
+                f"run={cfg.run}: its weights were trained with {stored['bits']} bits, and which of their zeros have to stay "
+                "cannot be told; compress the network of floats with weights=…, or set compress.fit.keep_zeros=false"
+            )
         cfg.data.batch_size = settings.batch_size
         data = instantiate(cfg.data)
         ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
         trial = ann
         for stage in stages.values():  # what one of them refuses is told now, not after hours
             trial = stage(trial, data.calibration)
-        ladder = [measure(run, ann, convert, weights, data, [])]
+        snn, curve, reached, facts = measure(run, ann, convert, weights, data, [])
+        start = summarize(cfg, snn, curve, reached, run.seconds, str(run.device))
+        ladder = [{**start, "network": run.network(), **facts}]
         for number, name in enumerate(stages, 1):
+            done, last = list(stages)[:number], number == len(stages)
             smaller = stages[name](ann, data.calibration)
-            done = list(stages)[:number]
-            with run.part(f"{number}_{name}", stage_config(cfg, smaller, done)) as part:
-                fit(smaller, data.train, data.selecting(settings.select), settings, part, weights)
-                ann = weights(smaller)
-                ladder.append(measure(part, ann, convert, weights, data, done))
-            files.write_json(run.folder / "ladder.json", ladder)
-        show(ladder)
+            part_cfg = stage_config(cfg, smaller, done)
+            part_cfg.weights.train = weights.train and last  # before, zeros are those of stages
+            with run.part(f"{number}_{name}", part_cfg) as part:
+                fit(smaller, data.train, data.selecting(settings.select), settings, part, instantiate(part_cfg.weights))
+                ann = smaller
+                snn, curve, reached, facts = measure(part, ann, convert, weights, data, done)
+                ladder.append(report(part, snn, curve, reached, more=facts))
+            if distributed.is_main():
+                files.write_json(run.folder / "ladder.json", ladder)
+        if distributed.is_main():
+            show(ladder)
 
 
 def stage_config(cfg: DictConfig, network: nn.Module, stages: list[str]) -> DictConfig:
@@ -74,13 +87,14 @@ def stage_config(cfg: DictConfig, network: nn.Module, stages: list[str]) -> Dict
 
 def measure(
     run: Run, ann: nn.Module, convert: Any, weights: Weights, data: Splits, stages: list[str]
-) -> dict[str, Any]:
-    """Report on `ann` and the spiking network that it becomes; returns the result, `compression` among it."""
+) -> tuple[SpikingModel, Curve, float, dict[str, Any]]:
+    """The spiking network that `ann` becomes, its curve, the accuracy of `ann`, and the facts for `result.json`."""
+    ann = weights(ann)
     with run.timed("convert"):
         snn = weights.convert(convert, ann, data.calibration)
     curve = accuracy_over_time(snn, data.test, run.cfg.timesteps)
-    facts = {"stages": stages, **size(ann, weights.bits), **costs(run.cfg, snn, data, list(curve.correct))}
-    return report(run, snn, curve, accuracy(ann, data.test), more={"compression": facts})
+    facts = {"stages": stages, **size(ann, weights), **costs(run.cfg, snn, data, list(curve.correct))}
+    return snn, curve, accuracy(ann, data.test), {"compression": facts}
 
 
 def costs(cfg: DictConfig, snn: SpikingModel, data: Splits, timesteps: list[int]) -> dict[str, Any]:

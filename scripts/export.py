@@ -16,7 +16,7 @@ import rich
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from snnconv.runtime import environment, files
+from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import open_run
 
@@ -26,11 +26,15 @@ def main(cfg: DictConfig) -> None:
     """One network in one format."""
     with open_run(cfg) as run:
         cfg = run.cfg
+        if cfg.precision == "tf32":
+            raise ValueError("precision=tf32: spikes are compared exactly; precision=float32")
         export, weights = instantiate(cfg.export), instantiate(cfg.weights)
         ann = weights(load_ann(cfg.run, trust=cfg.trust).to(run.device))
         data = instantiate(cfg.data)
         snn = weights.convert(instantiate(cfg.method), ann, data.calibration)
 
+        if not distributed.is_main():  # one process writes
+            return
         facts = export(ann, snn, data, run.folder)
         settings: Any = OmegaConf.to_container(cfg.export)
         found = {

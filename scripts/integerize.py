@@ -17,7 +17,7 @@ from snnconv.evaluation import accuracy_over_time
 from snnconv.golden import differing_spikes
 from snnconv.integer import integerize
 from snnconv.report import stored_weights
-from snnconv.runtime import environment, files
+from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import open_run
 
@@ -27,6 +27,8 @@ def main(cfg: DictConfig) -> None:
     """One network in whole numbers."""
     with open_run(cfg) as run:
         cfg = run.cfg
+        if cfg.precision == "tf32":
+            raise ValueError("precision=tf32: rounds whole numbers above 2^11; precision=float32 holds them")
         ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
         data = instantiate(cfg.data)
         weights = instantiate(cfg.weights)
@@ -53,7 +55,7 @@ def main(cfg: DictConfig) -> None:
             **network.summary(),
             "integer": {**settings},
             "network": run.network(),
-            "weights": stored_weights(cfg.weights),
+            "weights": stored_weights(cfg),
             "model": cfg.names.model,
             "data": cfg.names.data,
             "levels": cfg.levels,
@@ -63,8 +65,9 @@ def main(cfg: DictConfig) -> None:
             "commit": environment.commit(),
             "command": environment.command(),
         }
-        files.write_json(run.folder / "integer.json", found)
-        show(found)
+        if distributed.is_main():
+            files.write_json(run.folder / "integer.json", found)
+            show(found)
 
 
 def show(found: dict) -> None:

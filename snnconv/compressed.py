@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from snnconv.surgery import NORMS, WEIGHTED, set_submodule
+from snnconv.quantized_weights import Weights
+from snnconv.surgery import NORMS, WEIGHTED, fold_batchnorm, set_submodule
 
 SHAPES = {
     nn.Conv2d: (
@@ -75,21 +76,24 @@ def _described(module: nn.Module) -> dict[str, Any] | None:
 
 
 @torch.no_grad()
-def size(network: nn.Module, bits: int | None = None) -> dict[str, int]:
-    """`parameters`, those that are not 0 (`nonzero`), and the `bits` that store them; weights of `bits` bits, the rest of 32.
+def size(network: nn.Module, weights: Weights | None = None) -> dict[str, int]:
+    """`parameters`, those that are not 0 (`nonzero`), and the `bits` that store them, batch norms folded in.
 
-    Where of every four weights along the input channels two are 0, the other two are stored with two bits each that say which.
+    Weights have the bits of `weights`, the rest (biases, a scale for each output channel of quantized weights) 32.  Where of every
+    four weights along the input channels two are 0, the other two are stored with two bits each that say which.
     """
-    total = {"parameters": 0, "nonzero": 0, "bits": 0}
-    weights = {id(module.weight) for module in network.modules() if isinstance(module, WEIGHTED)}
-    for parameter in network.parameters():
-        width, count = bits or 32, parameter.numel()
+    width, total = (weights.bits if weights else None) or 32, {"parameters": 0, "nonzero": 0, "bits": 0}
+    folded = fold_batchnorm(network)
+    layers = {id(module.weight): module for module in folded.modules() if isinstance(module, WEIGHTED)}
+    for parameter in folded.parameters():
+        count = parameter.numel()
         total["parameters"] += count
         total["nonzero"] += int(parameter.count_nonzero())
-        if id(parameter) not in weights:
+        if id(parameter) not in layers:
             total["bits"] += 32 * count
-        else:
-            total["bits"] += count // 2 * (width + 2) if _two_of_four(parameter) else count * width
+            continue
+        total["bits"] += count // 2 * (width + 2) if _two_of_four(parameter) else count * width
+        total["bits"] += 32 * len(parameter) if width < 32 else 0
     return total
 
 

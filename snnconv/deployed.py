@@ -64,7 +64,9 @@ def quantized(baselines: Iterable[Result], results: Iterable[Result]) -> str:
     lines = []
     for one in rows:
         t = str(2 ** one["activation_bits"] - 1)
-        found = next((other for other in spiking if t in other["snn_accuracy"]), None)
+        found = next(
+            (other for other in spiking if t in other["snn_accuracy"] and _network(other) == _network(one)), None
+        )
         spikes = found["snn_accuracy"][t] if found else None
         explained = found and found.get("explanation")
         costs = (explained or {}).get("energy", {}).get("tables", {})
@@ -74,10 +76,14 @@ def quantized(baselines: Iterable[Result], results: Iterable[Result]) -> str:
         ]
         lines.append([
             one["baseline"], str(one["weight_bits"]), str(one["activation_bits"]), _percent(one["accuracy"]),
-            f"{one['size_bytes'] / 1024:.0f}", t, _percent(spikes), *pairs,
+            f"{one['size_bytes'] / 1024:.0f}", t, f"{_percent(spikes)} ({found['method']})" if found else "–", *pairs,
         ])  # fmt: skip
     head = ["quantized ANN", "weight bits", "activation bits", "accuracy", "KiB", "T = 2^bits − 1", "SNN at T"]
     return markdown([*head, *[f"µJ ANN / SNN, {name}" for name in tables]], lines)
+
+
+def _network(one: Mapping[str, Any]) -> str | None:
+    return (one.get("network") or {}).get("weights")
 
 
 def _percent(value: float | None) -> str:

@@ -190,8 +190,8 @@ def _uses(layer: Any, x: Tensor) -> Tensor:
 
 def _nonzero_uses(layer: Any, x: Tensor) -> Tensor:
     """The same of those weights that are not 0."""
-    mask: Any = copy.deepcopy(layer).double()
-    mask.weight = nn.Parameter((layer.weight != 0).double(), requires_grad=False)
+    mask: Any = copy.deepcopy(layer).cpu().double()
+    mask.weight = nn.Parameter((layer.weight != 0).cpu().double(), requires_grad=False)
     mask.bias = None
     return mask(x)
 

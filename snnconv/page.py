@@ -10,7 +10,7 @@ from snnconv.diagnosis import cause
 from snnconv.energy import Energy
 from snnconv.explanation import Explanation
 from snnconv.figures import as_data, draw_curves, draw_energy, draw_ladder, draw_raster, draw_rates, draw_shares
-from snnconv.results import gather, latency_class, read_baselines, read_results
+from snnconv.results import Result, gather, latency_class, read_baselines, read_results
 
 log = logging.getLogger(__name__)
 NEAR = 0.005  # of the ANN's accuracy
@@ -101,10 +101,15 @@ def _home(folder: Path) -> Path:
     )
 
 
+def _of_this_network(results: Sequence[Result], home: Path) -> list[Result]:
+    """Those of `results` that do not lie in the folders of compressed networks."""
+    return [one for one in results if "compressed" not in Path(one["source"]).relative_to(home).parts]
+
+
 def compared(folder: Path) -> dict[str, Any] | None:
     """Every method evaluated in the run folder that `folder` is, or is an evaluation of; None if it is the only one."""
     try:
-        rows = gather(read_results([_home(folder)]))
+        rows = gather(_of_this_network(read_results([home := _home(folder)]), home))
     except (ValueError, OSError) as error:
         log.warning("The report compares nothing: %s", error)
         return None
@@ -123,7 +128,7 @@ def compared(folder: Path) -> dict[str, Any] | None:
 def quantized(folder: Path) -> list[dict[str, Any]]:
     """The quantized networks (`baseline.json`) of the run folder that `folder` is, or is an evaluation of, best first."""
     try:
-        rows = gather(read_baselines([_home(folder)]))
+        rows = gather(_of_this_network(read_baselines([home := _home(folder)]), home))
     except (ValueError, OSError) as error:
         log.warning("The report shows no quantized network: %s", error)
         return []

@@ -73,7 +73,7 @@ def summarize(
         "settings": method_settings(OmegaConf.to_container(cfg.method, resolve=True)),  # type: ignore[arg-type]
         "calibration_images": cfg.data.get("calibration"),
         "levels": cfg.levels,
-        "weights": stored_weights(cfg.weights),
+        "weights": stored_weights(cfg),
         "select": cfg.fit.select,
         "timesteps": max(curve.correct),
         "warmup": snn.latency.warmup,
@@ -98,9 +98,12 @@ def summarize(
     }
 
 
-def stored_weights(weights: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What is known of the weights, None for floats."""
-    return None if weights["bits"] is None else {name: weights[name] for name in ("bits", "per_channel", "train")}
+def stored_weights(cfg: DictConfig) -> dict[str, Any] | None:
+    """What is known of the weights, None for floats; `train` if a training used them so."""
+    if cfg.weights.bits is None:
+        return None
+    trained = bool(cfg.weights.train and cfg.fit.epochs)
+    return {"bits": cfg.weights.bits, "per_channel": cfg.weights.per_channel, "train": trained}
 
 
 NOT_OF_A_METHOD = (
@@ -140,7 +143,8 @@ def title_of(result: Mapping[str, Any]) -> str:
     """Network, data and method in words, with what hides behind T; L only where the network has levels."""
     activation, hidden = (result["network"] or {}).get("activation"), latency_class(result["latency"])
     levels = "" if activation == "ReLU" else f", L = {result['levels']}"
-    return f"{result['model']} on {result['data']}{levels}, {result['method']}" + (
+    smaller = "".join(f" {stage}" for stage in (result.get("compression") or {}).get("stages", []))
+    return f"{result['model']}{smaller} on {result['data']}{levels}, {result['method']}" + (
         f" ({hidden})" if hidden != "plain" else ""
     )
 

@@ -25,7 +25,11 @@ from snnconv.runtime import distributed, files
 from snnconv.runtime.run import explain
 
 log = logging.getLogger(__name__)
-OUTCOMES = ("result.json", "baseline.json")  # of which one table is made; other scripts tell of themselves
+OUTCOMES = (
+    "ladder.json",
+    "result.json",
+    "baseline.json",
+)  # of which one table is made; other scripts tell of themselves
 
 
 def as_sweep(arguments: list[str]) -> list[str]:
@@ -74,7 +78,8 @@ class Summary(Callback):
             job["error"] = explain(error)
         elif distributed.is_main():
             paths = [path for name in OUTCOMES if (path := Path(job["folder"]) / name).is_file()]
-            job["result"] = files.read_json(paths[0]) if paths else {}
+            outcome = files.read_json(paths[0]) if paths else {}
+            job["result"] = outcome[-1] if isinstance(outcome, list) else outcome  # the last stage of a ladder
         if distributed.is_main():
             try:
                 files.write_json(Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json", job)

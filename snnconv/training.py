@@ -295,6 +295,8 @@ def fit(
     else:
         run.save_state({"epoch": 0, "seconds": 0.0, "training": training.state()})
     training.keep_zeros()
+    trained = settings.epochs and weights.train and weights.bits is not None
+    quantized = {"weights": {"bits": weights.bits, "per_channel": weights.per_channel}} if trained else {}
     best, score = run.best(), "test_accuracy" if settings.select == "test" else "valid_accuracy"
     if settings.select == "test":
         log.warning("fit.select=test: the epoch is chosen on the test set, so the accuracy reported on it is flattered")
@@ -318,7 +320,7 @@ def fit(
                 run.seconds["train"] += time.perf_counter() - start
                 if settings.select == "last" or best is None or scores[score] > best[score]:
                     best = {"epoch": epoch + 1, **scores}
-                    run.save_ann(training.evaluated, best)
+                    run.save_ann(training.evaluated, {**best, **quantized})
             run.log({
                 "epoch": epoch, "loss": loss, "train_accuracy": train_accuracy, **scores,
                 "lr": training.optimizer.param_groups[0]["lr"], "seconds": round(run.seconds["train"], 3),

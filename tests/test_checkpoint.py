@@ -195,6 +195,21 @@ def test_a_stored_network_cannot_run_code(run, intruder, model):
     assert "intruder" not in sys.modules
 
 
+def test_a_stored_network_cannot_start_a_program(run, tmp_path):
+    """Of what stands beside the exporters, one starts a compiler."""
+    call = {
+        "_target_": "snnconv.exports.c.run_c",
+        "_args_": [str(tmp_path), {}, {}, 1, "touch", str(tmp_path / "mark")],
+    }
+    for model in (call, {"_target_": "snnconv.exports.onnx_graph.package", "name": "intruder"}):
+        edit(run, config={"model": model})
+        with pytest.raises(ValueError, match="stored configuration"):
+            load_ann(run.folder)
+        with pytest.raises(ValueError, match="stored configuration"):
+            require_trusted(model)
+    assert not (tmp_path / "mark").exists()
+
+
 def test_a_stored_network_cannot_run_a_file(run, intruder):
     file = str(intruder.with_name("intruder.py"))
     custom = {

@@ -47,11 +47,13 @@ def test_integers_stand_below_the_float_network():
 
 def test_quantized_networks_stand_beside_the_spikes_of_as_many_levels():
     tables = {"int8": {"snn": {"3": 2e6}, "quantized": {"3": 0}, "ann": 0}}
-    spiking = result("qcfs", snn_accuracy={"3": 0.6}, explanation={"energy": {"tables": tables}})
-    base = {"baseline": "ptq_static", "weight_bits": 2, "activation_bits": 2, "accuracy": 0.4, "size_bytes": 1024,
+    net = {"weights": "a"}
+    spiking = result("qcfs", snn_accuracy={"3": 0.6}, explanation={"energy": {"tables": tables}}, network=net)
+    other = result("burst", snn_accuracy={"3": 0.1}, network={"weights": "b"})
+    base = {"baseline": "ptq_static", "weight_bits": 2, "activation_bits": 2, "accuracy": 0.4, "size_bytes": 1024, "network": net,
             "energy": {"int8": 3e6}}  # fmt: skip
-    rows = cells(quantized([base, {**base, "activation_bits": 3}], [spiking]))[1:]
+    rows = cells(quantized([base, {**base, "activation_bits": 3}], [other, spiking]))[1:]
     assert rows == [
         ["ptq_static", "2", "3", "40.00", "1", "7", "–", "3 / –"],
-        ["ptq_static", "2", "2", "40.00", "1", "3", "60.00", "3 / 2"],
+        ["ptq_static", "2", "2", "40.00", "1", "3", "60.00 (qcfs)", "3 / 2"],
     ]

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 WORD = 4  # bytes of a scale, a zero point, a bias, and of what stays float
 RULE = (
     "As the quantized ANN in energy.py: a MAC with an activation of b bits is b shifted accumulates, never more than a full MAC; "
-    "the first layer, which sees the image, takes full MACs.  Where a table charges memory, weights and activations are moved at "
-    "their bits, never more than the table's.  Finding ranges at run time (dynamic) is not priced."
+    "the first layer, which sees the image, and weights behind weights take full MACs.  Where a table charges memory, weights and "
+    "activations are moved at their bits, never more than the table's.  Finding ranges at run time (dynamic) is not priced."
 )
 
 

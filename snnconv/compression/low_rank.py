@@ -1,6 +1,7 @@
 """Low-rank splitting: a k×k convolution becomes k×1 and 1×k through fewer channels, with no neuron between them."""
 
 import copy
+import logging
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from typing import Any
@@ -9,6 +10,8 @@ import torch
 from torch import nn
 
 from snnconv.surgery import set_submodule
+
+log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -26,7 +29,8 @@ def split_convolutions(
 
     The rank, a multiple of `multiple`, is the least that keeps `energy` of the squared singular values, or the largest whose
     weights are at most `budget` of the layer's; `ranks` name others for paths that fit a pattern.  A layer whose halves would have
-    no fewer weights than it has stays whole, as do those of several groups and of `except_for`.  Source: Jaderberg et al., BMVC
+    no fewer weights than it has, or for which no rank is small enough, stays whole, as do those of several groups and of
+    `except_for`.  Source: Jaderberg et al., BMVC
     2014; Tai et al., ICLR 2016.
 
     ValueError for an energy or a budget out of (0, 1], both or neither, ranks that a layer cannot have, or if nothing is split.
@@ -39,7 +43,7 @@ def split_convolutions(
     if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
         raise ValueError(f"compress: multiple={multiple!r}: a whole number of at least 1")
     network, wanted, patterns = copy.deepcopy(network), dict(ranks or {}), tuple(except_for)
-    unused, done = set(wanted), 0
+    unused, done, whole = set(wanted), 0, list[str]()
     layers = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     for path, layer in layers:
         if layer.groups > 1 or min(layer.kernel_size) == 1 or any(fnmatch(path, p) for p in patterns):
@@ -61,12 +65,8 @@ def split_convolutions(
             rank = -(-(int((kept < energy - 1e-12).sum()) + 1) // multiple) * multiple
         else:
             rank = int(share * layer.weight.numel() / least) // multiple * multiple
-        if rank < 1:
-            least_share = multiple * least / layer.weight.numel()
-            raise ValueError(
-                f"{path}: budget={budget} leaves no rank; {multiple} of them take {least_share:.2g} of its weights"
-            )
-        if rank * least >= layer.weight.numel():
+        if rank < 1 or rank * least >= layer.weight.numel():
+            whole.append(path)
             continue
         set_submodule(network, path, _halves(layer, left[:, :rank], sizes[:rank], right[:rank]))
         done += 1
@@ -74,8 +74,10 @@ def split_convolutions(
         raise ValueError(f"compress: ranks for {', '.join(sorted(unused))}: no k×k convolution has such a path")
     if not done:
         raise ValueError(
-            f"{type(network).__name__}: no convolution becomes smaller by splitting; a smaller budget or energy may do"
+            f"{type(network).__name__}: no convolution becomes smaller by splitting; another budget or energy may do"
         )
+    if whole:
+        log.info("Convolutions kept whole: %s", ", ".join(whole))
     return network
 
 

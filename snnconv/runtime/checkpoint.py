@@ -26,8 +26,6 @@ ROOMS = tuple(
         "data",
         "methods",
         "calibration",
-        "baselines",
-        "exports",
         "quantized_weights",
         "compression",
         "compressed",
@@ -37,6 +35,18 @@ ROOMS = tuple(
         "robustness",
         "runtime.tracking",
     )
+)
+NETWORK = tuple(
+    f"snnconv.{room}" for room in ("activations", "models", "compressed")
+)  # what a stored network may build
+# Functions beside which other things stand that a stored configuration must not call: they start programs, or import by name.
+ALONE = (
+    "snnconv.baselines.ptq.static",
+    "snnconv.baselines.ptq.dynamic",
+    "snnconv.baselines.qat.qat",
+    "snnconv.exports.c.export",
+    "snnconv.exports.nir.export",
+    "snnconv.exports.onnx.export",
 )
 USER_CODE = "snnconv.custom"  # runs the python file that `path` names, so it is trusted file by file
 
@@ -87,7 +97,7 @@ def load_ann(run: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     from elsewhere cannot run code.
     """
     model = describe_ann(run)["config"]["model"]
-    require_trusted(model, trust)
+    require_trusted(model, trust, NETWORK)
     ann = instantiate(model)
     load_weights(ann, Path(run) / "ann.safetensors")
     return ann.eval()
@@ -119,18 +129,20 @@ def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], most: int
     return shown if len(ranked) <= most else [*shown, f"… and {len(ranked) - most} more"]
 
 
-def require_trusted(config: Any, trust: Sequence[str] = ()) -> None:
-    """ValueError unless all that a stored configuration would call is defined in `ROOMS` or in a package of `trust`.
+def require_trusted(config: Any, trust: Sequence[str] = (), rooms: Sequence[str] = (*ROOMS, *ALONE)) -> None:
+    """ValueError unless all that a stored configuration would call is defined in `rooms` or in a package of `trust`.
 
     A user's python file (`model=custom`) is code as well: its path must stand in `trust`.
 
     Nor may it hold an interpolation: resolving that can bring in a call that was not there to be seen.
     """
-    places = (*ROOMS, *trust)
+    places = (*rooms, *trust)
     for mapping, key, value in _leaves(config):
         if "${" in str(value):
             raise ValueError(f"{value!r}: an interpolation in a stored configuration, which is plain data; not loaded")
         if key != "_target_":
+            continue
+        if str(value) in rooms:
             continue
         module = _module_of(str(value)) if _is_in(str(value), (*places, USER_CODE)) else ""
         if _is_in(module, (USER_CODE,)):

@@ -31,6 +31,13 @@ HARDWARE = (
     "export",
 )  # groups of the scripts that start from a trained network
 REEVALUABLE = (*RESUMABLE, *HARDWARE, "precision", "compile", "method", "neuron", "data.calibration")
+USED = {  # by which commands; elsewhere a choice would do nothing
+    "weights": ("train", "check", "evaluate", "compress", "integerize", "export"),
+    "integer": ("integerize", "export"),
+    "baseline": ("baseline",),
+    "compress": ("compress",),
+    "export": ("export",),
+}
 ANEW = ("method", "neuron", "integer", "baseline", "compress", "export")  # what to do with a run, not what it did
 LATER = ("costs", "explain", *HARDWARE)  # which runs of older versions did not store
 OF_A_RUN = ("evaluate", "integerize", "compress", "export", "baseline")  # scripts that start from a trained network
@@ -139,6 +146,12 @@ def require_writable(folder: Path, key: str) -> None:
 
 def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration to use: `cfg`, or the stored one of the run that `resume` or `run` names with what may change."""
+    for override in overrides:
+        group = re.split(r"[=.@]", override.lstrip("+~"))[0]
+        if HydraConfig.get().job.name not in USED.get(group, (HydraConfig.get().job.name,)):
+            raise ValueError(
+                f"{override}: does nothing here; {group}=… is for {', '.join(f'{name}.py' for name in USED[group])}"
+            )
     settled = _continued(cfg, overrides) if cfg.resume or cfg.run else cfg
     timesteps = settled.timesteps
     listed = timesteps if isinstance(timesteps, Sequence) and not isinstance(timesteps, str) else [timesteps]
@@ -154,7 +167,11 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     stored = _stored(source / "config.yaml", [key for key in cfg if key not in LATER])
     names = _stored(source / "hydra.yaml", ["hydra"]).hydra.runtime.choices
     allowed = RESUMABLE if cfg.resume else REEVALUABLE
-    trained = OmegaConf.select(stored, "weights.bits")
+    if cfg.resume and OmegaConf.select(stored, "compress.stages"):
+        raise ValueError(
+            f"resume={cfg.resume}: a stage of scripts/compress.py; begin it again, with run=… the stage before it"
+        )
+    before = OmegaConf.to_container(stored.weights) if "weights" in stored else None
     with open_dict(stored):
         for key in LATER:
             if key not in stored:
@@ -172,8 +189,7 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if cfg.run:
             for key in ANEW:
                 stored[key] = cfg[key]
-            if stored.weights.bits != trained:  # its training knew nothing of them
-                stored.weights.train = False
+            _settle_weights(stored.weights, before)
         stored.resume, stored.run, stored.trust = cfg.resume, cfg.run, cfg.trust
         for name in ("model", "data"):
             if OmegaConf.is_interpolation(stored.names, name):  # else the run has given itself a name
@@ -182,6 +198,18 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             stored.model.weights = None  # what the run started from is not needed any more
         stored.names.method = cfg.names.method if cfg.run else names.method
     return stored
+
+
+def _settle_weights(weights: Any, before: Any) -> None:
+    """Say of the `weights` of a trained network that its training knew nothing of them, if they are not those of `before`."""
+    job = HydraConfig.get().job.name
+    trained = before is not None and before["bits"] is not None and before["train"]
+    if trained and weights.bits is None:
+        raise ValueError(
+            f"weights=float: this network was trained with weights of {before['bits']} bits, and has no others"
+        )
+    if job != "compress" and OmegaConf.to_container(weights) != before:  # compress trains, too
+        weights.train = False
 
 
 def _stored(path: Path, expected: Iterable) -> Any:

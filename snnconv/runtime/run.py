@@ -110,7 +110,7 @@ class Run:
         activation = (model.get("model") or model).get("activation") or {}  # compressed networks hold the plain one
         return {
             "weights": hashlib.sha256((folder / "ann.safetensors").read_bytes()).hexdigest()[:12],
-            "recipe": description.get("recipe", recipe(self.cfg)),
+            "recipe": description["recipe"] if "recipe" in description else recipe(self.cfg),
             "activation": str(activation.get("_target_", "")).rpartition(".")[2] or None,
         }
 
@@ -160,6 +160,8 @@ def recipe(cfg: DictConfig) -> str | None:
         made["weights"] = plain["weights"]
     if plain["compress"].get("stages"):
         made["compress"] = plain["compress"]["stages"]
+        if teacher := plain["fit"].get("teacher"):  # one for each seed
+            made["fit"]["teacher"] = checkpoint.describe_ann(teacher).get("recipe")
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -40,6 +40,14 @@ def test_the_quantized_network_as_onnx(smoke: Path, tmp_path: Path):
     assert found["rounded_weights"]["bits"] == found["export"]["weight_bits"] == 4
 
 
+def test_the_network_of_whole_numbers_as_c(smoke: Path, tmp_path: Path):
+    run = copy_run(smoke, tmp_path / "run")
+    succeed(EXPORT, "run=run", "export=c", "integer=int4", "export.images=2", cwd=tmp_path)
+    folder, found = made_in(run)
+    assert found["files"] == {name: (folder / name).stat().st_size for name in ("snn.npz", "snn.h", "snn.c")}
+    assert (found["export"]["bits"], found["export"]["images"]) == (4, 2)
+
+
 def test_mistakes_leave_nothing(smoke: Path, tmp_path: Path):
     run = copy_run(smoke, tmp_path / "run")
     assert "run=… is missing" in fail(EXPORT, cwd=tmp_path)
