@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from command import EVALUATE, copy_run, fail, succeed
 
+from snnconv.compressed import size
 from snnconv.runtime.checkpoint import load_ann
 
 pytestmark = pytest.mark.cli
@@ -27,7 +28,7 @@ def test_a_ladder_of_run_folders(smoke: Path, tmp_path: Path):
     assert "sparse24" in text
     stage = made / "2_sparse24"
     assert json.loads((stage / "result.json").read_text())["compression"] == facts[2]
-    assert sum(p.numel() for p in load_ann(stage).parameters()) == facts[2]["parameters"]
+    assert size(load_ann(stage)) == {key: facts[2][key] for key in ("parameters", "nonzero", "bits")}
 
     text = succeed(EVALUATE, f"run={stage}", "timesteps=[2,4]", "explain.images=0", cwd=tmp_path)
     (again,) = stage.glob("evaluations/qcfs/*/result.json")
@@ -42,6 +43,9 @@ def test_tells_what_is_wrong(smoke: Path, tmp_path: Path):
     assert "no stages; choose some of conf/compress/" in fail(COMPRESS, "run=run", cwd=tmp_path)
     text = fail(COMPRESS, "run=run", "compress=prune30", "compress.stages.prune30.ratio=1.5", cwd=tmp_path)
     assert "ratio=1.5: a share of the channels" in text
+    assert "integer=int4: does nothing here; integer=… is for integerize.py" in fail(
+        COMPRESS, "run=run", "integer=int4", cwd=tmp_path
+    )
     assert "no convolution becomes smaller" in fail(COMPRESS, "run=run", "compress=low_rank", cwd=tmp_path)
     assert not list(tmp_path.glob("run/compressed/*/*"))
 
@@ -59,6 +63,22 @@ def test_weights_are_trained_quantized_and_stay_so(tmp_path: Path):
     succeed(EVALUATE, f"run={run.relative_to(tmp_path)}", "explain.images=0", cwd=tmp_path)
     (again,) = run.glob("evaluations/qcfs/*/result.json")
     assert json.loads(again.read_text())["snn_accuracy"] == result["snn_accuracy"]
-    assert "bits=1: weights have 2" in fail(
-        EVALUATE, f"run={run.relative_to(tmp_path)}", "weights.bits=1", cwd=tmp_path
+    given = f"run={run.relative_to(tmp_path)}"
+    assert "bits=1: weights have 2" in fail(EVALUATE, given, "weights.bits=1", cwd=tmp_path)
+    assert "was trained with weights of 2 bits, and has no others" in fail(
+        EVALUATE, given, "weights=float", cwd=tmp_path
     )
+    assert "which of their zeros have to stay" in fail(COMPRESS, given, "compress=sparse24", cwd=tmp_path)
+
+
+def test_weights_of_few_bits_are_trained_in_the_last_stage(smoke: Path, tmp_path: Path):
+    folder = copy_run(smoke, tmp_path / "run")
+    options = ("compress=[prune30,sparse24]", "weights=int4", "compress.fit.epochs=1", "timesteps=[2]")
+    succeed(COMPRESS, "run=run", *options, cwd=tmp_path)
+    (made,) = (folder / "compressed").iterdir()
+    results = [json.loads((made / name / "result.json").read_text()) for name in ("1_prune30", "2_sparse24")]
+    assert [result["weights"]["train"] for result in results] == [False, True]
+    first, second = (load_ann(made / name).state_dict() for name in ("1_prune30", "2_sparse24"))
+    matrices = [name for name, tensor in first.items() if tensor.dim() > 1]
+    assert all(len(row.abs().unique()) > 8 for name in matrices for row in first[name])  # floats, measured in 4 bits
+    assert all(len(row.abs().unique()) <= 8 for name in matrices for row in second[name])
