@@ -10,14 +10,18 @@ from snnconv.results import Result
 def ladders(results: Iterable[Result]) -> str:
     """Markdown: what stages of compression cost and gain (scripts/compress.py); operations and energy of one image.
 
-    Accumulates and energy are those at the largest T; what is in brackets is the share of the first row of the same network.
+    Accumulates and energy are those at the largest T that every row has; in brackets, the share of what the network that a ladder
+    began with has.  ValueError if there is no such result.
     """
     rows = [one for one in results if "compression" in one]
     times = sorted({int(t) for one in rows for t in one["snn_accuracy"]})
-    tables = list(rows[0]["compression"]["energy"]) if rows else []
-    lines, seen, first = [], set(), rows[0]["compression"] if rows else {}
+    if not rows:
+        raise ValueError("ladders: no result of scripts/compress.py among these")
+    tables = list(rows[0]["compression"]["energy"])
+    last = max(set.intersection(*(set(one["compression"]["accumulates"]) for one in rows)), key=int)
+    lines, seen, first = [], set(), rows[0]["compression"]
     for one in rows:
-        facts, last = one["compression"], max(one["compression"]["accumulates"], key=int)
+        facts = one["compression"]
         if not facts["stages"]:
             first = facts
         if (key := (one["network"]["weights"], tuple(facts["stages"]))) in seen:  # where several ladders begin
@@ -33,9 +37,9 @@ def ladders(results: Iterable[Result]) -> str:
             f"{facts['macs'] / 1e6:.2f}{left['macs']}", f"{accumulates / 1e6:.2f} ({share:.0%})",
             *[f"{_micro(snn)} / {_micro(ann)}" for snn, ann in energies],
         ])  # fmt: skip
-    operations = "M MACs", f"M accumulates, T={times[-1]}" if times else "M accumulates"
+    operations = "M MACs", f"M accumulates, T={last}"
     head = ["stages", "ANN", *[f"T={t}" for t in times], "weights ≠ 0", "KiB", *operations]
-    return markdown([*head, *[f"µJ SNN / ANN, {name}" for name in tables]], lines)
+    return markdown([*head, *[f"µJ SNN, T={last} / ANN, {name}" for name in tables]], lines)
 
 
 def integers(results: Iterable[Mapping[str, Any]]) -> str:

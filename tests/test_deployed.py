@@ -1,5 +1,7 @@
 """Tables for those who deploy say what the results say."""
 
+import pytest
+
 from snnconv.deployed import integers, ladders, quantized
 from test_leaderboard import cells, result
 
@@ -22,8 +24,20 @@ def test_ladders_are_shares_of_the_network_that_they_begin_with():
     ]
     rows = cells(ladders(results))[1:]
     assert [row[0] for row in rows] == ["whole", "prune30", "sparse24"]  # the whole network once
+    assert cells(ladders(results))[0][7] == "M accumulates, T=2"
     assert rows[1][2:] == ["25.00", "75.00", "500 (50%)", "4", "4.00 (50%)", "1.50 (50%)", "1 / 2"]
     assert rows[2][-3:] == ["2.00 (25%)", "0.75 (25%)", "0.5 / 1"]
+
+
+def test_ladders_compare_at_a_time_that_all_have():
+    short = stage(["sparse24"], 0.5, "b")
+    del short["snn_accuracy"]["2"], short["compression"]["accumulates"]["2"]
+    table = cells(ladders([stage([], 1.0, "a"), short]))
+    assert table[0][7] == "M accumulates, T=1"
+    assert [row[7] for row in table[1:]] == ["1.00 (100%)", "0.50 (50%)"]
+    assert table[2][3] == "–"
+    with pytest.raises(ValueError, match=r"no result of scripts/compress\.py"):
+        ladders([result("mse")])
 
 
 def whole_numbers(bits: int, **changes) -> dict:
