@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snnconv.data.splits import first_images
 from snnconv.evaluation import wanted_timesteps
 from snnconv.fanout import FanOut, Target, fan_out
 from snnconv.runtime import distributed
@@ -76,13 +77,7 @@ def _first(batches: Iterable[tuple[Tensor, Any]], count: int) -> list[Tensor]:
     """The first `count` images of `batches`, batch by batch."""
     if type(count) is not int or count < 1:
         raise ValueError(f"images={count}: operations are counted on a whole number of images, at least 1")
-    kept: list[Tensor] = []
-    count = distributed.share_of(count)
-    for images, _ in batches:
-        kept.append(images[: count - sum(map(len, kept))])
-        if sum(map(len, kept)) == count:
-            break
-    if not any(map(len, kept)):
+    if not (kept := first_images(batches, distributed.share_of(count))):
         raise ValueError("operations are counted from the spikes that images cause, and there are no images")
     return kept
 

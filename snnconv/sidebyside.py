@@ -9,6 +9,7 @@ from jaxtyping import Float
 from spikingjelly.activation_based import functional
 from torch import Tensor, fx, nn
 
+from snnconv.data.splits import first_images
 from snnconv.spiking import OverTime
 from snnconv.surgery import fold_batchnorm, trace
 
@@ -134,12 +135,7 @@ def calibration_images(batches: Iterable[tuple[Tensor, Any]], count: int) -> Ten
     """The first `count` images of `batches`, or all if there are fewer; ValueError if there is none."""
     if type(count) is not int or count < 1:
         raise ValueError(f"method.images={count}: a whole number, at least 1 calibration image")
-    kept: list[Tensor] = []
-    for images, _ in batches:
-        kept.append(images[: count - sum(map(len, kept))])
-        if sum(map(len, kept)) == count:
-            break
-    if not any(map(len, kept)):
+    if not (kept := first_images(batches, count)):
         raise ValueError("this method calibrates on images, and there are none; set data.calibration to 100 or more")
     return torch.cat(kept)
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from networks import Net
 from snnconv.activations.qcfs import QCFS
 from snnconv.models.resnet import resnet20
 from snnconv.models.vgg import VGG
@@ -32,19 +33,6 @@ def lived_in(network: nn.Module) -> nn.Module:
 
 def norms(network: nn.Module) -> list[str]:
     return [path for path, module in network.named_modules() if isinstance(module, NORMS)]
-
-
-class Net(nn.Module):
-    """Layers a, b, …; `forward` is given by the test, so that each case reads as a formula."""
-
-    def __init__(self, forward, **layers: nn.Module) -> None:
-        super().__init__()
-        self.formula = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x):
-        return self.formula(self, x)
 
 
 # folding batch norm

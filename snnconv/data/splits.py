@@ -1,6 +1,6 @@
 """The four roles of data, and how a set held in memory is cut into them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,16 @@ from snnconv.runtime.seed import derive
 
 AT_ONCE = 2**25  # bytes of pixels: some ten thousand images of CIFAR
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def first_images(batches: Iterable[tuple[Tensor, Any]], count: int) -> list[Tensor]:
+    """The first `count` images of `batches`, batch by batch, or all if there are fewer; nothing if there is none."""
+    kept: list[Tensor] = []
+    for images, _ in batches:
+        kept.append(images[: count - sum(map(len, kept))])
+        if sum(map(len, kept)) == count:
+            break
+    return kept if any(map(len, kept)) else []
 
 
 class Batches:

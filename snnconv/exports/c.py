@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from snnconv import golden, integer_file
-from snnconv.exports.checking import first_images
+from snnconv.exports.checking import images_to_compare
 from snnconv.integer import integerize
 from snnconv.integer_program import Program, Step, program_of
 from snnconv.runtime import files
@@ -40,7 +40,7 @@ def export(
     """
     widths: dict[str, Any] = {"bits": bits, "image_bits": image_bits, "membrane_bits": membrane_bits}
     network = integerize(snn, data.calibration, per_channel=per_channel, **widths)
-    shown = first_images(data.test, images)
+    shown = images_to_compare(data.test, images)
     program = program_of(network, shown.shape[1:])
     digitized = program.digitize(shown.numpy())
     expected = golden.run(program, digitized, timesteps)

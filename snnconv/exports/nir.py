@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from snnconv.evaluation import wanted_timesteps
-from snnconv.exports.checking import first_images
+from snnconv.exports.checking import images_to_compare
 from snnconv.exports.nir_graph import package, replay, to_nir
 from snnconv.exports.normal_form import NormalForm, normal_form
 from snnconv.fanout import LOGITS
@@ -49,7 +49,7 @@ def export(
 
     ValueError naming the layer, and no file, where one differs, or where NIR has no such operation or neuron.
     """
-    steps, shown = max(wanted_timesteps(timesteps)), first_images(data.test, images)
+    steps, shown = max(wanted_timesteps(timesteps)), images_to_compare(data.test, images)
     form = normal_form(snn, shown, normalize)
     graph = to_nir(form, shown)
     stream = io.BytesIO()

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from snnconv.exports.checking import first_images
+from snnconv.exports.checking import images_to_compare
 from snnconv.exports.onnx_graph import Built, package
 from snnconv.runtime import files
 
@@ -40,7 +40,7 @@ def export(
     On the first `images` test images every activation is compared with the torch network's, given the same inputs, and the logits.
     ValueError naming the layer, and no file, where they differ by more than ties explain, or where there is no such operation here.
     """
-    shown = first_images(data.test, images)
+    shown = images_to_compare(data.test, images)
     made = Built(ann, shown, weight_bits, per_channel, opset)
     content = made.model.SerializeToString()
     found = _compared(content, made, shown, FILE)

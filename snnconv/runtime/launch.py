@@ -23,13 +23,7 @@ from snnconv.runtime import checkpoint, distributed
 
 # What may change when a stored run goes on; everything else would change its numbers.
 RESUMABLE = ("device", "data.root", "track", "data.workers", "timesteps", "simulate", "explain", "costs", "trust")
-HARDWARE = (
-    "weights",
-    "integer",
-    "baseline",
-    "compress",
-    "export",
-)  # groups of the scripts that start from a trained network
+HARDWARE = ("weights", "integer", "baseline", "compress", "export")  # groups of what leads to hardware
 REEVALUABLE = (*RESUMABLE, *HARDWARE, "precision", "compile", "method", "neuron", "data.calibration")
 USED = {  # by which commands; elsewhere a choice would do nothing
     "weights": ("train", "check", "evaluate", "compress", "integerize", "export"),
