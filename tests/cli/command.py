@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN, EVALUATE, CHECK = ROOT / "train.py", ROOT / "scripts" / "evaluate.py", ROOT / "scripts" / "check.py"
@@ -54,11 +55,16 @@ def start(
     arguments: Sequence[str],
     cwd: Path,
     env: dict[str, str] | None = None,
-    program: Sequence[str] = (sys.executable,),
+    program: Sequence[str] | None = None,
     **options: Any,
-) -> subprocess.Popen:
-    """The command, running; its output goes to `<cwd>.out`, beside the folder."""
-    command = [*program, str(script), *arguments]
+) -> subprocess.Popen | Forked:
+    """The command, running; its output goes to `<cwd>.out`, beside the folder.
+
+    Forked where no `program` is named and nothing asks for an interpreter of its own.
+    """
+    if program is None and not options and _differs_only_in_ours(env):
+        return Forked(Path(script), arguments, cwd, env or environment())
+    command = [*(program or (sys.executable,)), str(script), *arguments]
     with Path(f"{cwd}.out").open("wb") as output:
         return subprocess.Popen(
             command,
@@ -71,7 +77,14 @@ def start(
         )
 
 
-def finish(process: subprocess.Popen, cwd: Path, timeout: float = 120) -> Finished:
+def _differs_only_in_ours(env: dict[str, str] | None) -> bool:
+    """Could an interpreter that has already started have this environment?"""
+    usual = environment()
+    changed = {key for key, _ in (env or usual).items() ^ usual.items()}
+    return all(key.startswith("SNNCONV_") for key in changed)
+
+
+def finish(process: subprocess.Popen | Forked, cwd: Path, timeout: float = 120) -> Finished:
     """Wait for a command that `start` started in `cwd`."""
     try:
         status = process.wait(timeout)
@@ -114,7 +127,7 @@ def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen, timeout: float = 60) -> Any:
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen | Forked, timeout: float = 60) -> Any:
     """What `condition` returns as soon as that is true, while `process` runs."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
@@ -141,7 +154,9 @@ def epochs_done(cwd: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in cwd.glob("runs/*/*/metrics.jsonl"))
 
 
-def kill_after(epochs: int, process: subprocess.Popen, cwd: Path, how: signal.Signals = signal.SIGKILL) -> None:
+def kill_after(
+    epochs: int, process: subprocess.Popen | Forked, cwd: Path, how: signal.Signals = signal.SIGKILL
+) -> None:
     """Send a signal to the run in `cwd` when it has finished that many epochs."""
     wait_for(lambda: epochs_done(cwd) >= epochs, process)
     process.send_signal(how)

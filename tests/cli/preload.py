@@ -1,0 +1,18 @@
+"""What commands import and what their first figure sets up, done once, in the process that `forked` forks from."""
+
+import importlib
+import io
+import pkgutil
+
+from matplotlib.figure import Figure
+
+import snnconv
+
+for module in pkgutil.walk_packages(snnconv.__path__, "snnconv."):
+    importlib.import_module(module.name)
+for name in ("rich.table", "spikingjelly.activation_based.neuron", "torchvision.transforms.v2"):
+    importlib.import_module(name)
+
+figure = Figure(layout="constrained")  # reads fonts and builds the grammar of "$10^1$"
+figure.subplots().semilogx([1, 10], [0, 1])
+figure.savefig(io.BytesIO(), format="svg")
