@@ -8,6 +8,7 @@ run=… takes as any other (to go on after an interruption, or with other stages
 With weights=… the last stage trains them quantized; before it they are measured so.
 """
 
+import logging
 from typing import Any
 
 import hydra
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.table import Table
 from torch import nn
 
-from snnconv.compressed import changes, layers_of, size
+from snnconv.compressed import changes, layers_of, size, undone
 from snnconv.data.splits import Splits
 from snnconv.energy import Energy
 from snnconv.evaluation import Curve, accuracy, accuracy_over_time
@@ -29,6 +30,8 @@ from snnconv.runtime.checkpoint import describe_ann, load_ann
 from snnconv.runtime.run import Run, open_run
 from snnconv.spiking import SpikingModel
 from snnconv.training import fit
+
+log = logging.getLogger(__name__)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
@@ -49,8 +52,10 @@ def main(cfg: DictConfig) -> None:
         data = instantiate(cfg.data)
         ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
         trial = ann
-        for stage in stages.values():  # what one of them refuses is told now, not after hours
-            trial = stage(trial, data.calibration)
+        for name, stage in stages.items():  # what one of them refuses is told now, not after hours
+            before, trial = trial, stage(trial, data.calibration)
+            if lost := undone(before, trial):
+                log.warning("compress: %s undoes 2:4 sparsity in %s; put it first", name, ", ".join(lost))
         snn, curve, reached, facts = measure(run, ann, convert, weights, data, [])
         start = summarize(cfg, snn, curve, reached, run.seconds, str(run.device))
         ladder = [{**start, "network": run.network(), **facts}]

@@ -92,13 +92,25 @@ def size(network: nn.Module, weights: Weights | None = None) -> dict[str, int]:
         if id(parameter) not in layers:
             total["bits"] += 32 * count
             continue
-        total["bits"] += count // 2 * (width + 2) if _two_of_four(parameter) else count * width
+        total["bits"] += count // 2 * (width + 2) if two_of_four(parameter) else count * width
         total["bits"] += 32 * len(parameter) if width < 32 else 0
     return total
 
 
-def _two_of_four(weight: torch.Tensor) -> bool:
+def two_of_four(weight: torch.Tensor) -> bool:
+    """Are at least two of every four weights along the input channels 0?"""
     return weight.shape[1] % 4 == 0 and int((weight.unflatten(1, (-1, 4)) != 0).sum(2).max()) <= 2
+
+
+def undone(before: nn.Module, after: nn.Module) -> list[str]:
+    """The weight layers of `before` in 2:4 sparsity that `after` has not, or not so."""
+    kept = {
+        path for path, module in after.named_modules() if isinstance(module, WEIGHTED) and two_of_four(module.weight)
+    }
+    sparse = (
+        path for path, module in before.named_modules() if isinstance(module, WEIGHTED) and two_of_four(module.weight)
+    )
+    return [path for path in sparse if path not in kept]
 
 
 def layers_of(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

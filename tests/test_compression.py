@@ -11,7 +11,7 @@ from torch import nn
 
 from networks import Net
 from snnconv.activations.qcfs import QCFS
-from snnconv.compressed import changes, rebuilt, size
+from snnconv.compressed import changes, rebuilt, size, undone
 from snnconv.compression.channels import prune_channels
 from snnconv.compression.low_rank import split_convolutions
 from snnconv.compression.sparsity import largest, sparsify
@@ -269,6 +269,19 @@ def test_size_counts_bits():
     assert size(network, few) == {"parameters": 44, "nonzero": 44, "bits": 40 * 4 + (4 + 6) * 32}
     sparse = sparsify(network, [])
     assert size(sparse, few) == {"parameters": 44, "nonzero": 24, "bits": 20 * 6 + (4 + 6) * 32}
+
+
+@pytest.mark.parametrize(("later", "lost"), [
+    (lambda network: prune_channels(network, BATCHES, ratio=0.25), True),
+    (lambda network: split_convolutions(network, []), True),
+    (lambda network: sparsify(network, [], keep=1), False),
+    (copy.deepcopy, False),
+])  # fmt: skip
+def test_sparsity_that_a_later_stage_undoes(later, lost):
+    network = sparsify(vgg_like(), [])
+    assert undone(network, network) == []
+    assert bool(undone(network, later(network))) is lost
+    assert not undone(vgg_like(), later(vgg_like()))
 
 
 def test_networks_of_a_formula(unchecked):

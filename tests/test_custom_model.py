@@ -1,10 +1,7 @@
 """A network to start from: weights files of every kind, a user's own python file, and what may run from a stored run."""
 
 import copy
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 
@@ -509,34 +506,3 @@ def test_the_published_accuracy(name, file, expected, compose_config):
     )  # fmt: skip
     ann = custom(EXAMPLE, name, 10, (3, 32, 32), ReLU, weights=str(CHECKPOINTS / file))
     assert round(accuracy(ann, data.test), 4) == expected
-
-
-# the whole command line
-
-
-@pytest.mark.cli
-def test_fine_tuning_resuming_and_evaluating_a_users_network(my_net, tmp_path):
-    """The weights may go once training has begun; the python file runs again only where it is trusted."""
-    root = Path.cwd()
-
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=root)
-
-    weights = save(custom(my_net, "MyNet", 10, SHAPE, ReLU), tmp_path / "mine.pt")
-    folder = tmp_path / "run"
-    shared = ("track=none", "device=cpu", "timesteps=2")
-    done = run("train.py", "model=custom", f"model.path='{my_net}'", "model.name=MyNet", f"model.weights='{weights}'",
-               "data=synthetic", "data.input_shape=[1,4,4]", "data.mean=[0.5]", "data.std=[0.25]", "fit=finetune",
-               "fit.epochs=1", "names.model=mine", f"hydra.run.dir='{folder}'", *shared)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Calibrated 1 thresholds" in done.stdout + done.stderr
-    assert json.loads((folder / "result.json").read_text())["select"] == "best"
-    Path(weights).unlink()
-    for script, key in (("train.py", "resume"), ("scripts/evaluate.py", "run")):
-        refused = run(script, f"{key}='{folder}'", *shared)
-        assert refused.returncode == 1
-        assert "trust=[" in refused.stdout + refused.stderr
-        again = run(script, f"{key}='{folder}'", f"trust=['{my_net}']", *shared)
-        assert again.returncode == 0, again.stderr
-    (evaluation,) = (folder / "evaluations").glob("*/*/result.json")
-    assert json.loads(evaluation.read_text())["model"] == "mine"

@@ -92,6 +92,18 @@ def ann(request, make_ann, method, batches):
     return network
 
 
+CONVERTED: dict[str, SpikingModel] = {}
+
+
+@pytest.fixture
+def snn(request, method, ann, batches):
+    """What the method makes of `ann`, converted once for all tests that only run it."""
+    key = str(sorted(request.node.callspec.params.items()))
+    if key not in CONVERTED:
+        CONVERTED[key] = method(ann, batches)
+    return copy.deepcopy(CONVERTED[key])
+
+
 def test_every_activation_is_one_of_the_bases(make_ann, any_activation):
     """Otherwise methods are to be tried with it too."""
     kinds = tuple(type(make_ann(activation)[2]) for activation in BASES)
@@ -103,8 +115,7 @@ def test_takes_some_activation(method, make_ann, batches):
     assert None in refusals, refusals
 
 
-def test_gives_logits_of_every_step(method, ann, batches, images):
-    snn = method(ann, batches)
+def test_gives_logits_of_every_step(snn, images):
     assert isinstance(snn, SpikingModel)
     logits = snn(images, T)
     assert logits.shape == (T, 5, 3)
@@ -112,9 +123,9 @@ def test_gives_logits_of_every_step(method, ann, batches, images):
     assert any(isinstance(module, base.MemoryModule) for module in snn.modules())
 
 
-def test_its_errors_add_up(method, ann, batches, images):
+def test_its_errors_add_up(ann, snn, images):
     """To what the layers' outputs differ by; or the method has no mean current to ask about."""
-    snn, labels = method(ann, batches), torch.arange(5) % 3
+    labels = torch.arange(5) % 3
     if snn.presented is not None:
         pytest.skip("shows the image in its first steps only")
     errors = decompose(ann, snn, [(images, labels)], [T])
@@ -151,16 +162,14 @@ def test_gives_the_same_answer_twice(method, ann, batches, images):
     same(method(ann, batches)(images, T), first)
 
 
-def test_gives_the_same_answer_when_the_batch_is_split(method, ann, batches, images):
-    snn = method(ann, batches)
+def test_gives_the_same_answer_when_the_batch_is_split(snn, images):
     whole = snn(images, T)
     parts = torch.cat([snn(part, T) for part in images.split(2)], dim=1)
     torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-9)
 
 
-def test_tells_the_truth_about_anytime(method, ann, batches, images):
+def test_tells_the_truth_about_anytime(snn, images):
     """`anytime`: a prefix of a long run is a short run."""
-    snn = method(ann, batches)
     if snn.anytime:
         short = snn(images, T)  # first: a network for more steps would serve for fewer
         same(snn(images, 2 * T)[:T], short)
@@ -169,8 +178,8 @@ def test_tells_the_truth_about_anytime(method, ann, batches, images):
         assert any(whole[:t].ne(snn(images, t)).any() for t in (T, 2, 1))  # few spikes: not every T shows it
 
 
-def test_declares_its_latency(method, ann, batches):
-    latency = method(ann, batches).latency
+def test_declares_its_latency(snn):
+    latency = snn.latency
     assert latency.warmup >= 0
     assert latency.spike_levels >= 1
     assert latency.readout_from >= 1
@@ -179,9 +188,9 @@ def test_declares_its_latency(method, ann, batches):
     assert json.loads(json.dumps(latency.as_dict())) == latency.as_dict()
 
 
-def test_emits_no_more_than_it_declares(method, ann, batches, images):
+def test_emits_no_more_than_it_declares(snn, images):
     """A neuron that has k levels emits at most k different values beside 0, and negative ones only if `signed`."""
-    snn, seen = method(ann, batches), []
+    seen = []
     snn.prepare(T)
 
     def watch(node, inputs, output):

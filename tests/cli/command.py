@@ -22,7 +22,7 @@ TRAIN, EVALUATE, CHECK = ROOT / "train.py", ROOT / "scripts" / "evaluate.py", RO
 SMOKE = ("experiment=smoke", "data.test=100")
 # With everything whose state a resumed run has to restore: shuffling, augmentation, momentum, averaged weights.
 CROP = "{_target_: snnconv.data.augment.RandomCrop, padding: 1}"
-LONG = (*SMOKE, "fit.epochs=12", "fit.ema=0.9", f"+data.augment=[{CROP}]")
+LONG = (*SMOKE, "fit.epochs=12", "fit.ema=0.9", f"+data.augment=[{CROP}]", "explain.images=0")
 RUN_FILES = {
     ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "ann.safetensors", "ann.json", "last.ckpt",
     "metrics.jsonl", "result.json", "accuracy_vs_timesteps.csv", "accuracy_vs_timesteps.png", "train.log",
@@ -62,7 +62,7 @@ def start(
 
     Forked where no `program` is named and nothing asks for an interpreter of its own.
     """
-    if program is None and not options and _differs_only_in_ours(env):
+    if program is None and not options and str(script).endswith(".py") and _known_when_used(env):
         return Forked(Path(script), arguments, cwd, env or environment())
     command = [*(program or (sys.executable,)), str(script), *arguments]
     with Path(f"{cwd}.out").open("wb") as output:
@@ -77,11 +77,11 @@ def start(
         )
 
 
-def _differs_only_in_ours(env: dict[str, str] | None) -> bool:
-    """Could an interpreter that has already started have this environment?"""
+def _known_when_used(env: dict[str, str] | None) -> bool:
+    """Does an interpreter that has already started, and imported much, obey this environment?"""
     usual = environment()
     changed = {key for key, _ in (env or usual).items() ^ usual.items()}
-    return all(key.startswith("SNNCONV_") for key in changed)
+    return all(key.startswith(("SNNCONV_", "WANDB_")) for key in changed)
 
 
 def finish(process: subprocess.Popen | Forked, cwd: Path, timeout: float = 120) -> Finished:

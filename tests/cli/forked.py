@@ -4,6 +4,7 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -50,10 +51,15 @@ class Forked:
         if self.returncode is None:
             os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
 
 def _main(script: str, arguments: list[str], cwd: str, env: dict[str, str]) -> None:
     """In the fork: what an interpreter does around a script."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
     output = os.open(f"{cwd}.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -75,8 +75,8 @@ def test_killed_three_times(uninterrupted: Path, tmp_path: Path):
 
 # Imported by Python at its start where it lies on PYTHONPATH: kills the process at a step of writing a certain file.
 ACCIDENT = """
-import os, signal
-moment, name, number = os.environ["ACCIDENT"].split(":")
+import os, runpy, signal, sys
+moment, name, number = os.environ["SNNCONV_ACCIDENT"].split(":")
 seen = 0
 def happens(now, path):
     global seen
@@ -93,14 +93,15 @@ def slow_replace(source, target, **options):
     replace(source, target, **options)
     happens("replaced", target)
 os.fsync, os.replace = slow_fsync, slow_replace
+sys.argv[0] = "train.py"
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds file names in /proc")
 def test_killed_in_the_middle_of_writing_every_kind_of_file(uninterrupted: Path, tmp_path: Path):
     """Each accident hits the resumed run of the one before; n counts the writes of that process."""
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "sitecustomize.py").write_text(ACCIDENT)
+    (tmp_path / "accident.py").write_text(ACCIDENT)
     cwd = tmp_path / "work"
     cwd.mkdir()
     arguments: tuple[str, ...] = LONG
@@ -109,9 +110,8 @@ def test_killed_in_the_middle_of_writing_every_kind_of_file(uninterrupted: Path,
         "half:metrics.jsonl:1", "half:result.json:1",
     )  # fmt: skip
     for accident in accidents:
-        env = environment(ACCIDENT=accident)
-        env["PYTHONPATH"] = f"{tmp_path / 'lib'}{os.pathsep}{env['PYTHONPATH']}"
-        done = run(TRAIN, *arguments, cwd=cwd, env=env)
+        env = environment(SNNCONV_ACCIDENT=accident)
+        done = run(tmp_path / "accident.py", str(TRAIN), *arguments, cwd=cwd, env=env)
         assert done.status == -signal.SIGKILL, f"{accident}: {done.output}"
         arguments = (f"resume={only_run(cwd).relative_to(cwd)}",)
     succeed(TRAIN, *arguments, cwd=cwd)

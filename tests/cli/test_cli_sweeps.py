@@ -66,7 +66,7 @@ def test_a_run_that_fails_takes_no_other_with_it(tmp_path: Path):
 
 
 def test_the_sweep_over_levels(tmp_path: Path):
-    text = succeed(TRAIN, "-m", *TINY, "sweep=levels", cwd=tmp_path)
+    text = succeed(TRAIN, "-m", *TINY, "sweep=levels", "explain.images=0", cwd=tmp_path)
     assert "12 of 12 runs finished" in text
     found = {(job["result"]["levels"], job["result"]["seed"]) for job in summary(tmp_path)}
     assert found == {(levels, seed) for levels in (2, 4, 8, 16) for seed in (0, 1, 2)}

@@ -1,0 +1,42 @@
+"""A user's own network through the real command line: fine-tuned, resumed, evaluated, and trusted only where one says so."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command import EVALUATE, TRAIN, fail, succeed
+from torch import nn
+
+pytestmark = pytest.mark.cli
+
+MINE = """
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.flatten, self.one, self.two = nn.Flatten(), nn.Linear(16, 5), nn.Linear(5, num_classes)
+
+    def forward(self, x):
+        return self.two(self.one(self.flatten(x)).relu())
+"""
+
+
+def test_fine_tuned_resumed_and_evaluated(tmp_path: Path):
+    """The weights may go once training has begun; the python file runs again only where it is trusted."""
+    (tmp_path / "mine.py").write_text(MINE)
+    network = nn.ModuleDict({"one": nn.Linear(16, 5), "two": nn.Linear(5, 10)})
+    torch.save(network.state_dict(), tmp_path / "mine.pt")
+    model = ("model=custom", "model.path=mine.py", "model.name=Mine", "model.weights=mine.pt", "names.model=mine")
+    data = ("data=synthetic", "data.input_shape=[1,4,4]", "data.mean=[0.5]", "data.std=[0.25]")
+    shared = ("track=none", "device=cpu", "timesteps=2", "explain.images=0")
+    text = succeed(TRAIN, *model, *data, "fit=finetune", "fit.epochs=1", "hydra.run.dir=run", *shared, cwd=tmp_path)
+    assert "Calibrated 1 thresholds" in text
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["select"] == "best"
+    (tmp_path / "mine.pt").unlink()
+    for script, key in ((TRAIN, "resume"), (EVALUATE, "run")):
+        assert "trust=[" in fail(script, f"{key}=run", *shared, cwd=tmp_path)
+        succeed(script, f"{key}=run", "trust=[mine.py]", *shared, cwd=tmp_path)
+    (evaluation,) = (tmp_path / "run" / "evaluations").glob("*/*/result.json")
+    assert json.loads(evaluation.read_text())["model"] == "mine"
