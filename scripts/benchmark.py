@@ -32,6 +32,7 @@ from torch.utils._pytree import tree_leaves
 
 from snnconv.activations.qcfs import QCFS
 from snnconv.decomposition import decompose
+from snnconv.folding import fold_batchnorm
 from snnconv.kernels import RecomputedOutputs
 from snnconv.methods import qcfs
 from snnconv.models.mlp import mlp
@@ -40,7 +41,7 @@ from snnconv.models.vgg import vgg16
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.operations import count_operations
 from snnconv.runtime import environment
-from snnconv.surgery import fold_batchnorm, replace_modules
+from snnconv.surgery import replace_modules
 
 MODELS = {"resnet18": resnet18, "resnet20": resnet20, "vgg16": vgg16, "mlp": mlp}
 CONF = Path(__file__).resolve().parents[1] / "conf"

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from snnconv.functional import qcfs
-from snnconv.surgery import is_activation, replace_modules, set_submodule
+from snnconv.graph import is_activation
+from snnconv.surgery import replace_modules, set_submodule
 
 log = logging.getLogger(__name__)
 Samples = Float[Tensor, "*C M"]  # ReLU activations of one layer, or of each of its channels

@@ -16,8 +16,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from snnconv.conversion import rehearse, takes
+from snnconv.folding import foldable
 from snnconv.functional import SMALLEST_THRESHOLD
-from snnconv.surgery import NORMS, Step, foldable, is_activation, obstacles, path_of, steps
+from snnconv.graph import NORMS, is_activation, path_of
+from snnconv.obstacles import Step, obstacles, steps
 
 log = logging.getLogger(__name__)
 FAR = 1000  # as many times above or below the largest current, θ is out of proportion
@@ -61,7 +63,7 @@ class Check:
 def check(ann: nn.Module, convert: Any, batches: Iterable[Batch], *, calibrates: bool = False) -> Check:
     """What `convert`, a method, will make of `ann`, tried on a few images of `batches`.
 
-    Obstacles are what conversion refuses: operations that spikes do not pass (`surgery.obstacles`), images that do not fit, a θ
+    Obstacles are what conversion refuses: operations that spikes do not pass (`obstacles.obstacles`), images that do not fit, a θ
     that is no positive number, and whatever else the method says in a rehearsal.  With `calibrates` an unknown θ (NaN) is none:
     calibration comes later.
 

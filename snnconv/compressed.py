@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from snnconv.folding import fold_batchnorm
+from snnconv.graph import NORMS, WEIGHTED
 from snnconv.quantized_weights import Weights
-from snnconv.surgery import NORMS, WEIGHTED, fold_batchnorm, set_submodule
+from snnconv.surgery import set_submodule
 
 SHAPES = {
     nn.Conv2d: (

@@ -9,9 +9,12 @@ from hydra.utils import get_method
 from torch import Tensor, nn
 
 from snnconv.calibration import Rule, observed_thresholds
+from snnconv.folding import fold_batchnorm
+from snnconv.graph import is_activation
 from snnconv.neurons.base import Threshold
+from snnconv.obstacles import require_convertible
 from snnconv.spiking import OverTime, SpikingModel
-from snnconv.surgery import fold_batchnorm, is_activation, require_convertible, set_submodule
+from snnconv.surgery import set_submodule
 
 FEW = 2048  # activations that rules as we know them are content with
 Convert = Callable[..., SpikingModel]

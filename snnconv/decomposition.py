@@ -145,7 +145,7 @@ def _evenly(neuron: Any, model: SpikingModel, timesteps: int) -> nn.Module:
 
 
 def _unit(neuron: Any, like: Tensor, axis: int) -> Tensor | float:
-    """What the output has to be multiplied by, where a factor was moved into the next weights (`surgery.fold_amplitudes`)."""
+    """What the output has to be multiplied by, where a factor was moved into the next weights (`folding.fold_amplitudes`)."""
     if not hasattr(neuron, "amplitude"):
         return 1.0
     theta, amplitude = (torch.as_tensor(x, dtype=torch.float64) for x in (neuron.threshold, neuron.amplitude))

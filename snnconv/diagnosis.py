@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from snnconv.decomposition import Decomposition, LayerErrors
-from snnconv.surgery import is_activation
+from snnconv.graph import is_activation
 
 # What helps against each error, where thresholds were trained and where a rule found them.
 REMEDIES = {

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from snnconv.graph import is_activation
 from snnconv.runtime.checkpoint import describe_ann, load_ann
-from snnconv.surgery import is_activation
 
 
 def distillation(

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from snnconv.graph import DIVISIONS, NORMS, SCALING, path_of, trace
 from snnconv.homogeneous import One, Shift
 from snnconv.spiking import OverTime
-from snnconv.surgery import DIVISIONS, NORMS, SCALING, path_of, trace
 
 SPIKES, CONSTANT, VARYING = range(
     3

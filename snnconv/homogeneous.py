@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from snnconv.surgery import LINEAR_MODULES, NORMS, Operation, path_of, set_submodule, trace
+from snnconv.graph import LINEAR_MODULES, NORMS, Operation, path_of, trace
+from snnconv.surgery import set_submodule
 
 SUMS = (operator.add, operator.iadd, operator.sub, torch.add, torch.sub, torch.cat, "add", "add_", "sub")
 

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
+from snnconv.folding import fold_amplitudes
 from snnconv.integer_plan import LOGITS, Digitize, Group, Plan, Requantize, SumPool, Times, Value
 from snnconv.neurons.integer import EXACT, IntegerIntegrateFire
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.quantization import largest_integer, over_outputs, quantize, quantize_to
 from snnconv.spiking import OverTime, SpikingModel
-from snnconv.surgery import fold_amplitudes
 
 __all__ = ["LOGITS", "Digitize", "IntegerLayer", "IntegerNetwork", "Requantize", "SumPool", "Times", "integerize"]
 

@@ -12,12 +12,11 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
+from snnconv.graph import ADDITIONS, PASSING, WEIGHTED, Operation, path_of, trace
 from snnconv.spiking import OverTime
-from snnconv.surgery import WEIGHTED, Operation, path_of, set_submodule, trace
+from snnconv.surgery import set_submodule
 
 LOGITS = "(logits)"
-PASSING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
-ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 SHAPING = (
     operator.getitem,
     torch.flatten,

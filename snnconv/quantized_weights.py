@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnconv.folding import fold_batchnorm
+from snnconv.graph import WEIGHTED
 from snnconv.quantization import largest_integer, quantize
 from snnconv.spiking import SpikingModel
-from snnconv.surgery import WEIGHTED, fold_batchnorm
 
 
 @dataclass(frozen=True, kw_only=True)

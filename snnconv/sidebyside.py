@@ -10,8 +10,9 @@ from spikingjelly.activation_based import functional
 from torch import Tensor, fx, nn
 
 from snnconv.data.splits import first_images
+from snnconv.folding import fold_batchnorm
+from snnconv.graph import trace
 from snnconv.spiking import OverTime
-from snnconv.surgery import fold_batchnorm, trace
 
 
 @dataclass

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
 
-from snnconv.surgery import fold_amplitudes, split
+from snnconv.folding import fold_amplitudes
+from snnconv.surgery import split
 
 SMALLEST_BATCH = 16  # to which compiled code shrinks a batch that samples leave
 TOGETHER = 4096  # images × timesteps that are simulated at once where layers wait for all of them
@@ -71,7 +72,7 @@ class SpikingModel(nn.Module):
               between chunks, so every schedule emits the same spikes and memory does not grow with T (but where layers wait).
     precision "float32", or "bf16": weights and currents are rounded, membranes stay float32; `exact` is then the float32 model.
               ("tf32" is a setting of the device; here it means float32.)
-    fold_threshold   let neurons emit 1 instead of θ where the next weights can carry the factor (`surgery.fold_amplitudes`).
+    fold_threshold   let neurons emit 1 instead of θ where the next weights can carry the factor (`folding.fold_amplitudes`).
     exit, exit_tolerance   early stop over time, see early_exit.py.
     compile   "none", or a mode of `torch.compile` for the network after the first neuron ("default", "reduce-overhead" for
               CUDA graphs, …).  A smaller last batch is padded, so nothing is compiled twice; what samples

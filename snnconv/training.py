@@ -17,13 +17,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from snnconv.data.splits import Batches
 from snnconv.distillation import LayerDistances, distillation, load_teacher, require_teacher
 from snnconv.evaluation import accuracy
+from snnconv.graph import is_activation
 from snnconv.kernels import RecomputedOutputs
 from snnconv.noise import measure_noise
 from snnconv.quantized_weights import Weights
 from snnconv.runtime import distributed, seed
 from snnconv.runtime.environment import autocast
 from snnconv.runtime.run import Run, TrainingError
-from snnconv.surgery import is_activation
 
 log = logging.getLogger(__name__)
 

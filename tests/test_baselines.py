@@ -24,10 +24,10 @@ from snnconv.costs import Costs
 from snnconv.data.digits import digits
 from snnconv.data.splits import Batches, Splits
 from snnconv.evaluation import accuracy
+from snnconv.folding import fold_batchnorm
 from snnconv.page import quantized
 from snnconv.results import read_baselines
 from snnconv.runtime.run import TrainingError
-from snnconv.surgery import fold_batchnorm
 
 
 def small(activation, norms: bool = True) -> nn.Sequential:

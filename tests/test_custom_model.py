@@ -23,9 +23,10 @@ from snnconv.methods.qcfs import convert
 from snnconv.models.mlp import mlp
 from snnconv.models.resnet import resnet20
 from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.obstacles import obstacles
 from snnconv.runtime.checkpoint import load_ann, require_trusted
 from snnconv.runtime.weights import filled, read_weights
-from snnconv.surgery import obstacles, replace_relus
+from snnconv.surgery import replace_relus
 from snnconv.training import fit
 
 SHAPE = (1, 4, 4)

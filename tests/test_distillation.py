@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnconv.distillation import LayerDistances, distillation
-from snnconv.surgery import is_activation
+from snnconv.graph import is_activation
 from snnconv.training import Fit, fit
 
 FINITE = st.lists(st.floats(-8, 8), min_size=3, max_size=3)

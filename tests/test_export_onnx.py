@@ -22,8 +22,8 @@ from snnconv.activations.slip_relu import SlipReLU
 from snnconv.exports import onnx as exporter
 from snnconv.exports import onnx_graph
 from snnconv.exports.onnx import FILE, check, export
+from snnconv.folding import fold_batchnorm
 from snnconv.quantization import quantize
-from snnconv.surgery import fold_batchnorm
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

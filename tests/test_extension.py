@@ -63,7 +63,8 @@ FILES = {
     """,
     "toy/patient.py": """
         from snnconv.spiking import Latency, OverTime, SpikingModel
-        from snnconv.surgery import replace_modules, require_convertible
+        from snnconv.obstacles import require_convertible
+from snnconv.surgery import replace_modules
         from toy.ceiling import Ceiling
 
         def convert(ann, batches, *, neuron, calibrated):

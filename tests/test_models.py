@@ -12,7 +12,7 @@ from snnconv.models.mlp import mlp
 from snnconv.models.resnet import Block, resnet18, resnet20
 from snnconv.models.vgg import vgg16
 from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.surgery import obstacles
+from snnconv.obstacles import obstacles
 
 SHAPES = {"digits": (1, 8, 8), "cifar": (3, 32, 32)}
 

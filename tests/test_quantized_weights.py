@@ -9,11 +9,11 @@ from torch import nn
 
 from snnconv.activations.qcfs import QCFS
 from snnconv.conversion import takes
+from snnconv.folding import fold_batchnorm
 from snnconv.methods import qcfs
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.quantization import quantize
 from snnconv.quantized_weights import Weights
-from snnconv.surgery import fold_batchnorm
 from snnconv.training import Fit, fit
 
 BITS = [8, 4, 2]

@@ -9,9 +9,11 @@ from torch.nn import functional as F
 
 from networks import Net
 from snnconv.activations.qcfs import QCFS
+from snnconv.folding import fold_batchnorm
 from snnconv.models.resnet import resnet20
 from snnconv.models.vgg import VGG
-from snnconv.surgery import fold_batchnorm, obstacles, replace_modules, require_convertible
+from snnconv.obstacles import obstacles, require_convertible
+from snnconv.surgery import replace_modules
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 

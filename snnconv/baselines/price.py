@@ -11,9 +11,11 @@ from snnconv.activations.qcfs import QCFS
 from snnconv.baselines.ptq import Quantized
 from snnconv.costs import Costs
 from snnconv.fanout import Target, fan_out
+from snnconv.folding import fold_batchnorm
+from snnconv.graph import NORMS, WEIGHTED
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking import OverTime
-from snnconv.surgery import NORMS, WEIGHTED, fold_batchnorm, replace_modules, replace_relus
+from snnconv.surgery import replace_modules, replace_relus
 
 log = logging.getLogger(__name__)
 WORD = 4  # bytes of a scale, a zero point, a bias, and of what stays float

@@ -27,7 +27,9 @@ from snnconv.baselines.observers import (
 )
 from snnconv.calibration import in_batches
 from snnconv.data.splits import Splits
-from snnconv.surgery import WEIGHTED, fold_batchnorm, replace_modules, replace_relus, set_submodule, trace
+from snnconv.folding import fold_batchnorm
+from snnconv.graph import WEIGHTED, trace
+from snnconv.surgery import replace_modules, replace_relus, set_submodule
 
 MOST_BITS = 16
 BATCH = 50  # images that a moving average moves by

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from snnconv.surgery import is_activation, replace_modules, set_submodule
+from snnconv.graph import is_activation
+from snnconv.surgery import replace_modules, set_submodule
 
 log = logging.getLogger(__name__)
 FIXED = ("slice", "pad", "split", "cat", "concat")  # operations that name channels by number

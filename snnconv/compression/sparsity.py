@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from snnconv.surgery import WEIGHTED
+from snnconv.graph import WEIGHTED
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snnconv.exports.normal_form import NormalForm
+from snnconv.graph import path_of
 from snnconv.spiking import OverTime
-from snnconv.surgery import path_of
 
 SOFT = {"reset": "subtract", "fires": "v >= v_threshold"}  # what IF nodes say of themselves (nir.py)
 

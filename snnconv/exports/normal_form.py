@@ -18,15 +18,13 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from snnconv.fanout import LOGITS
+from snnconv.graph import ADDITIONS, PASSING, RESHAPING, WEIGHTED, path_of, trace
 from snnconv.neurons.base import Threshold
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.quantization import over_outputs
 from snnconv.spiking import OverTime, SpikingModel
-from snnconv.surgery import WEIGHTED, path_of, set_submodule, trace
+from snnconv.surgery import set_submodule
 
-ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-PASSING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
-RESHAPING = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
 AVERAGING = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, F.avg_pool2d, F.adaptive_avg_pool2d)
 
 

@@ -18,9 +18,10 @@ from snnconv.activations.clipped_relu import ClippedReLU
 from snnconv.activations.noisy_qcfs import NoisyQCFS
 from snnconv.activations.qcfs import QCFS
 from snnconv.activations.qcfs_floor_first import QCFSFloorFirst
-from snnconv.exports.normal_form import ADDITIONS, PASSING, RESHAPING, calls, site
+from snnconv.exports.normal_form import calls, site
+from snnconv.folding import fold_batchnorm
+from snnconv.graph import ADDITIONS, NORMS, PASSING, RELU_CALLS, RESHAPING, is_activation, trace
 from snnconv.quantization import largest_integer, quantize
-from snnconv.surgery import NORMS, RELU_CALLS, fold_batchnorm, is_activation, trace
 
 QUANTIZED = (QCFS, QCFSFloorFirst, NoisyQCFS)  # in evaluation the same function
 MOST_LEVELS = 255  # of uint8

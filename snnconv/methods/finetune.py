@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from snnconv import conversion
 from snnconv.data.splits import Batches
 from snnconv.distillation import distillation
+from snnconv.folding import fold_batchnorm
 from snnconv.kernels import RecomputedOutputs
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
@@ -33,7 +34,7 @@ from snnconv.runtime import checkpoint, distributed, files
 from snnconv.runtime.environment import autocast
 from snnconv.runtime.run import TrainingError
 from snnconv.spiking import OverTime, SpikingModel
-from snnconv.surgery import fold_batchnorm, set_submodule, split
+from snnconv.surgery import set_submodule, split
 
 log = logging.getLogger(__name__)
 WARMUP = 0.02  # share of the steps in which the learning rate rises to its full value

@@ -10,9 +10,11 @@ from torch import fx, nn
 
 from snnconv.calibration import in_batches
 from snnconv.conversion import converts, to_spiking
+from snnconv.folding import fold_batchnorm
+from snnconv.graph import trace
 from snnconv.neurons.spikingjelly import SpikingJellyNeuron
 from snnconv.spiking import Latency, SpikingModel
-from snnconv.surgery import fold_batchnorm, replace_modules, trace
+from snnconv.surgery import replace_modules
 
 
 class _Neurons:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from snnconv.activations.qcfs import QCFS
 from snnconv.calibration import Rule
 from snnconv.conversion import converts, thresholds, to_spiking, training_of
+from snnconv.graph import is_activation
 from snnconv.neurons.base import per_channel as by_channel
 from snnconv.neurons.biased import BiasedIntegrateFire
 from snnconv.sidebyside import calibration_images, channel_mean, side_by_side
 from snnconv.spiking import Latency, SpikingModel
-from snnconv.surgery import is_activation
 
 KINDS = (QCFS, nn.ReLU)
 

@@ -76,7 +76,7 @@ class Neuron(nn.Module):
     """A node whose spikes count `amplitude` each: current [T, N, …] → amplitude · spikes [T, N, …].
 
     `amplitude` is θ unless said otherwise, and becomes 1 where it has been folded into the weights that follow
-    (`surgery.fold_amplitudes`).  State carries over to the next call until SpikingJelly's `functional.reset_net`.
+    (`folding.fold_amplitudes`).  State carries over to the next call until SpikingJelly's `functional.reset_net`.
     """
 
     def __init__(self, threshold: Threshold, node: nn.Module, amplitude: Threshold | None = None) -> None:
