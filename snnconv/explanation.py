@@ -129,13 +129,16 @@ def explanation(
     """Errors, energy and spikes of `snn`, converted from `ann`, at each T, on the first `images` validation images.
 
     On calibration images where no images are kept for validation: what is found here suggests what to change, so test images
-    have no part in it.  None for `images` = 0.
+    have no part in it.  None for `images` = 0.  ValueError, in every process, where there is no image for each of them.
     """
     if not images:
         return None
     role, batches = ("valid", data.valid) if data.valid.count else ("calibration", data.calibration)
     if not batches.count:
         return None
+    if min(images, batches.count) < distributed.world_size():
+        raise ValueError(f"{min(images, batches.count)} images for {distributed.world_size()} processes; "
+                         "use fewer, or more images (explain.images, data.valid)")  # fmt: skip
     batches = copy.copy(batches)
     batches.everywhere = False  # each process takes its part
     errors = decompose(ann, snn, batches, timesteps, images) if snn.presented is None else None

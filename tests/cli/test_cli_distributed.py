@@ -58,6 +58,13 @@ def test_two_processes_do_the_job_of_one(tmp_path: Path):
         assert alone[key] == result[key]
 
 
+def test_fewer_validation_images_than_processes_cost_the_explanation_alone(tmp_path: Path):
+    done = torchrun(TRAIN, *SMOKE, "data.valid=1", "fit.epochs=1", cwd=tmp_path)
+    assert done.status == 0, done.output
+    assert "report.html explains nothing: 1 images for 2 processes" in done.output
+    assert (only_run(tmp_path) / "result.json").is_file()
+
+
 def test_an_error_of_the_user_ends_all_processes(tmp_path: Path):
     done = torchrun(TRAIN, "experiment=smoke", "levels=0", cwd=tmp_path)
     assert done.status == 1
