@@ -56,7 +56,7 @@ def main(cfg: DictConfig) -> None:
             before, trial = trial, stage(trial, data.calibration)
             if lost := undone(before, trial):
                 log.warning("compress: %s undoes 2:4 sparsity in %s; put it first", name, ", ".join(lost))
-        snn, curve, reached, facts = measure(run, ann, convert, weights, data, [])
+        snn, curve, reached, facts = measure(run, ann, convert, weights, data, [], 0)
         start = summarize(cfg, snn, curve, reached, run.seconds, str(run.device))
         ladder = [{**start, "network": run.network(), **facts}]
         for number, name in enumerate(stages, 1):
@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> None:
             with run.part(f"{number}_{name}", part_cfg) as part:
                 fit(smaller, data.train, data.selecting(settings.select), settings, part, instantiate(part_cfg.weights))
                 ann = smaller
-                snn, curve, reached, facts = measure(part, ann, convert, weights, data, done)
+                snn, curve, reached, facts = measure(part, ann, convert, weights, data, done, settings.epochs)
                 ladder.append(report(part, snn, curve, reached, more=facts))
             if distributed.is_main():
                 files.write_json(run.folder / "ladder.json", ladder)
@@ -91,14 +91,17 @@ def stage_config(cfg: DictConfig, network: nn.Module, stages: list[str]) -> Dict
 
 
 def measure(
-    run: Run, ann: nn.Module, convert: Any, weights: Weights, data: Splits, stages: list[str]
+    run: Run, ann: nn.Module, convert: Any, weights: Weights, data: Splits, stages: list[str], epochs: int
 ) -> tuple[SpikingModel, Curve, float, dict[str, Any]]:
-    """The spiking network that `ann` becomes, its curve, the accuracy of `ann`, and the facts for `result.json`."""
+    """The spiking network that `ann` becomes, its curve, the accuracy of `ann`, and the facts for `result.json`.
+
+    `epochs` is what each of the `stages` was trained for.
+    """
     ann = weights(ann)
     with run.timed("convert"):
         snn = weights.convert(convert, ann, data.calibration)
     curve = accuracy_over_time(snn, data.test, run.cfg.timesteps)
-    facts = {"stages": stages, **size(ann, weights), **costs(run.cfg, snn, data, list(curve.correct))}
+    facts = {"stages": stages, "epochs": epochs, **size(ann, weights), **costs(run.cfg, snn, data, list(curve.correct))}
     return snn, curve, accuracy(ann, data.test), {"compression": facts}
 
 

@@ -31,32 +31,44 @@ def ladders(results: Iterable[Result]) -> str:
         accumulates, share = facts["accumulates"][last], facts["accumulates"][last] / first["accumulates"][last]
         energies = ((table["snn"][last], table["ann"]) for table in (facts["energy"][name] for name in tables))
         lines.append([
-            " → ".join(facts["stages"]) or "whole", _percent(one["ann_accuracy"]),
+            " → ".join(facts["stages"]) or "whole", str(facts.get("epochs") or "–"), _percent(one["ann_accuracy"]),
             *[_percent(one["snn_accuracy"].get(str(t))) for t in times],
             f"{facts['nonzero']:,}{left['nonzero']}", f"{facts['bits'] / 8192:.0f}",
             f"{facts['macs'] / 1e6:.2f}{left['macs']}", f"{accumulates / 1e6:.2f} ({share:.0%})",
             *[f"{_micro(snn)} / {_micro(ann)}" for snn, ann in energies],
         ])  # fmt: skip
     operations = "M MACs", f"M accumulates, T={last}"
-    head = ["stages", "ANN", *[f"T={t}" for t in times], "weights ≠ 0", "KiB", *operations]
+    head = ["stages", "epochs of each", "ANN", *[f"T={t}" for t in times], "weights ≠ 0", "KiB", *operations]
     return markdown([*head, *[f"µJ SNN, T={last} / ANN, {name}" for name in tables]], lines)
 
 
 def integers(results: Iterable[Mapping[str, Any]]) -> str:
     """Markdown: networks in whole numbers (scripts/integerize.py) beside the float one that they are made of."""
-    rows = list(results)
+    rows = sorted(results, key=lambda one: one["seed"])
     times = sorted({int(t) for one in rows for t in one["accuracy"]["integer"]})
+    several = len({one["seed"] for one in rows}) > 1
     lines: list[Sequence[str]] = []
     for one in rows:
         curve, widths, golden = one["accuracy"], one["membrane_bits"].values(), one["golden"]
+        seed = [str(one["seed"])] if several else []
         if "float" in curve:
             cells = [_percent(curve["float"].get(str(t))) for t in times]
-            lines.append(["float", _trained(one), *cells, "32", f"{one['float_bytes'] / 1024:.0f}", "–"])
+            lines.append(["float", _trained(one), *seed, *cells, "32", f"{one['float_bytes'] / 1024:.0f}", "–"])
         compared = f"{golden['differing_spikes']} on {golden['images']} images"
         cells = [_percent(curve["integer"].get(str(t))) for t in times]
         size = f"{one['weight_bytes'] / 1024:.0f}"
-        lines.append([_name(one["integer"]), _trained(one), *cells, f"{min(widths)}–{max(widths)}", size, compared])
-    head = ["weights", "trained with", *[f"T={t}" for t in times], "membrane bits", "KiB", "spikes that differ"]
+        lines.append(
+            [_name(one["integer"]), _trained(one), *seed, *cells, f"{min(widths)}–{max(widths)}", size, compared]
+        )
+    head = [
+        "weights",
+        "trained with",
+        *["seed"] * several,
+        *[f"T={t}" for t in times],
+        "membrane bits",
+        "KiB",
+        "spikes that differ",
+    ]
     return markdown(head, lines)
 
 

@@ -21,6 +21,7 @@ def test_a_ladder_of_run_folders(smoke: Path, tmp_path: Path):
     ladder = json.loads((made / "ladder.json").read_text())
     facts = [each["compression"] for each in ladder]
     assert [each["stages"] for each in facts] == [[], ["prune30"], ["prune30", "sparse24"]]
+    assert [each["epochs"] for each in facts] == [0, 1, 1]
     assert facts[0]["parameters"] > facts[1]["parameters"] == facts[2]["parameters"]
     assert facts[1]["nonzero"] > facts[2]["nonzero"]
     assert facts[0]["macs"] > facts[1]["macs"] > facts[2]["macs"]
