@@ -8,8 +8,8 @@ from test_leaderboard import cells, result
 
 def stage(stages: list[str], scale: float, weights: str, **changes) -> dict:
     energy = {"int8": {"ann": 4e6 * scale, "quantized": {"2": 1.0}, "snn": {"1": 1e6 * scale, "2": 2e6 * scale}}}
-    facts = {"stages": stages, "epochs": 2 * bool(stages), "parameters": 1000, "nonzero": int(1000 * scale), "bits": 8192 * 4, "macs": int(8e6 * scale),
-             "accumulates": {"1": 1e6 * scale, "2": 3e6 * scale}, "energy": energy}  # fmt: skip
+    facts = {"stages": stages, "epochs": 2 * bool(stages), "parameters": 1000, "nonzero": int(1000 * scale), "bits": 8192 * 4,
+             "macs": int(8e6 * scale), "accumulates": {"1": 1e6 * scale, "2": 3e6 * scale}, "energy": energy}  # fmt: skip
     curve = {"1": 0.5 * scale, "2": 0.75}
     return result("qcfs", snn_accuracy=curve, compression=facts, network={"weights": weights}, **changes)
 
