@@ -8,6 +8,7 @@ run=… takes as any other (to go on after an interruption, or with other stages
 With weights=… the last stage trains them quantized; before it they are measured so.
 """
 
+import copy
 import logging
 from typing import Any
 
@@ -55,7 +56,7 @@ def main(cfg: DictConfig) -> None:
         for name, stage in stages.items():  # what one of them refuses is told now, not after hours
             before, trial = trial, stage(trial, data.calibration)
             if lost := undone(before, trial):
-                log.warning("compress: %s undoes 2:4 sparsity in %s; put it first", name, ", ".join(lost))
+                log.warning("compress: %s undoes 2:4 sparsity in %s; 2:4 belongs after it", name, ", ".join(lost))
         snn, curve, reached, facts = measure(run, ann, convert, weights, data, [], 0)
         start = summarize(cfg, snn, curve, reached, run.seconds, str(run.device))
         ladder = [{**start, "network": run.network(), **facts}]
@@ -65,7 +66,13 @@ def main(cfg: DictConfig) -> None:
             part_cfg = stage_config(cfg, smaller, done)
             part_cfg.weights.train = weights.train and last  # before, zeros are those of stages
             with run.part(f"{number}_{name}", part_cfg) as part:
+                before = copy.deepcopy(smaller)
                 fit(smaller, data.train, data.selecting(settings.select), settings, part, instantiate(part_cfg.weights))
+                if lost := undone(before, smaller):
+                    log.warning(
+                        "compress: training undid 2:4 sparsity in %s; it needs compress.fit.keep_zeros=true",
+                        ", ".join(lost),
+                    )
                 ann = smaller
                 snn, curve, reached, facts = measure(part, ann, convert, weights, data, done, settings.epochs)
                 ladder.append(report(part, snn, curve, reached, more=facts))
@@ -107,9 +114,9 @@ def measure(
 
 def costs(cfg: DictConfig, snn: SpikingModel, data: Splits, timesteps: list[int]) -> dict[str, Any]:
     """Operations and energy for one image, weights of 0 left out; counted on calibration images."""
-    counted = count_operations(
-        snn, data.calibration, shown_timesteps(timesteps), images=cfg.compress.images, zeros=False
-    )
+    images = copy.copy(data.calibration)
+    images.everywhere = False  # each process takes its part
+    counted = count_operations(snn, images, shown_timesteps(timesteps), images=cfg.compress.images, zeros=False)
     energy = Energy(counted, instantiate(cfg.costs, _convert_="all")).as_dict()
     keys = ("ann", "quantized", "snn")
     return {

@@ -31,7 +31,7 @@ def ladders(results: Iterable[Result]) -> str:
         accumulates, share = facts["accumulates"][last], facts["accumulates"][last] / first["accumulates"][last]
         energies = ((table["snn"][last], table["ann"]) for table in (facts["energy"][name] for name in tables))
         lines.append([
-            " → ".join(facts["stages"]) or "whole", str(facts.get("epochs") or "–"), _percent(one["ann_accuracy"]),
+            " → ".join(facts["stages"]) or "whole", str(facts["epochs"]) if facts["stages"] else "–", _percent(one["ann_accuracy"]),
             *[_percent(one["snn_accuracy"].get(str(t))) for t in times],
             f"{facts['nonzero']:,}{left['nonzero']}", f"{facts['bits'] / 8192:.0f}",
             f"{facts['macs'] / 1e6:.2f}{left['macs']}", f"{accumulates / 1e6:.2f} ({share:.0%})",

@@ -33,7 +33,7 @@ def fold_amplitudes(network: nn.Module, kind: type) -> nn.Module:
         if fed and all(_carries(modules[str(user.target)], neuron.amplitude, user, modules) for user in fed):
             for layer in (modules[str(user.target)] for user in fed):
                 layer.weight = nn.Parameter(
-                    layer.weight * by_input(layer, neuron.amplitude)
+                    layer.weight * _by_input(layer, neuron.amplitude)
                 )  # its own, if it was shared
             neuron.amplitude = 1.0
     return network
@@ -64,7 +64,7 @@ def _is_flat(value: Any, modules: dict[str, nn.Module]) -> bool:
     return False
 
 
-def by_input(layer: Any, amplitude: Any) -> Any:
+def _by_input(layer: Any, amplitude: Any) -> Any:
     """`amplitude` shaped to scale the inputs that the weights of `layer` meet."""
     if not isinstance(amplitude, torch.Tensor):
         return amplitude

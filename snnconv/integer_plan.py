@@ -17,7 +17,7 @@ from snnconv.spiking import OverTime
 from snnconv.surgery import set_submodule
 
 LOGITS = "(logits)"
-SHAPING = (
+MOVING = (
     operator.getitem,
     torch.flatten,
     torch.reshape,
@@ -318,7 +318,7 @@ def _shapes(node: fx.Node, module: nn.Module | None) -> bool:
     if node.target is F.pad:
         settings = (*node.args[2:], *node.kwargs.values())
         return all(value in ("constant", None, 0) for value in settings)
-    return isinstance(module, nn.Flatten) or (node.op != "call_module" and node.target in SHAPING)
+    return isinstance(module, nn.Flatten) or (node.op != "call_module" and node.target in MOVING)
 
 
 def _name(node: fx.Node, module: nn.Module | None) -> str:

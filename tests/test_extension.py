@@ -64,7 +64,7 @@ FILES = {
     "toy/patient.py": """
         from snnconv.spiking import Latency, OverTime, SpikingModel
         from snnconv.obstacles import require_convertible
-from snnconv.surgery import replace_modules
+        from snnconv.surgery import replace_modules
         from toy.ceiling import Ceiling
 
         def convert(ann, batches, *, neuron, calibrated):

@@ -268,7 +268,7 @@ def test_a_damaged_image_is_named(load, tiny_files, damage):
     test = load().test
     damage(path)
     with pytest.raises(
-        ValueError, match=rf"^{path}: damaged, or no image \(.*\); replace it by the original, or remove it$"
+        OSError, match=rf"^{path}: damaged, or no image \(.*\); replace it by the original, or remove it$"
     ):
         list(test)
 
@@ -276,7 +276,7 @@ def test_a_damaged_image_is_named(load, tiny_files, damage):
 def test_a_worker_names_it_as_well_in_one_line(load, tiny_files):
     path = tiny_files / "val" / "images" / "val_5.JPEG"
     path.write_bytes(b"rubbish")
-    with pytest.raises(ValueError, match=rf"^{path}: damaged.*remove it$"):
+    with pytest.raises(OSError, match=rf"^{path}: damaged.*remove it$"):
         list(load("tiny_imagenet", "workers=1").test)
 
 

@@ -88,7 +88,7 @@ class ImageFiles(Dataset):
         try:
             picture = pil_loader(path)
         except Exception as error:  # a damaged file can raise almost anything
-            raise ValueError(f"{path}: damaged, or no image ({type(error).__name__}: {error}); replace it by the original, "
+            raise OSError(f"{path}: damaged, or no image ({type(error).__name__}: {error}); replace it by the original, "
                              "or remove it") from error  # fmt: skip
         torch.default_generator.manual_seed(seed)  # v2 draws from this one, and only from this one
         image = self.transform(picture)

@@ -121,6 +121,14 @@ class Splits:
     calibration: Batches  # training images, no augmentation, fixed order
     test: Batches
 
+    def __post_init__(self) -> None:
+        """ValueError, in every process, where one of several would be left without images and the others wait for it."""
+        for role, batches in (("training", self.train), ("validation", self.valid), ("test", self.test)):
+            if 0 < batches.count < distributed.world_size():
+                raise ValueError(
+                    f"{batches.count} {role} images for {distributed.world_size()} processes: each needs at least one"
+                )
+
     def selecting(self, select: str) -> Batches:
         """The images on which `fit.select` chooses the epoch to keep: `valid`, or `test` where it says so.
 

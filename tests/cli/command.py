@@ -29,6 +29,9 @@ RUN_FILES = {
     "explanation.json", "report.html",
 }  # fmt: skip
 
+# For one command of every script: in an interpreter that has imported nothing yet, as the user's.
+FRESH: dict[str, Any] = {"program": (sys.executable,)}
+
 
 @dataclass(frozen=True)
 class Finished:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import LONG, SMOKE, TRAIN, only_run, succeed
+from command import FRESH, LONG, SMOKE, TRAIN, only_run, succeed
 from filelock import FileLock
 
 
@@ -19,7 +19,7 @@ def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[
         with FileLock(shared / f"{name}.lock"):
             if not (cwd / "runs").exists():
                 cwd.mkdir()
-                succeed(TRAIN, *arguments, cwd=cwd)
+                succeed(TRAIN, *arguments, cwd=cwd, **FRESH)
         return cwd
 
     return make

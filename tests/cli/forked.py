@@ -7,7 +7,9 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -17,6 +19,7 @@ class Forked:
     """What tests need of `subprocess.Popen`, for a command in a fork."""
 
     def __init__(self, script: Path, arguments: Sequence[str], cwd: Path, env: dict[str, str]) -> None:
+        Path(f"{cwd}.out").write_bytes(b"")  # there as soon as this returns
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["preload"])
         self._process = context.Process(target=_main, args=(str(script), list(arguments), str(cwd), env))
@@ -49,7 +52,8 @@ class Forked:
     def send_signal(self, number: int) -> None:
         """Nothing where it has ended."""
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it ends just now
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -59,13 +63,14 @@ class Forked:
 def _main(script: str, arguments: list[str], cwd: str, env: dict[str, str]) -> None:
     """In the fork: what an interpreter does around a script."""
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # as in a process of its own
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
-    output = os.open(f"{cwd}.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    output = os.open(f"{cwd}.out", os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
@@ -76,11 +81,15 @@ def _main(script: str, arguments: list[str], cwd: str, env: dict[str, str]) -> N
         runpy.run_path(script, run_name="__main__")
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        if isinstance(stop.code, str):
+        if status == 1 and stop.code != 1:
             sys.stderr.write(f"{stop.code}\n")
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
         sys.excepthook(*sys.exc_info())
         status = 1
+    threading._shutdown()
     atexit._run_exitfuncs()  # which a fork of multiprocessing leaves out
     sys.stdout.flush()
     sys.exit(status)

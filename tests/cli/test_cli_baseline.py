@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command import EVALUATE, copy_run, fail, succeed
+from command import EVALUATE, FRESH, copy_run, fail, succeed
 
 pytestmark = pytest.mark.cli
 BASELINE, LEADERBOARD = (EVALUATE.with_name(f"{name}.py") for name in ("baseline", "leaderboard"))
@@ -12,7 +12,7 @@ BASELINE, LEADERBOARD = (EVALUATE.with_name(f"{name}.py") for name in ("baseline
 
 def test_a_quantized_network_stands_beside_the_spiking_one(smoke: Path, tmp_path: Path):
     folder = copy_run(smoke, tmp_path / "run")
-    text = succeed(BASELINE, "run=run", "baseline=ptq_static,qat", "baseline.activation_bits=3", cwd=tmp_path)
+    text = succeed(BASELINE, "run=run", "baseline=ptq_static,qat", "baseline.activation_bits=3", cwd=tmp_path, **FRESH)
     assert "2 of 2 runs finished" in text
     found = {path.parts[-3]: json.loads(path.read_text()) for path in folder.glob("evaluations/*/*/baseline.json")}
     assert set(found) == {"ptq_static", "qat"}

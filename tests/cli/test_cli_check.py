@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import CHECK, SMOKE, TRAIN, copy_run, environment, fail, files_in, succeed
+from command import CHECK, FRESH, SMOKE, TRAIN, copy_run, environment, fail, files_in, succeed
 
 pytestmark = pytest.mark.cli
 
@@ -31,7 +31,7 @@ def pooled(tmp_path: Path) -> list[str]:
 
 
 def test_a_model_is_told_layer_by_layer(tmp_path: Path):
-    text = succeed(CHECK, "model=mlp", "data=imagenet", "levels=4", "track=wandb", cwd=tmp_path)
+    text = succeed(CHECK, "model=mlp", "data=imagenet", "levels=4", "track=wandb", cwd=tmp_path, **FRESH)
     assert "│ 1 " in text
     assert "IntegrateFire neuron, θ = 8, L = 4" in text
     assert "Sequential can be converted by method=qcfs." in text

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command import EVALUATE, copy_run, fail, succeed
+from command import EVALUATE, FRESH, copy_run, fail, succeed
 
 from snnconv.compressed import size
 from snnconv.runtime.checkpoint import load_ann
@@ -16,7 +16,7 @@ COMPRESS = EVALUATE.with_name("compress.py")
 def test_a_ladder_of_run_folders(smoke: Path, tmp_path: Path):
     folder = copy_run(smoke, tmp_path / "run")
     options = ("compress=[prune30,sparse24]", "compress.fit.epochs=1", "timesteps=[2,4]")
-    text = succeed(COMPRESS, "run=run", *options, cwd=tmp_path)
+    text = succeed(COMPRESS, "run=run", *options, cwd=tmp_path, **FRESH)
     (made,) = (folder / "compressed").iterdir()
     ladder = json.loads((made / "ladder.json").read_text())
     facts = [each["compression"] for each in ladder]

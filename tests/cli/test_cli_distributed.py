@@ -58,8 +58,12 @@ def test_two_processes_do_the_job_of_one(tmp_path: Path):
         assert alone[key] == result[key]
 
 
-def test_fewer_validation_images_than_processes_cost_the_explanation_alone(tmp_path: Path):
-    done = torchrun(TRAIN, *SMOKE, "data.valid=1", "fit.epochs=1", cwd=tmp_path)
+def test_fewer_images_than_processes(tmp_path: Path):
+    """Told by all of them, before one waits for another."""
+    done = torchrun(TRAIN, *SMOKE, "data.valid=1", cwd=tmp_path)
+    assert done.status == 1
+    assert "1 validation images for 2 processes: each needs at least one" in done.output
+    done = torchrun(TRAIN, *SMOKE, "explain.images=1", "fit.epochs=1", cwd=tmp_path)
     assert done.status == 0, done.output
     assert "report.html explains nothing: 1 images for 2 processes" in done.output
     assert (only_run(tmp_path) / "result.json").is_file()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command import EVALUATE, TRAIN, copy_run, environment, fail, files_in, outcome, succeed
+from command import EVALUATE, FRESH, TRAIN, copy_run, environment, fail, files_in, outcome, succeed
 
 pytestmark = pytest.mark.cli
 
@@ -23,7 +23,9 @@ def test_again_with_other_timesteps_and_another_schedule(smoke: Path, tmp_path: 
     before, old = outcome(folder), files_in(folder)
     cwd = tmp_path / "elsewhere"
     cwd.mkdir()
-    text = succeed(EVALUATE, "run=../copy", "timesteps=16", "simulate.schedule=layer", "simulate.chunk=5", cwd=cwd)
+    text = succeed(
+        EVALUATE, "run=../copy", "timesteps=16", "simulate.schedule=layer", "simulate.chunk=5", cwd=cwd, **FRESH
+    )
     (again,) = (folder / "evaluations" / "qcfs").iterdir()
     assert f"Run folder: ../copy/evaluations/qcfs/{again.name}" in text
     assert {t: curve(again)[t] for t in curve(smoke)} == curve(smoke)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command import EVALUATE, copy_run, fail, succeed
+from command import EVALUATE, FRESH, copy_run, fail, succeed
 
 pytestmark = pytest.mark.cli
 EXPORT = EVALUATE.with_name("export.py")
@@ -19,7 +19,7 @@ def made_in(run: Path) -> tuple[Path, dict]:
 def test_the_spiking_network_as_nir(smoke: Path, tmp_path: Path):
     pytest.importorskip("nir")
     run = copy_run(smoke, tmp_path / "run")
-    text = succeed(EXPORT, "run=run", "export=nir", "export.images=4", "timesteps=[2,4]", cwd=tmp_path)
+    text = succeed(EXPORT, "run=run", "export=nir", "export.images=4", "timesteps=[2,4]", cwd=tmp_path, **FRESH)
     assert "differing spikes: 0" in text
     folder, found = made_in(run)
     assert found["files"] == {"network.nir": (folder / "network.nir").stat().st_size}

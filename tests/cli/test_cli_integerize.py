@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command import EVALUATE, copy_run, fail, succeed
+from command import EVALUATE, FRESH, copy_run, fail, succeed
 
 pytestmark = pytest.mark.cli
 INTEGERIZE = EVALUATE.with_name("integerize.py")
@@ -12,7 +12,7 @@ INTEGERIZE = EVALUATE.with_name("integerize.py")
 
 def test_a_run_in_whole_numbers(smoke: Path, tmp_path: Path):
     folder = copy_run(smoke, tmp_path / "run")
-    text = succeed(INTEGERIZE, "run=run", "integer=int4", "timesteps=[2,4]", cwd=tmp_path)
+    text = succeed(INTEGERIZE, "run=run", "integer=int4", "timesteps=[2,4]", cwd=tmp_path, **FRESH)
     assert "0 differing spikes on 8 images" in text
     (made,) = (folder / "evaluations" / "qcfs").iterdir()
     found = json.loads((made / "integer.json").read_text())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import EVALUATE, ROOT, TRAIN, copy_run, fail, files_in, only_run, succeed
+from command import EVALUATE, FRESH, ROOT, TRAIN, copy_run, fail, files_in, only_run, succeed
 from safetensors.torch import load_file
 
 from snnconv.activations.relu import ReLU
@@ -39,7 +39,7 @@ def test_methods_of_one_command_become_rows_of_one_table(smoke: Path, tmp_path: 
             assert result[key] == original[key]
     assert found["qcfs"]["snn_accuracy"] == {t: original["snn_accuracy"][t] for t in ("1", "2", "5")}
 
-    text = succeed(LEADERBOARD, "copy", "--out", "out", "--collect", cwd=tmp_path)
+    text = succeed(LEADERBOARD, "copy", "--out", "out", "--collect", cwd=tmp_path, **FRESH)
     assert [line.split(" | ")[:3] for line in text.splitlines() if "| T" in line] == [
         ["| class", "method", "steps"], ["| plain", "qcfs", "T"], ["| pre-simulated τ=4", "srp", "T + 4"]
     ]  # fmt: skip

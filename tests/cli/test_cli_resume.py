@@ -73,7 +73,7 @@ def test_killed_three_times(uninterrupted: Path, tmp_path: Path):
     assert_same(only_run(tmp_path), uninterrupted)
 
 
-# Imported by Python at its start where it lies on PYTHONPATH: kills the process at a step of writing a certain file.
+# Runs a script and kills its process at a step of writing a certain file.
 ACCIDENT = """
 import os, runpy, signal, sys
 moment, name, number = os.environ["SNNCONV_ACCIDENT"].split(":")
