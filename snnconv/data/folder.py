@@ -70,7 +70,7 @@ class ImageFiles(Dataset):
         self.paths = np.array([os.fsencode(path) for path in paths], dtype=bytes)
         self.shape, self.transform = tuple(shape), v2.Compose([*steps, v2.PILToTensor()])
 
-    def __getitem__(self, batch: tuple[list[int], tuple[int, ...]]) -> UInt8[Tensor, "N C H W"] | ValueError:
+    def __getitem__(self, batch: tuple[list[int], tuple[int, ...]]) -> UInt8[Tensor, "N C H W"] | ValueError | OSError:
         """The images of these indices; what is drawn for one depends on the keys and its index alone.
 
         An error is returned for the caller to raise: a DataLoader would bury its one line in a worker's traceback.
@@ -79,7 +79,7 @@ class ImageFiles(Dataset):
         with torch.random.fork_rng(devices=[]):
             try:
                 images = [self._image(index, derive(*keys, index)) for index in indices]
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 return error
         return torch.stack(images) if images else torch.empty(0, *self.shape, dtype=torch.uint8)
 
@@ -89,7 +89,7 @@ class ImageFiles(Dataset):
             picture = pil_loader(path)
         except Exception as error:  # a damaged file can raise almost anything
             raise OSError(f"{path}: damaged, or no image ({type(error).__name__}: {error}); replace it by the original, "
-                             "or remove it") from error  # fmt: skip
+                          "or remove it") from error  # fmt: skip
         torch.default_generator.manual_seed(seed)  # v2 draws from this one, and only from this one
         image = self.transform(picture)
         if image.shape != self.shape:
@@ -130,7 +130,7 @@ class FolderBatches(Batches):
             generator=torch.Generator(),  # not torch's own, which is left as it was
         )
         for images in loader:
-            if isinstance(images, ValueError):
+            if isinstance(images, ValueError | OSError):
                 raise images
             yield images.to(self.device, non_blocking=True)
 
