@@ -69,8 +69,6 @@ def _main(script: str, arguments: list[str], cwd: str, env: dict[str, str]) -> N
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
