@@ -23,22 +23,28 @@ def distillation(
     return temperature**2 * (theirs.exp() * (theirs - ours)).sum(-1).mean()
 
 
-def require_teacher(run: str) -> None:
-    """ValueError unless the folder `run` holds a trained network."""
+def require_teacher(run: str, setting: str = "fit.teacher") -> None:
+    """ValueError, which names the `setting`, unless the folder `run` holds a trained network."""
     try:
         describe_ann(run)
     except (OSError, ValueError) as error:
-        raise ValueError(f"fit.teacher={run}: {str(error).removeprefix(f'{run}: ')}") from error
+        raise ValueError(f"{setting}={run}: {str(error).removeprefix(f'{run}: ')}") from error
 
 
 def load_teacher(
-    run: str, images: Tensor, classes: int, *, trust: Sequence[str] = (), channels_last: bool = False
+    run: str,
+    images: Tensor,
+    classes: int,
+    *,
+    trust: Sequence[str] = (),
+    channels_last: bool = False,
+    setting: str = "fit.teacher",
 ) -> nn.Module:
     """The network in the run folder `run`, in eval mode, without gradients.
 
     ValueError if there is none, or if it does not make logits [N, `classes`] of `images`.
     """
-    require_teacher(run)
+    require_teacher(run, setting)
     with torch.random.fork_rng(devices=[]):  # building it draws weights, which must not move the run that it teaches
         network = load_ann(run, trust=trust).to(images.device).requires_grad_(False)
     if channels_last:
@@ -47,9 +53,9 @@ def load_teacher(
         found = network(images[:1]).shape[-1]
     except RuntimeError as error:
         shape = list(images.shape[1:])
-        raise ValueError(f"fit.teacher={run}: its network cannot take images of {shape} ({error})") from error
+        raise ValueError(f"{setting}={run}: its network cannot take images of {shape} ({error})") from error
     if found != classes:
-        raise ValueError(f"fit.teacher={run}: its network knows {found} classes, this one {classes}")
+        raise ValueError(f"{setting}={run}: its network knows {found} classes, this one {classes}")
     return network
 
 

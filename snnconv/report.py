@@ -117,6 +117,7 @@ NOT_OF_A_METHOD = (
     "compile",
     "save",
     "load",
+    "trust",
 )
 
 

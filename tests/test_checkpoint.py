@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -230,10 +229,6 @@ def test_what_is_trusted_is_run(run, intruder, unchecked):
     with pytest.raises(AttributeError):  # it returns 3, which is no network
         load_ann(run.folder, trust=["intruder"])
     assert intruder.exists()
-
-
-def test_our_own_configurations_are_trusted(compose_config, any_option):
-    require_trusted(OmegaConf.to_container(compose_config(any_option), resolve=True), ["examples/akamaster_resnet.py"])
 
 
 class Intruder:

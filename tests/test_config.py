@@ -14,6 +14,7 @@ from torch import nn
 
 from snnconv.data.folder import cut_files
 from snnconv.data.splits import cut
+from snnconv.runtime.checkpoint import require_trusted
 from snnconv.runtime.run import explain
 from snnconv.runtime.tracking import Tracker
 from snnconv.spiking import SpikingModel
@@ -23,8 +24,10 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def test_every_option_composes_without_a_loose_end(compose_config, any_option):
+    """And its run can be loaded again without trusting more than the example's file."""
     cfg = compose_config(any_option)
-    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    whole = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    require_trusted(whole, ["examples/akamaster_resnet.py"])
 
 
 def test_the_default_is_a_run_on_bundled_data(compose_config):

@@ -19,6 +19,7 @@ from snnconv.methods.finetune import Settings, Unrolled, convert, loss
 from snnconv.methods.qcfs import convert as qcfs
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
+from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import TrainingError
 from snnconv.spiking import OverTime, SpikingModel
 from snnconv.surgery import replace_modules
@@ -299,6 +300,48 @@ def test_weights_of_another_network_are_refused(ann, data, tmp_path, exact_netwo
         convert(exact_network(), [], data=None, load=str(tmp_path / "snn.safetensors"), **options)
 
 
+def test_training_begins_with_what_was_trained_for_another_t(ann, data, tmp_path, exact_images):
+    file = str(tmp_path / "snn.safetensors")
+    options = {"base": BASE, "epochs": 1, "data": data}
+    trained = convert(ann, [], lr=0.02, timesteps=1, save=file, **options)
+    begun = convert(ann, [], lr=1e-30, timesteps=2, start=file, **options)
+    same(begun(exact_images(), 4), trained(exact_images(), 4))
+    again = convert(ann, [], lr=0.02, timesteps=2, start=file, **options)
+    assert not torch.equal(again(exact_images(), 4), trained(exact_images(), 4))
+
+
+def test_every_epoch_is_kept(ann, data, tmp_path, exact_images, monkeypatch):
+    """What an interrupted training leaves is its last whole epoch."""
+    file, told, rate = str(tmp_path / "snn.safetensors"), finetune._tell, finetune.lr_at
+
+    def interrupted(totals, epoch, *rest):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        told(totals, epoch, *rest)
+
+    monkeypatch.setattr(finetune, "_tell", interrupted)
+    options = {"base": BASE, "timesteps": 2, "data": data, "lr": 0.02}
+    with pytest.raises(KeyboardInterrupt):
+        convert(ann, [], epochs=2, save=file, **options)
+    monkeypatch.setattr(finetune, "lr_at", lambda step, steps, lr: rate(step, 2 * steps, lr))
+    one_of_two = convert(ann, [], epochs=1, **options)
+    same(convert(ann, [], epochs=2, load=file, **options)(exact_images(), 4), one_of_two(exact_images(), 4))
+
+
+def test_a_run_teaches_in_the_place_of_the_ann(data, open_tiny_run, monkeypatch):
+    run = open_tiny_run("teacher")
+    ann = instantiate(run.cfg.model)
+    run.save_ann(instantiate(run.cfg.model), {})
+    seen = []
+    monkeypatch.setattr(finetune, "loss", lambda logits, labels, taught, how: seen.append(taught) or logits.sum())
+    convert(ann, [], base=BASE, data=data, epochs=1, lr=0.02, timesteps=1, teacher=str(run.folder))
+    data.train.set_epoch(0)
+    batches = [images for images, _ in data.train]
+    with torch.no_grad():
+        same(torch.cat(seen), torch.cat([load_ann(run.folder)(images) for images in batches]))
+        assert not torch.equal(torch.cat(seen), torch.cat([ann.eval()(images) for images in batches]))
+
+
 # rehearsal and bad input
 
 
@@ -327,6 +370,10 @@ def test_rehearsing_does_not_train(ann):
         ({"momentum": 1.0}, "momentum=1.0"), ({"weight_decay": -1.0}, "weight_decay=-1.0"),
         ({"distill": 1.5}, "distill=1.5"), ({"temperature": 0.0}, "temperature=0.0"),
         ({"load": "nowhere.safetensors"}, "load=nowhere.safetensors: no such file"),
+        ({"start": "nowhere.safetensors"}, "start=nowhere.safetensors: no such file"),
+        ({"load": __file__, "start": __file__}, "start=.*: nothing is trained"),
+        ({"teacher": "no/run"}, "teacher=no/run: .*no such"),
+        ({"teacher": "no/run", "distill": 0.0}, "teacher=no/run: has no say with method.distill=0"),
         ({"save": "no/where.safetensors"}, "save=no/where.safetensors: no is no folder"),
     ],
 )  # fmt: skip

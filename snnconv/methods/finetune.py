@@ -1,7 +1,7 @@
 """Training after conversion: the weights of a spiking network, through time, with surrogate gradients.
 
-The start from a converted network is that of hybrid training (Rathi et al., ICLR 2020); the ANN that was converted teaches
-(Hinton et al., 2015, distillation).  The neurons stay plain integrate-and-fire, so nothing is paid at inference.
+The start from a converted network is that of hybrid training (Rathi et al., ICLR 2020); the ANN that was converted teaches, or a
+better one (Hinton et al., 2015, distillation).  The neurons stay plain integrate-and-fire, so nothing is paid at inference.
 """
 
 import functools
@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from snnconv import conversion
 from snnconv.data.splits import Batches
-from snnconv.distillation import distillation
+from snnconv.distillation import distillation, load_teacher, require_teacher
 from snnconv.folding import fold_batchnorm
 from snnconv.kernels import RecomputedOutputs
 from snnconv.neurons.integrate_fire import IntegrateFire
@@ -56,7 +56,9 @@ class Settings:
     detach_reset: bool = False  # no gradient through the reset
     momentum: float = 0.9  # β₁ of Adam
     weight_decay: float = 0.0  # on weights, not on biases or θ; decoupled
-    distill: float = 1.0  # share of the loss that asks for the ANN's output instead of the label
+    distill: float = (
+        1.0  # share of the loss that asks for the output of the ANN, or of another teacher, instead of the label
+    )
     temperature: float = 2.0  # of both outputs in that share
     precision: str = "float32"  # bf16: weight layers in bfloat16
     compile: bool = False  # torch.compile
@@ -89,34 +91,47 @@ def convert(
     base: Any,
     data: Any,
     simulate: Mapping[str, Any] | None = None,
+    teacher: str | None = None,
+    trust: Sequence[str] = (),
+    start: str | None = None,
     load: str | None = None,
     save: str | None = None,
     **settings: Any,
 ) -> SpikingModel:
     """`ann` converted by `base`, another method, then trained on the training images of `data` (see `Settings`).
 
-    `base` and `data` are a method and `Splits`, or configurations of them.  `save` names a file for what was trained; with
-    `load`, such a file takes the place of training.  ValueError if `base` gives anything but plain integrate-and-fire neurons.
+    `base` and `data` are a method and `Splits`, or configurations of them.  The network of the run folder `teacher`, which may
+    need `trust`, teaches in the place of `ann`.  `save` names a file for what was trained, written after every epoch; such a
+    file, of any T, is where training begins with `start`, and takes its place with `load`.  ValueError if `base` gives anything
+    but plain integrate-and-fire neurons.
     """
     how = Settings(**settings)
     snn = _built(base)(ann, batches, simulate=None)
     network = _trainable(snn, how)
-    if load:
-        checkpoint.load_weights(network, Path(load))
-    else:
-        _train(network, fold_batchnorm(ann) if how.distill else None, _built(data).train, how)
-    if save and distributed.is_main():
-        weights = {name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()}
-        files.replace(Path(save), as_bytes(weights))
+    if found := load or start:
+        checkpoint.load_weights(network, Path(found))
+    if not load:
+        train = _built(data).train
+        _train(network, _teacher(ann, teacher, trust, train, how), train, how, save)
+    elif save:
+        _save(network, save)
     return SpikingModel(_plain(network), replace(snn.latency, needs_training="weights"), **(simulate or {}))
 
 
 def _rehearse(ann: nn.Module, batches: Iterable, *, base: Any, load: str | None = None, save: str | None = None,
+              start: str | None = None, teacher: str | None = None, trust: Sequence[str] = (),
               data: Any = None, simulate: Any = None, **settings: Any) -> None:  # fmt: skip
     """Everything but the training."""
     how = Settings(**settings)
-    if load and not Path(load).is_file():
-        raise ValueError(f"method.load={load}: no such file; method.save writes one")
+    for name, file in {"load": load, "start": start}.items():
+        if file and not Path(file).is_file():
+            raise ValueError(f"method.{name}={file}: no such file; method.save writes one")
+    if load and start:
+        raise ValueError(f"method.start={start}: nothing is trained, as method.load={load} brings a trained network")
+    if teacher is not None:
+        if not how.distill:
+            raise ValueError(f"method.teacher={teacher}: has no say with method.distill=0")
+        require_teacher(teacher, "method.teacher")
     if save and not Path(save).parent.is_dir():
         raise ValueError(f"method.save={save}: {Path(save).parent} is no folder")
     snn = conversion.rehearse(functools.partial(_built(base), simulate=None), ann, batches)
@@ -188,8 +203,28 @@ def lr_at(step: int, steps: int, lr: float) -> float:
     return lr * min(1.0, (step + 1) / (WARMUP * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _train(network: nn.Module, teacher: nn.Module | None, train: Batches, how: Settings) -> None:
-    """Train `network` in place.  TrainingError where the loss is not finite."""
+def _teacher(ann: nn.Module, run: str | None, trust: Sequence[str], train: Batches, how: Settings) -> nn.Module | None:
+    """The network whose outputs are asked for: `ann` or that of the folder `run`; None if only labels count."""
+    if not how.distill:
+        return None
+    folded = fold_batchnorm(ann)  # a copy, in eval mode
+    if run is None:
+        return folded
+    images, dtype = next(iter(train))[0], next(folded.parameters()).dtype
+    with torch.no_grad():
+        classes = folded.to(images.device)(images[:1].to(dtype)).shape[-1]
+        return load_teacher(run, images, classes, trust=trust, setting="method.teacher").to(dtype)
+
+
+def _save(network: nn.Module, file: str) -> None:
+    """What was trained, written by the first process."""
+    if distributed.is_main():
+        weights = {name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()}
+        files.replace(Path(file), as_bytes(weights))
+
+
+def _train(network: nn.Module, teacher: nn.Module | None, train: Batches, how: Settings, save: str | None) -> None:
+    """Train `network` in place; after every epoch it is kept in `save`.  TrainingError where the loss is not finite."""
     device, start = train.device, time.perf_counter()
     for part in [network] if teacher is None else [network, teacher]:
         part.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -217,6 +252,8 @@ def _train(network: nn.Module, teacher: nn.Module | None, train: Batches, how: S
         if (step + 1) % len(train) == 0:
             _tell(totals, (step + 1) // len(train), how, time.perf_counter() - start)
             totals.zero_()
+            if save:
+                _save(network, save)
 
 
 def _optimizer(network: nn.Module, how: Settings) -> torch.optim.AdamW:
