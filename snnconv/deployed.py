@@ -11,9 +11,10 @@ def ladders(results: Iterable[Result]) -> str:
     """Markdown: what stages of compression cost and gain (scripts/compress.py); operations and energy of one image.
 
     Accumulates and energy are those at the largest T that every row has; in brackets, the share of what the network that a ladder
-    began with has.  ValueError if there is no such result.
+    began with has.  With several seeds, a column says which.  ValueError if there is no such result.
     """
     rows = [one for one in results if "compression" in one]
+    several = len({one["seed"] for one in rows}) > 1
     times = sorted({int(t) for one in rows for t in one["snn_accuracy"]})
     if not rows:
         raise ValueError("ladders: no result of scripts/compress.py among these")
@@ -31,14 +32,23 @@ def ladders(results: Iterable[Result]) -> str:
         accumulates, share = facts["accumulates"][last], facts["accumulates"][last] / first["accumulates"][last]
         energies = ((table["snn"][last], table["ann"]) for table in (facts["energy"][name] for name in tables))
         lines.append([
-            " → ".join(facts["stages"]) or "whole", str(facts["epochs"]) if facts["stages"] else "–", _percent(one["ann_accuracy"]),
-            *[_percent(one["snn_accuracy"].get(str(t))) for t in times],
+            " → ".join(facts["stages"]) or "whole", str(facts["epochs"]) if facts["stages"] else "–", *[str(one["seed"])] * several,
+            _percent(one["ann_accuracy"]), *[_percent(one["snn_accuracy"].get(str(t))) for t in times],
             f"{facts['nonzero']:,}{left['nonzero']}", f"{facts['bits'] / 8192:.0f}",
             f"{facts['macs'] / 1e6:.2f}{left['macs']}", f"{accumulates / 1e6:.2f} ({share:.0%})",
             *[f"{_micro(snn)} / {_micro(ann)}" for snn, ann in energies],
         ])  # fmt: skip
     operations = "M MACs", f"M accumulates, T={last}"
-    head = ["stages", "epochs of each", "ANN", *[f"T={t}" for t in times], "weights ≠ 0", "KiB", *operations]
+    head = [
+        "stages",
+        "epochs of each",
+        *["seed"] * several,
+        "ANN",
+        *[f"T={t}" for t in times],
+        "weights ≠ 0",
+        "KiB",
+        *operations,
+    ]
     return markdown([*head, *[f"µJ SNN, T={last} / ANN, {name}" for name in tables]], lines)
 
 

@@ -30,6 +30,13 @@ def test_ladders_are_shares_of_the_network_that_they_begin_with():
     assert rows[2][-3:] == ["2.00 (25%)", "0.75 (25%)", "0.5 / 1"]
 
 
+def test_ladders_of_several_seeds_say_which():
+    results = [stage([], 1.0, "a"), stage([], 1.0, "b", seed=1), stage(["sparse24"], 0.5, "c", seed=1)]
+    rows = cells(ladders(results))
+    assert [row[2] for row in rows] == ["seed", "0", "1", "1"]
+    assert [row[3] for row in rows][1:] == [row[2] for row in cells(ladders(results[:1]))[1:]] * 3
+
+
 def test_ladders_compare_at_a_time_that_all_have():
     short = stage(["sparse24"], 0.5, "b")
     del short["snn_accuracy"]["2"], short["compression"]["accumulates"]["2"]

@@ -27,6 +27,7 @@ def test_a_ladder_of_run_folders(smoke: Path, tmp_path: Path):
     assert facts[0]["macs"] > facts[1]["macs"] > facts[2]["macs"]
     assert all(set(each["energy"]) == set(facts[0]["energy"]) != set() for each in facts)
     assert "sparse24" in text
+    assert "undid" not in text
     stage = made / "2_sparse24"
     assert json.loads((stage / "result.json").read_text())["compression"] == facts[2]
     assert size(load_ann(stage)) == {key: facts[2][key] for key in ("parameters", "nonzero", "bits")}
@@ -34,7 +35,8 @@ def test_a_ladder_of_run_folders(smoke: Path, tmp_path: Path):
     text = succeed(EVALUATE, f"run={stage}", "timesteps=[2,4]", "explain.images=0", cwd=tmp_path)
     (again,) = stage.glob("evaluations/qcfs/*/result.json")
     assert json.loads(again.read_text())["snn_accuracy"] == ladder[2]["snn_accuracy"]
-    succeed(COMPRESS, f"run={stage}", "compress=sparse24", "compress.fit.epochs=1", "timesteps=[2]", cwd=tmp_path)
+    options = ("compress=sparse24", "compress.fit.epochs=1", "compress.fit.keep_zeros=false", "timesteps=[2]")
+    assert "training undid 2:4 sparsity in" in succeed(COMPRESS, f"run={stage}", *options, cwd=tmp_path)
     (further,) = stage.glob("compressed/*/1_sparse24")
     assert load_ann(further).state_dict().keys() == load_ann(stage).state_dict().keys()
 
