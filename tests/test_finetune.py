@@ -10,12 +10,13 @@ from spikingjelly.activation_based import surrogate
 from torch import nn
 from torch.nn import functional as F
 
+from snnconv import through_time
 from snnconv.activations.qcfs import QCFS
 from snnconv.conversion import rehearse
 from snnconv.data.splits import Batches
 from snnconv.kernels import SMALL, RecomputedOutputs
 from snnconv.methods import finetune
-from snnconv.methods.finetune import Settings, Unrolled, convert, loss
+from snnconv.methods.finetune import convert
 from snnconv.methods.qcfs import convert as qcfs
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
@@ -23,6 +24,7 @@ from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import TrainingError
 from snnconv.spiking import OverTime, SpikingModel
 from snnconv.surgery import replace_modules
+from snnconv.through_time import Settings, Unrolled, loss
 
 BASE = partial(qcfs, neuron=IntegrateFire)
 SURROGATES = {
@@ -312,18 +314,18 @@ def test_training_begins_with_what_was_trained_for_another_t(ann, data, tmp_path
 
 def test_every_epoch_is_kept(ann, data, tmp_path, exact_images, monkeypatch):
     """What an interrupted training leaves is its last whole epoch."""
-    file, told, rate = str(tmp_path / "snn.safetensors"), finetune._tell, finetune.lr_at
+    file, told, rate = str(tmp_path / "snn.safetensors"), through_time._tell, through_time.lr_at
 
     def interrupted(totals, epoch, *rest):
         if epoch == 2:
             raise KeyboardInterrupt
         told(totals, epoch, *rest)
 
-    monkeypatch.setattr(finetune, "_tell", interrupted)
+    monkeypatch.setattr(through_time, "_tell", interrupted)
     options = {"base": BASE, "timesteps": 2, "data": data, "lr": 0.02}
     with pytest.raises(KeyboardInterrupt):
         convert(ann, [], epochs=2, save=file, **options)
-    monkeypatch.setattr(finetune, "lr_at", lambda step, steps, lr: rate(step, 2 * steps, lr))
+    monkeypatch.setattr(through_time, "lr_at", lambda step, steps, lr: rate(step, 2 * steps, lr))
     one_of_two = convert(ann, [], epochs=1, **options)
     same(convert(ann, [], epochs=2, load=file, **options)(exact_images(), 4), one_of_two(exact_images(), 4))
 
@@ -333,7 +335,7 @@ def test_a_run_teaches_in_the_place_of_the_ann(data, open_tiny_run, monkeypatch)
     ann = instantiate(run.cfg.model)
     run.save_ann(instantiate(run.cfg.model), {})
     seen = []
-    monkeypatch.setattr(finetune, "loss", lambda logits, labels, taught, how: seen.append(taught) or logits.sum())
+    monkeypatch.setattr(through_time, "loss", lambda logits, labels, taught, how: seen.append(taught) or logits.sum())
     convert(ann, [], base=BASE, data=data, epochs=1, lr=0.02, timesteps=1, teacher=str(run.folder))
     data.train.set_epoch(0)
     batches = [images for images, _ in data.train]
