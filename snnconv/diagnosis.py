@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from snnconv.decomposition import Decomposition, LayerErrors
+from snnconv.decomposition import Decomposition
 from snnconv.graph import is_activation
+from snnconv.layer_errors import LayerErrors
 
 # What helps against each error, where thresholds were trained and where a rule found them.
 REMEDIES = {

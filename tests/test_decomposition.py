@@ -11,9 +11,11 @@ from torch import nn
 from snnconv.activations.qcfs import QCFS
 from snnconv.costs import Costs
 from snnconv.data.splits import Batches, Splits
-from snnconv.decomposition import PARTS, Counted, Even, _evenly, _small, decompose
+from snnconv.decomposition import _small, decompose
 from snnconv.evaluation import accuracy
 from snnconv.explanation import explain
+from snnconv.idealized import Counted, Even, evenly
+from snnconv.layer_errors import PARTS
 from snnconv.methods import burst, parallel, qcfs, srp, st_bif, threshold
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking import Latency, OverTime, SpikingModel
@@ -337,4 +339,4 @@ def test_the_closed_form_is_what_the_neuron_does(ann, folded):
         for t in TS:
             counted, even = (kind(current) for kind in (Counted(neuron, t), Even(neuron, snn, t)))
             assert torch.equal(counted, even)
-    assert isinstance(_evenly(neuron, snn, 4), Counted)
+    assert isinstance(evenly(neuron, snn, 4), Counted)

@@ -9,8 +9,9 @@ from torch import nn
 
 from snnconv.activations.qcfs import QCFS
 from snnconv.conversion import takes
-from snnconv.decomposition import PARTS, Decomposition, LayerErrors, decompose
+from snnconv.decomposition import Decomposition, decompose
 from snnconv.diagnosis import REMEDIES, diagnose
+from snnconv.layer_errors import PARTS, LayerErrors
 from snnconv.methods import qcfs
 from snnconv.neurons.integrate_fire import IntegrateFire
 

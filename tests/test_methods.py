@@ -14,7 +14,8 @@ from torch import nn
 
 from snnconv.activations.qcfs import QCFS
 from snnconv.conversion import rehearse
-from snnconv.decomposition import PARTS, decompose
+from snnconv.decomposition import decompose
+from snnconv.layer_errors import PARTS
 from snnconv.methods.qcfs import convert
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking import SpikingModel, running_mean
