@@ -20,14 +20,15 @@ def ladders(results: Iterable[Result]) -> str:
         raise ValueError("ladders: no result of scripts/compress.py among these")
     tables = list(rows[0]["compression"]["energy"])
     last = max(set.intersection(*(set(one["compression"]["accumulates"]) for one in rows)), key=int)
-    lines, seen, first = [], set(), rows[0]["compression"]
+    lines, seen, begun = [], set(), {one["seed"]: one["compression"] for one in reversed(rows)}
     for one in rows:
         facts = one["compression"]
         if not facts["stages"]:
-            first = facts
+            begun[one["seed"]] = facts
         if (key := (one["network"]["weights"], tuple(facts["stages"]))) in seen:  # where several ladders begin
             continue
         seen.add(key)
+        first = begun[one["seed"]]
         left = {key: f" ({facts[key] / first[key]:.0%})" for key in ("macs", "nonzero")}
         accumulates, share = facts["accumulates"][last], facts["accumulates"][last] / first["accumulates"][last]
         energies = ((table["snn"][last], table["ann"]) for table in (facts["energy"][name] for name in tables))

@@ -95,11 +95,15 @@ def table(results: Iterable[Result], published: Sequence[Published] = ()) -> str
 
 
 def _training_settings(rows: Sequence[Row]) -> list[str]:
-    """Of each row the overrides of `fit` that not all of them have, where only these tell rows apart; else nothing."""
+    """Of each row the overrides of training that not all of them have, where only these tell rows apart; else nothing.
+
+    They are those of the run that trained, which a later evaluation or `resume` does not repeat.
+    """
     alike = [(row.one["data"], row.one["model"], row.one["levels"], row.label) for row in rows]
     if len(set(alike)) == len(alike):
         return []
-    given = [{word for word in shlex.split(row.one["command"]) if word.startswith("fit.")} for row in rows]
+    words = [row.one.get("trained_with") or shlex.split(row.one["command"]) for row in rows]
+    given = [{word for word in each if word.startswith(("fit.", "calibration"))} for each in words]
     common = set.intersection(*(words for words in given if words)) if any(given) else set()
     return [", ".join(sorted(word.removeprefix("fit.") for word in words - common)) or "–" for words in given]
 

@@ -39,7 +39,7 @@ def report(
     result |= more or {}
     if not distributed.is_main():
         return result
-    result["network"] = run.network()
+    result["network"], result["trained_with"] = run.network(), run.trained_with()
     told = ("baseline", "weight_bits", "activation_bits", "accuracy", "size_bytes", "energy")
     result["baselines"] = [{key: other[key] for key in told} for other in quantized(run.folder)]
     rows = table_rows(curve.accuracy, ann_accuracy)
@@ -70,7 +70,7 @@ def summarize(
         "ann_relu_accuracy": None,
         "snn_accuracy": {str(t): value for t, value in curve.accuracy.items()},
         "method": cfg.names.method,
-        "settings": method_settings(OmegaConf.to_container(cfg.method, resolve=True)),  # type: ignore[arg-type]
+        "settings": method_settings(OmegaConf.to_container(cfg.method, resolve=True)) | snn.facts,  # type: ignore[arg-type]
         "calibration_images": cfg.data.get("calibration"),
         "levels": cfg.levels,
         "weights": stored_weights(cfg),
@@ -117,14 +117,15 @@ NOT_OF_A_METHOD = (
     "compile",
     "save",
     "load",
-    "trust",
+    "start",
+    "teacher",
 )
 
 
 def method_settings(method: Mapping[str, Any]) -> dict[str, Any]:
     """A method's own settings, flat: {"warmup": 8, "rule": "percentile", "rule.percent": 99.9}.
 
-    How to simulate, data, seed and files are none of them.
+    How to simulate, data, seed and files are none of them; of what came from files, the model's `facts` tell.
     """
     found: dict[str, Any] = {}
     for key, value in method.items():

@@ -153,10 +153,14 @@ def comparison(result: Result) -> tuple[Any, ...]:
 
 
 def settings(result: Result) -> dict[str, Any]:
-    """What the method was told, images to calibrate with included, and bits of the weights that it converts."""
+    """What the method was told, images to calibrate with included, and bits of the weights that it converts.
+
+    None is as good as nothing, which is what results from before a setting have.
+    """
     weights = result.get("weights") or {}
     bits = {f"weights.{name}": weights.get(name) for name in ("bits", "per_channel")}
-    return {**(result.get("settings") or {}), "data.calibration": result.get("calibration_images"), **bits}
+    told = {name: value for name, value in (result.get("settings") or {}).items() if value is not None}
+    return {**told, "data.calibration": result.get("calibration_images"), **bits}
 
 
 def gather(results: Iterable[Result]) -> list[Row]:

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -64,6 +64,7 @@ class SpikingModel(nn.Module):
     discard   first steps that are simulated and not returned.
     presented first steps in which the image is shown, a part of 1/presented in each; None: all of it in every step.
     for_timesteps    T → network, where the network itself depends on T; `network` is then the one to start with.
+    facts     what a configuration does not tell of how the model was made; they join the settings in `result.json`.
 
     What the user says (`conf/simulate/`):
 
@@ -89,6 +90,7 @@ class SpikingModel(nn.Module):
         discard: int = 0,
         presented: int | None = None,
         for_timesteps: Callable[[int], nn.Module] | None = None,
+        facts: Mapping[str, Any] | None = None,
         schedule: str = "auto",
         chunk: int = 8,
         channels_last: bool = False,
@@ -112,7 +114,7 @@ class SpikingModel(nn.Module):
                 f"{latency}: hides that {discard} steps are discarded and layers look {lookahead} steps ahead"
             )
         self.latency, self.anytime, self.lookahead, self.discard = latency, anytime, lookahead, discard
-        self.presented = presented
+        self.presented, self.facts = presented, dict(facts or {})
         self.schedule, self.chunk, self.channels_last, self.compile_mode = schedule, chunk, channels_last, compile
         self.precision, self.fold_threshold, self.exit, self.exit_tolerance = (
             precision,

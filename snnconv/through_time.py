@@ -5,7 +5,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -24,6 +25,7 @@ from snnconv.runtime.run import TrainingError
 from snnconv.surgery import split
 
 log = logging.getLogger(__name__)
+DIVERGED = "method=finetune: the {} is not finite in epoch {}; try a smaller method.lr"
 WARMUP = 0.02  # share of the steps in which the learning rate rises to its full value
 
 
@@ -43,9 +45,7 @@ class Settings:
     detach_reset: bool = False  # no gradient through the reset
     momentum: float = 0.9  # β₁ of Adam
     weight_decay: float = 0.0  # on weights, not on biases or θ; decoupled
-    distill: float = (
-        1.0  # share of the loss that asks for the output of the ANN, or of another teacher, instead of the label
-    )
+    distill: float = 1.0  # share of the loss that asks for the teacher's output instead of the label
     temperature: float = 2.0  # of both outputs in that share
     precision: str = "float32"  # bf16: weight layers in bfloat16
     compile: bool = False  # torch.compile
@@ -61,7 +61,7 @@ class Settings:
             "sharpness": (self.sharpness > 0, "above 0"),
             "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
-            "distill": (0 <= self.distill <= 1, "0 (labels) to 1 (the ANN's outputs)"),
+            "distill": (0 <= self.distill <= 1, "0 (labels) to 1 (the teacher's outputs)"),
             "temperature": (self.temperature > 0, "above 0"),
         }
         for name, (good, words) in fits.items():
@@ -69,6 +69,10 @@ class Settings:
                 raise ValueError(f"method.{name}={getattr(self, name)!r}: {words}")
         surrogate_slope(self.surrogate)
         object.__setattr__(self, "timesteps", max(steps))
+
+    def as_dict(self) -> dict[str, Any]:
+        """What says how a network was trained; how it was computed does not."""
+        return {name: value for name, value in asdict(self).items() if name not in ("precision", "compile")}
 
 
 class Unrolled(nn.Module):
@@ -88,7 +92,7 @@ class Unrolled(nn.Module):
 def loss(
     logits: Float[Tensor, "T N K"], labels: Int64[Tensor, "N"], taught: Float[Tensor, "N K"] | None, how: Settings
 ) -> Float[Tensor, ""]:
-    """(1 − d)·cross entropy + d·τ²·KL(ANN ‖ SNN) of mean outputs: of the last, or the mean over those up to each step."""
+    """(1 − d)·cross entropy + d·τ²·KL(teacher ‖ SNN) of mean outputs: of the last, or the mean over those up to each step."""
     steps = torch.arange(1, len(logits) + 1, device=logits.device).view(-1, 1, 1)
     means = logits.cumsum(0) / steps if how.loss == "every" else logits.mean(0, keepdim=True)
     total = (1 - how.distill) * F.cross_entropy(means.flatten(0, 1), labels.repeat(len(means)))
@@ -107,9 +111,9 @@ def train_through_time(
     teacher: nn.Module | None,
     train: Batches,
     how: Settings,
-    after_epoch: Callable[[], None] = lambda: None,
+    after_epoch: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Train `network`, of `SurrogateIntegrateFire` neurons, in place.  TrainingError where the loss is not finite."""
+    """Train `network`, of `SurrogateIntegrateFire` neurons, in place.  TrainingError where loss or weights are not finite."""
     device, start = train.device, time.perf_counter()
     for part in [network] if teacher is None else [network, teacher]:
         part.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -135,9 +139,12 @@ def train_through_time(
         right = (logits.detach().mean(0).argmax(1) == labels).sum()
         totals += torch.stack([value.detach() * len(labels), right, torch.full_like(right, len(labels))])
         if (step + 1) % len(train) == 0:
-            _tell(totals, (step + 1) // len(train), how, time.perf_counter() - start)
+            epoch = (step + 1) // len(train)
+            _tell(totals, epoch, how, time.perf_counter() - start)
+            if not all(parameter.isfinite().all() for parameter in network.parameters()):
+                raise TrainingError(DIVERGED.format("network", epoch))
             totals.zero_()
-            after_epoch()
+            after_epoch(epoch)
 
 
 def _optimizer(network: nn.Module, how: Settings) -> torch.optim.AdamW:
@@ -165,6 +172,6 @@ def _tell(totals: Tensor, epoch: int, how: Settings, seconds: float) -> None:
     """Log one epoch; TrainingError where its loss is not finite."""
     summed, right, images = distributed.sum_over_ranks(totals).tolist()
     if not math.isfinite(summed):
-        raise TrainingError(f"method=finetune: the loss is not finite in epoch {epoch}; try a smaller method.lr")
+        raise TrainingError(DIVERGED.format("loss", epoch))
     log.info("finetune %d/%d  T=%s  loss %.4f  train %.2f %%  %.0f s", epoch, how.epochs, how.timesteps,
              summed / images, 100 * right / images, seconds)  # fmt: skip

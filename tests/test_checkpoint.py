@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from snnconv.activations.qcfs import QCFS
+from snnconv.methods import finetune, qcfs
+from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.runtime import checkpoint, files
-from snnconv.runtime.checkpoint import load_ann, load_state, load_weights, require_trusted, save_state
+from snnconv.runtime.checkpoint import load_ann, load_state, load_weights, require_trusted, save_state, trusting
 
 
 @pytest.fixture
@@ -177,6 +181,7 @@ HOSTILE = {
     "behind our modules": {"_target_": "snnconv.data.splits.torch.load", "f": "x"},
     "behind our functions": {"_target_": "snnconv.models.mlp.math.prod", "iterable": [1]},
     "our own tools": {"_target_": "snnconv.runtime.checkpoint.load_ann", "run": "elsewhere", "trust": ["intruder"]},
+    "what is private": {"_target_": "snnconv.methods.finetune._save", "network": None, "file": "x", "made": {}},
     "a writer of files": {"_target_": "snnconv.runtime.files.write_text", "path": "x", "text": "y"},
     "a neighbour's name": {"_target_": "snnconvert.act"},
     "interpolation": {"_target_": "snnconv.models.mlp.mlp", "hidden": "${oc.create:{_target_:intruder.act}}"},
@@ -222,6 +227,28 @@ def test_a_stored_network_cannot_run_a_file(run, intruder):
     with pytest.raises(ValueError, match="stored configuration"):
         load_ann(run.folder)
     assert not intruder.exists()
+
+
+def test_a_stored_configuration_cannot_bring_a_teacher_that_runs_a_file(run, intruder, tiny_batches):
+    """Methods may be stored, and one of them loads a network; what that network may run, the command line says alone."""
+    custom = {"_target_": "snnconv.custom.custom", "path": str(intruder.with_name("intruder.py")), "name": "act"}
+    edit(run, config={"model": {**custom, "num_classes": 2, "input_shape": [1, 4, 4], "activation": None}})
+    options = {"base": partial(qcfs.convert, neuron=IntegrateFire), "data": SimpleNamespace(train=tiny_batches(8, 8)),
+               "epochs": 1, "lr": 0.1, "timesteps": 1, "teacher": str(run.folder)}  # fmt: skip
+    with pytest.raises(ValueError, match="this stored configuration runs the code in"):
+        finetune.convert(run.ann, [], **options)
+    with pytest.raises(TypeError, match="trust"):
+        finetune.convert(run.ann, [], trust=[custom["path"]], **options)
+    assert not intruder.exists()
+
+
+def test_a_command_can_say_what_is_trusted_without_a_configuration(run, intruder, unchecked):
+    edit(run, config={"model": {"_target_": "intruder.act"}})
+    with trusting(["intruder"]), pytest.raises(AttributeError):
+        load_ann(run.folder)
+    assert intruder.exists()
+    with pytest.raises(ValueError, match="stored configuration"):
+        load_ann(run.folder)
 
 
 def test_what_is_trusted_is_run(run, intruder, unchecked):

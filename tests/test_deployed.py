@@ -31,10 +31,15 @@ def test_ladders_are_shares_of_the_network_that_they_begin_with():
 
 
 def test_ladders_of_several_seeds_say_which():
-    results = [stage([], 1.0, "a"), stage([], 1.0, "b", seed=1), stage(["sparse24"], 0.5, "c", seed=1)]
+    """And each compares with where its own seed began, in whatever order they stand."""
+    results = [
+        stage([], 0.5, "a"), stage([], 1.0, "b", seed=1),
+        stage(["sparse24"], 0.25, "c"), stage(["sparse24"], 0.25, "d", seed=1),
+    ]  # fmt: skip
     rows = cells(ladders(results))
-    assert [row[2] for row in rows] == ["seed", "0", "1", "1"]
-    assert [row[3] for row in rows][1:] == [row[2] for row in cells(ladders(results[:1]))[1:]] * 3
+    assert [row[2] for row in rows] == ["seed", "0", "1", "0", "1"]
+    assert [row[8] for row in rows] == ["M MACs", "4.00 (100%)", "8.00 (100%)", "2.00 (50%)", "2.00 (25%)"]
+    assert "seed" not in ladders(results[::2])
 
 
 def test_ladders_compare_at_a_time_that_all_have():

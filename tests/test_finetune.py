@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hydra.utils import instantiate
+from safetensors.torch import load_file
 from spikingjelly.activation_based import surrogate
 from torch import nn
 from torch.nn import functional as F
@@ -20,7 +21,7 @@ from snnconv.methods.finetune import convert
 from snnconv.methods.qcfs import convert as qcfs
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
-from snnconv.runtime.checkpoint import load_ann
+from snnconv.runtime.checkpoint import identity, load_ann
 from snnconv.runtime.run import TrainingError
 from snnconv.spiking import OverTime, SpikingModel
 from snnconv.surgery import replace_modules
@@ -257,6 +258,22 @@ def test_same_seed_same_numbers_another_order_others(ann, data, tiny_batches, ex
     assert logits(tiny_batches(32, 8, shuffle=True, seed=1)).ne(first).any()
 
 
+def test_a_network_that_is_not_finite_is_not_kept(ann, data, tmp_path, monkeypatch):
+    """Only the last step of the epoch breaks it, so that no loss tells."""
+    file, steps = tmp_path / "snn.safetensors", []
+
+    class Breaks(torch.optim.SGD):
+        def step(self):
+            steps.append(self)
+            if len(steps) == len(data.train):
+                self.param_groups[0]["params"][0].data.fill_(torch.inf)
+
+    monkeypatch.setattr(through_time, "_optimizer", lambda network, how: Breaks(network.parameters(), how.lr))
+    with pytest.raises(TrainingError, match=r"network is not finite in epoch 1; try a smaller method\.lr"):
+        convert(ann, [], base=BASE, data=data, epochs=1, lr=0.1, timesteps=2, distill=0.0, save=str(file))
+    assert not file.exists()
+
+
 def test_a_loss_that_is_not_finite_ends_the_training(ann, data):
     with pytest.raises(TrainingError, match=r"epoch 1; try a smaller method\.lr"):
         convert(ann, [], base=BASE, data=data, epochs=1, lr=1e30, timesteps=2, distill=0.0)
@@ -271,7 +288,7 @@ def _one_of(rank: int, world: int, folder: str) -> None:
     ann = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), QCFS(4, 1.0), nn.Linear(8, 8), QCFS(4, 1.0), nn.Linear(8, 2))
     images = torch.randint(256, (32, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     train = Batches(images, torch.arange(32) % 2, 8 // world, [0.5], [0.25], shuffle=True)
-    settings = {"epochs": 3, "lr": 0.02, "timesteps": 2, "distill": 0.0}
+    settings = {"epochs": 3, "lr": 0.02, "timesteps": 2, "distill": 0.0, "save": f"{folder}/{world}.safetensors"}
     snn = convert(ann.double(), [], base=BASE, data=SimpleNamespace(train=train), **settings)
     torch.save(snn(images / 256, 2), f"{folder}/{world}-{rank}.pt")
 
@@ -282,6 +299,7 @@ def test_two_processes_train_as_one(tmp_path):
     alone, first, second = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
     same(first, second)
     torch.testing.assert_close(first, alone)
+    torch.testing.assert_close(*(load_file(tmp_path / f"{world}.safetensors") for world in (1, 2)))
 
 
 # what is kept
@@ -303,17 +321,29 @@ def test_weights_of_another_network_are_refused(ann, data, tmp_path, exact_netwo
 
 
 def test_training_begins_with_what_was_trained_for_another_t(ann, data, tmp_path, exact_images):
-    file = str(tmp_path / "snn.safetensors")
-    options = {"base": BASE, "epochs": 1, "data": data}
-    trained = convert(ann, [], lr=0.02, timesteps=1, save=file, **options)
-    begun = convert(ann, [], lr=1e-30, timesteps=2, start=file, **options)
+    first, second = (str(tmp_path / name) for name in ("first.safetensors", "second.safetensors"))
+    options = {"base": BASE, "data": data}
+    trained = convert(ann, [], epochs=2, lr=0.02, timesteps=1, save=first, **options)
+    begun = convert(ann, [], epochs=1, lr=1e-30, timesteps=2, start=first, save=second, **options)
     same(begun(exact_images(), 4), trained(exact_images(), 4))
-    again = convert(ann, [], lr=0.02, timesteps=2, start=file, **options)
+    again = convert(ann, [], epochs=1, lr=0.02, timesteps=4, start=second, **options)
     assert not torch.equal(again(exact_images(), 4), trained(exact_images(), 4))
+    assert "start" not in trained.facts
+    assert begun.facts["start"] == "T=1 for 2 epochs at 0.02"
+    assert again.facts["start"] == "T=1 for 2 epochs at 0.02, T=2 for 1 epochs at 1e-30"
 
 
-def test_every_epoch_is_kept(ann, data, tmp_path, exact_images, monkeypatch):
-    """What an interrupted training leaves is its last whole epoch."""
+def test_training_that_begins_with_a_file_keeps_its_own_potential(ann, data, tmp_path):
+    file, options = str(tmp_path / "snn.safetensors"), {"data": data, "epochs": 1, "lr": 0.02, "timesteps": 1}
+    convert(ann, [], base=BASE, save=file, **options)
+    quarter = partial(qcfs, neuron=partial(IntegrateFire, v_initial=0.25))
+    begun, loaded = (convert(ann, [], base=quarter, **options | {how: file}) for how in ("start", "load"))
+    assert {float(neuron.v_initial) for neuron in begun.neurons().values()} == {0.25}
+    assert {float(neuron.v_initial) for neuron in loaded.neurons().values()} == {0.5}
+
+
+def test_every_epoch_is_kept(ann, data, tmp_path, exact_images, monkeypatch, caplog):
+    """What an interrupted training leaves is its last whole epoch, and it says so."""
     file, told, rate = str(tmp_path / "snn.safetensors"), through_time._tell, through_time.lr_at
 
     def interrupted(totals, epoch, *rest):
@@ -327,21 +357,40 @@ def test_every_epoch_is_kept(ann, data, tmp_path, exact_images, monkeypatch):
         convert(ann, [], epochs=2, save=file, **options)
     monkeypatch.setattr(through_time, "lr_at", lambda step, steps, lr: rate(step, 2 * steps, lr))
     one_of_two = convert(ann, [], epochs=1, **options)
-    same(convert(ann, [], epochs=2, load=file, **options)(exact_images(), 4), one_of_two(exact_images(), 4))
+    loaded = convert(ann, [], epochs=2, load=file, **options)
+    same(loaded(exact_images(), 4), one_of_two(exact_images(), 4))
+    assert "1 epochs of 2, all that was trained of it" in caplog.text
+    assert (loaded.facts["epochs"], loaded.facts["timesteps"]) == (1, 2)
 
 
-def test_a_run_teaches_in_the_place_of_the_ann(data, open_tiny_run, monkeypatch):
+@pytest.fixture
+def teacher(open_tiny_run):
+    """A run with an untrained network that nobody else has."""
     run = open_tiny_run("teacher")
-    ann = instantiate(run.cfg.model)
     run.save_ann(instantiate(run.cfg.model), {})
-    seen = []
+    return run
+
+
+def test_a_run_teaches_in_the_place_of_the_ann(data, teacher, monkeypatch):
+    ann, seen = instantiate(teacher.cfg.model), []
     monkeypatch.setattr(through_time, "loss", lambda logits, labels, taught, how: seen.append(taught) or logits.sum())
-    convert(ann, [], base=BASE, data=data, epochs=1, lr=0.02, timesteps=1, teacher=str(run.folder))
+    options = {"base": BASE, "data": data, "epochs": 1, "lr": 0.02, "timesteps": 1}
+    snn = convert(ann.double(), [], teacher=str(teacher.folder), **options)
     data.train.set_epoch(0)
     batches = [images for images, _ in data.train]
     with torch.no_grad():
-        same(torch.cat(seen), torch.cat([load_ann(run.folder)(images) for images in batches]))
-        assert not torch.equal(torch.cat(seen), torch.cat([ann.eval()(images) for images in batches]))
+        expected = torch.cat([load_ann(teacher.folder)(images) for images in batches])
+        torch.testing.assert_close(torch.cat(seen), expected)
+        assert not torch.allclose(expected, torch.cat([ann.eval()(images.double()).float() for images in batches]))
+    assert snn.facts["teacher"] == identity(teacher.folder)
+
+
+@pytest.mark.parametrize("begin", [rehearse, lambda method, *rest: method(*rest)], ids=["rehearsed", "done"])
+def test_a_teacher_that_does_not_fit_is_named(teacher, data, begin, exact_network, exact_images):
+    """Rehearsed, before anything is trained."""
+    options = {"base": BASE, "epochs": 1, "lr": 0.02, "timesteps": 1, "teacher": str(teacher.folder)}
+    with pytest.raises(ValueError, match=r"method\.teacher=.*: its network knows 2 classes, this one 3"):
+        begin(partial(convert, data=data, **options), exact_network(), [(exact_images(), torch.arange(2) % 2)])
 
 
 # rehearsal and bad input
@@ -374,16 +423,17 @@ def test_rehearsing_does_not_train(ann):
         ({"load": "nowhere.safetensors"}, "load=nowhere.safetensors: no such file"),
         ({"start": "nowhere.safetensors"}, "start=nowhere.safetensors: no such file"),
         ({"load": __file__, "start": __file__}, "start=.*: nothing is trained"),
-        ({"teacher": "no/run"}, "teacher=no/run: .*no such"),
+        ({"load": __file__, "teacher": "no/run"}, "teacher=no/run: nothing is trained"),
+        ({"teacher": "no/run"}, "teacher=no/run: no such run folder"),
         ({"teacher": "no/run", "distill": 0.0}, "teacher=no/run: has no say with method.distill=0"),
         ({"save": "no/where.safetensors"}, "save=no/where.safetensors: no is no folder"),
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_named_before_training(ann, settings, message):
-    with pytest.raises(ValueError, match=rf"method\.{message}"):
-        rehearse(
-            partial(convert, base=BASE, data=NoData(), **{"epochs": 1, "lr": 0.1, "timesteps": 2} | settings), ann, []
-        )
+    method = partial(convert, base=BASE, data=NoData(), **{"epochs": 1, "lr": 0.1, "timesteps": 2} | settings)
+    for begin in (partial(rehearse, method), method):
+        with pytest.raises(ValueError, match=rf"method\.{message}"):
+            begin(ann, [])
 
 
 @pytest.mark.parametrize("base", ["srp", "signed"])

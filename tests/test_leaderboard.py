@@ -353,3 +353,10 @@ def test_rows_that_training_alone_tells_apart_say_how_they_were_trained():
     assert "| training |" in text
     assert [row[3] for row in cells(text)] == ["epochs=2", "epochs=6"]
     assert "training" not in table([short, result("srp", warmup=4, command=command.format(2))])
+
+
+def test_a_resumed_run_was_trained_as_it_began():
+    command = "python train.py resume=runs/a"
+    begun = [["fit.epochs=2", "fit.lr=0.1", "seed=1"], ["fit.epochs=2", "fit.lr=0.1", "calibration=max"]]
+    runs = [result(network={"recipe": f"r{n}"}, command=command, trained_with=words) for n, words in enumerate(begun)]
+    assert [row[3] for row in cells(table(runs))] == ["–", "calibration=max"]

@@ -5,26 +5,31 @@ better one (Hinton et al., 2015, distillation).  The neurons stay plain integrat
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from safetensors import safe_open
 from safetensors.torch import save as as_bytes
-from torch import nn
+from torch import Tensor, nn
 
 from snnconv import conversion
-from snnconv.data.splits import Batches
 from snnconv.distillation import load_teacher, require_teacher
 from snnconv.folding import fold_batchnorm
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
 from snnconv.runtime import checkpoint, distributed, files
+from snnconv.runtime.checkpoint import identity
 from snnconv.spiking import OverTime, SpikingModel
 from snnconv.surgery import set_submodule
 from snnconv.through_time import Settings, train_through_time
+
+log = logging.getLogger(__name__)
 
 
 def convert(
@@ -35,7 +40,6 @@ def convert(
     data: Any,
     simulate: Mapping[str, Any] | None = None,
     teacher: str | None = None,
-    trust: Sequence[str] = (),
     start: str | None = None,
     load: str | None = None,
     save: str | None = None,
@@ -43,47 +47,64 @@ def convert(
 ) -> SpikingModel:
     """`ann` converted by `base`, another method, then trained on the training images of `data` (see `Settings`).
 
-    `base` and `data` are a method and `Splits`, or configurations of them.  The network of the run folder `teacher`, which may
-    need `trust`, teaches in the place of `ann`.  `save` names a file for what was trained, written after every epoch; such a
-    file, of any T, is where training begins with `start`, and takes its place with `load`.  ValueError if `base` gives anything
-    but plain integrate-and-fire neurons.
+    `base` and `data` are a method and `Splits`, or configurations of them.  The network of the run folder `teacher` teaches in
+    the place of `ann` (what it may need is trusted by `checkpoint.trusting`).  `save` names a file for what was trained, written
+    after every epoch; such a file, of any T, is where training begins with `start`, and takes its place with `load`.
+    ValueError if `base` gives anything but plain integrate-and-fire neurons.
     """
     how = Settings(**settings)
+    _require_files(how, teacher, start, load, save)
     snn = _built(base)(ann, batches, simulate=None)
-    network = _trainable(snn, how)
-    keep = functools.partial(_save, network, save)
-    if found := load or start:
-        checkpoint.load_weights(network, Path(found))
+    network, made = _begun(_trainable(snn, how), start or load, anew=not load)
     if load:
-        keep()
+        if made.get("epochs", 0) != made.get("of", 0):
+            log.warning("method.load=%s: %d epochs of %d, all that was trained of it", load, made["epochs"], made["of"])
+        _save(network, save, made)
     else:
         train = _built(data).train
-        train_through_time(network, _teacher(ann, teacher, trust, train, how), train, how, keep)
-    return SpikingModel(_plain(network), replace(snn.latency, needs_training="weights"), **(simulate or {}))
+        made = {
+            **how.as_dict(),
+            "teacher": teacher and identity(teacher),
+            "start": start and _history(made),
+            "of": how.epochs,
+        }
+        taught_by = _teacher(ann, teacher, next(iter(train))[0]) if how.distill else None
+        train_through_time(network, taught_by, train, how, lambda done: _save(network, save, {**made, "epochs": done}))
+    facts = {key: value for key, value in made.items() if key != "of" and value is not None}
+    latency = replace(snn.latency, needs_training="weights")
+    return SpikingModel(_plain(network), latency, facts=facts, **(simulate or {}))
 
 
-def _rehearse(ann: nn.Module, batches: Iterable, *, base: Any, load: str | None = None, save: str | None = None,
-              start: str | None = None, teacher: str | None = None, trust: Sequence[str] = (),
-              data: Any = None, simulate: Any = None, **settings: Any) -> None:  # fmt: skip
+def _rehearse(ann: nn.Module, batches: Iterable, *, base: Any, teacher: str | None = None, start: str | None = None,
+              load: str | None = None, save: str | None = None, data: Any = None, simulate: Any = None,
+              **settings: Any) -> None:  # fmt: skip
     """Everything but the training."""
-    how = Settings(**settings)
+    how, few = Settings(**settings), list(batches)
+    _require_files(how, teacher, start, load, save)
+    snn = conversion.rehearse(functools.partial(_built(base), simulate=None), ann, few)
+    if snn is not None:
+        _begun(_trainable(snn, how), start or load, anew=not load)
+    if teacher and few:
+        _teacher(ann, teacher, few[0][0])
+
+
+convert.rehearse = _rehearse  # type: ignore[attr-defined]
+
+
+def _require_files(how: Settings, teacher: str | None, start: str | None, load: str | None, save: str | None) -> None:
+    """ValueError where a file or a folder is not there, or would go unheeded."""
     for name, file in {"load": load, "start": start}.items():
         if file and not Path(file).is_file():
             raise ValueError(f"method.{name}={file}: no such file; method.save writes one")
-    if load and start:
-        raise ValueError(f"method.start={start}: nothing is trained, as method.load={load} brings a trained network")
+    if load and (start or teacher):
+        raise ValueError(f"method.{'start' if start else 'teacher'}={start or teacher}: nothing is trained, as "
+                         f"method.load={load} brings a trained network")  # fmt: skip
     if teacher is not None:
         if not how.distill:
             raise ValueError(f"method.teacher={teacher}: has no say with method.distill=0")
         require_teacher(teacher, "method.teacher")
     if save and not Path(save).parent.is_dir():
         raise ValueError(f"method.save={save}: {Path(save).parent} is no folder")
-    snn = conversion.rehearse(functools.partial(_built(base), simulate=None), ann, batches)
-    if snn is not None:
-        _trainable(snn, how)
-
-
-convert.rehearse = _rehearse  # type: ignore[attr-defined]
 
 
 def _built(part: Any) -> Any:
@@ -116,21 +137,39 @@ def _plain(network: nn.Module) -> nn.Module:
     return network
 
 
-def _teacher(ann: nn.Module, run: str | None, trust: Sequence[str], train: Batches, how: Settings) -> nn.Module | None:
-    """The network whose outputs are asked for: `ann` or that of the folder `run`; None if only labels count."""
-    if not how.distill:
-        return None
+def _begun(network: nn.Module, file: str | None, anew: bool) -> tuple[nn.Module, dict[str, Any]]:
+    """`network` with what `file` holds, and how that was made; with `anew`, v(0) stays the network's own."""
+    if file is None:
+        return network, {}
+    before = {name: tensor.clone() for name, tensor in network.named_buffers() if name.endswith("v_initial")}
+    checkpoint.load_weights(network, Path(file))
+    if anew:
+        network.load_state_dict(before, strict=False)
+    with safe_open(file, "pt") as stored:
+        return network, json.loads((stored.metadata() or {}).get("training", "{}"))
+
+
+def _history(made: Mapping[str, Any]) -> str:
+    """The trainings that led to a file, in words."""
+    if not made:
+        return "unknown"
+    last = f"T={made['timesteps']} for {made['epochs']} epochs at {made['lr']:g}"
+    return f"{made['start']}, {last}" if made["start"] else last
+
+
+def _teacher(ann: nn.Module, run: str | None, images: Tensor) -> nn.Module:
+    """The network whose outputs are asked for: `ann`, or that of the folder `run`."""
     folded = fold_batchnorm(ann)  # a copy, in eval mode
     if run is None:
         return folded
-    images, dtype = next(iter(train))[0], next(folded.parameters()).dtype
+    dtype = next(folded.parameters()).dtype
     with torch.no_grad():
         classes = folded.to(images.device)(images[:1].to(dtype)).shape[-1]
-        return load_teacher(run, images, classes, trust=trust, setting="method.teacher").to(dtype)
+        return load_teacher(run, images[:1].float(), classes, setting="method.teacher").to(dtype)
 
 
-def _save(network: nn.Module, file: str | None) -> None:
-    """What was trained, written by the first process; without a `file`, nothing."""
+def _save(network: nn.Module, file: str | None, made: Mapping[str, Any]) -> None:
+    """What was trained and how, written by the first process; without a `file`, nothing."""
     if file and distributed.is_main():
         weights = {name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()}
-        files.replace(Path(file), as_bytes(weights))
+        files.replace(Path(file), as_bytes(weights, {"training": json.dumps(made)}))

@@ -1,9 +1,12 @@
 """Trained networks on disk (`ann.safetensors` + `ann.json`) and what resumes a run (`last.ckpt`).  Nothing is unpickled."""
 
 import functools
+import hashlib
 import importlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +93,36 @@ def _require_format(path: Path, content: Any) -> None:
         raise ValueError(f"{path}: format {found!r}, this snnconv reads format {FORMAT}; use the version that wrote it")
 
 
+_trusted: ContextVar[tuple[str, ...]] = ContextVar("trusted", default=())
+
+
+@contextmanager
+def trusting(trust: Sequence[str]) -> Iterator[None]:
+    """While open, `load_ann` trusts these as well: what a command was told, for what no configuration may say by itself."""
+    token = _trusted.set((*_trusted.get(), *trust))
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
 def load_ann(run: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     """The trained network of a run folder, in eval mode on the CPU.
 
-    Its classes must come from snnconv, or from a package or python file named in `trust`: a run folder
+    Its classes must come from snnconv, or from a package or python file named in `trust` (or by `trusting`): a run folder
     from elsewhere cannot run code.
     """
     model = describe_ann(run)["config"]["model"]
-    require_trusted(model, trust, NETWORK)
+    require_trusted(model, (*trust, *_trusted.get()), NETWORK)
     ann = instantiate(model)
     load_weights(ann, Path(run) / "ann.safetensors")
     return ann.eval()
+
+
+def identity(run: str | Path) -> str:
+    """What tells the network of a run folder from others but for its seed: its recipe, or its weights where nothing trained it."""
+    recipe = describe_ann(run).get("recipe")
+    return recipe or hashlib.sha256((Path(run) / "ann.safetensors").read_bytes()).hexdigest()[:12]
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -144,6 +166,8 @@ def require_trusted(config: Any, trust: Sequence[str] = (), rooms: Sequence[str]
             continue
         if str(value) in rooms:
             continue
+        if not _is_in(str(value), trust) and any(part.startswith("_") for part in str(value).split(".")):
+            raise ValueError(f"{value}: this stored configuration calls what is private; not loaded")
         module = _module_of(str(value)) if _is_in(str(value), (*places, USER_CODE)) else ""
         if _is_in(module, (USER_CODE,)):
             _require_trusted_file(mapping, trust)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -100,6 +101,14 @@ class Run:
         """The description of the saved network, None before the first."""
         return checkpoint.describe_ann(self.folder) if (self.folder / "ann.json").is_file() else None
 
+    def trained_with(self) -> list[str] | None:
+        """The overrides that this run, or the one that it evaluates, was begun with; None where they cannot be read."""
+        try:
+            stored: Any = OmegaConf.load(Path(self.cfg.run or self.folder) / ".hydra" / "overrides.yaml")
+            return [str(text) for text in OmegaConf.to_container(stored)]  # type: ignore[union-attr]
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException):
+            return None
+
     def network(self) -> dict[str, Any] | None:
         """What tells the network of this run (or of the run it evaluates) from others, for `result.json`; None if it has none."""
         folder = Path(self.cfg.run or self.folder)
@@ -185,7 +194,8 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
             cfg = launch.resolve(cfg)
             seed.seed_everything(cfg.seed)
             run = Run(folder, cfg, Patient(instantiate(cfg.track)) if distributed.is_main() else Tracker())
-            yield run
+            with checkpoint.trusting(cfg.trust):
+                yield run
         failed = False
     except KeyboardInterrupt:
         log.error("Interrupted.%s", _how_to_go_on(folder))
