@@ -137,7 +137,7 @@ def test_a_finished_run_is_evaluated_again_to_the_same_numbers(smoke: Path, tmp_
     before = outcome(folder)
     succeed(TRAIN, f"resume={folder}", cwd=tmp_path)
     assert outcome(folder) == before
-    assert before["result"]["trained_with"] == ["experiment=smoke"]
+    assert before["result"]["trained_with"] == list(SMOKE)
     more = succeed(TRAIN, f"resume={folder}", "timesteps=12", "simulate.schedule=layer", cwd=tmp_path)
     assert "Run folder: moved" in more
     curve = json.loads((folder / "result.json").read_text())["snn_accuracy"]
