@@ -1,15 +1,15 @@
-# make demo | test | slow | check | setup | smoke        everything lives in .venv; the second time is quick
+# make demo | test | long | check | setup | smoke        everything lives in .venv; the second time is quick
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: help demo test slow check lint setup smoke format gpu
+.PHONY: help demo test long check lint setup smoke format gpu
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train, convert and evaluate on the bundled digits"
-	@echo "make test    the test suite, but for what takes longest"
-	@echo "make slow    the rest of it, but for what needs a GPU"
+	@echo "make test    the test suite, but for what takes long"
+	@echo "make long    the tests that take half a minute each"
 	@echo "make check   format, lint, types, import contracts, fast tests"
 	@echo "make smoke   the whole pipeline on synthetic data, in seconds"
 	@echo "make gpu     what only a GPU can show, nine minutes of it; again to go on"
@@ -40,8 +40,8 @@ gpu: .venv/dev
 test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-slow: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow and not gpu'
+long: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'long and not gpu'
 
 format: .venv/dev
 	$(BIN)/ruff format .
@@ -54,4 +54,4 @@ lint: .venv/dev
 	$(BIN)/lint-imports
 
 check: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not gpu and not cli'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not long and not slow and not gpu and not cli'

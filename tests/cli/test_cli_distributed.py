@@ -58,7 +58,7 @@ def test_two_processes_do_the_job_of_one(tmp_path: Path):
         assert alone[key] == result[key]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fewer_images_than_processes(tmp_path: Path):
     """Told by all of them, before one waits for another."""
     done = torchrun(TRAIN, *SMOKE, "data.valid=1", cwd=tmp_path)
@@ -77,7 +77,7 @@ def test_an_error_of_the_user_ends_all_processes(tmp_path: Path):
 
 
 @needs_proc
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_lost_process_ends_the_job_and_any_number_goes_on(tmp_path: Path):
     """Two processes, of which one is lost; then one, which is killed; then two again, to the end."""
     job = [*TORCHRUN[1:], str(TRAIN)]

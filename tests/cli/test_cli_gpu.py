@@ -22,7 +22,7 @@ def known(cwd: Path, job: str) -> dict[str, Any]:
     return json.loads((cwd / "out" / "state.json").read_text())["jobs"][job]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_over_several_slices(tmp_path: Path):
     """One that ends before anything has begun, one that Ctrl-C ends in the middle, one that comes to the end."""
     begin = time.monotonic()

@@ -80,7 +80,7 @@ def finished(cwd: Path) -> list[dict]:
     return [job["result"] for job in json.loads(summary.read_text())]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_models_train_and_convert(tmp_path: Path):
     succeed(TRAIN, "-m", *SMOKE, *TINY, "model=mlp,resnet20,resnet18,vgg11", cwd=tmp_path)
     assert [result["model"] for result in finished(tmp_path)] == ["mlp", "resnet20", "resnet18", "vgg11"]

@@ -87,7 +87,7 @@ def test_the_sweep_over_models(tmp_path: Path):
     assert "5 of 5 runs finished" in text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_sweep_of_wandb_runs_as_its_agent_would_run_it(tmp_path: Path):
     from wandb.sdk.launch.sweeps import utils
 
@@ -114,7 +114,7 @@ def test_the_sweep_of_wandb_runs_as_its_agent_would_run_it(tmp_path: Path):
     assert sweep["metric"]["name"] == "result/snn_accuracy"  # written by tracking.Wandb; see test_cli_tracking.py
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_in_processes_of_its_own_is_summed_up_too(tmp_path: Path):
     text = fail(TRAIN, "-m", *TINY, "hydra/launcher=submitit_local", "levels=4,0", cwd=tmp_path)
     assert "Failed: levels=0: levels=0: the number of quantization levels is a whole number of at least 1" in text
