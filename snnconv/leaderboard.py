@@ -102,7 +102,10 @@ def _training_settings(rows: Sequence[Row]) -> list[str]:
     alike = [(row.one["data"], row.one["model"], row.one["levels"], row.label) for row in rows]
     if len(set(alike)) == len(alike):
         return []
-    words = [row.one.get("trained_with") or shlex.split(row.one["command"]) for row in rows]
+    words = [
+        shlex.split(row.one["command"]) if row.one.get("trained_with") is None else row.one["trained_with"]
+        for row in rows
+    ]
     given = [{word for word in each if word.startswith(("fit.", "calibration"))} for each in words]
     common = set.intersection(*(words for words in given if words)) if any(given) else set()
     return [", ".join(sorted(word.removeprefix("fit.") for word in words - common)) or "–" for words in given]

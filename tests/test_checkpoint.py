@@ -181,7 +181,6 @@ HOSTILE = {
     "behind our modules": {"_target_": "snnconv.data.splits.torch.load", "f": "x"},
     "behind our functions": {"_target_": "snnconv.models.mlp.math.prod", "iterable": [1]},
     "our own tools": {"_target_": "snnconv.runtime.checkpoint.load_ann", "run": "elsewhere", "trust": ["intruder"]},
-    "what is private": {"_target_": "snnconv.methods.finetune._save", "network": None, "file": "x", "made": {}},
     "a writer of files": {"_target_": "snnconv.runtime.files.write_text", "path": "x", "text": "y"},
     "a neighbour's name": {"_target_": "snnconvert.act"},
     "interpolation": {"_target_": "snnconv.models.mlp.mlp", "hidden": "${oc.create:{_target_:intruder.act}}"},
@@ -227,6 +226,13 @@ def test_a_stored_network_cannot_run_a_file(run, intruder):
     with pytest.raises(ValueError, match="stored configuration"):
         load_ann(run.folder)
     assert not intruder.exists()
+
+
+def test_a_stored_configuration_cannot_call_what_is_private():
+    with pytest.raises(ValueError, match=r"finetune\._save: this stored configuration calls what is private"):
+        require_trusted(
+            {"data": {"_target_": "snnconv.methods.finetune._save", "network": None, "file": "x", "made": {}}}
+        )
 
 
 def test_a_stored_configuration_cannot_bring_a_teacher_that_runs_a_file(run, intruder, tiny_batches):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hydra.utils import instantiate
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from spikingjelly.activation_based import surrogate
 from torch import nn
 from torch.nn import functional as F
@@ -329,8 +329,27 @@ def test_training_begins_with_what_was_trained_for_another_t(ann, data, tmp_path
     again = convert(ann, [], epochs=1, lr=0.02, timesteps=4, start=second, **options)
     assert not torch.equal(again(exact_images(), 4), trained(exact_images(), 4))
     assert "start" not in trained.facts
-    assert begun.facts["start"] == "T=1 for 2 epochs at 0.02"
-    assert again.facts["start"] == "T=1 for 2 epochs at 0.02, T=2 for 1 epochs at 1e-30"
+    assert begun.facts["start"].startswith("T=1 for 2 of 2 epochs at 0.02, ")
+    assert again.facts["start"].startswith("T=2 for 1 of 1 epochs at 1e-30, ")
+    convert(ann, [], epochs=2, lr=0.02, timesteps=1, save=first, distill=0.0, **options)
+    other = convert(ann, [], epochs=1, lr=1e-30, timesteps=2, start=first, **options)
+    assert other.facts["start"] != begun.facts["start"]  # and rows of a table are told apart
+
+
+@pytest.mark.parametrize(
+    "said", ["no json", "[1]", "null", '{"of": 3}', '{"timesteps": 1, "epochs": 1, "lr": "x", "of": 1}']
+)
+def test_a_file_that_does_not_say_how_it_was_trained(ann, data, tmp_path, said, caplog):
+    file, options = tmp_path / "snn.safetensors", {"base": BASE, "epochs": 1, "lr": 0.02, "timesteps": 1}
+    convert(ann, [], data=data, save=str(file), **options)
+    save_file(load_file(file), file, {"training": said})
+    for how in ("load", "start"):
+        with pytest.raises(ValueError, match=r"snn\.safetensors: damaged, says in no known way how it was trained"):
+            rehearse(partial(convert, data=data, **options | {how: str(file)}), ann, [])
+    save_file(load_file(file), file)
+    convert(ann, [], data=None, load=str(file), **options)
+    assert "does not say how it was trained" in caplog.text
+    assert convert(ann, [], data=data, start=str(file), **options).facts["start"] == "unknown"
 
 
 def test_training_that_begins_with_a_file_keeps_its_own_potential(ann, data, tmp_path):
@@ -426,6 +445,7 @@ def test_rehearsing_does_not_train(ann):
         ({"load": __file__, "teacher": "no/run"}, "teacher=no/run: nothing is trained"),
         ({"teacher": "no/run"}, "teacher=no/run: no such run folder"),
         ({"teacher": "no/run", "distill": 0.0}, "teacher=no/run: has no say with method.distill=0"),
+        ({"save": "bashrc"}, "save=bashrc: has to end in .safetensors"),
         ({"save": "no/where.safetensors"}, "save=no/where.safetensors: no is no folder"),
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ better one (Hinton et al., 2015, distillation).  The neurons stay plain integrat
 """
 
 import functools
+import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -57,7 +58,11 @@ def convert(
     snn = _built(base)(ann, batches, simulate=None)
     network, made = _begun(_trainable(snn, how), start or load, anew=not load)
     if load:
-        if made.get("epochs", 0) != made.get("of", 0):
+        if not made:
+            log.warning(
+                "method.load=%s does not say how it was trained; the settings of method.* need not be its own", load
+            )
+        elif made["epochs"] != made["of"]:
             log.warning("method.load=%s: %d epochs of %d, all that was trained of it", load, made["epochs"], made["of"])
         _save(network, save, made)
     else:
@@ -68,7 +73,9 @@ def convert(
             "start": start and _history(made),
             "of": how.epochs,
         }
-        taught_by = _teacher(ann, teacher, next(iter(train))[0]) if how.distill else None
+        taught_by = fold_batchnorm(ann) if how.distill else None  # a copy, in eval mode
+        if teacher:
+            taught_by = _teacher(ann, teacher, next(iter(train))[0])
         train_through_time(network, taught_by, train, how, lambda done: _save(network, save, {**made, "epochs": done}))
     facts = {key: value for key, value in made.items() if key != "of" and value is not None}
     latency = replace(snn.latency, needs_training="weights")
@@ -103,6 +110,10 @@ def _require_files(how: Settings, teacher: str | None, start: str | None, load: 
         if not how.distill:
             raise ValueError(f"method.teacher={teacher}: has no say with method.distill=0")
         require_teacher(teacher, "method.teacher")
+    if (
+        save and Path(save).suffix != ".safetensors"
+    ):  # a stored configuration may name it, and must not replace what else lies there
+        raise ValueError(f"method.save={save}: has to end in .safetensors")
     if save and not Path(save).parent.is_dir():
         raise ValueError(f"method.save={save}: {Path(save).parent} is no folder")
 
@@ -145,23 +156,34 @@ def _begun(network: nn.Module, file: str | None, anew: bool) -> tuple[nn.Module,
     checkpoint.load_weights(network, Path(file))
     if anew:
         network.load_state_dict(before, strict=False)
+    return network, _training_of(file)
+
+
+def _training_of(file: str) -> dict[str, Any]:
+    """How the network in `file` was trained, {} where it does not say; ValueError if it says so in no way that was ours."""
     with safe_open(file, "pt") as stored:
-        return network, json.loads((stored.metadata() or {}).get("training", "{}"))
+        text = (stored.metadata() or {}).get("training")
+    if text is None:
+        return {}
+    try:
+        made = json.loads(text)
+        _history(dict(**made))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file}: damaged, says in no known way how it was trained") from error
+    return made
 
 
 def _history(made: Mapping[str, Any]) -> str:
-    """The trainings that led to a file, in words."""
+    """The trainings that led to a file, in words; what else was set, as a short hash."""
     if not made:
         return "unknown"
-    last = f"T={made['timesteps']} for {made['epochs']} epochs at {made['lr']:g}"
-    return f"{made['start']}, {last}" if made["start"] else last
+    told = f"T={made['timesteps']} for {made['epochs']} of {made['of']} epochs at {made['lr']:g}"
+    return f"{told}, {hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:6]}"
 
 
-def _teacher(ann: nn.Module, run: str | None, images: Tensor) -> nn.Module:
-    """The network whose outputs are asked for: `ann`, or that of the folder `run`."""
-    folded = fold_batchnorm(ann)  # a copy, in eval mode
-    if run is None:
-        return folded
+def _teacher(ann: nn.Module, run: str, images: Tensor) -> nn.Module:
+    """The network of the folder `run`; ValueError if it does not take the `images` or make the logits of `ann`."""
+    folded = fold_batchnorm(ann)
     dtype = next(folded.parameters()).dtype
     with torch.no_grad():
         classes = folded.to(images.device)(images[:1].to(dtype)).shape[-1]
