@@ -119,10 +119,14 @@ def load_ann(run: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     return ann.eval()
 
 
+def weights_hash(run: str | Path) -> str:
+    """A short hash of the weights in a run folder."""
+    return hashlib.sha256((Path(run) / "ann.safetensors").read_bytes()).hexdigest()[:12]
+
+
 def identity(run: str | Path) -> str:
     """What tells the network of a run folder from others but for its seed: its recipe, or its weights where nothing trained it."""
-    recipe = describe_ann(run).get("recipe")
-    return recipe or hashlib.sha256((Path(run) / "ann.safetensors").read_bytes()).hexdigest()[:12]
+    return describe_ann(run).get("recipe") or weights_hash(run)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -118,7 +118,7 @@ class Run:
         model = description["config"]["model"]
         activation = (model.get("model") or model).get("activation") or {}  # compressed networks hold the plain one
         return {
-            "weights": hashlib.sha256((folder / "ann.safetensors").read_bytes()).hexdigest()[:12],
+            "weights": checkpoint.weights_hash(folder),
             "recipe": description["recipe"] if "recipe" in description else recipe(self.cfg),
             "activation": str(activation.get("_target_", "")).rpartition(".")[2] or None,
         }
