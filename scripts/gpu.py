@@ -234,7 +234,8 @@ def until(command: Sequence[str], environment: dict[str, str], log: Path, second
         except subprocess.TimeoutExpired:
             return None
         finally:
-            for sign, patience in ((signal.SIGINT, GRACE), (signal.SIGKILL, None)):
+            # an import may swallow the first
+            for sign, patience in ((signal.SIGINT, 2), (signal.SIGINT, GRACE), (signal.SIGKILL, None)):
                 if process.poll() is None:
                     os.killpg(process.pid, sign)
                     with suppress(subprocess.TimeoutExpired):
