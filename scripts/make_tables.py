@@ -19,9 +19,10 @@ from pathlib import Path
 
 from snnconv.deployed import integers, ladders, quantized
 from snnconv.explained import energies, losses
-from snnconv.leaderboard import leaderboard, read_published, table
+from snnconv.leaderboard import leaderboard
 from snnconv.results import read_baselines, read_results
 from snnconv.runtime import files
+from snnconv.tables import read_published, table
 
 MADE = {"losses": losses, "energies": energies, "ladders": ladders}
 ROOT = Path(__file__).resolve().parents[1]

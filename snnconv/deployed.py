@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from snnconv.leaderboard import markdown
 from snnconv.results import Result
+from snnconv.tables import markdown
 
 
 def ladders(results: Iterable[Result]) -> str:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from snnconv.data.splits import Batches
 from snnconv.runtime import distributed
-from snnconv.spiking import SpikingModel, count_spikes, running_mean
+from snnconv.spiking import SpikingModel, running_mean
+from snnconv.watching import count_spikes
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from snnconv.leaderboard import markdown
 from snnconv.results import Result, gather
+from snnconv.tables import markdown
 
 
 def losses(results: Iterable[Result]) -> str:

@@ -18,7 +18,8 @@ from snnconv.energy import FIRST_LAYER, Energy
 from snnconv.operations import count_operations
 from snnconv.robustness import Disturbance, robustness
 from snnconv.runtime import distributed
-from snnconv.spiking import SpikingModel, watched
+from snnconv.spiking import SpikingModel
+from snnconv.watching import watched
 
 log = logging.getLogger(__name__)
 SHOWN = 24  # neurons of a layer in the raster

@@ -11,7 +11,7 @@ from torch import Tensor
 from snnconv.evaluation import wanted_timesteps
 from snnconv.integer import IntegerNetwork
 from snnconv.integer_program import Program, Step, program_of
-from snnconv.spiking import watched
+from snnconv.watching import watched
 
 INT32 = np.iinfo(np.int32)
 Outcome = tuple[np.ndarray, dict[str, np.ndarray]]  # logits [T, N, K], and spikes [T, N, …] of every layer, by path

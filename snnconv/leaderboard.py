@@ -1,19 +1,25 @@
-"""Tables and pictures of many results: the README's tables of a study, and leaderboards ranked within equal latency classes."""
+"""Leaderboards: many results ranked within equal latency classes, as Markdown, rows of a CSV, and a picture."""
 
-import shlex
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from snnconv.figures import draw_curves, save_figure
 from snnconv.results import Result, Row, gather, latency_class, require_honest
-from snnconv.runtime import files
+from snnconv.tables import (
+    PLAIN,
+    Published,
+    cited,
+    markdown,
+    mean_std,
+    published_accuracies,
+    quantized_table,
+    shown_times,
+    total_steps,
+)
 
-TIMES = (1, 2, 4, 8, 16, 32, 64, 128)  # the T that a wide table shows; the CSV has all
-PLAIN = {"warmup": 0, "waits": False, "spike_levels": 1, "signed": False, "readout_from": 1, "needs_training": "none"}
-Published = Mapping[str, Any]
 LEGEND = (
     "Test accuracy in percent, mean ± standard deviation over seeds; **bold**: best of its class at that T. Rows of a class "
     "stand in the order of their mean over the T that all of them have; nothing is ranked across classes. *steps*: what an "
@@ -25,90 +31,6 @@ QUANTIZED_LEGEND = (
     "*Quantized ANN*: the same networks without spikes, WxAy with weights of x and activations of y bits, not ranked among the "
     "rows above. Energy of one image is an estimate in µJ, by the table named."
 )
-
-
-def mean_std(values: Sequence[float]) -> str:
-    """Mean ± standard deviation in percent; the mean alone for a single run, a dash for none."""
-    if not values:
-        return "–"
-    mean = f"{100 * statistics.fmean(values):.2f}"
-    return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table for GitHub."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
-
-
-def read_published(study: Path) -> list[Published]:
-    """The published figures beside which a study stands (`published.json`, if there is one); ValueError where one lacks its source.
-
-    Each is an object with "method", "snn_accuracy" {"T": fraction} and "source"; "ann_accuracy" and "latency" if known; and
-    whichever of "data", "model", "activation", "levels" a leaderboard must have for it to stand there.
-    """
-    path = study / "published.json"
-    entries = files.read_json(path) if path.is_file() else []
-    for number, entry in enumerate(entries, 1):
-        missing = [key for key in ("method", "snn_accuracy", "source") if not entry.get(key)]
-        if missing:
-            raise ValueError(
-                f"{path}: entry {number} lacks {', '.join(missing)}; a figure is shown with its source or not at all"
-            )
-    return entries
-
-
-def table(results: Iterable[Result], published: Sequence[Published] = ()) -> str:
-    """Markdown for a study: one row for the runs that differ in their seed alone; T = counted timesteps, τ = warm-up."""
-    rows = gather(results)
-    times = _times(rows)
-    trained = _training_settings(rows)
-    head = [
-        "data",
-        "model",
-        "L",
-        *(["training"] if trained else []),
-        "method",
-        "τ",
-        "ANN",
-        *(f"T={t}" for t in times),
-        "seeds",
-        "train s",
-    ]
-    lines = []
-    for number, row in enumerate(rows):
-        one = row.one
-        cells = [
-            one["data"],
-            one["model"],
-            str(one["levels"]),
-            *([trained[number]] if trained else []),
-            row.label,
-            str(one["warmup"]),
-        ]
-        cells += [mean_std([result["ann_accuracy"] for result in row.results]), *(mean_std(row.at(t)) for t in times)]
-        lines.append([*cells, str(len(row.results)), f"{row.seconds('train'):.0f}"])
-    for entry in published:
-        tau = str(entry.get("latency", PLAIN)["warmup"])
-        about = [str(entry.get(key, "–")) for key in ("data", "model", "levels")] + (["–"] if trained else [])
-        lines.append([*about, _cited(entry), tau, *_figures(entry, times), "–", "–"])
-    return markdown(head, lines)
-
-
-def _training_settings(rows: Sequence[Row]) -> list[str]:
-    """Of each row the overrides of training that not all of them have, where only these tell rows apart; else nothing.
-
-    They are those of the run that trained, which a later evaluation or `resume` does not repeat.
-    """
-    alike = [(row.one["data"], row.one["model"], row.one["levels"], row.label) for row in rows]
-    if len(set(alike)) == len(alike):
-        return []
-    words = [
-        shlex.split(row.one["command"]) if row.one.get("trained_with") is None else row.one["trained_with"]
-        for row in rows
-    ]
-    given = [{word for word in each if word.startswith(("fit.", "calibration"))} for each in words]
-    common = set.intersection(*(words for words in given if words)) if any(given) else set()
-    return [", ".join(sorted(word.removeprefix("fit.") for word in words - common)) or "–" for words in given]
 
 
 def leaderboard(
@@ -127,24 +49,6 @@ def leaderboard(
     alone = [rows for rows in quantized if rows[0].comparison in beside]
     parts += [f"**{title(rows[0])}**\n\n{beside[rows[0].comparison]}" for rows in alone]
     return "\n\n".join([*parts, LEGEND, *([QUANTIZED_LEGEND] if quantized else [])])
-
-
-def quantized_table(rows: Sequence[Row]) -> str:
-    """Markdown: one network in whole numbers, the most accurate first; what several rows have is a mean over seeds."""
-    tables = list(dict.fromkeys(name for row in rows for name in row.one["energy"] or {}))
-    head = ["quantized ANN", "accuracy", "ANN", "gap", "KiB", *(f"µJ {name}" for name in tables), "seeds"]
-    lines = []
-    for row in sorted(rows, key=lambda row: -statistics.fmean(result["accuracy"] for result in row.results)):
-        gaps = [result["ann_accuracy"] - result["accuracy"] for result in row.results]
-        cells = [
-            row.label,
-            *(mean_std([result[key] for result in row.results]) for key in ("accuracy", "ann_accuracy")),
-        ]
-        cells += [mean_std(gaps), f"{row.one['size_bytes'] / 1024:.1f}"]
-        energy = row.one["energy"] or {}
-        cells += [f"{energy[name] / 1e6:.4g}" if name in energy else "–" for name in tables]
-        lines.append([*cells, str(len(row.results))])
-    return markdown(head, lines)
 
 
 def boards(results: Iterable[Result]) -> list[list[Row]]:
@@ -182,7 +86,7 @@ def title(row: Row) -> str:
 
 
 def _board(rows: list[Row], published: Sequence[Published]) -> str:
-    times = _times(rows)
+    times = shown_times(rows)
     last = times[-1]
     head = ["class", "method", "steps", "ANN", *(f"T={t}" for t in times)]
     head += [f"gap T={last}", f"spikes T={last}", "convert s", "evaluate s", "seeds"]
@@ -194,7 +98,7 @@ def _board(rows: list[Row], published: Sequence[Published]) -> str:
     }
     lines = []
     for row in rows:
-        cells = [row.latency_class, row.label, _steps(row.one["warmup"])]
+        cells = [row.latency_class, row.label, total_steps(row.one["warmup"])]
         cells.append(mean_std([result["ann_accuracy"] for result in row.results]))
         for t in times:
             leads = row.at(t) and statistics.fmean(row.at(t)) == best.get((row.latency_class, t))
@@ -206,8 +110,8 @@ def _board(rows: list[Row], published: Sequence[Published]) -> str:
     for entry in published:
         if all(entry.get(key) in (None, about.get(key)) for key in ("data", "model", "activation", "levels")):
             latency = entry.get("latency", PLAIN)
-            figures = _figures(entry, times)
-            lines.append([latency_class(latency), _cited(entry), _steps(latency["warmup"]), *figures, *["–"] * 5])
+            told = [latency_class(latency), cited(entry), total_steps(latency["warmup"])]
+            lines.append([*told, *published_accuracies(entry, times), *["–"] * 5])
     return "\n\n".join([f"**{title(rows[0])}**", markdown(head, lines), *_notes(rows)])
 
 
@@ -220,26 +124,6 @@ def _notes(rows: list[Row]) -> list[str]:
     if len(seeds) > 1:
         notes.append("Not every row is a mean over the same seeds.")
     return notes
-
-
-def _times(rows: Sequence[Row]) -> list[int]:
-    """The T that a wide table shows: powers of two, or whatever there is where none of these was evaluated."""
-    every = sorted({t for row in rows for t in row.timesteps})
-    return [t for t in TIMES if t in every] or every
-
-
-def _steps(warmup: int) -> str:
-    return f"T + {warmup}" if warmup else "T"
-
-
-def _cited(entry: Published) -> str:
-    return f"*{entry['method']}* (published: {entry['source']})"
-
-
-def _figures(entry: Published, times: Sequence[int]) -> list[str]:
-    """Accuracies of the ANN and at the given T."""
-    values = [entry.get("ann_accuracy"), *(entry["snn_accuracy"].get(str(t)) for t in times)]
-    return [mean_std([] if value is None else [value]) for value in values]
 
 
 def long_rows(results: Iterable[Result]) -> list[dict[str, Any]]:

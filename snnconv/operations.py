@@ -12,7 +12,8 @@ from snnconv.data.splits import first_images
 from snnconv.evaluation import wanted_timesteps
 from snnconv.fanout import FanOut, Target, fan_out
 from snnconv.runtime import distributed
-from snnconv.spiking import SpikingModel, watched
+from snnconv.spiking import SpikingModel
+from snnconv.watching import watched
 
 
 @dataclass(frozen=True)

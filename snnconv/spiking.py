@@ -2,8 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -281,50 +280,3 @@ def running_mean(logits: Float[Tensor, "T N K"], readout_from: int = 1) -> Float
     early, counted = logits[: readout_from - 1].double(), logits[readout_from - 1 :].double().cumsum(0)
     steps = torch.arange(1, len(counted) + 1, device=logits.device).view(-1, 1, 1)
     return torch.cat([early, counted / steps])
-
-
-@contextmanager
-def watched(model: SpikingModel, observe: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """While open, `observe(path, spikes)` sees what the neurons of each layer emit: [t, N, …] for each call of t steps.
-
-    Spikes are whole numbers.  A neuron without a `node` emits a spike wherever its output is not 0.
-    """
-
-    def hook_for(path: str) -> Callable[[nn.Module, tuple, Tensor], None]:
-        def hook(module: Any, inputs: tuple, output: Tensor) -> None:
-            whole = isinstance(module, base.MemoryModule)
-            steps = output.unsqueeze(0) if whole and module.step_mode == "s" else output
-            observe(path, steps if whole else steps.sign())
-
-        return hook
-
-    handles = [
-        getattr(neuron, "node", neuron).register_forward_hook(hook_for(path))
-        for path, neuron in model.neurons().items()
-    ]
-    model._watched = True
-    try:
-        yield
-    finally:
-        model._watched = False
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def count_spikes(model: SpikingModel) -> Iterator[dict[str, list[Tensor]]]:
-    """While open, what the neurons of each layer emit, by path: a tensor [t, 4], float64, for each call of t steps.
-
-    Its columns: spikes (absolute values, over all samples of the batch), neurons, the least and the largest number of spikes
-    that one neuron emitted in the step.
-    """
-    counts: dict[str, list[Tensor]] = {}
-
-    def count(path: str, spikes: Tensor) -> None:
-        flat = spikes.flatten(1)
-        total = flat.abs().sum(1, dtype=torch.float64)
-        row = total, torch.full_like(total, flat.shape[1]), flat.amin(1).double(), flat.amax(1).double()
-        counts.setdefault(path, []).append(torch.stack(row, 1))
-
-    with watched(model, count):
-        yield counts

@@ -17,7 +17,7 @@ from snnconv.functional import qcfs
 from snnconv.methods import burst, group
 from snnconv.neurons.burst import Burst
 from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking import count_spikes
+from snnconv.watching import count_spikes
 
 DYADIC = st.integers(-2048, 2048).map(lambda k: k / 256)
 CURRENTS = st.lists(DYADIC, min_size=1, max_size=16)

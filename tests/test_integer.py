@@ -17,7 +17,7 @@ from snnconv.models.resnet import resnet20
 from snnconv.models.vgg import vgg11
 from snnconv.neurons.integer import EXACT, IntegerIntegrateFire
 from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking import watched
+from snnconv.watching import watched
 
 T = 6
 

@@ -16,8 +16,9 @@ from snnconv.methods.srp import convert as srp
 from snnconv.neurons.base import Neuron, Node
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.operations import count_operations
-from snnconv.spiking import Latency, OverTime, SpikingModel, watched
+from snnconv.spiking import Latency, OverTime, SpikingModel
 from snnconv.surgery import replace_modules
+from snnconv.watching import watched
 from test_fanout import enumerated
 from test_methods import TRAINING
 

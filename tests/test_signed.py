@@ -15,7 +15,7 @@ from snnconv.calibration import largest, observed_thresholds
 from snnconv.methods.signed import convert
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.neurons.signed import Signed
-from snnconv.spiking import count_spikes
+from snnconv.watching import count_spikes
 
 DYADIC = st.integers(-2048, 2048).map(lambda k: k / 256)
 RULES = {"signed": (0.5, 1e-3), "signed_snm": (0.0, 1.0)}  # v(0)/θ, θ⁻/θ

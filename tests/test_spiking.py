@@ -16,8 +16,9 @@ from snnconv.activations.qcfs import QCFS
 from snnconv.methods.parallel import convert as parallel
 from snnconv.methods.qcfs import convert
 from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking import Latency, SpikingModel, count_spikes, running_mean
+from snnconv.spiking import Latency, SpikingModel, running_mean
 from snnconv.surgery import replace_modules
+from snnconv.watching import count_spikes
 
 
 def same(a, b):

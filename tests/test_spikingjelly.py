@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from snnconv.activations.qcfs import QCFS
 from snnconv.activations.relu import ReLU
 from snnconv.methods.spikingjelly import convert, local_threshold_balancing, rate_coding
-from snnconv.spiking import count_spikes
+from snnconv.watching import count_spikes
 
 RECIPES = {
     "max": partial(rate_coding, mode="max"),

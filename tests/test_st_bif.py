@@ -15,8 +15,9 @@ from snnconv.functional import qcfs
 from snnconv.homogeneous import homogeneous
 from snnconv.methods.st_bif import convert
 from snnconv.neurons.st_bif import STBIF
-from snnconv.spiking import OverTime, count_spikes, running_mean
+from snnconv.spiking import OverTime, running_mean
 from snnconv.surgery import replace_modules, split
+from snnconv.watching import count_spikes
 
 DYADIC = st.integers(-2048, 2048).map(lambda k: k / 256)
 POWERS = st.integers(-2, 2).map(lambda k: 2.0**k)

@@ -32,7 +32,8 @@ from snnconv.exports.nir_graph import package, replay, to_nir
 from snnconv.exports.normal_form import NormalForm, normal_form
 from snnconv.fanout import LOGITS
 from snnconv.runtime import files
-from snnconv.spiking import SpikingModel, watched
+from snnconv.spiking import SpikingModel
+from snnconv.watching import watched
 
 FILE = "network.nir"
 ROUNDING = 0.01  # part of the spikes in which rounded weights may differ from the network as it was
