@@ -228,6 +228,12 @@ def test_a_stored_network_cannot_run_a_file(run, intruder):
     assert not intruder.exists()
 
 
+def test_a_run_stored_under_an_older_name_is_still_read():
+    require_trusted({"fit": {"_target_": "snnconv.training.Fit", "epochs": 1}})
+    with pytest.raises(ValueError, match="snnconv.training.fit: this stored configuration calls code outside"):
+        require_trusted({"fit": {"_target_": "snnconv.training.fit"}})
+
+
 def test_a_stored_configuration_cannot_call_what_is_private():
     with pytest.raises(ValueError, match=r"finetune\._save: this stored configuration calls what is private"):
         require_trusted(

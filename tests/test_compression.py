@@ -15,10 +15,11 @@ from snnconv.compressed import changes, rebuilt, size, undone
 from snnconv.compression.channels import prune_channels
 from snnconv.compression.low_rank import split_convolutions
 from snnconv.compression.sparsity import largest, sparsify
+from snnconv.fit import Fit
 from snnconv.models.resnet import resnet20
 from snnconv.models.vgg import vgg11
 from snnconv.quantized_weights import Weights
-from snnconv.training import Fit, fit
+from snnconv.training import fit
 
 
 def vgg_like() -> nn.Sequential:

@@ -14,11 +14,11 @@ from torch import nn
 
 from snnconv.data.folder import cut_files
 from snnconv.data.splits import cut
+from snnconv.fit import Fit
 from snnconv.runtime.checkpoint import require_trusted
 from snnconv.runtime.run import explain
 from snnconv.runtime.tracking import Tracker
 from snnconv.spiking import SpikingModel
-from snnconv.training import Fit
 
 REPOSITORY = Path(__file__).parents[1]
 

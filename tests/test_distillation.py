@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnconv.distillation import LayerDistances, distillation
+from snnconv.fit import Fit
 from snnconv.graph import is_activation
-from snnconv.training import Fit, fit
+from snnconv.training import fit
 
 FINITE = st.lists(st.floats(-8, 8), min_size=3, max_size=3)
 

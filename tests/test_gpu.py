@@ -5,11 +5,12 @@ import torch
 from spikingjelly.activation_based import functional
 
 from snnconv.data.augment import AutoAugment, RandomCrop, RandomFlip
+from snnconv.fit import Fit
 from snnconv.functional import qcfs
 from snnconv.methods.qcfs import convert
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.runtime.environment import set_precision
-from snnconv.training import Fit, fit
+from snnconv.training import fit
 
 pytestmark = [
     pytest.mark.gpu,

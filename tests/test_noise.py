@@ -6,8 +6,9 @@ from torch import nn
 
 from snnconv.activations.noisy_qcfs import NoisyQCFS
 from snnconv.activations.qcfs import QCFS
+from snnconv.fit import Fit
 from snnconv.noise import measure_noise
-from snnconv.training import Fit, fit
+from snnconv.training import fit
 
 
 def literal_noise(network: nn.Module, images: torch.Tensor, timesteps: int) -> list[float]:

@@ -9,12 +9,13 @@ from torch import nn
 
 from snnconv.activations.qcfs import QCFS
 from snnconv.conversion import takes
+from snnconv.fit import Fit
 from snnconv.folding import fold_batchnorm
 from snnconv.methods import qcfs
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.quantization import quantize
 from snnconv.quantized_weights import Weights
-from snnconv.training import Fit, fit
+from snnconv.training import fit
 
 BITS = [8, 4, 2]
 

@@ -15,10 +15,11 @@ from snnconv.activations.qcfs_floor_first import QCFSFloorFirst
 from snnconv.data.augment import AutoAugment, EachImage
 from snnconv.data.splits import cut
 from snnconv.data.synthetic import synthetic
+from snnconv.fit import Fit
 from snnconv.methods.qcfs import convert
 from snnconv.models.mlp import mlp
 from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.training import Fit, fit
+from snnconv.training import fit
 
 
 def generator(seed: int = 0) -> torch.Generator:

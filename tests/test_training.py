@@ -12,9 +12,10 @@ from torch import nn
 from snnconv import training
 from snnconv.activations.qcfs import QCFS
 from snnconv.data.augment import RandomCrop
+from snnconv.fit import Fit
 from snnconv.runtime import checkpoint, files
 from snnconv.runtime.run import Run, TrainingError
-from snnconv.training import Fit, fit
+from snnconv.training import fit
 
 FIT = {"epochs": 3, "lr": 0.05, "batch_size": 8}
 

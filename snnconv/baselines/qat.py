@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from snnconv.baselines.ptq import Quantized, Settings, calibrated
 from snnconv.data.splits import Splits
+from snnconv.fit import Fit
 from snnconv.folding import fold_batchnorm
 from snnconv.runtime import distributed
 from snnconv.runtime.run import TrainingError
-from snnconv.training import Fit
 
 log = logging.getLogger(__name__)
 

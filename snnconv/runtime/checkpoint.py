@@ -32,7 +32,7 @@ ROOMS = tuple(
         "quantized_weights",
         "compression",
         "compressed",
-        "training",
+        "fit",
         "costs",
         "explanation",
         "robustness",
@@ -44,6 +44,7 @@ NETWORK = tuple(
 )  # what a stored network may build
 # Functions beside which other things stand that a stored configuration must not call: they start programs, or import by name.
 ALONE = (
+    "snnconv.training.Fit",  # its name in runs of before
     "snnconv.baselines.ptq.static",
     "snnconv.baselines.ptq.dynamic",
     "snnconv.baselines.qat.qat",
