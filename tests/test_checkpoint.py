@@ -230,7 +230,7 @@ def test_a_stored_network_cannot_run_a_file(run, intruder):
 
 def test_a_run_stored_under_an_older_name_is_still_read():
     require_trusted({"fit": {"_target_": "snnconv.training.Fit", "epochs": 1}})
-    with pytest.raises(ValueError, match="snnconv.training.fit: this stored configuration calls code outside"):
+    with pytest.raises(ValueError, match=r"snnconv\.training\.fit: this stored configuration calls code outside"):
         require_trusted({"fit": {"_target_": "snnconv.training.fit"}})
 
 
