@@ -16,6 +16,7 @@ from snnconv.surgery import split
 
 SMALLEST_BATCH = 16  # to which compiled code shrinks a batch that samples leave
 TOGETHER = 4096  # images × timesteps that are simulated at once where layers wait for all of them
+IN_CACHE = 256  # the same on a CPU, whose cache holds a layer of so many
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class SpikingModel(nn.Module):
         if timesteps < 1:
             raise ValueError(f"timesteps={timesteps}: at least 1")
         self.prepare(timesteps)
-        most = max(TOGETHER // self.steps(timesteps), 1)
+        most = max((TOGETHER if images.is_cuda else IN_CACHE) // self.steps(timesteps), 1)
         if self.lookahead is None and len(images) > most:
             yield torch.cat([self(part, timesteps) for part in images.split(most)], dim=1)
             return
