@@ -32,6 +32,7 @@ from snnconv.runtime import files
 
 ROOT = Path(__file__).resolve().parents[1]
 GRACE = 20  # seconds that an interrupted job gets to end by itself
+YOUNG = 5  # seconds in which a job has begun nothing that it could save
 FRESH = {"status": "waiting", "minutes": 0.0, "slices": 0, "note": ""}
 
 
@@ -226,6 +227,7 @@ class Slice:
 
 def until(command: Sequence[str], environment: dict[str, str], log: Path, seconds: float) -> int | None:
     """The exit status of a python command, None if it had to be interrupted after so many seconds; it writes to `log`."""
+    start = time.monotonic()
     with log.open("ab") as stream:
         process = subprocess.Popen([sys.executable, *command], stdout=stream, stderr=subprocess.STDOUT, env=environment,
                                    process_group=0)  # fmt: skip
@@ -234,8 +236,8 @@ def until(command: Sequence[str], environment: dict[str, str], log: Path, second
         except subprocess.TimeoutExpired:
             return None
         finally:
-            # an import may swallow the first
-            for sign, patience in ((signal.SIGINT, 2), (signal.SIGINT, GRACE), (signal.SIGKILL, None)):
+            asked = [] if time.monotonic() - start < YOUNG else [(signal.SIGINT, GRACE)]  # imports may swallow it
+            for sign, patience in (*asked, (signal.SIGKILL, None)):
                 if process.poll() is None:
                     os.killpg(process.pid, sign)
                     with suppress(subprocess.TimeoutExpired):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from snnconv.idealized import Clipped, clipped, evenly, instead
 from snnconv.layer_errors import LayerErrors, Watch
 from snnconv.runtime import distributed
-from snnconv.spiking import TOGETHER, SpikingModel, running_mean
+from snnconv.spiking import SpikingModel, running_mean
 
 PIXELS = 2**20  # of images that are measured at once: every layer keeps some of its activations for them
 
@@ -80,7 +80,8 @@ def decompose(
             snn.prepare(part[-1])
             here = [Watch(path, neuron, snn, part) for path, neuron in snn.neurons().items()]
             seen = 0
-            for x, labels in _small(batches, distributed.share_of(images), TOGETHER // snn.steps(part[-1])):
+            most = snn.at_once(part[-1], next(ann.parameters()).device)
+            for x, labels in _small(batches, distributed.share_of(images), most):
                 seen += len(x)
                 rights.add("ann", _ann_beside(ann, here, x), labels)
                 with _hooked(snn, here):

@@ -1,46 +1,23 @@
 """How to train an ANN: SGD with momentum and a cosine, and the paper's other habits as named settings (`conf/fit/`)."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from snnconv.graph import is_activation
+from snnconv.rules import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, SHARE, SWITCH, WHOLE, one_of, or_null, require
 
-Rule = tuple[Callable[[Any], bool], str]  # does a value fit, and what would
-
-
-def _number(fits: Callable[[float], bool], words: str) -> Rule:
-    return lambda value: type(value) in (int, float) and math.isfinite(value) and fits(value), words
-
-
-def _one_of(*options: Any) -> Rule:
-    return lambda value: value in options, " or ".join(map(str, options))
-
-
-def _or_null(rule: Rule) -> Rule:
-    return lambda value: value is None or rule[0](value), f"null or {rule[1]}"
-
-
-_COUNT: Rule = (lambda value: type(value) is int and value >= 1, "a whole number of at least 1")
-_WHOLE: Rule = (lambda value: type(value) is int and value >= 0, "a whole number of at least 0")
-_POSITIVE = _number(lambda value: value > 0, "a positive number")
-_NOT_NEGATIVE = _number(lambda value: value >= 0, "a number of at least 0")
-_FRACTION = _number(lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
-_SHARE = _number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
-_SWITCH: Rule = (lambda value: type(value) is bool, "true or false")
 _RULES = {
-    "epochs": _WHOLE, "batch_size": _COUNT, "lr": _POSITIVE, "momentum": _FRACTION, "nesterov": _SWITCH,
-    "weight_decay": _NOT_NEGATIVE, "threshold_weight_decay": _or_null(_NOT_NEGATIVE),
-    "norm_weight_decay": _or_null(_NOT_NEGATIVE), "schedule": _one_of("cosine", "constant"),
-    "schedule_every": _one_of("step", "epoch"), "warmup_epochs": _NOT_NEGATIVE, "label_smoothing": _FRACTION,
-    "clip_grad_norm": _or_null(_POSITIVE), "ema": _or_null(_FRACTION), "channels_last": _SWITCH,
-    "select": _one_of("best", "last", "test"), "save_every": _COUNT,
-    "keep_zeros": _SWITCH, "distill_layers": _NOT_NEGATIVE,
-    "teacher": _or_null((lambda value: isinstance(value, str), "a run folder")), "distill": _SHARE, "temperature": _POSITIVE,
+    "epochs": WHOLE, "batch_size": COUNT, "lr": POSITIVE, "momentum": FRACTION, "nesterov": SWITCH,
+    "weight_decay": NOT_NEGATIVE, "threshold_weight_decay": or_null(NOT_NEGATIVE),
+    "norm_weight_decay": or_null(NOT_NEGATIVE), "schedule": one_of("cosine", "constant"),
+    "schedule_every": one_of("step", "epoch"), "warmup_epochs": NOT_NEGATIVE, "label_smoothing": FRACTION,
+    "clip_grad_norm": or_null(POSITIVE), "ema": or_null(FRACTION), "channels_last": SWITCH,
+    "select": one_of("best", "last", "test"), "save_every": COUNT,
+    "keep_zeros": SWITCH, "distill_layers": NOT_NEGATIVE,
+    "teacher": or_null((lambda value: isinstance(value, str), "a run folder")), "distill": SHARE, "temperature": POSITIVE,
 }  # fmt: skip
 
 
@@ -72,9 +49,7 @@ class Fit:
     save_every: int = 1  # epochs between the states from which a run can be resumed
 
     def __post_init__(self) -> None:
-        for name, (fits, words) in _RULES.items():
-            if not fits(getattr(self, name)):
-                raise ValueError(f"fit.{name}={getattr(self, name)!r}: {words}")
+        require(self, _RULES, "fit")
         if self.warmup_epochs > self.epochs > 0:
             raise ValueError(f"fit.warmup_epochs={self.warmup_epochs}: at most fit.epochs={self.epochs}")
         if self.distill_layers and self.teacher is None:

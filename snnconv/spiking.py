@@ -16,7 +16,7 @@ from snnconv.surgery import split
 
 SMALLEST_BATCH = 16  # to which compiled code shrinks a batch that samples leave
 TOGETHER = 4096  # images × timesteps that are simulated at once where layers wait for all of them
-IN_CACHE = 256  # the same on a CPU, whose cache holds a layer of so many
+IN_CACHE = 256  # the same on a CPU, whose cache holds a layer of about so many
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class SpikingModel(nn.Module):
         if timesteps < 1:
             raise ValueError(f"timesteps={timesteps}: at least 1")
         self.prepare(timesteps)
-        most = max((TOGETHER if images.is_cuda else IN_CACHE) // self.steps(timesteps), 1)
+        most = self.at_once(timesteps, images.device)
         if self.lookahead is None and len(images) > most:
             yield torch.cat([self(part, timesteps) for part in images.split(most)], dim=1)
             return
@@ -216,6 +216,11 @@ class SpikingModel(nn.Module):
     def steps(self, timesteps: int) -> int:
         """How many steps are simulated to return `timesteps` of them."""
         return max(self.discard + timesteps, self.lookahead or 1)
+
+    def at_once(self, timesteps: int, device: torch.device) -> int:
+        """How many images to simulate at once, so that all their steps fit; a call with more of them takes turns if layers wait."""
+        cached = self.lookahead is None and device.type == "cpu"
+        return max((IN_CACHE if cached else TOGETHER) // self.steps(timesteps), 1)
 
     def _chunks(self, timesteps: int, chunk: int) -> list[int]:
         """Numbers of steps to simulate together; the first chunk holds all that a layer has to see at once."""

@@ -19,6 +19,7 @@ from snnconv.data.splits import Batches
 from snnconv.distillation import distillation
 from snnconv.kernels import RecomputedOutputs
 from snnconv.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
+from snnconv.rules import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, SWITCH, number, one_of, require
 from snnconv.runtime import distributed
 from snnconv.runtime.environment import autocast
 from snnconv.runtime.run import TrainingError
@@ -27,6 +28,16 @@ from snnconv.surgery import split
 log = logging.getLogger(__name__)
 DIVERGED = "method=finetune: the {} is not finite in epoch {}; try a smaller method.lr"
 WARMUP = 0.02  # share of the steps in which the learning rate rises to its full value
+
+
+_RULES = {
+    "epochs": COUNT, "lr": POSITIVE, "loss": one_of("last", "every"), "thresholds": one_of("free", "frozen"),
+    "timesteps": (lambda value: bool(value) and all(map(COUNT[0], value if isinstance(value, Sequence) else [value])),
+                  "whole numbers of at least 1"),
+    "sharpness": POSITIVE, "detach_reset": SWITCH, "momentum": FRACTION, "weight_decay": NOT_NEGATIVE,
+    "distill": number(lambda value: 0 <= value <= 1, "0 (labels) to 1 (the teacher's outputs)"), "temperature": POSITIVE,
+    "precision": one_of("float32", "tf32", "bf16"), "compile": SWITCH,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,28 +62,15 @@ class Settings:
     compile: bool = False  # torch.compile
 
     def __post_init__(self) -> None:
-        steps = list(self.timesteps) if isinstance(self.timesteps, Sequence) else [self.timesteps]
-        fits = {
-            "epochs": (type(self.epochs) is int and self.epochs >= 1, "a whole number of at least 1"),
-            "lr": (self.lr > 0, "above 0"),
-            "timesteps": (all(type(t) is int and t >= 1 for t in steps) and steps, "whole numbers of at least 1"),
-            "loss": (self.loss in ("last", "every"), "last or every"),
-            "thresholds": (self.thresholds in ("free", "frozen"), "free or frozen"),
-            "sharpness": (self.sharpness > 0, "above 0"),
-            "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
-            "weight_decay": (self.weight_decay >= 0, "at least 0"),
-            "distill": (0 <= self.distill <= 1, "0 (labels) to 1 (the teacher's outputs)"),
-            "temperature": (self.temperature > 0, "above 0"),
-        }
-        for name, (good, words) in fits.items():
-            if not good:
-                raise ValueError(f"method.{name}={getattr(self, name)!r}: {words}")
+        require(self, _RULES, "method")
         surrogate_slope(self.surrogate)
+        steps = self.timesteps if isinstance(self.timesteps, Sequence) else [self.timesteps]
         object.__setattr__(self, "timesteps", max(steps))
 
     def as_dict(self) -> dict[str, Any]:
-        """What says how a network was trained; how it was computed does not."""
-        return {name: value for name, value in asdict(self).items() if name not in ("precision", "compile")}
+        """What says how a network was trained; compilation changes it by rounding alone, and float32 goes without saying."""
+        return {name: value for name, value in asdict(self).items()
+                if name != "compile" and (name, value) not in (("precision", "float32"), ("precision", "tf32"))}  # fmt: skip
 
 
 class Unrolled(nn.Module):

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from snnconv.data.splits import Batches
 from snnconv.distillation import LayerDistances, distillation, load_teacher, require_teacher
 from snnconv.evaluation import accuracy
-from snnconv.fit import Fit
+from snnconv.fit import Fit  # configurations name it snnconv.training.Fit, and recipes are told apart by them
 from snnconv.kernels import RecomputedOutputs
 from snnconv.noise import measure_noise
 from snnconv.quantized_weights import Weights

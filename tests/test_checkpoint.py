@@ -228,8 +228,7 @@ def test_a_stored_network_cannot_run_a_file(run, intruder):
     assert not intruder.exists()
 
 
-def test_a_run_stored_under_an_older_name_is_still_read():
-    require_trusted({"fit": {"_target_": "snnconv.training.Fit", "epochs": 1}})
+def test_of_training_a_stored_configuration_may_call_its_settings_alone():
     with pytest.raises(ValueError, match=r"snnconv\.training\.fit: this stored configuration calls code outside"):
         require_trusted({"fit": {"_target_": "snnconv.training.fit"}})
 

@@ -60,7 +60,10 @@ def test_every_method_builds(compose_config, any_method):
 
 
 def test_every_fit_builds(compose_config, any_fit):
-    assert isinstance(instantiate(compose_config(f"fit={any_fit}").fit), Fit)
+    settings = compose_config(f"fit={any_fit}").fit
+    assert isinstance(instantiate(settings), Fit)
+    assert settings._target_ == "snnconv.training.Fit"  # enters the hash by which recipes are told apart
+    require_trusted({"fit": OmegaConf.to_container(settings, resolve=True)})
 
 
 def test_every_tracker_builds(compose_config, any_track):

@@ -193,6 +193,12 @@ def test_waiting_leaves_no_unevenness(ann, batches):
     assert all(layer.size["total"] == 0 for layer in errors.at(4))  # T = L
 
 
+def test_more_images_than_a_cache_holds(ann, batches, monkeypatch):
+    whole = decompose(ann, parallel.convert(ann, []), batches, TS)
+    monkeypatch.setattr("snnconv.spiking.IN_CACHE", 16)
+    assert decompose(ann, parallel.convert(ann, []), batches, TS).layers == whole.layers
+
+
 def test_of_a_trained_network_only_a_mismatch_of_levels_is_quantization(ann, batches):
     errors = decompose(ann, convert(ann), batches, [2, 4])
     assert all(layer.size["clipping"] == 0 for layer in errors.layers)

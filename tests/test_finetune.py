@@ -1,5 +1,7 @@
 """Fine-tuning: gradients against plain loops with SpikingJelly's own surrogates, and what training leaves behind."""
 
+import copy
+import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -336,6 +338,24 @@ def test_training_begins_with_what_was_trained_for_another_t(ann, data, tmp_path
     assert other.facts["start"] != begun.facts["start"]  # and rows of a table are told apart
 
 
+def test_what_another_network_became_is_told_apart(ann, data, tmp_path):
+    """It fits, shape by shape, so nothing else would tell."""
+    own, others = (str(tmp_path / name) for name in ("own.safetensors", "others.safetensors"))
+    options = {"base": BASE, "epochs": 1, "lr": 0.02, "timesteps": 1, "data": data}
+    other = copy.deepcopy(ann)
+    with torch.no_grad():
+        next(other.parameters()).mul_(2)
+    for network, file in ((ann, own), (other, others)):
+        convert(network, [], save=file, **options)
+    wrong = partial(convert, load=others, **options)
+    for begin in (wrong, partial(rehearse, wrong)):
+        with pytest.raises(ValueError, match=r"load=.*: was trained from the network \w{12}, and run=… is \w{12}"):
+            begin(ann, [])
+    starts = [convert(ann, [], start=file, **options).facts["start"] for file in (own, others)]
+    assert ["another network" in start for start in starts] == [False, True]
+    assert convert(other, [], start=others, **options).facts["start"] == starts[0]  # seeds of one chain stay together
+
+
 @pytest.mark.parametrize(
     "said", ["no json", "[1]", "null", '{"of": 3}', '{"timesteps": 1, "epochs": 1, "lr": "x", "of": 1}']
 )
@@ -433,8 +453,9 @@ def test_rehearsing_does_not_train(ann):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "epochs=0: a whole number of at least 1"), ({"lr": 0.0}, "lr=0.0: above 0"),
+        ({"epochs": 0}, "epochs=0: a whole number of at least 1"), ({"lr": 0.0}, "lr=0.0: a positive number"),
         ({"timesteps": 0}, "timesteps=0: whole numbers"), ({"timesteps": []}, "timesteps="),
+        ({"lr": math.inf}, "lr=inf: "), ({"precision": "fp16"}, "precision='fp16': float32 or tf32 or bf16"),
         ({"loss": "first"}, "loss='first': last or every"), ({"thresholds": "cold"}, "thresholds='cold': free or frozen"),
         ({"surrogate": "triangle"}, "surrogate='triangle': atan, erf"), ({"sharpness": 0.0}, "sharpness=0.0"),
         ({"momentum": 1.0}, "momentum=1.0"), ({"weight_decay": -1.0}, "weight_decay=-1.0"),

@@ -25,7 +25,7 @@ from snnconv.folding import fold_batchnorm
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
 from snnconv.runtime import checkpoint, distributed, files
-from snnconv.runtime.checkpoint import identity
+from snnconv.runtime.checkpoint import identity, weights_hash
 from snnconv.spiking import OverTime, SpikingModel
 from snnconv.surgery import set_submodule
 from snnconv.through_time import Settings, train_through_time
@@ -57,7 +57,9 @@ def convert(
     _require_files(how, teacher, start, load, save)
     snn = _built(base)(ann, batches, simulate=None)
     network, made = _begun(_trainable(snn, how), start or load, anew=not load)
+    own = weights_hash(ann)
     if load:
+        _require_its_own(made, own, load)
         if not made:
             log.warning(
                 "method.load=%s does not say how it was trained; the settings of method.* need not be its own", load
@@ -70,14 +72,17 @@ def convert(
         made = {
             **how.as_dict(),
             "teacher": teacher and identity(teacher),
-            "start": start and _history(made),
+            "start": start and _history(made, own),
             "of": how.epochs,
+            "network": own,
         }
         taught_by = fold_batchnorm(ann) if how.distill else None  # a copy, in eval mode
         if teacher:
             taught_by = _teacher(ann, teacher, next(iter(train))[0])
         train_through_time(network, taught_by, train, how, lambda done: _save(network, save, {**made, "epochs": done}))
-    facts = {key: value for key, value in made.items() if key != "of" and value is not None}
+    whole = made.get("of") == made.get("epochs")
+    facts = {key: value for key, value in made.items()
+             if value is not None and key != "network" and not (key == "of" and whole)}  # fmt: skip
     latency = replace(snn.latency, needs_training="weights")
     return SpikingModel(_plain(network), latency, facts=facts, **(simulate or {}))
 
@@ -90,7 +95,9 @@ def _rehearse(ann: nn.Module, batches: Iterable, *, base: Any, teacher: str | No
     _require_files(how, teacher, start, load, save)
     snn = conversion.rehearse(functools.partial(_built(base), simulate=None), ann, few)
     if snn is not None:
-        _begun(_trainable(snn, how), start or load, anew=not load)
+        _, made = _begun(_trainable(snn, how), start or load, anew=not load)
+        if load:
+            _require_its_own(made, weights_hash(ann), load)
     if teacher and few:
         _teacher(ann, teacher, few[0][0])
 
@@ -167,18 +174,28 @@ def _training_of(file: str) -> dict[str, Any]:
         return {}
     try:
         made = json.loads(text)
-        _history(dict(**made))
+        _history(dict(**made), "")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file}: damaged, says in no known way how it was trained") from error
     return made
 
 
-def _history(made: Mapping[str, Any]) -> str:
-    """The trainings that led to a file, in words; what else was set, as a short hash."""
+def _history(made: Mapping[str, Any], own: str) -> str:
+    """The trainings that led to a file, in words; what else was set, as a short hash, and whether the ANN was not `own`."""
     if not made:
         return "unknown"
     told = f"T={made['timesteps']} for {made['epochs']} of {made['of']} epochs at {made['lr']:g}"
-    return f"{told}, {hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:6]}"
+    other = made.get("network") not in (None, own)
+    rest = {key: value for key, value in made.items() if other or key != "network"}
+    short = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:6]
+    return f"{told}{', of another network' if other else ''}, {short}"
+
+
+def _require_its_own(made: Mapping[str, Any], own: str, load: str) -> None:
+    """ValueError if what `load` holds was made of another network than the one that is converted: it would count as its result."""
+    if made.get("network") not in (None, own):
+        raise ValueError(f"method.load={load}: was trained from the network {made['network']}, and run=… is {own}; name the run "
+                         "that it came from, or train further with method.start")  # fmt: skip
 
 
 def _teacher(ann: nn.Module, run: str, images: Tensor) -> nn.Module:

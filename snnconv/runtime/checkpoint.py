@@ -32,7 +32,6 @@ ROOMS = tuple(
         "quantized_weights",
         "compression",
         "compressed",
-        "fit",
         "costs",
         "explanation",
         "robustness",
@@ -44,7 +43,7 @@ NETWORK = tuple(
 )  # what a stored network may build
 # Functions beside which other things stand that a stored configuration must not call: they start programs, or import by name.
 ALONE = (
-    "snnconv.training.Fit",  # its name in runs of before
+    "snnconv.training.Fit",
     "snnconv.baselines.ptq.static",
     "snnconv.baselines.ptq.dynamic",
     "snnconv.baselines.qat.qat",
@@ -57,7 +56,6 @@ USER_CODE = "snnconv.custom"  # runs the python file that `path` names, so it is
 
 def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Write `ann.safetensors`, then `ann.json`: `model` is the configuration that rebuilds it, `facts` go along."""
-    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in ann.state_dict().items()}
     activations = {path: module for path, module in ann.named_modules() if hasattr(module, "set_threshold")}
     description = {
         "format": FORMAT,
@@ -68,7 +66,7 @@ def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapp
         "versions": environment.versions(),
         "commit": environment.commit(),
     }
-    files.replace(folder / "ann.safetensors", save(weights))
+    files.replace(folder / "ann.safetensors", _as_bytes(ann))
     files.write_json(folder / "ann.json", description)
 
 
@@ -120,9 +118,14 @@ def load_ann(run: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     return ann.eval()
 
 
-def weights_hash(run: str | Path) -> str:
-    """A short hash of the weights in a run folder."""
-    return hashlib.sha256((Path(run) / "ann.safetensors").read_bytes()).hexdigest()[:12]
+def _as_bytes(network: nn.Module) -> bytes:
+    return save({name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()})
+
+
+def weights_hash(run: str | Path | nn.Module) -> str:
+    """A short hash of the weights in a run folder, or of a network; of a network as it was saved it is the same."""
+    content = _as_bytes(run) if isinstance(run, nn.Module) else (Path(run) / "ann.safetensors").read_bytes()
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def identity(run: str | Path) -> str:

@@ -49,12 +49,13 @@ pytestmark = pytest.mark.cli
         ("device=tpu", "device='tpu': auto, cpu, cuda or cuda:<number>"),
         ("precision=float8", "precision='float8': "),
         ("compile=maybe", "compile='maybe': true or false"),
+        ("method=finetune method.lr=abc", "method.lr='abc': a positive number"),
         ("run=runs/x", "run=… is for scripts/evaluate.py; to go on with an interrupted run use resume=…"),
         ("resume=runs/x", "resume=runs/x: no run folder with a stored configuration"),
     ],
 )
 def test_a_wrong_value_is_named_and_no_folder_is_left(argument: str, message: str, tmp_path: Path):
-    text = fail(TRAIN, *SMOKE, argument, cwd=tmp_path)
+    text = fail(TRAIN, *SMOKE, *argument.split(), cwd=tmp_path)
     assert message in text
     assert not list(tmp_path.iterdir())
 
