@@ -29,7 +29,8 @@ class Curve:
     changed_predictions: (
         float | None
     )  # share at the last t that differs from float32, over the first images; None in float32
-    seconds: float  # wall time of the whole evaluation
+    seconds: float  # wall time of the evaluation, without
+    prepare_seconds: float  # that of making the network for each T, where it depends on T: the rest of the conversion
 
     @property
     def accuracy(self) -> dict[int, float]:
@@ -72,7 +73,7 @@ def accuracy_over_time(
     snn.to(batches.device)
     rounds = [wanted] if snn.anytime else [[t] for t in wanted]
     tallies = [_tally(snn, batches, part, rate_images) for part in rounds]
-    last = tallies[-1]
+    last, prepared = tallies[-1], sum(tally.prepare_seconds for tally in tallies)
     neurons, spikes = last.counts[:, :, 1].sum(1), last.counts[:, :, 0].sum(1)
     return Curve(
         correct={t: right for tally in tallies for t, right in tally.correct.items()},
@@ -82,7 +83,8 @@ def accuracy_over_time(
         mean_firing_rate=float(spikes.sum() / neurons.sum()),
         emitted=(min(tally.emitted[0] for tally in tallies), max(tally.emitted[1] for tally in tallies)),
         changed_predictions=last.changed,
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - start - prepared,
+        prepare_seconds=prepared,
     )
 
 
@@ -97,12 +99,14 @@ class _Tally:
     counts: Tensor
     emitted: tuple[int, int]
     changed: float | None
+    prepare_seconds: float
 
 
 def _tally(snn: SpikingModel, batches: Batches, wanted: list[int], rate_images: int) -> _Tally:
     """Run all of `batches` for the largest t of `wanted`."""
-    device, steps, seen = batches.device, snn.steps(wanted[-1]), 0
+    device, steps, seen, start = batches.device, snn.steps(wanted[-1]), 0, time.perf_counter()
     snn.prepare(wanted[-1])  # before its neurons are watched
+    prepared = time.perf_counter() - start
     correct = torch.zeros(len(wanted), dtype=torch.int64, device=device)
     changed = torch.zeros(2, dtype=torch.int64, device=device)  # predictions, of images
     counts: dict[str, Tensor] = {}
@@ -134,6 +138,7 @@ def _tally(snn: SpikingModel, batches: Batches, wanted: list[int], rate_images: 
         counts=every,
         emitted=(-int(extremes[0]), int(extremes[1])),
         changed=None if snn.exact is None else float(changed[0] / changed[1]),
+        prepare_seconds=prepared,
     )
 
 

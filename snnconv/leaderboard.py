@@ -1,13 +1,14 @@
 """Leaderboards: many results ranked within equal latency classes, as Markdown, rows of a CSV, and a picture."""
 
 import statistics
+import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from snnconv.figures import draw_curves, save_figure
-from snnconv.results import Result, Row, gather, latency_class, require_honest
+from snnconv.results import Result, Row, gather, latency_class, precision, require_honest
 from snnconv.tables import (
     PLAIN,
     Published,
@@ -22,8 +23,10 @@ from snnconv.tables import (
 
 LEGEND = (
     "Test accuracy in percent, mean ± standard deviation over seeds; **bold**: best of its class at that T. Rows of a class "
-    "stand in the order of their mean over the T that all of them have; nothing is ranked across classes. *steps*: what an "
-    "image costs before T can be read. *spikes*: of one image in all layers, those before the first counted step included. "
+    "stand in the order of their mean over the T that all of them have; without such a T, and across classes, nothing is ranked. "
+    "*steps*: what an image costs before T can be read. *gap* (ANN − SNN) and *spikes* (of one image in all layers, those before "
+    "the first counted step included): at the last T of a row. *convert s*: calibration and training, for each T where they "
+    "depend on it; *evaluate s*: the simulation of all test images, for each T anew where T enters the network. "
     "*waiting*: a layer needs several inputs before its first output, so a network of "
     "depth D answers after up to D times as long."
 )
@@ -64,12 +67,15 @@ def _ranked(rows: list[Row]) -> list[Row]:
         classes.setdefault(row.latency_class, []).append(row)
 
     def of_class(name: str) -> list[Row]:
-        common = set.intersection(*(set(row.timesteps) for row in classes[name]))
-        return sorted(classes[name], key=lambda row: -statistics.fmean(
-            [statistics.fmean(row.at(t)) for t in common or row.timesteps]))  # fmt: skip
+        common = _common_timesteps(classes[name])
+        return sorted(classes[name], key=lambda row: -sum(statistics.fmean(row.at(t)) for t in common))
 
     order = sorted(classes, key=lambda name: (name != "plain", name.count(","), name))
     return [row for name in order for row in of_class(name)]
+
+
+def _common_timesteps(rows: Iterable[Row]) -> set[int]:
+    return set.intersection(*(set(row.timesteps) for row in rows))
 
 
 def title(row: Row) -> str:
@@ -78,7 +84,7 @@ def title(row: Row) -> str:
     activation = network.get("activation")
     levels = f", L = {one['levels']}" if activation != "ReLU" else ""
     words = [f"{one['model']} on {one['data']}{levels}", *([activation] if activation else [])]
-    words += [f"{one['images_tested']} test images", one["precision"]]
+    words += [f"{one['images_tested']} test images", precision(one)]
     if one.get("select") == "test":
         words.append("epoch chosen on the test set")
     name = network.get("recipe") or network.get("weights")
@@ -89,7 +95,7 @@ def _board(rows: list[Row], published: Sequence[Published]) -> str:
     times = shown_times(rows)
     last = times[-1]
     head = ["class", "method", "steps", "ANN", *(f"T={t}" for t in times)]
-    head += [f"gap T={last}", f"spikes T={last}", "convert s", "evaluate s", "seeds"]
+    head += ["gap", "spikes", "convert s", "evaluate s", "seeds"]
     best = {
         (name, t): max(statistics.fmean(row.at(t)) for row in rivals)
         for name in {row.latency_class for row in rows}
@@ -103,9 +109,10 @@ def _board(rows: list[Row], published: Sequence[Published]) -> str:
         for t in times:
             leads = row.at(t) and statistics.fmean(row.at(t)) == best.get((row.latency_class, t))
             cells.append(f"**{mean_std(row.at(t))}**" if leads else mean_std(row.at(t)))
-        spikes = row.at(last, "spikes_per_image")
-        cells += [mean_std(row.at(last, "gap")), f"{statistics.fmean(spikes):.0f}" if spikes else "–"]
-        lines.append([*cells, f"{row.seconds('convert'):.1f}", f"{row.seconds('evaluate'):.1f}", str(len(row.results))])
+        end = row.timesteps[-1]
+        at_end, spikes = "" if end == last else f" (T={end})", row.at(end, "spikes_per_image")
+        cells += [mean_std(row.at(end, "gap")) + at_end, f"{statistics.fmean(spikes):.0f}{at_end}" if spikes else "–"]
+        lines.append([*cells, f"{row.seconds('convert'):.1f}", f"{row.seconds('evaluate'):.1f}", str(len(row.seeds))])
     about = {**rows[0].one, "activation": (rows[0].one.get("network") or {}).get("activation")}
     for entry in published:
         if all(entry.get(key) in (None, about.get(key)) for key in ("data", "model", "activation", "levels")):
@@ -117,13 +124,19 @@ def _board(rows: list[Row], published: Sequence[Published]) -> str:
 
 def _notes(rows: list[Row]) -> list[str]:
     unchecked = [row.label for row in rows if not all(result.get("emitted") for result in row.results)]
-    seeds = {tuple(sorted(str(result["seed"]) for result in row.results)) for row in rows}
-    notes = []
-    if unchecked:
-        notes.append(f"Class not checked against what was emitted (older results): {', '.join(unchecked)}.")
-    if len(seeds) > 1:
-        notes.append("Not every row is a mean over the same seeds.")
-    return notes
+    seeds = {tuple(sorted(str(seed) for seed in row.at(t, "seed"))) for row in rows for t in row.timesteps}
+    repeated = [row.label for row in rows if len(row.seeds) < len(row.results)]
+    classes: dict[str, list[Row]] = {}
+    for row in rows:
+        classes.setdefault(row.latency_class, []).append(row)
+    unranked = [name for name, members in classes.items() if not _common_timesteps(members)]
+    notes = {
+        "Class not checked against what was emitted (older results): {}.": unchecked,
+        "Several networks of one seed, each of which counts: {}.": repeated,
+        "No T is common to all rows of a class, which are not ranked: {}.": unranked,
+    }
+    told = [text.format(", ".join(found)) for text, found in notes.items() if found]
+    return [*told, "Not every figure is a mean over the same seeds."] if len(seeds) > 1 else told
 
 
 def long_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
@@ -136,13 +149,14 @@ def _long(row: Row, t: int) -> dict[str, Any]:
     network = one.get("network") or {}
     return {
         "data": one["data"], "model": one["model"], "activation": network.get("activation"), "levels": one["levels"],
-        "network": row.comparison[-1], "select": one.get("select"), "precision": one["precision"],
+        "network": row.comparison[-1], "select": one.get("select"), "precision": precision(one),
         "images_tested": one["images_tested"], "class": row.latency_class, "method": row.label,
         "timesteps": t, "warmup": one["warmup"], "steps": t + one["warmup"],
         "accuracy": statistics.fmean(accuracy), "accuracy_std": statistics.stdev(accuracy) if len(accuracy) > 1 else None,
         "ann_accuracy": statistics.fmean(result["ann_accuracy"] for result in row.results),
         "gap": statistics.fmean(row.at(t, "gap")), "spikes_per_image": statistics.fmean(spikes) if spikes else None,
-        "convert_seconds": row.seconds("convert"), "evaluate_seconds": row.seconds("evaluate"), "seeds": len(accuracy),
+        "convert_seconds": row.seconds("convert"), "evaluate_seconds": row.seconds("evaluate"),
+        "seeds": len(set(row.at(t, "seed"))),
     }  # fmt: skip
 
 
@@ -156,9 +170,11 @@ def plot(path: Path, results: Iterable[Result]) -> None:
         curves, styles = {}, []
         for row in rows:
             name = row.label if row.latency_class == "plain" else f"{row.label} [{row.latency_class}]"
+            name = textwrap.fill(name, 44)
             curves[name] = {t + row.one["warmup"]: statistics.fmean(row.at(t)) for t in row.timesteps}
             styles.append("-" if row.latency_class == "plain" else "--")
         ann = statistics.fmean(result["ann_accuracy"] for row in rows for result in row.results)
-        draw_curves(axes, curves, {"ANN": ann}, title(rows[0]), xlabel="timesteps T + τ", styles=styles)
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small")
+        about = textwrap.fill(title(rows[0]), 60)
+        draw_curves(axes, curves, {"ANN": ann}, about, xlabel="timesteps T + τ", styles=styles)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="x-small")
     save_figure(path, figure)

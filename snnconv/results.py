@@ -125,12 +125,19 @@ class Row:
         return latency_class(self.one["latency"])
 
     @property
+    def seeds(self) -> list[int]:
+        """Of the results, each once."""
+        return sorted({result["seed"] for result in self.results})
+
+    @property
     def timesteps(self) -> list[int]:
         """Every T of some result."""
         return sorted({int(t) for result in self.results for t in result["snn_accuracy"]})
 
     def at(self, t: int, key: str = "snn_accuracy") -> list[float]:
-        """Values at T = t, one for each result that has one: of "snn_accuracy", "spikes_per_image" or "gap" (ANN − SNN)."""
+        """At T = t, one for each result that has it: "snn_accuracy", "spikes_per_image", "gap" (ANN − SNN), or the "seed"."""
+        if key == "seed":
+            return [result["seed"] for result in self.results if str(t) in result["snn_accuracy"]]
         if key == "gap":
             return [result["ann_accuracy"] - result["snn_accuracy"][str(t)] for result in self.results
                     if str(t) in result["snn_accuracy"]]  # fmt: skip
@@ -148,8 +155,19 @@ def comparison(result: Result) -> tuple[Any, ...]:
     (Results older than these facts are told apart by the others alone.)
     """
     network = result.get("network") or {}
-    shared = [result[key] for key in ("data", "model", "levels", "images_tested", "precision")]
-    return *shared, result.get("select"), network.get("activation"), network.get("recipe") or network.get("weights")
+    shared = [result[key] for key in ("data", "model", "levels", "images_tested")]
+    return (
+        *shared,
+        precision(result),
+        result.get("select"),
+        network.get("activation"),
+        network.get("recipe") or network.get("weights"),
+    )
+
+
+def precision(result: Result) -> str:
+    """That of the simulation."""
+    return (result.get("simulate") or {}).get("precision") or result["precision"]
 
 
 def settings(result: Result) -> dict[str, Any]:
@@ -183,12 +201,18 @@ def gather(results: Iterable[Result]) -> list[Row]:
 
 
 def _label(result: Result, others: Sequence[Result]) -> str:
-    """The method's name, and those of its settings in which it is not always the same among comparable results."""
+    """The method's name, and those of its settings in which it is not always the same among comparable results.
+
+    What was trained after conversion says for which T.
+    """
     rivals = [
         other for other in others if comparison(other) == comparison(result) and other["method"] == result["method"]
     ]
     own = settings(result)
     differing = [
-        f"{key}={value}" for key, value in own.items() if any(settings(other).get(key) != value for other in rivals)
+        f"{key}={value}"
+        for key, value in own.items()
+        if any(settings(other).get(key) != value for other in rivals)
+        or (key == "timesteps" and result["latency"].get("needs_training") == "weights")
     ]
     return f"{result['method']} ({', '.join(differing)})" if differing else str(result["method"])

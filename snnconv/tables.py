@@ -73,7 +73,7 @@ def table(results: Iterable[Result], published: Sequence[Published] = ()) -> str
             str(one["warmup"]),
         ]
         cells += [mean_std([result["ann_accuracy"] for result in row.results]), *(mean_std(row.at(t)) for t in times)]
-        lines.append([*cells, str(len(row.results)), f"{row.seconds('train'):.0f}"])
+        lines.append([*cells, str(len(row.seeds)), f"{row.seconds('train'):.0f}"])
     for entry in published:
         tau = str(entry.get("latency", PLAIN)["warmup"])
         about = [str(entry.get(key, "–")) for key in ("data", "model", "levels")] + (["–"] if trained else [])
@@ -112,7 +112,7 @@ def quantized_table(rows: Sequence[Row]) -> str:
         cells += [mean_std(gaps), f"{row.one['size_bytes'] / 1024:.1f}"]
         energy = row.one["energy"] or {}
         cells += [f"{energy[name] / 1e6:.4g}" if name in energy else "–" for name in tables]
-        lines.append([*cells, str(len(row.results))])
+        lines.append([*cells, str(len(row.seeds))])
     return markdown(head, lines)
 
 

@@ -1,5 +1,7 @@
 """Accuracy is counted, image by image; an evaluation neither changes nor misses anything."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -84,6 +86,19 @@ def test_an_anytime_model_runs_once_any_other_once_for_every_t(snn, test_set):
     often = accuracy_over_time(snn, test_set, 4)
     assert runs == [t for t in (1, 2, 3, 4) for _ in range(3)]
     assert often.correct == once.correct
+
+
+def test_what_a_method_does_for_each_t_is_no_simulation(snn, test_set):
+    def slow(timesteps: int):
+        time.sleep(0.2)
+        return network
+
+    network = snn.network
+    slowly = SpikingModel(network, Latency(), anytime=False, for_timesteps=slow)
+    start = time.perf_counter()
+    curve = accuracy_over_time(slowly, test_set, [1, 2])
+    assert curve.prepare_seconds >= 0.4
+    assert curve.seconds + curve.prepare_seconds <= time.perf_counter() - start
 
 
 def test_readout_from_leaves_out_the_first_steps(snn, test_set):

@@ -128,7 +128,8 @@ def test_what_was_evaluated_twice_counts_once_the_last_time():
     "changes",
     [
         {"data": "cifar100"}, {"model": "vgg16"}, {"levels": 4}, {"images_tested": 500}, {"select": "test"},
-        {"precision": "bf16"}, {"network": {"recipe": "r2"}}, {"network": {"activation": "ReLU"}},
+        {"precision": "bf16"}, {"simulate": {"precision": "bf16"}},
+        {"network": {"recipe": "r2"}}, {"network": {"activation": "ReLU"}},
     ],
     ids=lambda changes: next(iter(changes)),
 )  # fmt: skip
@@ -136,6 +137,35 @@ def test_what_cannot_be_compared_never_shares_a_table(changes):
     results = [result("qcfs"), result("srp", **changes), result("cos")]
     assert sorted(sorted(row.label for row in rows) for rows in boards(results)) == [["cos", "qcfs"], ["srp"]]
     assert leaderboard(results).count("| class |") == 2
+
+
+def test_a_t_that_only_some_seeds_have_is_told():
+    seeds = [result(seed=seed) for seed in (0, 1)]
+    assert "same seeds" not in leaderboard(seeds)
+    assert "Not every figure is a mean over the same seeds." in leaderboard(
+        [*seeds, result(seed=1, curve=(0.5, 0.6, 0.7))]
+    )
+
+
+def test_two_networks_of_one_seed_are_told_and_count_as_one_seed():
+    text = leaderboard([result(), result(network={"weights": "begun"}), result(seed=1)])
+    assert cells(text)[0][-1] == "2"
+    assert "Several networks of one seed, each of which counts: qcfs." in text
+
+
+def test_rows_without_a_common_t_are_not_ranked():
+    """Each is best at its own T."""
+    latency = {"needs_training": "weights"}
+    alone = [
+        result("finetune", settings={"timesteps": t}, latency=latency, snn_accuracy={str(t): 0.5 + t / 100},
+               spikes_per_image={str(t): 100.0 * t})
+        for t in (2, 1)
+    ]  # fmt: skip
+    text = leaderboard(alone)
+    assert [row[1] for row in cells(text)] == ["finetune (timesteps=1)", "finetune (timesteps=2)"]
+    assert "No T is common to all rows of a class, which are not ranked: trained after conversion." in text
+    assert [row[6:8] for row in cells(text)] == [["39.00 (T=1)", "100 (T=1)"], ["38.00", "200"]]
+    assert [row[1] for row in cells(leaderboard(alone[:1]))] == ["finetune (timesteps=2)"]  # says its T even alone
 
 
 def test_untrained_networks_are_the_same_if_their_weights_are():
@@ -176,7 +206,7 @@ def test_nothing_is_the_best_where_it_stands_alone():
 
 def test_rows_over_different_seeds_are_told():
     results = [result("qcfs", seed=0), result("qcfs", seed=1), result("srp", seed=0)]
-    assert "Not every row is a mean over the same seeds." in leaderboard(results)
+    assert "Not every figure is a mean over the same seeds." in leaderboard(results)
     assert "same seeds" not in leaderboard(results[:1])
 
 
