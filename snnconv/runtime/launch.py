@@ -2,6 +2,7 @@
 
 import atexit
 import itertools
+import logging
 import re
 import shlex
 import shutil
@@ -19,7 +20,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from snnconv.runtime import checkpoint, distributed
+from snnconv.runtime import checkpoint, distributed, files
+
+log = logging.getLogger(__name__)
 
 # What may change when a stored run goes on; everything else would change its numbers.
 RESUMABLE = ("device", "data.root", "track", "data.workers", "timesteps", "simulate", "explain", "costs", "trust")
@@ -168,6 +171,7 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             f"resume={cfg.resume}: a stage of scripts/compress.py; begin it again, with run=… the stage before it"
         )
     before = OmegaConf.to_container(stored.weights) if "weights" in stored else None
+    planned = OmegaConf.select(stored, "fit.epochs") or 0
     with open_dict(stored):
         for key in LATER:
             if key not in stored:
@@ -183,6 +187,7 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
                 )
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key), merge=False)
         if cfg.run:
+            _tell_if_unfinished(source.parent, planned)
             for key in ANEW:
                 stored[key] = cfg[key]
             _settle_weights(stored.weights, before)
@@ -194,6 +199,13 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             stored.model.weights = None  # what the run started from is not needed any more
         stored.names.method = cfg.names.method if cfg.run else names.method
     return stored
+
+
+def _tell_if_unfinished(run: Path, epochs: int) -> None:
+    """Warn if the training of `run` was interrupted: its network is the best so far, and not what others of the recipe are."""
+    done = max((line.get("epoch", -1) + 1 for line in files.read_lines(run / "metrics.jsonl")), default=epochs)
+    if done < epochs:
+        log.warning("run=%s: trained for %d of %d epochs; resume=%s goes on", run, done, epochs, run)
 
 
 def _settle_weights(weights: Any, before: Any) -> None:

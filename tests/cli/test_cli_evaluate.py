@@ -59,17 +59,27 @@ def test_several_runs_and_schedules_at_once(smoke: Path, tmp_path: Path):
 
 
 def test_runs_of_older_versions_go_on(smoke: Path, tmp_path: Path):
-    """Which stored neither what a report explains nor tables of costs; either may be chosen for any run."""
+    """Which stored neither what a report explains nor tables of costs; either may be chosen for any run.
+
+    What is evaluated halfway says so.
+    """
     folder = copy_run(smoke, tmp_path / "copy")
     stored = folder / ".hydra" / "config.yaml"
     config = yaml.safe_load(stored.read_text())
     del config["explain"], config["costs"]
     stored.write_text(yaml.safe_dump(config))
-    succeed(EVALUATE, "run=copy", "timesteps=2", "costs=[int8_45nm]", cwd=tmp_path)
+    metrics = folder / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text(lines[0])
+    text = succeed(EVALUATE, "run=copy", "timesteps=2", "costs=[int8_45nm]", cwd=tmp_path)
+    assert "run=copy: trained for 1 of 2 epochs; resume=copy goes on" in text
+    metrics.write_text("".join(lines))
     (again,) = (folder / "evaluations" / "qcfs").iterdir()
     result = json.loads((again / "result.json").read_text())
     assert list(result["explanation"]["energy"]["tables"]) == ["int8_45nm"]
-    succeed(TRAIN, "resume=copy", "timesteps=2", "explain=robustness", "explain.images=8", cwd=tmp_path)
+    assert "epochs; resume" not in succeed(
+        TRAIN, "resume=copy", "timesteps=2", "explain=robustness", "explain.images=8", cwd=tmp_path
+    )
     assert "FGSM 1/255" in json.loads((folder / "result.json").read_text())["explanation"]["robustness"]
 
 
