@@ -166,8 +166,9 @@ def comparison(result: Result) -> tuple[Any, ...]:
 
 
 def precision(result: Result) -> str:
-    """That of the simulation."""
-    return (result.get("simulate") or {}).get("precision") or result["precision"]
+    """That of the simulation: bf16 is a setting of its own, tf32 one of the device."""
+    simulated = (result.get("simulate") or {}).get("precision") or result["precision"]
+    return "bf16" if simulated == "bf16" else "tf32" if result["precision"] == "tf32" else "float32"
 
 
 def settings(result: Result) -> dict[str, Any]:

@@ -203,9 +203,10 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 def _tell_if_unfinished(run: Path, epochs: int) -> None:
     """Warn if the training of `run` was interrupted: its network is the best so far, and not what others of the recipe are."""
-    done = max((line.get("epoch", -1) + 1 for line in files.read_lines(run / "metrics.jsonl")), default=epochs)
+    lines = [line for line in files.read_lines(run / "metrics.jsonl") if isinstance(line, dict)]
+    done = max((line["epoch"] + 1 for line in lines if isinstance(line.get("epoch"), int)), default=epochs)
     if done < epochs:
-        log.warning("run=%s: trained for %d of %d epochs; resume=%s goes on", run, done, epochs, run)
+        log.warning("run=%s: its training ended after %d of %d epochs", run, done, epochs)
 
 
 def _settle_weights(weights: Any, before: Any) -> None:

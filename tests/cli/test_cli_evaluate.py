@@ -72,12 +72,12 @@ def test_runs_of_older_versions_go_on(smoke: Path, tmp_path: Path):
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text(lines[0])
     text = succeed(EVALUATE, "run=copy", "timesteps=2", "costs=[int8_45nm]", cwd=tmp_path)
-    assert "run=copy: trained for 1 of 2 epochs; resume=copy goes on" in text
+    assert "run=copy: its training ended after 1 of 2 epochs" in text
     metrics.write_text("".join(lines))
     (again,) = (folder / "evaluations" / "qcfs").iterdir()
     result = json.loads((again / "result.json").read_text())
     assert list(result["explanation"]["energy"]["tables"]) == ["int8_45nm"]
-    assert "epochs; resume" not in succeed(
+    assert "its training ended" not in succeed(
         TRAIN, "resume=copy", "timesteps=2", "explain=robustness", "explain.images=8", cwd=tmp_path
     )
     assert "FGSM 1/255" in json.loads((folder / "result.json").read_text())["explanation"]["robustness"]
