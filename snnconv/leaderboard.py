@@ -62,9 +62,7 @@ def boards(results: Iterable[Result]) -> list[list[Row]]:
 
 
 def _ranked(rows: list[Row]) -> list[Row]:
-    classes: dict[str, list[Row]] = {}
-    for row in rows:
-        classes.setdefault(row.latency_class, []).append(row)
+    classes = _by_class(rows)
 
     def of_class(name: str) -> list[Row]:
         common = _common_timesteps(classes[name])
@@ -72,6 +70,13 @@ def _ranked(rows: list[Row]) -> list[Row]:
 
     order = sorted(classes, key=lambda name: (name != "plain", name.count(","), name))
     return [row for name in order for row in of_class(name)]
+
+
+def _by_class(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    classes: dict[str, list[Row]] = {}
+    for row in rows:
+        classes.setdefault(row.latency_class, []).append(row)
+    return classes
 
 
 def _common_timesteps(rows: Iterable[Row]) -> set[int]:
@@ -126,9 +131,7 @@ def _notes(rows: list[Row]) -> list[str]:
     unchecked = [row.label for row in rows if not all(result.get("emitted") for result in row.results)]
     seeds = {tuple(sorted(str(seed) for seed in row.at(t, "seed"))) for row in rows for t in row.timesteps}
     repeated = [row.label for row in rows if len(row.seeds) < len(row.results)]
-    classes: dict[str, list[Row]] = {}
-    for row in rows:
-        classes.setdefault(row.latency_class, []).append(row)
+    classes = _by_class(rows)
     unranked = [name for name, members in classes.items() if not _common_timesteps(members)]
     notes = {
         "Class not checked against what was emitted (older results): {}.": unchecked,
