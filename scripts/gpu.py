@@ -240,7 +240,7 @@ def until(command: Sequence[str], environment: dict[str, str], log: Path, second
             for sign, patience in (*asked, (signal.SIGKILL, None)):
                 if process.poll() is None:
                     os.killpg(process.pid, sign)
-                    with suppress(subprocess.TimeoutExpired):
+                    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):  # a further Ctrl-C: no more patience
                         process.wait(patience)
 
 

@@ -1,6 +1,6 @@
 """What a setting may be, and how the message says it."""
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +9,7 @@ Rule = tuple[Callable[[Any], bool], str]  # does a value fit, and what would
 
 def number(fits: Callable[[float], bool], words: str) -> Rule:
     """A finite number that fits."""
-    return lambda value: type(value) in (int, float) and math.isfinite(value) and fits(value), words
+    return lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max and fits(value), words
 
 
 def one_of(*options: Any) -> Rule:
