@@ -11,6 +11,7 @@ from jaxtyping import Float
 from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
 
+from snnconv.event_driven import walk_spikes
 from snnconv.folding import fold_amplitudes
 from snnconv.surgery import split
 
@@ -74,6 +75,7 @@ class SpikingModel(nn.Module):
     precision "float32", or "bf16": weights and currents are rounded, membranes stay float32; `exact` is then the float32 model.
               ("tf32" is a setting of the device; here it means float32.)
     fold_threshold   let neurons emit 1 instead of θ where the next weights can carry the factor (`folding.fold_amplitudes`).
+    event_driven     on a CPU, and unless compiled, let convolutions work where there are spikes only (event_driven.py).
     exit, exit_tolerance   early stop over time, see early_exit.py.
     compile   "none", or a mode of `torch.compile` for the network after the first neuron ("default", "reduce-overhead" for
               CUDA graphs, …).  A smaller last batch is padded, so nothing is compiled twice; what samples
@@ -97,6 +99,7 @@ class SpikingModel(nn.Module):
         compile: str = "none",
         precision: str = "float32",
         fold_threshold: bool = False,
+        event_driven: bool = True,
         exit: str = "none",
         exit_tolerance: float = 0.002,
     ) -> None:
@@ -116,12 +119,8 @@ class SpikingModel(nn.Module):
         self.latency, self.anytime, self.lookahead, self.discard = latency, anytime, lookahead, discard
         self.presented, self.facts = presented, dict(facts or {})
         self.schedule, self.chunk, self.channels_last, self.compile_mode = schedule, chunk, channels_last, compile
-        self.precision, self.fold_threshold, self.exit, self.exit_tolerance = (
-            precision,
-            fold_threshold,
-            exit,
-            exit_tolerance,
-        )
+        self.precision, self.fold_threshold, self.event_driven = precision, fold_threshold, event_driven
+        self.exit, self.exit_tolerance = exit, exit_tolerance
         self.for_timesteps = for_timesteps
         self._watched = False  # by `watched`, which compiled code would pass by
         self._batch = 0  # images in the largest batch so far, to which smaller ones are padded when compiled
@@ -230,12 +229,15 @@ class SpikingModel(nn.Module):
         return [first, *[chunk] * (rest // chunk), *([rest % chunk] if rest % chunk else [])]
 
     def _split(self) -> tuple[Callable, Callable]:
-        """The network before the first neurons, and the rest, which is compiled if so asked and nobody is watching."""
+        """The network before the first neurons, and the rest: as fast as was asked, and plain while somebody is watching."""
         if self._parts is None:
             if self.channels_last:
                 self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             before, after = split(self.network, OverTime)
-            fast = after if self.compile_mode == "none" else torch.compile(after, mode=self.compile_mode)
+            if self.compile_mode != "none":
+                fast: Callable = torch.compile(after, mode=self.compile_mode)
+            else:
+                fast = walk_spikes(after) if self.event_driven else after
             self._parts = before, after, fast
         first, plain, compiled = self._parts
         return first, plain if self._watched else compiled
