@@ -108,10 +108,14 @@ def simulation(name: str, batch: int, timesteps: int, kind: str) -> Action:
         return torch.no_grad()(lambda: [plain(images) for _ in range(timesteps)])
     if kind.startswith("spikingjelly"):
         return torch.no_grad()(spikingjelly_as_a_user_writes_it(ann, images, timesteps, kind[-1]))
-    simulate = {"channels_last": True, "fold_threshold": True, "precision": "bf16" if "bf16" in kind else "float32"}
-    snn = qcfs.convert(
-        ann, [], neuron=IntegrateFire, simulate=simulate | {"compile": "default" if "compiled" in kind else "none"}
-    )
+    simulate = {
+        "channels_last": True,
+        "fold_threshold": True,
+        "event_driven": "dense" not in kind,
+        "precision": "bf16" if "bf16" in kind else "float32",
+        "compile": "default" if "compiled" in kind else "none",
+    }
+    snn = qcfs.convert(ann, [], neuron=IntegrateFire, simulate=simulate)
     return lambda: snn(images, timesteps)
 
 
@@ -343,6 +347,7 @@ def main() -> None:
                 "spikingjelly-s",
                 "spikingjelly-m",
                 "ours",
+                "ours-dense",
                 "ours-compiled",
                 "ours-bf16",
                 "ours-compiled-bf16",

@@ -90,6 +90,23 @@ def integrate_fire(
 
     Spikes have the dtype of `current`, the potential keeps its own.
     """
+    return _integrate_fire(current, v, threshold)
+
+
+@fused
+def integrate_fire_(
+    current: Float[Tensor, "*shape"],
+    v: Float[Tensor, "*shape"],
+    threshold: Float[Tensor, "..."],
+    amplitude: Float[Tensor, ""],
+) -> Float[Tensor, "*shape"]:
+    """The same with the next potential written over `v`: amplitude · spikes.  `v` has the strides of `current`."""
+    spikes, after = _integrate_fire(current, v, threshold)
+    v.copy_(after)
+    return amplitude * spikes
+
+
+def _integrate_fire(current: Tensor, v: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
     charged = v + current
     spikes = (charged >= threshold).to(charged.dtype)
     return spikes.to(current.dtype), charged - threshold * spikes

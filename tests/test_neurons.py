@@ -129,6 +129,26 @@ def test_float64_stays_float64():
     assert neuron.node.v.dtype == torch.float64
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("size", [3, 40])  # below and above what is compiled into one kernel
+@torch.no_grad()
+def test_whether_somebody_looks_makes_no_difference(dtype, size):
+    """With a hook on its node a neuron keeps every tensor apart, without it writes over them; the layout may change midway."""
+    torch.manual_seed(0)
+    current = torch.randn(6, 4, 8, size, size).to(dtype)
+    bare, seen, emitted = IntegrateFire(0.7), IntegrateFire(0.7), []
+    seen.node.register_forward_hook(lambda module, inputs, spikes: emitted.append(spikes))
+    for neuron in (bare, seen):
+        functional.set_step_mode(neuron, "s")
+    for t, step in enumerate(current):
+        shaped = step.contiguous(memory_format=torch.channels_last if t % 3 else torch.contiguous_format).unsqueeze(0)
+        kept = shaped.clone()
+        assert torch.equal(bare(shaped), seen(shaped))
+        assert torch.equal(bare.node.v, seen.node.v)
+        assert torch.equal(shaped, kept)
+    assert set(torch.stack(emitted).unique().tolist()) == {0.0, 1.0}
+
+
 def test_a_new_batch_size_starts_from_v_initial():
     """SpikingJelly's own node would start from 0 here."""
     neuron = IntegrateFire(1.0)

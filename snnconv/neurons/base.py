@@ -89,8 +89,11 @@ class Neuron(nn.Module):
         """amplitude · spikes of each timestep."""
         if self.node.step_mode == "m":
             return self._scaled(self.node(current), axis=2)
-        steps = [self._scaled(self.node(step), axis=1) for step in current]
+        steps = [self._step(step) for step in current]
         return steps[0].unsqueeze(0) if len(steps) == 1 else torch.stack(steps)
+
+    def _step(self, current: Tensor) -> Tensor:
+        return self._scaled(self.node(current), axis=1)
 
     def _scaled(self, spikes: Tensor, axis: int) -> Tensor:
         if isinstance(self.amplitude, Tensor):
