@@ -23,7 +23,8 @@ from snnconv.surgery import set_submodule
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
+OPENMP = ("-fopenmp",)  # threads, where the compiler has them
 SMALL = 2**15  # numbers in an input below which nothing is gained
 DENSE = 0.4  # share of active inputs above which a dense convolution is faster
 SIZES = (1, 3, 5)  # of kernels
@@ -34,22 +35,20 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernel; None where no compiler makes it."""
     known = filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++"))
     compiler = next(filter(None, map(shutil.which, known)), None)
-    if compiler is None:
-        log.info("No C++ compiler here; convolutions of spikes stay dense")
-        return None
-    with TemporaryDirectory() as place:
-        made = subprocess.run(
-            [compiler, *FLAGS, str(SOURCE), "-o", f"{place}/kernel.so"], capture_output=True, text=True
-        )
-        if made.returncode:
-            log.info(
-                "%s does not compile %s; convolutions of spikes stay dense:\n%s",
-                compiler,
-                SOURCE.name,
-                made.stderr[:1000],
-            )
-            return None
-        return ctypes.CDLL(f"{place}/kernel.so")
+    reason = "no C++ compiler"
+    try:
+        with TemporaryDirectory(ignore_cleanup_errors=True) as place:
+            kernel = Path(place) / "kernel.so"
+            for threads in (OPENMP, ()) if compiler else ():
+                command = [str(compiler), *FLAGS, *threads, str(SOURCE), "-o", str(kernel)]
+                made = subprocess.run(command, capture_output=True, text=True)
+                if made.returncode == 0:
+                    return ctypes.CDLL(str(kernel))
+                reason = f"{compiler}: {made.stderr[:1000].strip()}"
+    except OSError as error:
+        reason = str(error)
+    log.info("Convolutions of spikes stay dense (%s)", reason)
+    return None
 
 
 def walk_spikes(network: fx.GraphModule) -> fx.GraphModule:
@@ -59,6 +58,13 @@ def walk_spikes(network: fx.GraphModule) -> fx.GraphModule:
         if serves(module):
             set_submodule(faster, path, EventDriven(module))
     return faster
+
+
+def refresh(network: object) -> None:
+    """Let the event-driven convolutions of `network` see weights that have changed."""
+    for module in network.modules() if isinstance(network, nn.Module) else ():
+        if isinstance(module, EventDriven):
+            module.packed = None
 
 
 def serves(conv: nn.Module) -> bool:
@@ -76,24 +82,24 @@ def serves(conv: nn.Module) -> bool:
 class EventDriven(nn.Module):
     """`conv`, walking the spikes of its input where it is a CPU's, float32, channels last, large, and mostly zero.
 
-    Anything else goes the usual way, gradients among it.  How much is zero is asked of the first sample.
+    Anything else goes the usual way, gradients among it.  How much is zero is asked of the first sample.  Weights are those of the
+    first call after `refresh`.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.conv = conv
-        self._packed_of: tuple[int, int] | None = None  # of the weights when they were packed
-        self._packed = conv.weight.new_zeros(0)
+        self.packed: tuple[Tensor, Tensor] | None = None  # weights and biases as the kernel reads them
 
     def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D H W"]:
         """The convolution of `x`."""
         kernel = library() if self._sparse(x) else None
         if kernel is None:
             return self.conv(x)
-        weight, bias = self._layout(kernel.lanes())
+        self.packed = self.packed or self._pack(kernel.lanes())
         (images, channels, height, width), out = x.shape, self.conv.out_channels
         y = torch.empty((images, out, height, width), memory_format=torch.channels_last)
-        pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, weight, bias, y)]
+        pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, *self.packed, y)]
         kernel.convolution(
             *pointers, images, height, width, channels, out, self.conv.kernel_size[0], torch.get_num_threads()
         )
@@ -110,11 +116,8 @@ class EventDriven(nn.Module):
             and int(x[0].count_nonzero()) <= DENSE * x[0].numel()
         )
 
-    def _layout(self, lanes: int) -> tuple[Tensor, Tensor]:
-        """Weights as the kernel reads them, [D/lanes, C, K, K, lanes], and biases; made anew when they have changed."""
-        weight, bias = self.conv.weight, self.conv.bias
-        version = (weight.data_ptr(), weight._version)
-        if self._packed_of != version:
-            self._packed = weight.detach().unflatten(0, (-1, lanes)).permute(0, 2, 3, 4, 1).contiguous()
-            self._packed_of = version
-        return self._packed, torch.zeros(len(weight)) if bias is None else bias.detach().contiguous()
+    def _pack(self, lanes: int) -> tuple[Tensor, Tensor]:
+        """Weights [D/lanes, C, K, K, lanes], and biases [D]."""
+        weight, bias = self.conv.weight.detach(), self.conv.bias
+        blocks = weight.unflatten(0, (-1, lanes)).permute(0, 2, 3, 4, 1).contiguous()
+        return blocks, weight.new_zeros(len(weight)) if bias is None else bias.detach().contiguous()

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
 
-from snnconv.event_driven import walk_spikes
+from snnconv.event_driven import refresh, walk_spikes
 from snnconv.folding import fold_amplitudes
 from snnconv.surgery import split
 
@@ -184,6 +184,7 @@ class SpikingModel(nn.Module):
             yield torch.cat([self(part, timesteps) for part in images.split(most)], dim=1)
             return
         before, after = self._split()
+        refresh(after)
         clock = [module for module in self.network.modules() if isinstance(module, OverTime)]
         layerwise = self.schedule == "layer" or (self.schedule == "auto" and images.is_cuda)
         functional.reset_net(self.network)
