@@ -95,6 +95,14 @@ extern "C" {
 
 int lanes() { return LANES; }
 
+int parallel() {
+#ifdef _OPENMP
+  return 1;
+#else
+  return 0;
+#endif
+}
+
 void convolution(const float* x, const float* weight, const float* bias, float* y, int images, int height, int width, int in, int out,
                  int size, int threads) {
   const int64_t pixels = int64_t(height) * width;

@@ -84,32 +84,19 @@ def clip(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""]) -> Float[Tens
 
 @fused
 def integrate_fire(
-    current: Float[Tensor, "*shape"], v: Float[Tensor, "*shape"], threshold: Float[Tensor, "..."]
-) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-    """One timestep of a soft-reset IF neuron: (spikes, next v) with spikes = 1[v + x ≥ θ], v ← v + x − θ·spikes.
-
-    Spikes have the dtype of `current`, the potential keeps its own.
-    """
-    return _integrate_fire(current, v, threshold)
-
-
-@fused
-def integrate_fire_(
     current: Float[Tensor, "*shape"],
     v: Float[Tensor, "*shape"],
     threshold: Float[Tensor, "..."],
-    amplitude: Float[Tensor, ""],
-) -> Float[Tensor, "*shape"]:
-    """The same with the next potential written over `v`: amplitude · spikes.  `v` has the strides of `current`."""
-    spikes, after = _integrate_fire(current, v, threshold)
-    v.copy_(after)
-    return amplitude * spikes
+    amplitude: Float[Tensor, ""] | None = None,
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """One timestep of a soft-reset IF neuron: (spikes, next v) with spikes = 1[v + x ≥ θ], v ← v + x − θ·spikes.
 
-
-def _integrate_fire(current: Tensor, v: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    Spikes have the dtype of `current` and count `amplitude` if it is given; the potential keeps its own.
+    """
     charged = v + current
     spikes = (charged >= threshold).to(charged.dtype)
-    return spikes.to(current.dtype), charged - threshold * spikes
+    emitted = spikes.to(current.dtype)
+    return emitted if amplitude is None else amplitude * emitted, charged - threshold * spikes
 
 
 def spike_count(

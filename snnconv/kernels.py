@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,11 @@ def _flat_like(tensor: Tensor, first: Tensor, over_time: bool = False) -> Tensor
     return (
         tensor.as_strided((len(tensor), elements), (elements, 1)) if over_time else tensor.as_strided((elements,), (1,))
     )
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Would calling `module` call something besides its forward: hooks of its own, or of all modules?"""
+    return bool(module._forward_hooks or module._forward_pre_hooks or nn.modules.module._has_any_global_hook())
 
 
 class RecomputedOutputs(saved_tensors_hooks):

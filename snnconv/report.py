@@ -88,6 +88,7 @@ def summarize(
         "compile": cfg.compile,
         "simulate": OmegaConf.to_container(cfg.simulate, resolve=True),
         "neuron_implementation": snn.implementation(),
+        "convolutions": snn.convolutions(),
         "changed_predictions": curve.changed_predictions,
         "spikes_per_image": {str(t): value for t, value in curve.spikes.items()},
         "emitted": {"least": curve.emitted[0], "most": curve.emitted[1]},

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
 
-from snnconv.event_driven import refresh, walk_spikes
+from snnconv.event_driven import library, refresh, walk_spikes
 from snnconv.folding import fold_amplitudes
 from snnconv.surgery import split
 
@@ -75,7 +75,8 @@ class SpikingModel(nn.Module):
     precision "float32", or "bf16": weights and currents are rounded, membranes stay float32; `exact` is then the float32 model.
               ("tf32" is a setting of the device; here it means float32.)
     fold_threshold   let neurons emit 1 instead of θ where the next weights can carry the factor (`folding.fold_amplitudes`).
-    event_driven     on a CPU, and unless compiled, let convolutions work where there are spikes only (event_driven.py).
+    event_driven     on a CPU, let convolutions work where there are spikes only (event_driven.py): in float32, channels_last, not
+              compiled.
     exit, exit_tolerance   early stop over time, see early_exit.py.
     compile   "none", or a mode of `torch.compile` for the network after the first neuron ("default", "reduce-overhead" for
               CUDA graphs, …).  A smaller last batch is padded, so nothing is compiled twice; what samples
@@ -230,15 +231,14 @@ class SpikingModel(nn.Module):
         return [first, *[chunk] * (rest // chunk), *([rest % chunk] if rest % chunk else [])]
 
     def _split(self) -> tuple[Callable, Callable]:
-        """The network before the first neurons, and the rest: as fast as was asked, and plain while somebody is watching."""
+        """The network before the first neurons, and the rest, which is compiled if so asked and nobody is watching."""
         if self._parts is None:
             if self.channels_last:
                 self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             before, after = split(self.network, OverTime)
-            if self.compile_mode != "none":
-                fast: Callable = torch.compile(after, mode=self.compile_mode)
-            else:
-                fast = walk_spikes(after) if self.event_driven else after
+            if self.event_driven and self.compile_mode == "none":
+                after = walk_spikes(after)
+            fast = after if self.compile_mode == "none" else torch.compile(after, mode=self.compile_mode)
             self._parts = before, after, fast
         first, plain, compiled = self._parts
         return first, plain if self._watched else compiled
@@ -273,6 +273,12 @@ class SpikingModel(nn.Module):
         device = next(self.network.parameters()).device
         stepwise = self.schedule == "step" or (self.schedule == "auto" and device.type != "cuda")
         return "fused-step" if stepwise else str(functional.neuron_implementation("if", device)["implementation"])
+
+    def convolutions(self) -> str:
+        """How those of spikes are computed: "event-driven" where they can be and many neurons are silent, or "dense"."""
+        cpu = next(self.network.parameters()).device.type == "cpu"
+        asked = self.event_driven and self.channels_last and self.precision != "bf16" and self.compile_mode == "none"
+        return "event-driven" if asked and cpu and library() is not None else "dense"
 
 
 def keep_samples(neuron: nn.Module, indices: Tensor) -> None:

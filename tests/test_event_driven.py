@@ -9,11 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.utils.flop_counter import FlopCounterMode
 
 from snnconv import event_driven
-from snnconv.event_driven import SIZES, EventDriven, serves
+from snnconv.event_driven import DENSE, EventDriven, serves, walk_spikes
 from snnconv.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking import Latency, OverTime, SpikingModel
+from snnconv.surgery import split
+from snnconv.watching import count_spikes
 
 compiled = pytest.mark.skipif(event_driven.library() is None, reason="no C++ compiler here")
 
@@ -35,7 +39,7 @@ def event_driven_only(conv: nn.Conv2d, spikes: Tensor) -> Tensor:
     """What the kernel gives, small and dense inputs too."""
     layer = EventDriven(conv)
     with (
-        mock.patch.multiple(event_driven, SMALL=0, DENSE=1.0),
+        mock.patch.multiple(event_driven, SMALL=0, DENSE=dict.fromkeys(DENSE, 1.0)),
         mock.patch.object(nn.Conv2d, "forward", side_effect=AssertionError),
     ):
         return layer(spikes)
@@ -43,7 +47,7 @@ def event_driven_only(conv: nn.Conv2d, spikes: Tensor) -> Tensor:
 
 @compiled
 @given(
-    st.integers(1, 3), st.integers(1, 40), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.sampled_from(SIZES),
+    st.integers(1, 3), st.integers(1, 40), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.sampled_from([*DENSE]),
     st.booleans(), st.floats(0, 1), st.integers(0, 999),
 )  # fmt: skip
 def test_it_is_the_convolution(n, channels, blocks, height, width, size, bias, share, seed):
@@ -68,7 +72,7 @@ def test_an_image_has_one_result_in_any_batch_and_with_any_number_of_threads():
 
 
 def test_what_it_serves():
-    assert all(serves(conv_of(3, 32, size)) for size in SIZES)
+    assert all(serves(conv_of(3, 32, size)) for size in DENSE)
     assert serves(conv_of(padding="same"))
     others = [{"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding": 0}, {"padding": (1, 0)}, {"padding_mode": "circular"},
               {"out": 24}, {"size": 7}, {"kernel_size": (3, 1), "padding": (1, 0)}]  # fmt: skip
@@ -77,23 +81,48 @@ def test_what_it_serves():
     assert not serves(nn.ConvTranspose2d(16, 16, 3, padding=1))
 
 
-@pytest.mark.parametrize("change", [
-    lambda x: x.double(), lambda x: x.bfloat16(), lambda x: x.contiguous(), lambda x: x[:1], lambda x: x + 1,
-    lambda x: x.requires_grad_(),
-])  # fmt: skip
+USUAL = {
+    "float64": lambda layer, x: (layer.double(), x.double()), "bf16": lambda layer, x: (layer.bfloat16(), x.bfloat16()),
+    "not channels last": lambda layer, x: (layer, x.contiguous()), "small": lambda layer, x: (layer, x[:1]),
+    "dense": lambda layer, x: (layer, x + 1), "gradients": lambda layer, x: (layer, x.requires_grad_()),
+    "infinite": lambda layer, x: (layer.conv.weight.data[0, 0, 0].fill_(torch.inf), (layer, x))[1],
+    "hook": lambda layer, x: (layer.conv.register_forward_hook(lambda module, inputs, output: output + 1), (layer, x))[1],
+    "pruned": lambda layer, x: (prune.l1_unstructured(layer.conv, "weight", 0.5), (layer, x))[1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", USUAL.values(), ids=USUAL)
 def test_everything_else_goes_the_usual_way(change):
-    spikes = change(spikes_of(32, 16, 16, 16))
-    conv = conv_of().to(spikes.dtype)
-    with (
-        mock.patch.object(event_driven, "library", side_effect=AssertionError),
-        torch.set_grad_enabled(spikes.requires_grad),
-    ):
-        assert torch.equal(EventDriven(conv)(spikes), conv(spikes))
+    layer, spikes = change(EventDriven(conv_of()), spikes_of(32, 16, 16, 16))
+    with torch.set_grad_enabled(spikes.requires_grad):
+        torch.testing.assert_close(layer(spikes), layer.conv(spikes), rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize(
-    "compiler", [None, "false", "true", "/no/such/compiler"]
-)  # none, one that fails, that writes nothing
+@torch.no_grad()
+def test_what_looks_at_operations_sees_a_convolution():
+    layer, spikes = EventDriven(conv_of()), spikes_of(32, 16, 16, 16)
+    with FlopCounterMode(display=False) as counter:
+        layer(spikes)
+    assert counter.get_total_flops() == 2 * 32 * 16**4 * 9
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(spikes).dtype == torch.bfloat16
+
+
+@compiled
+@torch.no_grad()
+def test_torchs_defaults_have_no_say():
+    layer, spikes = EventDriven(conv_of()), spikes_of(32, 16, 16, 16)
+    expected, default = layer(spikes), torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert torch.equal(layer(spikes), expected)
+    finally:
+        torch.set_default_dtype(default)
+    with torch.device("meta"):
+        assert torch.equal(layer(spikes), expected)
+
+
+@pytest.mark.parametrize("compiler", [None, "false", "true", "/no/such"])  # none, one that fails, that writes nothing
 @torch.no_grad()
 def test_without_a_compiler_that_works_convolutions_stay_dense(monkeypatch, compiler):
     monkeypatch.setattr("shutil.which", lambda name: compiler)
@@ -129,12 +158,31 @@ def test_a_network_emits_the_same_spikes(schedule):
         for walk in (False, True)
     )
     kernel = event_driven.library()
-    with mock.patch.object(event_driven, "SMALL", 0), mock.patch.object(event_driven, "library") as library:
-        library.return_value = kernel
+    everything = mock.patch.multiple(event_driven, SMALL=0, DENSE=dict.fromkeys(DENSE, 1.0))
+    with everything, mock.patch.object(event_driven, "library", return_value=kernel) as library:
         assert torch.equal(sparse(images, 8), dense(images, 8))
         assert torch.equal(sparse(images[:7], 8), dense(images[:7], 8))  # the state of before is forgotten
         for model in (dense, sparse):
             model.network.one.weight.data.neg_()  # which no version counter tells
-        assert torch.equal(sparse(images, 8), dense(images, 8))
-    assert library.call_count >= 3 * 3
+        calls = library.call_count
+        with count_spikes(sparse):
+            assert torch.equal(sparse(images, 8), dense(images, 8))
+    assert library.call_count - calls == 3 * (8 if schedule == "step" else 1)
     assert all(type(module) is not EventDriven for module in sparse.network.modules())
+    assert (sparse.convolutions(), dense.convolutions()) == ("event-driven", "dense")
+
+
+def test_convolutions_inside_a_neuron_are_its_own():
+    class Strange(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv_of()
+
+        def forward(self, current: Tensor) -> Tensor:
+            return torch.stack([self.conv(step) for step in current])
+
+    network = nn.Sequential(conv_of(3), OverTime(IntegrateFire(1.0)), conv_of(), OverTime(Strange()))
+    _, rest = split(network, OverTime)
+    faster = walk_spikes(rest)
+    assert [path for path, module in faster.named_modules() if isinstance(module, EventDriven)] == ["2"]
+    assert not any(isinstance(module, EventDriven) for part in (network, rest) for module in part.modules())

@@ -19,8 +19,8 @@ from snnconv.spiking import Latency
 
 PROMISED = {
     "ann_accuracy", "ann_relu_accuracy", "snn_accuracy", "method", "levels", "timesteps", "warmup", "latency", "model", "data",
-    "images_tested", "seed", "device", "precision", "neuron_implementation", "firing_rate", "wall_seconds", "versions", "commit",
-    "command",
+    "images_tested", "seed", "device", "precision", "neuron_implementation", "convolutions", "firing_rate", "wall_seconds",
+    "versions", "commit", "command",
 }  # fmt: skip
 
 

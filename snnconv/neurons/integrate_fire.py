@@ -7,6 +7,7 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor
 
 from snnconv import functional
+from snnconv.kernels import is_hooked
 from snnconv.neurons.base import Neuron, Node, Threshold, finite, positive
 
 
@@ -36,22 +37,13 @@ class IntegrateFireNode(neuron.IFNode):
         """Spikes of one timestep."""
         if torch.is_grad_enabled() or self.store_v_seq:
             return super().single_step_forward(x, *args, **kwargs)
+        return self.step(x, None)
+
+    def step(self, x: Tensor, amplitude: Tensor | None) -> Tensor:
+        """Spikes of one timestep, or amplitude · spikes, without gradients."""
         (v,) = self.materialize_states((x,), tuple(self._memories.values()), "s")
-        spikes, self._memories["v"] = functional.integrate_fire(x, v, self._theta)
+        spikes, self._memories["v"] = functional.integrate_fire(x, v, self._theta, amplitude)
         return spikes
-
-    def scaled_step(self, x: Tensor, amplitude: float) -> Tensor | None:
-        """amplitude · spikes of one timestep, in less memory; None where that would differ from calling the node.
-
-        The membrane is overwritten, and a hook does not see the spikes.
-        """
-        if torch.is_grad_enabled() or self.store_v_seq or self._forward_hooks or self._forward_pre_hooks:
-            return None
-        (v,) = self.materialize_states((x,), tuple(self._memories.values()), "s")
-        if v.stride() != x.stride():
-            return None
-        self._memories["v"] = v
-        return functional.integrate_fire_(x, v, self._theta, torch.tensor(amplitude, dtype=torch.float64))
 
 
 class VariedIntegrateFireNode(Node):
@@ -78,8 +70,13 @@ class IntegrateFire(Neuron):
         self.v_initial = v_initial
 
     def _step(self, current: Tensor) -> Tensor:
-        if isinstance(self.node, IntegrateFireNode) and isinstance(self.amplitude, float | int):
-            spikes = self.node.scaled_step(current, self.amplitude)
-            if spikes is not None:
-                return spikes
-        return super()._step(current)
+        node, amplitude = self.node, self.amplitude
+        if (
+            type(node) is not IntegrateFireNode
+            or isinstance(amplitude, Tensor)
+            or torch.is_grad_enabled()
+            or node.store_v_seq
+            or is_hooked(node)
+        ):
+            return super()._step(current)
+        return node.step(current, torch.tensor(amplitude, dtype=torch.float64, device="cpu"))  # one pass over memory
