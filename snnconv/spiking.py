@@ -113,6 +113,8 @@ class SpikingModel(nn.Module):
             raise ValueError(f"simulate.precision={precision!r}: float32, tf32 or bf16")
         if chunk < 1:
             raise ValueError(f"simulate.chunk={chunk}: at least 1 timestep")
+        if type(event_driven) is not bool:
+            raise ValueError(f"simulate.event_driven={event_driven!r}: true or false")
         if discard > latency.warmup or (lookahead != 1 and not latency.waits):
             raise ValueError(
                 f"{latency}: hides that {discard} steps are discarded and layers look {lookahead} steps ahead"

@@ -280,9 +280,13 @@ def test_a_compiled_network_gives_the_same_logits(exact_network, exact_images):
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"schedule": "fast"}, "simulate.schedule='fast'"), ({"chunk": 0}, "simulate.chunk=0")],
+    [
+        ({"schedule": "fast"}, "simulate.schedule='fast'"),
+        ({"chunk": 0}, "simulate.chunk=0"),
+        ({"event_driven": "no"}, "simulate.event_driven='no': true or false"),
+    ],
 )
-def test_wrong_settings_are_named(exact_network, wrong, message):
+def test_wrong_settings_are_named(exact_network, wrong, message, unchecked):
     with pytest.raises(ValueError, match=message):
         spiking(exact_network(), **wrong)
 
