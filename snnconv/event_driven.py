@@ -28,11 +28,8 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC")
 BEST = (("-march=native", "-fopenmp"), ("-march=native",), ())  # more flags, the first that the compiler can do
 SMALL = 2**15  # numbers in an input below which nothing is gained
-DENSE = {
-    1: 0.2,
-    3: 0.3,
-    5: 0.3,
-}  # share of active inputs, by size of the kernel, above which a dense convolution may be faster
+# The share of active inputs above which a dense convolution may be faster, by size of the kernel.
+DENSE = {1: 0.2, 3: 0.3, 5: 0.3}
 
 
 @functools.cache
