@@ -32,7 +32,7 @@ def report(
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the result files of `run`, tell its tracker and the terminal; returns the content of `result.json`."""
-    run.seconds["convert"] += curve.prepare_seconds
+    run.seconds["convert"] += curve.prepare_seconds + snn.spent
     run.seconds["evaluate"] += curve.seconds
     result = summarize(run.cfg, snn, curve, ann_accuracy, run.seconds, str(run.device))
     result["exit"] = early.as_dict() if early else None

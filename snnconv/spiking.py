@@ -66,6 +66,7 @@ class SpikingModel(nn.Module):
     presented first steps in which the image is shown, a part of 1/presented in each; None: all of it in every step.
     for_timesteps    T → network, where the network itself depends on T; `network` is then the one to start with.
     facts     what a configuration does not tell of how the model was made; they join the settings in `result.json`.
+    spent     seconds of earlier runs in which what the model starts from was trained; they count as conversion.
 
     What the user says (`conf/simulate/`):
 
@@ -94,6 +95,7 @@ class SpikingModel(nn.Module):
         presented: int | None = None,
         for_timesteps: Callable[[int], nn.Module] | None = None,
         facts: Mapping[str, Any] | None = None,
+        spent: float = 0.0,
         schedule: str = "auto",
         chunk: int = 8,
         channels_last: bool = False,
@@ -120,7 +122,7 @@ class SpikingModel(nn.Module):
                 f"{latency}: hides that {discard} steps are discarded and layers look {lookahead} steps ahead"
             )
         self.latency, self.anytime, self.lookahead, self.discard = latency, anytime, lookahead, discard
-        self.presented, self.facts = presented, dict(facts or {})
+        self.presented, self.facts, self.spent = presented, dict(facts or {}), spent
         self.schedule, self.chunk, self.channels_last, self.compile_mode = schedule, chunk, channels_last, compile
         self.precision, self.fold_threshold, self.event_driven = precision, fold_threshold, event_driven
         self.exit, self.exit_tolerance = exit, exit_tolerance

@@ -328,6 +328,8 @@ def test_training_begins_with_what_was_trained_for_another_t(ann, data, tmp_path
     trained = convert(ann, [], epochs=2, lr=0.02, timesteps=1, save=first, **options)
     begun = convert(ann, [], epochs=1, lr=1e-30, timesteps=2, start=first, save=second, **options)
     same(begun(exact_images(), 4), trained(exact_images(), 4))
+    assert 0 == trained.spent < begun.spent  # seconds, on the way to where it began
+    assert convert(ann, [], epochs=1, lr=0.02, timesteps=2, load=second, **options).spent >= begun.spent
     again = convert(ann, [], epochs=1, lr=0.02, timesteps=4, start=second, **options)
     assert not torch.equal(again(exact_images(), 4), trained(exact_images(), 4))
     assert "start" not in trained.facts
@@ -357,7 +359,15 @@ def test_what_another_network_became_is_told_apart(ann, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "said", ["no json", "[1]", "null", '{"of": 3}', '{"timesteps": 1, "epochs": 1, "lr": "x", "of": 1}']
+    "said",
+    [
+        "no json",
+        "[1]",
+        "null",
+        '{"of": 3}',
+        '{"timesteps": 1, "epochs": 1, "lr": 1, "of": 1, "seconds": "x"}',
+        '{"timesteps": 1, "epochs": 1, "lr": "x", "of": 1}',
+    ],
 )
 def test_a_file_that_does_not_say_how_it_was_trained(ann, data, tmp_path, said, caplog):
     file, options = tmp_path / "snn.safetensors", {"base": BASE, "epochs": 1, "lr": 0.02, "timesteps": 1}

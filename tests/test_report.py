@@ -57,6 +57,11 @@ def test_result_json_keeps_its_promise(run, snn, curve):
     assert result["network"] is None  # no network was saved
 
 
+def test_training_in_an_earlier_run_counts_as_conversion(run, snn, curve):
+    snn.spent = 1000.0
+    assert 1000 <= report(run, snn, curve, 0.875)["wall_seconds"]["convert"] < 1000 + 60
+
+
 def test_the_csv_is_the_curve(run, snn, curve):
     report(run, snn, curve, 0.875)
     with (run.folder / "accuracy_vs_timesteps.csv").open() as stream:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -50,14 +51,15 @@ def convert(
 
     `base` and `data` are a method and `Splits`, or configurations of them.  The network of the run folder `teacher` teaches in
     the place of `ann` (what it may need is trusted by `checkpoint.trusting`).  `save` names a file for what was trained, written
-    after every epoch; such a file, of any T, is where training begins with `start`, and takes its place with `load`.
+    after every epoch; such a file, of any T, is where training begins with `start`, and takes its place with `load`; the seconds
+    that it took count as this model's, too.
     ValueError if `base` gives anything but plain integrate-and-fire neurons.
     """
     how = Settings(**settings)
     _require_files(how, teacher, start, load, save)
     snn = _built(base)(ann, batches, simulate=None)
     network, made = _begun(_trainable(snn, how), start or load, anew=not load)
-    own = weights_hash(ann)
+    own, spent = weights_hash(ann), made.get("seconds", 0.0)
     if load:
         _require_its_own(made, own, load)
         if not made:
@@ -79,12 +81,17 @@ def convert(
         taught_by = fold_batchnorm(ann) if how.distill else None  # a copy, in eval mode
         if teacher:
             taught_by = _teacher(ann, teacher, next(iter(train))[0])
-        train_through_time(network, taught_by, train, how, lambda done: _save(network, save, {**made, "epochs": done}))
+        began = time.perf_counter()
+
+        def after_epoch(done: int) -> None:
+            _save(network, save, {**made, "epochs": done, "seconds": round(spent + time.perf_counter() - began, 1)})
+
+        train_through_time(network, taught_by, train, how, after_epoch)
     whole = made.get("of") == made.get("epochs")
     facts = {key: value for key, value in made.items()
-             if value is not None and key != "network" and not (key == "of" and whole)}  # fmt: skip
+             if value is not None and key not in ("network", "seconds") and not (key == "of" and whole)}  # fmt: skip
     latency = replace(snn.latency, needs_training="weights")
-    return SpikingModel(_plain(network), latency, facts=facts, **(simulate or {}))
+    return SpikingModel(_plain(network), latency, facts=facts, spent=spent, **(simulate or {}))
 
 
 def _rehearse(ann: nn.Module, batches: Iterable, *, base: Any, teacher: str | None = None, start: str | None = None,
@@ -175,6 +182,7 @@ def _training_of(file: str) -> dict[str, Any]:
     try:
         made = json.loads(text)
         _history(dict(**made), "")
+        made |= {"seconds": float(made.get("seconds", 0.0))}  # which older files do not tell
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file}: damaged, says in no known way how it was trained") from error
     return made
@@ -186,7 +194,7 @@ def _history(made: Mapping[str, Any], own: str) -> str:
         return "unknown"
     told = f"T={made['timesteps']} for {made['epochs']} of {made['of']} epochs at {made['lr']:g}"
     other = made.get("network") not in (None, own)
-    rest = {key: value for key, value in made.items() if other or key != "network"}
+    rest = {key: value for key, value in made.items() if key != "seconds" and (other or key != "network")}
     short = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:6]
     return f"{told}{', of another network' if other else ''}, {short}"
 
