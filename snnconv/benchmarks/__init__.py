@@ -1,0 +1,1 @@
+"""What things cost over plain arithmetic, as ratios measured in one process."""
