@@ -114,8 +114,8 @@ def _tally(snn: SpikingModel, batches: Batches, wanted: list[int], rate_images: 
         if seen < rate_images:
             with count_spikes(snn) as emitted:
                 predictions = _predictions(snn, images, wanted)
-            for path, calls in emitted.items():
-                counts[path] = _merged([*([counts[path]] if path in counts else []), *torch.cat(calls).split(steps)])
+            for path, rows in emitted.items():
+                counts[path] = _merged([*([counts[path]] if path in counts else []), *rows.split(steps)])
             if snn.exact is not None:
                 differs = predictions[-1] != _predictions(snn.exact.to(device), images, wanted[-1:])[-1]
                 changed += torch.stack([differs.sum(), torch.full_like(differs.sum(), len(images))])

@@ -1,6 +1,6 @@
 """How many operations a converted network needs: counted from the spikes that it emits on images, beside those of its ANN."""
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,20 +88,21 @@ def _count(snn: SpikingModel, batches: list[Tensor], timesteps: int, paths: list
     device, steps = batches[0].device, snn.steps(timesteps)
     columns = {path: number for number, path in enumerate(paths)}
     weights = {source: torch.stack([*fans.values()]).flatten(1).to(device) for source, fans in reach.items()}
+    to = {source: torch.tensor([columns[target] for target in fans], device=device) for source, fans in reach.items()}
     total = torch.zeros(steps, len(paths), dtype=torch.float64, device=device)
-    for images in batches:
-        seen: dict[str, list[Tensor]] = defaultdict(list)
+    done: Counter[str] = Counter()  # steps seen of each layer
 
-        def observe(path: str, spikes: Tensor, seen: dict[str, list[Tensor]] = seen) -> None:
-            if path in weights:
-                counts = spikes.abs().to(torch.promote_types(spikes.dtype, torch.float32))  # exact up to 2²⁴
-                each = torch.tensordot(
-                    counts.new_ones(counts.shape[1]), counts, dims=([0], [1])
-                )  # a sum over images, faster
-                seen[path].append(each.flatten(1).double() @ weights[path].T)
+    def observe(path: str, spikes: Tensor) -> None:
+        if path in weights:
+            counts = spikes.abs().to(torch.promote_types(spikes.dtype, torch.float32))  # exact up to 2²⁴
+            each = torch.tensordot(
+                counts.new_ones(counts.shape[1]), counts, dims=([0], [1])
+            )  # a sum over images, faster
+            rows = torch.arange(done[path], done[path] + len(each), device=device).unsqueeze(1) % steps
+            total[rows, to[path]] += each.flatten(1).double() @ weights[path].T
+            done[path] += len(each)
 
-        with watched(snn, observe):
+    with watched(snn, observe):
+        for images in batches:
             snn(images, timesteps)
-        for path, calls in seen.items():
-            total[:, [columns[target] for target in reach[path]]] += torch.cat(calls).unflatten(0, (-1, steps)).sum(0)
     return distributed.sum_over_ranks(total)

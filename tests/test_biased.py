@@ -89,7 +89,7 @@ def test_spikes_are_counted_and_the_threshold_is_folded(snn):
     with count_spikes(snn) as counts:
         snn(torch.zeros(1, 2, 4, 4), 2)
     assert snn.network[0].neuron.amplitude == 1.0
-    assert torch.cat(counts["0"]).tolist() == [[16, 32, 0, 1], [16, 32, 0, 1]]  # channel 0: ¾; then channel 1: ½
+    assert counts["0"].tolist() == [[16, 32, 0, 1], [16, 32, 0, 1]]  # channel 0: ¾; then channel 1: ½
 
 
 def test_rounded_weights_leave_the_bias():

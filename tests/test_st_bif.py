@@ -105,7 +105,7 @@ def test_corrects_itself_on_the_way(exact_network, exact_images):
     snn = convert(exact_network("residual"), [])
     with count_spikes(snn) as counts:
         snn(exact_images(), 32)
-    emitted = torch.cat([torch.cat(calls) for calls in counts.values()])
+    emitted = torch.cat([*counts.values()])
     assert (emitted[:, 2].min(), emitted[:, 3].max()) == (-1, 1)
     assert (snn.latency.signed, snn.latency.spike_levels, snn.latency.needs_training) == (True, 1, "activation")
 
