@@ -81,9 +81,18 @@ def test_precision_is_a_named_setting(precision, matmul):
 
 def test_the_commit_of_code_without_a_repository_is_what_the_user_says(monkeypatch, tmp_path):
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "snnconv" / "runtime" / "environment.py"))
-    assert environment.commit() is None
+    asked = environment.commit.__wrapped__
+    assert asked() is None
     monkeypatch.setenv("SNNCONV_COMMIT", "0123456789ab")
-    assert environment.commit() == "0123456789ab"
+    assert asked() == "0123456789ab"
+
+
+def test_the_commit_is_that_of_the_first_question(monkeypatch, tmp_path):
+    """Which a run asks when it starts; the checkout may have moved on when it ends."""
+    first = environment.commit()
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "snnconv" / "runtime" / "environment.py"))
+    monkeypatch.setenv("SNNCONV_COMMIT", "0123456789ab")
+    assert environment.commit() == first != "0123456789ab"
 
 
 def test_an_unknown_precision_is_answered_with_the_known_ones():

@@ -1,5 +1,6 @@
 """What a number depends on besides the configuration: versions, commit, command, device and precision."""
 
+import functools
 import os
 import platform
 import re
@@ -29,8 +30,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def commit() -> str | None:
-    """The git commit of the code, with "+" if files have changed since; outside a checkout $SNNCONV_COMMIT, or None."""
+    """The git commit of the code, with "+" if files have changed since; outside a checkout $SNNCONV_COMMIT, or None.
+
+    As it is when first asked for: a run asks when it starts, since the checkout may have moved on when it ends.
+    """
     folder = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
