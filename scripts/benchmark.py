@@ -3,7 +3,8 @@
 python scripts/benchmark.py [--quick] [--json FILE] [--only training,simulation,…] [--models resnet18,vgg16]
 
 The variants of a group run in turns, round after round; a figure is the median over the rounds, with the extremes beside it,
-and a ratio is the median of the ratios round by round.  Memory is the most that the tensors made by one call hold at once.
+and a ratio is the median of the ratios round by round.  Memory is the most that the tensors made by one call hold at once (on
+CUDA: what the allocator gave out), without workspaces inside kernels and without what lives before the call.
 """
 
 import argparse
@@ -24,12 +25,12 @@ from snnconv.runtime import environment, files
 CONF = Path(__file__).resolve().parents[1] / "conf"
 GROUPS: dict[str, Callable] = {
     "training": groups.training,
-    "simulation": groups.simulating,
-    "testset": groups.whole_test_set,
+    "simulation": groups.simulated,
+    "testset": groups.over_a_test_set,
     "curve": groups.curve,
-    "conversion": groups.converting,
-    "explanation": groups.explaining,
-    "scaling": groups.scaling,
+    "conversion": groups.converted,
+    "explanation": groups.explained,
+    "scaling": groups.scaling,  # once, of the first model
 }
 DEFAULT = "training,simulation,curve,conversion,explanation,scaling"
 
@@ -46,36 +47,33 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    models, scale = options.models, groups.Scale(options.batch, options.rounds)
+    models, plan = options.models, groups.Plan(options.batch, options.rounds, methods=methods)
     if options.quick:
-        models, scale = ["mlp"], groups.Scale(batch=64, rounds=2, quick=True)
-    report, wanted = Report(), [name for name in GROUPS if name in options.only]
-    run: dict[str, Callable] = {
-        **GROUPS,
-        "conversion": partial(groups.converting, methods=methods() if "conversion" in wanted else {}),
-    }
-    for model in models:
-        for name in wanted:
-            if name != "scaling" or model == models[0]:
-                run[name](report, model, scale)
+        models, plan = ["mlp"], groups.Plan(batch=64, rounds=2, quick=True, methods=methods)
+    about, report, wanted = facts(), Report(), [name for name in GROUPS if name in options.only]
+    todo = [(model, name) for model in models for name in wanted if name != "scaling"]
+    for model, name in [*todo, *((models[0], name) for name in wanted if name == "scaling")]:
+        GROUPS[name](report, model, plan)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(options.json, {**facts(), "rows": report.rows})
+        files.write_json(options.json, {**about, "rows": report.rows})
 
 
 def names(known: Iterable[str], text: str) -> list[str]:
     """The parts of a list with commas; an error of the command line unless all are `known`."""
-    parts = [part.strip() for part in text.split(",")]
+    parts = [part.strip() for part in text.split(",") if part.strip()]
     if strange := [part for part in parts if part not in known]:
         raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(known)}")
     return parts
 
 
-def methods() -> dict[str, Any]:
-    """Every method of conf/method, but `finetune`: it trains, for as long as it is told."""
+def methods(timesteps: int) -> dict[str, Any]:
+    """Every method of conf/method for T steps, but `finetune`: it trains, for as long as it is told."""
     stems = sorted(file.stem for file in (CONF / "method").glob("*.yaml") if file.stem != "finetune")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return {stem: instantiate(compose("config", [f"method={stem}", "timesteps=8"]).method) for stem in stems}
+        return {
+            stem: instantiate(compose("config", [f"method={stem}", f"timesteps={timesteps}"]).method) for stem in stems
+        }
 
 
 def facts() -> dict[str, Any]:

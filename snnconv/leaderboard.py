@@ -25,9 +25,9 @@ LEGEND = (
     "Test accuracy in percent, mean ± standard deviation over seeds; **bold**: best of its class at that T. Rows of a class "
     "stand in the order of their mean over the T that all of them have; without such a T, and across classes, nothing is ranked. "
     "*steps*: what an image costs before T can be read. *gap* (ANN − SNN) and *spikes* (of one image in all layers, those before "
-    "the first counted step included): at the last T of a row. *convert s*: calibration and training, for each T where they "
-    "depend on it; *evaluate s*: the simulation of all test images, for each T anew where T enters the network. "
-    "*waiting*: a layer needs several inputs before its first output, so a network of "
+    "the first counted step included): at the last T of a row. *convert s*: calibration and training, that of files which it "
+    "starts from included, for each T where they depend on it; *evaluate s*: the simulation of all test images, for each T anew "
+    "where T enters the network. *waiting*: a layer needs several inputs before its first output, so a network of "
     "depth D answers after up to D times as long."
 )
 QUANTIZED_LEGEND = (

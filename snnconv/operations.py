@@ -105,4 +105,8 @@ def _count(snn: SpikingModel, batches: list[Tensor], timesteps: int, paths: list
     with watched(snn, observe):
         for images in batches:
             snn(images, timesteps)
+    if any(seen % steps for seen in done.values()):
+        raise ValueError(
+            f"a layer took {max(done.values())} steps, no multiple of the {steps} that the model says it simulates"
+        )
     return distributed.sum_over_ranks(total)

@@ -11,6 +11,7 @@ from torch import nn
 
 from snnconv.activations.qcfs import QCFS
 from snnconv.methods.cos import convert as cos
+from snnconv.methods.parallel import convert as parallel
 from snnconv.methods.qcfs import convert as qcfs
 from snnconv.methods.srp import convert as srp
 from snnconv.neurons.base import Neuron, Node
@@ -122,6 +123,24 @@ def test_steps_that_are_spent(exact_network, exact_images):
     assert (found.steps, found.shown) == ({1: 4, 5: 8}, {1: 4, 5: 8})
     found = count_operations(cos(exact_network(), [], warmup=3), images, [1, 5])
     assert (found.steps, found.shown) == ({1: 6, 5: 8}, {1: 3, 5: 5})
+
+
+def test_a_batch_that_is_simulated_in_parts(exact_network, exact_images, monkeypatch):
+    """Where layers wait, a large one is."""
+    snn, images = parallel(exact_network().double(), []), exact_images(7).double()
+    whole = count_operations(snn, [(images, None)], [2, 4])
+    monkeypatch.setattr("snnconv.spiking.IN_CACHE", 8)
+    assert snn.at_once(4, images.device) == 2
+    assert count_operations(snn, [(images, None)], [2, 4]) == whole
+    assert sum(whole.accumulates[4].values()) > 0
+
+
+def test_a_model_that_simulates_more_than_it_says(exact_network, exact_images, monkeypatch):
+    """Its steps would be counted as those of others."""
+    snn = fires_always(exact_network())
+    monkeypatch.setattr(snn, "_chunks", lambda timesteps, chunk: [1] * (timesteps + 2))
+    with pytest.raises(ValueError, match="took 10 steps, no multiple of the 3"):
+        count_operations(snn, [(exact_images(2), None)] * 2, [3])
 
 
 def test_an_image_that_is_shown_for_a_while(compose_config, exact_network, exact_images):

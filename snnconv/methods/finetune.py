@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -59,7 +60,9 @@ def convert(
     _require_files(how, teacher, start, load, save)
     snn = _built(base)(ann, batches, simulate=None)
     network, made = _begun(_trainable(snn, how), start or load, anew=not load)
-    own, spent = weights_hash(ann), made.get("seconds", 0.0)
+    own, spent, told = weights_hash(ann), float(made.get("seconds", 0)), "seconds" in made or not (start or load)
+    if not told:
+        log.warning("%s does not say how long it was trained; wall_seconds.convert lacks that", start or load)
     if load:
         _require_its_own(made, own, load)
         if not made:
@@ -84,7 +87,8 @@ def convert(
         began = time.perf_counter()
 
         def after_epoch(done: int) -> None:
-            _save(network, save, {**made, "epochs": done, "seconds": round(spent + time.perf_counter() - began, 1)})
+            seconds = {"seconds": round(spent + time.perf_counter() - began, 3)} if told else {}
+            _save(network, save, {**made, "epochs": done, **seconds})
 
         train_through_time(network, taught_by, train, how, after_epoch)
     whole = made.get("of") == made.get("epochs")
@@ -182,7 +186,8 @@ def _training_of(file: str) -> dict[str, Any]:
     try:
         made = json.loads(text)
         _history(dict(**made), "")
-        made |= {"seconds": float(made.get("seconds", 0.0))}  # which older files do not tell
+        if not 0 <= float(made.get("seconds", 0)) < math.inf:
+            raise ValueError("seconds")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file}: damaged, says in no known way how it was trained") from error
     return made

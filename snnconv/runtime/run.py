@@ -184,8 +184,8 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
     hydra = HydraConfig.get()
     folder, fresh = Path(hydra.runtime.output_dir), not cfg.resume
     run, failed = None, True
-    environment.commit()  # of the code that was loaded
     try:
+        environment.commit()  # of the code that was loaded
         cfg = launch.settle(cfg, hydra.overrides.task)
         device = environment.choose_device(cfg.device)
         environment.set_precision(cfg.precision)
