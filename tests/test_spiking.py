@@ -336,8 +336,9 @@ def test_counting_keeps_nothing_for_a_step():
     with count_spikes(snn) as counts:
         for steps in (4, 40, 100, 196):
             snn(torch.ones(1, 1, 1, 1), steps)
+            gc.collect()  # what other tests left is not counted
             alive.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
-    assert len(set(alive)) == 1
+    assert max(alive) <= alive[0]
     (rows,) = counts.values()
     assert rows[:, 0].tolist() == [spikes for steps in (4, 40, 100, 196) for spikes in [1, 1, 1, 0] * (steps // 4)]
 
