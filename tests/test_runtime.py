@@ -1,14 +1,16 @@
 """What any training program needs: seeds, device and precision, one process or many."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
-from snnconv.runtime import distributed, environment
+from snnconv.runtime import distributed, environment, run
 from snnconv.runtime.checkpoint import load_state, save_state
 from snnconv.runtime.seed import derive, rng_state, seed_everything, set_rng_state
 
@@ -93,6 +95,20 @@ def test_the_commit_is_that_of_the_first_question(monkeypatch, tmp_path):
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "snnconv" / "runtime" / "environment.py"))
     monkeypatch.setenv("SNNCONV_COMMIT", "0123456789ab")
     assert environment.commit() == first != "0123456789ab"
+
+
+def test_a_run_asks_for_its_commit_before_it_begins(monkeypatch, tmp_path):
+    """At its end the checkout may be another one."""
+    order: list[str] = []
+    here = SimpleNamespace(output_dir=str(tmp_path))
+    hydra = SimpleNamespace(runtime=here, overrides=SimpleNamespace(task=[]), job=SimpleNamespace(name="train"))
+    monkeypatch.setattr(run.HydraConfig, "get", lambda: hydra)
+    monkeypatch.setattr(environment, "commit", lambda: order.append("commit"))
+    monkeypatch.setattr(run.launch, "settle", lambda cfg, _: (order.append("settle"), cfg)[1])
+    monkeypatch.setattr(environment, "choose_device", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError), run.open_run(OmegaConf.create({"resume": None, "device": "cpu"})):
+        pass
+    assert order == ["commit", "settle"]
 
 
 def test_an_unknown_precision_is_answered_with_the_known_ones():
