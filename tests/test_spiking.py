@@ -334,13 +334,13 @@ def test_counting_keeps_nothing_for_a_step():
     ann[1].weight.data, ann[1].bias.data = torch.tensor([[0.5], [0.25]]), torch.zeros(2)
     snn, alive = spiking(ann), []
     with count_spikes(snn) as counts:
-        for steps in (4, 40, 100, 196):
+        for steps in (4, 40, 196):
             snn(torch.ones(1, 1, 1, 1), steps)
             gc.collect()  # what other tests left is not counted
             alive.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
     assert max(alive) <= alive[0]
     (rows,) = counts.values()
-    assert rows[:, 0].tolist() == [spikes for steps in (4, 40, 100, 196) for spikes in [1, 1, 1, 0] * (steps // 4)]
+    assert rows[:, 0].tolist() == [spikes for steps in (4, 40, 196) for spikes in [1, 1, 1, 0] * (steps // 4)]
 
 
 def test_latency_is_written_as_plain_values():
