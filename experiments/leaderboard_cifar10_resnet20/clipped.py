@@ -1,0 +1,42 @@
+"""What clipping alone costs: test accuracy of the ANN of a run, limited to what the neurons of a method can put out.
+
+python experiments/leaderboard_cifar10_resnet20/clipped.py runs/relu20 method=threshold_balancing method.iterations=1000
+
+For methods whose thresholds do not depend on T.  Nothing spikes, so it takes a minute.  `explain.images=` of scripts/evaluate.py
+tells the same, and of the other errors as well, on images that are not those of the test.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from snnconv.idealized import clipped
+from snnconv.runtime.checkpoint import load_ann
+from snnconv.runtime.seed import seed_everything
+
+
+@torch.no_grad()
+def main(run: str, *overrides: str) -> None:
+    """Print the accuracy of the ANN, and of the limited one."""
+    ann = load_ann(run, trust=["examples/akamaster_resnet.py"])
+    stored = OmegaConf.load(Path(run) / ".hydra" / "config.yaml")
+    cfg = compose("config", overrides=[f"seed={stored.seed}", "device=cpu", *overrides])
+    cfg.data = stored.data
+    seed_everything(cfg.seed)
+    data = instantiate(cfg.data)
+    snn = instantiate(cfg.method)(ann, data.calibration)
+    right, images = torch.zeros(2), 0
+    for x, labels in data.test:
+        right += torch.stack([(logits.argmax(1) == labels).sum() for logits in (ann(x), clipped(ann, snn, x))])
+        images += len(x)
+    plain, limited = (f"{100 * share:.2f} %" for share in (right / images).tolist())
+    sys.stdout.write(f"{' '.join([run, *overrides])}: ANN {plain}, clipped {limited}, {images} test images\n")
+
+
+if __name__ == "__main__":
+    with initialize(version_base="1.3", config_path="../../conf"):
+        main(*sys.argv[1:])
