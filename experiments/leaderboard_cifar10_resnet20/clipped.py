@@ -1,4 +1,4 @@
-"""What clipping alone costs: test accuracy of the ANN of a run, limited to what the neurons of a method can put out.
+"""What clipping alone costs: test accuracy where activations are only cut at what the neurons of a method can put out.
 
 python experiments/leaderboard_cifar10_resnet20/clipped.py runs/relu20 method=threshold_balancing method.iterations=1000
 
@@ -14,14 +14,14 @@ from hydra import compose, initialize
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from snnconv.idealized import clipped
+from snnconv.idealized import Clipped, instead
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.seed import seed_everything
 
 
 @torch.no_grad()
 def main(run: str, *overrides: str) -> None:
-    """Print the accuracy of the ANN, and of the limited one."""
+    """Print the accuracy of the ANN, and of the network that is clipped and not quantized."""
     ann = load_ann(run, trust=["examples/akamaster_resnet.py"])
     stored = OmegaConf.load(Path(run) / ".hydra" / "config.yaml")
     cfg = compose("config", overrides=[f"seed={stored.seed}", "device=cpu", *overrides])
@@ -31,10 +31,11 @@ def main(run: str, *overrides: str) -> None:
     snn = instantiate(cfg.method)(ann, data.calibration)
     right, images = torch.zeros(2), 0
     for x, labels in data.test:
-        right += torch.stack([(logits.argmax(1) == labels).sum() for logits in (ann(x), clipped(ann, snn, x))])
+        limited = instead(snn, lambda neuron: Clipped(neuron, snn.latency.spike_levels), x)
+        right += torch.stack([(logits.argmax(1) == labels).sum() for logits in (ann(x), limited)])
         images += len(x)
-    plain, limited = (f"{100 * share:.2f} %" for share in (right / images).tolist())
-    sys.stdout.write(f"{' '.join([run, *overrides])}: ANN {plain}, clipped {limited}, {images} test images\n")
+    plain, cut = (f"{100 * share:.2f} %" for share in (right / images).tolist())
+    sys.stdout.write(f"{' '.join([run, *overrides])}: ANN {plain}, clipped {cut}, {images} test images\n")
 
 
 if __name__ == "__main__":
