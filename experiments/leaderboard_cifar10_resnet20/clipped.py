@@ -39,5 +39,7 @@ def main(run: str, *overrides: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2 or not (Path(sys.argv[1]) / "ann.json").is_file():
+        sys.exit("Which run folder holds the trained network? " + __doc__.splitlines()[2])
     with initialize(version_base="1.3", config_path="../../conf"):
         main(*sys.argv[1:])
