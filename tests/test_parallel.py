@@ -13,7 +13,7 @@ from snnconv.activations.qcfs import QCFS
 from snnconv.activations.relu import ReLU
 from snnconv.functional import qcfs, spike_count
 from snnconv.methods.parallel import convert
-from snnconv.neurons.parallel import Parallel
+from snnconv.neurons.parallel import Parallel, summed
 
 SCHEDULES = [{"schedule": "step"}, {"schedule": "layer", "chunk": 3}]
 
@@ -126,3 +126,14 @@ def test_compiled(exact_network, exact_images):
 def test_takes_qcfs_only(exact_network):
     with pytest.raises(ValueError, match="has no QCFS"):
         convert(exact_network(activation=ReLU), [])
+
+
+@pytest.mark.parametrize("shape", [(5, 2, 3, 4, 6), (4, 3, 1, 2, 2), (3, 2, 7), (6, 5), (4,)])
+def test_sums_over_time_lie_in_memory_as_the_steps_do(shape):
+    """Torch's own sum of channels_last steps does not, and takes ten times as long."""
+    steps = torch.randint(-8, 9, shape).float() / 4
+    last_channels = steps.movedim(2, -1).contiguous().movedim(-1, 2) if len(shape) > 2 else steps
+    total = summed(last_channels, torch.float64)
+    same(total, sum(step.double() for step in steps))
+    same(summed(steps, torch.float64), total)
+    assert total.stride() == last_channels[0].stride()
