@@ -11,6 +11,7 @@ from typing import Any
 
 import rich
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import OverrideParseException
 from hydra.experimental.callback import Callback
@@ -33,7 +34,10 @@ OUTCOMES = (
 
 
 def as_sweep(arguments: list[str]) -> list[str]:
-    """The command line, with --multirun if an override has several values (method=srp,cos) or names a sweep (sweep=…)."""
+    """The command line, with --multirun if an override has several values (method=srp,cos) or names a sweep (sweep=…).
+
+    Of several methods, method.x=… is a setting of each; Hydra by itself would look for it in the one that is not named.
+    """
     modes = {
         "-m",
         "--multirun",
@@ -47,17 +51,28 @@ def as_sweep(arguments: list[str]) -> list[str]:
         "-sc",
         "--shell-completion",
     }
-    return (
-        arguments if modes & set(arguments) or not any(map(_is_several, arguments[1:])) else [*arguments, "--multirun"]
-    )
+    overrides = {argument: _override(argument) for argument in arguments[1:]}
+    several = {o.key_or_group for o in overrides.values() if o is not None and o.is_sweep_override()}
+    arguments = [_for_each(argument, overrides.get(argument), several) for argument in arguments]
+    named = any(o is not None and o.key_or_group == "sweep" for o in overrides.values())
+    return arguments if modes & set(arguments) or not (several or named) else [*arguments, "--multirun"]
 
 
-def _is_several(argument: str) -> bool:
+def _override(argument: str) -> Override | None:
     try:
         (override,) = OverridesParser.create().parse_overrides([argument])
     except OverrideParseException:  # an option of Hydra's, or a mistake that Hydra will name
-        return False
-    return override.is_sweep_override() or override.key_or_group == "sweep"
+        return None
+    return override
+
+
+def _for_each(argument: str, override: Override | None, several: set[str]) -> str:
+    """`argument` as something that is swept over, with its one value, if it is a setting of what `several` names."""
+    group, dot, _ = (override.key_or_group if override else "").partition(".")
+    if override is None or not dot or group not in several or override.type is not OverrideType.CHANGE:
+        return argument
+    each = f"{override.key_or_group}=choice({override.get_value_string()})"
+    return argument if override.is_sweep_override() or _override(each) is None else each
 
 
 class Summary(Callback):

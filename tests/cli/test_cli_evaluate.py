@@ -48,6 +48,20 @@ def test_again_with_other_timesteps_and_another_schedule(smoke: Path, tmp_path: 
     assert not list(cwd.iterdir())
 
 
+def test_a_setting_of_several_methods_is_one_of_each(smoke: Path, tmp_path: Path):
+    """Though the method that the run was trained with, which is not among them, has no such setting."""
+    copy = copy_run(smoke, tmp_path / "copy")
+    text = succeed(
+        EVALUATE, "run=copy", "method=burst,signed_snm", "method.v_initial=0.25", "timesteps=2", cwd=tmp_path
+    )
+    assert "2 of 2 runs finished" in text
+    for method in ("burst", "signed_snm"):
+        (again,) = (copy / "evaluations" / method).iterdir()
+        assert yaml.safe_load((again / ".hydra" / "config.yaml").read_text())["method"]["v_initial"] == 0.25
+    text = fail(EVALUATE, "run=copy", "method=burst,qcfs", "method.v_initial=0.25", "timesteps=2", cwd=tmp_path)
+    assert "Could not override 'method.v_initial'" in text
+
+
 def test_several_runs_and_schedules_at_once(smoke: Path, tmp_path: Path):
     first, second = (copy_run(smoke, tmp_path / name) for name in ("first", "second"))
     text = succeed(EVALUATE, "-m", "run=first,second", "simulate.schedule=step,layer", "timesteps=3", cwd=tmp_path)
