@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from snnconv.figures import draw_curves, save_figure
+from snnconv.ranking import by_class, common, leads, network, ranked
 from snnconv.results import Result, Row, gather, latency_class, precision, require_honest
 from snnconv.tables import (
     PLAIN,
@@ -22,8 +23,9 @@ from snnconv.tables import (
 )
 
 LEGEND = (
-    "Test accuracy in percent, mean ± standard deviation over seeds; **bold**: best of its class at that T. Rows of a class "
-    "stand in the order of their mean over the T that all of them have; without such a T, and across classes, nothing is ranked. "
+    "Test accuracy in percent, mean ± standard deviation over networks (one of each seed unless said otherwise); **bold**: no row "
+    "of its class is better at that T on the networks that both ran on. Rows of a class stand in the order of their mean over the "
+    "T and networks that all of them have; without any, and across classes, nothing is ranked. "
     "*steps*: what an image costs before T can be read. *gap* (ANN − SNN) and *spikes* (of one image in all layers, those before "
     "the first counted step included): at the last T of a row. *convert s*: calibration and training, that of files which it "
     "starts from included, for each T where they depend on it; *evaluate s*: the simulation of all test images, for each T anew "
@@ -58,29 +60,7 @@ def boards(results: Iterable[Result]) -> list[list[Row]]:
     """Rows that can be compared, best first within each latency class, plain first; ValueError as for `leaderboard`."""
     results = list(results)
     require_honest(results)
-    return [_ranked(list(rows)) for _, rows in groupby(gather(results), lambda row: row.comparison)]
-
-
-def _ranked(rows: list[Row]) -> list[Row]:
-    classes = _by_class(rows)
-
-    def of_class(name: str) -> list[Row]:
-        common = _common_timesteps(classes[name])
-        return sorted(classes[name], key=lambda row: -sum(statistics.fmean(row.at(t)) for t in common))
-
-    order = sorted(classes, key=lambda name: (name != "plain", name.count(","), name))
-    return [row for name in order for row in of_class(name)]
-
-
-def _by_class(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    classes: dict[str, list[Row]] = {}
-    for row in rows:
-        classes.setdefault(row.latency_class, []).append(row)
-    return classes
-
-
-def _common_timesteps(rows: Iterable[Row]) -> set[int]:
-    return set.intersection(*(set(row.timesteps) for row in rows))
+    return [ranked(list(rows)) for _, rows in groupby(gather(results), lambda row: row.comparison)]
 
 
 def title(row: Row) -> str:
@@ -101,19 +81,11 @@ def _board(rows: list[Row], published: Sequence[Published]) -> str:
     last = times[-1]
     head = ["class", "method", "steps", "ANN", *(f"T={t}" for t in times)]
     head += ["gap", "spikes", "convert s", "evaluate s", "seeds"]
-    best = {
-        (name, t): max(statistics.fmean(row.at(t)) for row in rivals)
-        for name in {row.latency_class for row in rows}
-        for t in times
-        if len(rivals := [row for row in rows if row.latency_class == name and row.at(t)]) > 1
-    }
     lines = []
     for row in rows:
         cells = [row.latency_class, row.label, total_steps(row.one["warmup"])]
         cells.append(mean_std([result["ann_accuracy"] for result in row.results]))
-        for t in times:
-            leads = row.at(t) and statistics.fmean(row.at(t)) == best.get((row.latency_class, t))
-            cells.append(f"**{mean_std(row.at(t))}**" if leads else mean_std(row.at(t)))
+        cells += [f"**{mean_std(row.at(t))}**" if leads(row, t, rows) else mean_std(row.at(t)) for t in times]
         end = row.timesteps[-1]
         at_end, spikes = "" if end == last else f" (T={end})", row.at(end, "spikes_per_image")
         cells += [mean_std(row.at(end, "gap")) + at_end, f"{statistics.fmean(spikes):.0f}{at_end}" if spikes else "–"]
@@ -129,17 +101,20 @@ def _board(rows: list[Row], published: Sequence[Published]) -> str:
 
 def _notes(rows: list[Row]) -> list[str]:
     unchecked = [row.label for row in rows if not all(result.get("emitted") for result in row.results)]
-    seeds = {tuple(sorted(str(seed) for seed in row.at(t, "seed"))) for row in rows for t in row.timesteps}
+    averaged = {
+        frozenset(network(result) for result in row.results if str(t) in result["snn_accuracy"])
+        for row in rows
+        for t in row.timesteps
+    }
     repeated = [row.label for row in rows if len(row.seeds) < len(row.results)]
-    classes = _by_class(rows)
-    unranked = [name for name, members in classes.items() if not _common_timesteps(members)]
+    unranked = [name for name, members in by_class(rows).items() if not common(members)]
     notes = {
         "Class not checked against what was emitted (older results): {}.": unchecked,
         "Several networks of one seed, each of which counts: {}.": repeated,
-        "No T is common to all rows of a class, which are not ranked: {}.": unranked,
+        "No T and network are common to all rows of a class, which are not ranked: {}.": unranked,
     }
     told = [text.format(", ".join(found)) for text, found in notes.items() if found]
-    return [*told, "Not every figure is a mean over the same seeds."] if len(seeds) > 1 else told
+    return [*told, "Not every figure is a mean over the same networks."] if len(averaged) > 1 else told
 
 
 def long_rows(results: Iterable[Result]) -> list[dict[str, Any]]:

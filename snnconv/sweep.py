@@ -36,7 +36,8 @@ OUTCOMES = (
 def as_sweep(arguments: list[str]) -> list[str]:
     """The command line, with --multirun if an override has several values (method=srp,cos) or names a sweep (sweep=…).
 
-    Of several methods, method.x=… is a setting of each; Hydra by itself would look for it in the one that is not named.
+    Of several methods on the command line, method.x=… is a setting of each (as method.x=choice(…), and so it is recorded), unless
+    Hydra cannot hand it on unchanged, like null; by itself Hydra would look for it in the method that is not named.
     """
     modes = {
         "-m",
@@ -72,7 +73,17 @@ def _for_each(argument: str, override: Override | None, several: set[str]) -> st
     if override is None or not dot or group not in several or override.type is not OverrideType.CHANGE:
         return argument
     each = f"{override.key_or_group}=choice({override.get_value_string()})"
-    return argument if override.is_sweep_override() or _override(each) is None else each
+    return (
+        each if not override.is_sweep_override() and _handed_on(_override(each)) == repr(override.value()) else argument
+    )
+
+
+def _handed_on(override: Override | None) -> str | None:
+    """What becomes of the one value of a sweep on its way to the run; None if it does not arrive."""
+    if override is None:
+        return None
+    arrived = _override(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")
+    return None if arrived is None else repr(arrived.value())
 
 
 class Summary(Callback):

@@ -141,8 +141,8 @@ def test_what_cannot_be_compared_never_shares_a_table(changes):
 
 def test_a_t_that_only_some_seeds_have_is_told():
     seeds = [result(seed=seed) for seed in (0, 1)]
-    assert "same seeds" not in leaderboard(seeds)
-    assert "Not every figure is a mean over the same seeds." in leaderboard(
+    assert "same networks" not in leaderboard(seeds)
+    assert "Not every figure is a mean over the same networks." in leaderboard(
         [*seeds, result(seed=1, curve=(0.5, 0.6, 0.7))]
     )
 
@@ -163,7 +163,7 @@ def test_rows_without_a_common_t_are_not_ranked():
     ]  # fmt: skip
     text = leaderboard(alone)
     assert [row[1] for row in cells(text)] == ["finetune (timesteps=1)", "finetune (timesteps=2)"]
-    assert "No T is common to all rows of a class, which are not ranked: trained after conversion." in text
+    assert "No T and network are common to all rows of a class, which are not ranked: trained after conversion." in text
     assert [row[6:8] for row in cells(text)] == [["39.00 (T=1)", "100 (T=1)"], ["38.00", "200"]]
     assert [row[1] for row in cells(leaderboard(alone[:1]))] == ["finetune (timesteps=2)"]  # says its T even alone
 
@@ -206,8 +206,27 @@ def test_nothing_is_the_best_where_it_stands_alone():
 
 def test_rows_over_different_seeds_are_told():
     results = [result("qcfs", seed=0), result("qcfs", seed=1), result("srp", seed=0)]
-    assert "Not every figure is a mean over the same seeds." in leaderboard(results)
-    assert "same seeds" not in leaderboard(results[:1])
+    assert "Not every figure is a mean over the same networks." in leaderboard(results)
+    assert "same networks" not in leaderboard(results[:1])
+
+
+def test_rows_are_ranked_on_the_networks_that_both_ran_on():
+    """The second network is the better one: who ran on it alone is not the better method for it."""
+    second = {"network": {"weights": "again"}}
+    results = [
+        result("qcfs", curve=(0.5, 0.5)), result("qcfs", curve=(0.7, 0.7), **second),
+        result("same", curve=(0.7, 0.7), **second), result("worse", curve=(0.4,)), result("alone", curve=(0.9,), seed=1),
+    ]  # fmt: skip
+    rows = cells(leaderboard(results[:4]))
+    assert [(row[1], row[4], row[5]) for row in rows] == [
+        ("qcfs", "**60.00 ± 14.14**", "**60.00 ± 14.14**"), ("same", "**70.00**", "**70.00**"), ("worse", "40.00", "–"),
+    ]  # fmt: skip
+    text = leaderboard(results[:4])
+    assert "No T and network are common to all rows of a class, which are not ranked: plain." in text
+    assert "Not every figure is a mean over the same networks." in text
+    assert [row[1] for row in cells(leaderboard([results[0], results[1], results[3]]))] == ["qcfs", "worse"]
+    alone = next(row for row in cells(leaderboard(results)) if row[1] == "alone")
+    assert alone[4] == "90.00"  # of nobody's network: no rival
 
 
 def test_the_csv_has_every_t_with_its_steps():

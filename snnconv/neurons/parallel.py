@@ -29,7 +29,7 @@ class ParallelNode(Node):
 
 
 def summed(steps: Float[Tensor, "T *shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
-    """Σ over time in `dtype`, read in the order of memory: torch takes ten times as long for steps that are channels_last."""
+    """Σ over time in `dtype`, read in the order of memory: torch takes up to ten times as long for steps that are channels_last."""
     order = sorted(range(1, steps.dim()), key=steps.stride, reverse=True)
     back = sorted(range(len(order)), key=order.__getitem__)
     return steps.permute(0, *order).sum(0, dtype=dtype).permute(back)

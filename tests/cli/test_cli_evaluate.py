@@ -49,7 +49,7 @@ def test_again_with_other_timesteps_and_another_schedule(smoke: Path, tmp_path: 
 
 
 def test_a_setting_of_several_methods_is_one_of_each(smoke: Path, tmp_path: Path):
-    """Though the method that the run was trained with, which is not among them, has no such setting."""
+    """Though the default method, which is not among them, has no such setting."""
     copy = copy_run(smoke, tmp_path / "copy")
     text = succeed(
         EVALUATE, "run=copy", "method=burst,signed_snm", "method.v_initial=0.25", "timesteps=2", cwd=tmp_path
