@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from snnconv.figures import draw_curves, save_figure
-from snnconv.ranking import by_class, common, leads, network, ranked
-from snnconv.results import Result, Row, gather, latency_class, precision, require_honest
+from snnconv.ranking import by_class, common, leads, ranked
+from snnconv.results import Result, Row, gather, latency_class, precision, require_honest, sample
 from snnconv.tables import (
     PLAIN,
     Published,
@@ -102,7 +102,7 @@ def _board(rows: list[Row], published: Sequence[Published]) -> str:
 def _notes(rows: list[Row]) -> list[str]:
     unchecked = [row.label for row in rows if not all(result.get("emitted") for result in row.results)]
     averaged = {
-        frozenset(network(result) for result in row.results if str(t) in result["snn_accuracy"])
+        frozenset(sample(result) for result in row.results if str(t) in result["snn_accuracy"])
         for row in rows
         for t in row.timesteps
     }

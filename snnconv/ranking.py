@@ -3,20 +3,13 @@
 import statistics
 from collections.abc import Iterable
 
-from snnconv.results import Result, Row
-
-Network = tuple[int, str | None]  # the seed, and the weights where they were recorded
+from snnconv.results import Row, Sample, sample
 
 
-def network(result: Result) -> Network:
-    """The trained network behind `result`."""
-    return result["seed"], (result.get("network") or {}).get("weights")
-
-
-def measured(row: Row) -> dict[tuple[int, Network], float]:
+def measured(row: Row) -> dict[tuple[int, Sample], float]:
     """Accuracy at every T on every network."""
     return {
-        (int(t), network(result)): accuracy for result in row.results for t, accuracy in result["snn_accuracy"].items()
+        (int(t), sample(result)): accuracy for result in row.results for t, accuracy in result["snn_accuracy"].items()
     }
 
 
@@ -28,7 +21,7 @@ def by_class(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return {name: classes[name] for name in sorted(classes, key=lambda name: (name != "plain", name.count(","), name))}
 
 
-def common(rows: Iterable[Row]) -> set[tuple[int, Network]]:
+def common(rows: Iterable[Row]) -> set[tuple[int, Sample]]:
     """The (T, network) that all of `rows` have; without any they cannot be ranked."""
     return set.intersection(*(set(measured(row)) for row in rows))
 

@@ -11,6 +11,7 @@ from typing import Any
 from snnconv.runtime import files
 
 Result = dict[str, Any]  # the content of a result.json, and where it was found, "source"
+Sample = tuple[int, str | None]  # a seed, and the weights of the network where they were recorded
 NEEDED = (
     "ann_accuracy", "snn_accuracy", "method", "levels", "warmup", "latency", "model", "data", "images_tested", "seed",
     "precision", "wall_seconds",
@@ -165,6 +166,11 @@ def comparison(result: Result) -> tuple[Any, ...]:
     )
 
 
+def sample(result: Result) -> Sample:
+    """The seed and the trained network: a method counts once on each."""
+    return result["seed"], (result.get("network") or {}).get("weights")
+
+
 def precision(result: Result) -> str:
     """That of the simulation: bf16 is a setting of its own, tf32 one of the device."""
     simulated = (result.get("simulate") or {}).get("precision") or result["precision"]
@@ -190,13 +196,13 @@ def gather(results: Iterable[Result]) -> list[Row]:
     groups: dict[str, dict[Any, Result]] = defaultdict(dict)
     for result in results:
         key = json.dumps([comparison(result), result["method"], settings(result), result["latency"]], sort_keys=True)
-        sample = (result["seed"], (result.get("network") or {}).get("weights"))
-        before = groups[key].get(sample, {})
+        which = sample(result)
+        before = groups[key].get(which, {})
         curves = {
             name: {**(before.get(name) or {}), **(result.get(name) or {})}
             for name in ("snn_accuracy", "spikes_per_image")
         }
-        groups[key][sample] = {**result, **curves}
+        groups[key][which] = {**result, **curves}
     found = [tuple(samples.values()) for _, samples in sorted(groups.items())]
     return [Row(comparison(row[0]), row, _label(row[0], [other[0] for other in found])) for row in found]
 
