@@ -107,7 +107,10 @@ class Neuron(nn.Module):
 
 def finite(v_initial: Any) -> Tensor:
     """`v_initial` in float64; ValueError unless finite."""
-    values = torch.as_tensor(v_initial, dtype=torch.float64)
+    try:
+        values = torch.as_tensor(v_initial, dtype=torch.float64)
+    except (TypeError, RuntimeError, ValueError):  # a word, nothing, a ragged list
+        values = torch.tensor(torch.nan)
     if not bool(values.isfinite().all()):
         raise ValueError(f"v_initial={v_initial!r}: v(0) as a fraction of θ is a finite number")
     return values
