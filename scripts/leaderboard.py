@@ -45,8 +45,8 @@ def main() -> None:
         if arguments.collect:
             for name, read in {"results.jsonl": results, "baselines.jsonl": baselines}.items():
                 rows = [{key: value for key, value in result.items() if key != "source"} for result in read]
-                if rows:
-                    files.write_text(out / name, "".join(map(files.json_line, rows)))
+                if rows:  # what was read from two places counts once
+                    files.write_text(out / name, "".join(dict.fromkeys(map(files.json_line, rows))))
     except (ValueError, OSError) as error:
         sys.exit(str(error))
     console = Console()

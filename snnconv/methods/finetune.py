@@ -128,7 +128,7 @@ def _require_files(how: Settings, teacher: str | None, start: str | None, load: 
         if not how.distill:
             raise ValueError(f"method.teacher={teacher}: has no say with method.distill=0")
         require_teacher(teacher, "method.teacher")
-    if save and Path(save).suffix != ".safetensors":  # named by a stored configuration it could overwrite anything
+    if save and Path(save).suffix != ".safetensors":  # named by a stored configuration, it could overwrite anything
         raise ValueError(f"method.save={save}: has to end in .safetensors")
     if save and not Path(save).parent.is_dir():
         raise ValueError(f"method.save={save}: {Path(save).parent} is no folder")

@@ -46,7 +46,10 @@ def test_methods_of_one_command_become_rows_of_one_table(smoke: Path, tmp_path: 
     out = tmp_path / "out"
     assert files_in(out) == {"leaderboard.md", "leaderboard.csv", "leaderboard.png", "results.jsonl"}
     assert (out / "leaderboard.md").read_text() in text
-    assert succeed(LEADERBOARD, "out/results.jsonl", cwd=tmp_path) == text
+    collected = (out / "results.jsonl").read_text()
+    again = succeed(LEADERBOARD, "out/results.jsonl", "copy", "--out", "out", "--collect", cwd=tmp_path)
+    assert again == text
+    assert (out / "results.jsonl").read_text() == collected  # read twice, written once
 
 
 def test_settings_of_a_method_are_found_and_recorded(smoke: Path, tmp_path: Path):
