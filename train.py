@@ -7,12 +7,12 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from snnconv.checks import check
-from snnconv.early_exit import early_exit
-from snnconv.evaluation import accuracy, accuracy_over_time
-from snnconv.report import report, shown_timesteps
+from snnconv.conversion.checks import check
+from snnconv.results.report import report, shown_timesteps
 from snnconv.runtime.run import open_run
-from snnconv.training import fit
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.early_exit import early_exit
+from snnconv.training.loop import fit
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
         data = instantiate(cfg.data)  # Splits: train, valid, calibration, test
         ann = instantiate(cfg.model)  # a network with quantized activations
         calibrate = instantiate(cfg.calibration)  # finds the thresholds that given weights lack
-        convert = instantiate(cfg.method)  # one of snnconv/methods/*.py
+        convert = instantiate(cfg.method)  # one of snnconv/conversion/methods/*.py
         weights = instantiate(cfg.weights)  # how many bits they have
         settings = instantiate(cfg.fit)
         explain = instantiate(cfg.explain)  # why the accuracy is what it is, and what it costs

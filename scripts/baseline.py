@@ -14,12 +14,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from snnconv.evaluation import accuracy
-from snnconv.report import method_settings
+from snnconv.results.report import method_settings
+from snnconv.results.sweep import as_sweep
 from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import open_run
-from snnconv.sweep import as_sweep
+from snnconv.spiking.accuracy import accuracy
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
     with open_run(cfg) as run:
         cfg = run.cfg
         quantize = instantiate(cfg.baseline)
-        from snnconv.baselines.price import RULE, energy, size  # after the message that torchao is missing
+        from snnconv.hardware.baselines.cost import RULE, energy, size  # after the message that torchao is missing
 
         tables = instantiate(cfg.costs, _convert_="object")
         ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)

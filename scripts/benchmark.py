@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks import groups
+from benchmarks.subjects import MODELS
+from benchmarks.timing import DEVICE, Report
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from snnconv.benchmarks import groups
-from snnconv.benchmarks.subjects import MODELS
-from snnconv.benchmarks.timing import DEVICE, Report
 from snnconv.runtime import environment, files
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from snnconv.checks import Check, check
+from snnconv.conversion.checks import Check, check
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import open_run
 

@@ -19,18 +19,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.table import Table
 from torch import nn
 
-from snnconv.compressed import changes, layers_of, size, undone
+from snnconv.analysis.energy import Energy
+from snnconv.analysis.operations import count_operations
 from snnconv.data.splits import Splits
-from snnconv.energy import Energy
-from snnconv.evaluation import Curve, accuracy, accuracy_over_time
-from snnconv.operations import count_operations
-from snnconv.quantized_weights import Weights
-from snnconv.report import report, shown_timesteps, summarize
+from snnconv.hardware.compression.rebuild import changes, layers_of, size, undone
+from snnconv.results.report import report, shown_timesteps, summarize
 from snnconv.runtime import distributed, files
 from snnconv.runtime.checkpoint import describe_ann, load_ann
 from snnconv.runtime.run import Run, open_run
-from snnconv.spiking import SpikingModel
-from snnconv.training import fit
+from snnconv.spiking.accuracy import Curve, accuracy, accuracy_over_time
+from snnconv.spiking.model import SpikingModel
+from snnconv.training.loop import fit
+from snnconv.training.quantized_weights import Weights
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def stage_config(cfg: DictConfig, network: nn.Module, stages: list[str]) -> Dict
         layers = {**before, **changes(instantiate(plain), network)}
         found = {path for path, _ in network.named_modules()}
         kept = {path: layer for path, layer in layers.items() if path in found}
-        made.model = {"_target_": "snnconv.compressed.rebuilt", "model": plain, "layers": kept}
+        made.model = {"_target_": "snnconv.hardware.compression.rebuild.rebuilt", "model": plain, "layers": kept}
         made.fit, made.run, made.resume = cfg.compress.fit, None, None
         made.compress.stages = {name: cfg.compress.stages[name] for name in stages}
     return made

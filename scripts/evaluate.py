@@ -11,12 +11,12 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from snnconv.early_exit import early_exit
-from snnconv.evaluation import accuracy, accuracy_over_time
-from snnconv.report import report, shown_timesteps
+from snnconv.results.report import report, shown_timesteps
+from snnconv.results.sweep import as_sweep
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import open_run
-from snnconv.sweep import as_sweep
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.early_exit import early_exit
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

@@ -5,7 +5,7 @@ python scripts/export.py run=runs/… export=onnx export.weight_bits=8  the quan
 python scripts/export.py run=runs/… export=c                          the spiking network in whole numbers, for C
 
 Results: runs/…/evaluations/<method>/<date_time>/: the files, and export.json with what was compared.  A format is one file in
-snnconv/exports/ with a function export(ann, snn, data, folder, *, …) → facts, and one yaml in conf/export/.
+snnconv/hardware/export/ with a function export(ann, snn, data, folder, *, …) → facts, and one yaml in conf/export/.
 """
 
 from pathlib import Path

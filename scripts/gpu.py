@@ -202,7 +202,7 @@ class Slice:
 
     def plot(self, rows: Sequence[dict[str, Any]]) -> None:
         """One curve a recipe, the mean over its seeds."""
-        from snnconv.figures import plot_curves
+        from snnconv.results.figures import plot_curves
 
         recipes = defaultdict(list)
         for row in rows:

@@ -13,13 +13,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from snnconv.evaluation import accuracy_over_time
-from snnconv.golden import differing_spikes
-from snnconv.integer import integerize
-from snnconv.report import stored_weights
+from snnconv.hardware.integer.golden import differing_spikes
+from snnconv.hardware.integer.network import integerize
+from snnconv.results.report import stored_weights
 from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import open_run
+from snnconv.spiking.accuracy import accuracy_over_time
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

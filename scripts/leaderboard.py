@@ -18,11 +18,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
-from snnconv.leaderboard import leaderboard, long_rows, plot
-from snnconv.report import as_csv
-from snnconv.results import read_baselines, read_results
+from snnconv.results.leaderboard import leaderboard, long_rows, plot
+from snnconv.results.records import read_baselines, read_results
+from snnconv.results.report import as_csv
+from snnconv.results.tables import read_published
 from snnconv.runtime import files
-from snnconv.tables import read_published
 
 
 def main() -> None:

@@ -17,12 +17,12 @@ import re
 import sys
 from pathlib import Path
 
-from snnconv.deployed import integers, ladders, quantized
-from snnconv.explained import energies, losses
-from snnconv.leaderboard import leaderboard
-from snnconv.results import read_baselines, read_results
+from snnconv.results.explained import energies, losses
+from snnconv.results.hardware_tables import integers, ladders, quantized
+from snnconv.results.leaderboard import leaderboard
+from snnconv.results.records import read_baselines, read_results
+from snnconv.results.tables import read_published, table
 from snnconv.runtime import files
-from snnconv.tables import read_published, table
 
 MADE = {"losses": losses, "energies": energies, "ladders": ladders}
 ROOT = Path(__file__).resolve().parents[1]

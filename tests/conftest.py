@@ -24,11 +24,11 @@ from omegaconf import open_dict
 from torch import nn
 
 import snnconv.runtime.launch  # noqa: F401  (teaches Hydra the names in config.yaml)
-from snnconv.activations.qcfs import QCFS
-from snnconv.data.splits import Batches
+from snnconv.data.batches import Batches
+from snnconv.nn.activations.qcfs import QCFS
 from snnconv.runtime.run import Run
 from snnconv.runtime.tracking import Tracker
-from snnconv.spiking import SpikingModel
+from snnconv.spiking.model import SpikingModel
 
 settings.register_profile("snnconv", deadline=None)  # a busy machine is no bug
 settings.load_profile("snnconv")

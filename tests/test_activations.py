@@ -8,11 +8,11 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from snnconv.activations.clipped_relu import ClippedReLU
-from snnconv.activations.noisy_qcfs import NoisyQCFS
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.slip_relu import SlipReLU
-from snnconv.functional import qcfs
+from snnconv.nn.activations.clipped_relu import ClippedReLU
+from snnconv.nn.activations.noisy_qcfs import NoisyQCFS
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.slip_relu import SlipReLU
+from snnconv.nn.functional import qcfs
 
 
 @pytest.fixture

@@ -12,22 +12,30 @@ from torch import nn
 from torch.nn import functional as F
 
 from networks import Net
-from snnconv import calibration
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.baselines import observers, ptq
-from snnconv.baselines.observers import OBSERVERS, Integers, PerImage, activation_observer, settled, weight_observer
-from snnconv.baselines.price import energy, size, targets
-from snnconv.baselines.ptq import dynamic, static
-from snnconv.baselines.qat import qat
-from snnconv.costs import Costs
+from snnconv.analysis.costs import Costs
+from snnconv.conversion import calibration
+from snnconv.data.batches import Batches
 from snnconv.data.digits import digits
-from snnconv.data.splits import Batches, Splits
-from snnconv.evaluation import accuracy
-from snnconv.folding import fold_batchnorm
-from snnconv.page import quantized
-from snnconv.results import read_baselines
+from snnconv.data.splits import Splits
+from snnconv.hardware.baselines import observers, ptq
+from snnconv.hardware.baselines.cost import energy, size, targets
+from snnconv.hardware.baselines.observers import (
+    OBSERVERS,
+    Integers,
+    PerImage,
+    activation_observer,
+    settled,
+    weight_observer,
+)
+from snnconv.hardware.baselines.ptq import dynamic, static
+from snnconv.hardware.baselines.qat import qat
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.results.page import quantized
+from snnconv.results.records import read_baselines
 from snnconv.runtime.run import TrainingError
+from snnconv.spiking.accuracy import accuracy
 
 
 def small(activation, norms: bool = True) -> nn.Sequential:

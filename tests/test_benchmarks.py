@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from benchmarks import simulations, subjects, timing
+from benchmarks.simulations import simulation
+from benchmarks.subjects import NaiveQCFS, whole_curve
+from benchmarks.timing import LiveBytes, Report, peak_memory, slope, timed
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.benchmarks import simulations, subjects, timing
-from snnconv.benchmarks.simulations import simulation
-from snnconv.benchmarks.subjects import NaiveQCFS, whole_curve
-from snnconv.benchmarks.timing import LiveBytes, Report, peak_memory, slope, timed
+from snnconv.nn.activations.qcfs import QCFS
 
 MIB = 2**20
 

@@ -4,10 +4,12 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional
 
-from snnconv.neurons.biased import BiasedIntegrateFire
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking import Latency, OverTime, SpikingModel
-from snnconv.watching import count_spikes
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import OverTime
+from snnconv.spiking.neurons.biased import BiasedIntegrateFire
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.recording import count_spikes
 
 T, BIAS = 6, torch.tensor([[0.5, 0.0], [-1.0, 0.25], [0.25, 0.5]])  # three steps, two channels
 

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.calibration import largest
-from snnconv.functional import qcfs
-from snnconv.methods import burst, group
-from snnconv.neurons.burst import Burst
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.watching import count_spikes
+from snnconv.conversion.calibration import largest
+from snnconv.conversion.methods import burst, group
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.nn.functional import qcfs
+from snnconv.spiking.neurons.burst import Burst
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.recording import count_spikes
 
 DYADIC = st.integers(-2048, 2048).map(lambda k: k / 256)
 CURRENTS = st.lists(DYADIC, min_size=1, max_size=16)

@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.calibration import (
+from snnconv.conversion.calibration import (
     calibrate,
-    in_batches,
     kullback_leibler,
     largest,
     least_squares,
     observed_thresholds,
     percentile,
 )
+from snnconv.data.batches import in_batches
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
 
 
 def samples(count: int = 500, seed: int = 0) -> torch.Tensor:

@@ -13,11 +13,12 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.methods import finetune, qcfs
-from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.conversion.methods import finetune, qcfs
+from snnconv.nn.activations.qcfs import QCFS
 from snnconv.runtime import checkpoint, files
-from snnconv.runtime.checkpoint import load_ann, load_state, load_weights, require_trusted, save_state, trusting
+from snnconv.runtime.checkpoint import load_ann, load_state, load_weights, save_state
+from snnconv.runtime.trust import require_trusted, trusting
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_ann_json_says_what_the_architecture_promises(run):
     assert description["levels"] == 4
     assert description["thresholds"] == {"3": [0.5]}
     assert (description["epoch"], description["valid_accuracy"]) == (3, 0.75)
-    assert description["config"]["model"]["_target_"] == "snnconv.models.mlp.mlp"
+    assert description["config"]["model"]["_target_"] == "snnconv.nn.models.mlp.mlp"
     assert {"python", "torch", "spikingjelly"} <= set(description["versions"])
     assert "commit" in description
 
@@ -175,17 +176,17 @@ def intruder(tmp_path, monkeypatch):
 HOSTILE = {
     "another package": {"_target_": "intruder.act"},
     "the shell": {"_target_": "os.system", "command": "true"},
-    "in an argument": {"_target_": "snnconv.models.mlp.mlp", "activation": {"_target_": "intruder.act"}},
-    "in a list": {"_target_": "snnconv.models.mlp.mlp", "hidden": [4, {"_target_": "intruder.act"}]},
-    "partial": {"_target_": "snnconv.models.mlp.mlp", "activation": {"_target_": "intruder.act", "_partial_": True}},
+    "in an argument": {"_target_": "snnconv.nn.models.mlp.mlp", "activation": {"_target_": "intruder.act"}},
+    "in a list": {"_target_": "snnconv.nn.models.mlp.mlp", "hidden": [4, {"_target_": "intruder.act"}]},
+    "partial": {"_target_": "snnconv.nn.models.mlp.mlp", "activation": {"_target_": "intruder.act", "_partial_": True}},
     "behind our modules": {"_target_": "snnconv.data.splits.torch.load", "f": "x"},
-    "behind our functions": {"_target_": "snnconv.models.mlp.math.prod", "iterable": [1]},
+    "behind our functions": {"_target_": "snnconv.nn.models.mlp.math.prod", "iterable": [1]},
     "our own tools": {"_target_": "snnconv.runtime.checkpoint.load_ann", "run": "elsewhere", "trust": ["intruder"]},
     "a writer of files": {"_target_": "snnconv.runtime.files.write_text", "path": "x", "text": "y"},
     "a neighbour's name": {"_target_": "snnconvert.act"},
-    "interpolation": {"_target_": "snnconv.models.mlp.mlp", "hidden": "${oc.create:{_target_:intruder.act}}"},
+    "interpolation": {"_target_": "snnconv.nn.models.mlp.mlp", "hidden": "${oc.create:{_target_:intruder.act}}"},
     "interpolated target": {"_target_": "${oc.env:HOME}"},
-    "nothing": {"_target_": "snnconv.models.mlp.nothing"},
+    "nothing": {"_target_": "snnconv.nn.models.mlp.nothing"},
 }
 
 
@@ -201,10 +202,10 @@ def test_a_stored_network_cannot_run_code(run, intruder, model):
 def test_a_stored_network_cannot_start_a_program(run, tmp_path):
     """Of what stands beside the exporters, one starts a compiler."""
     call = {
-        "_target_": "snnconv.exports.c.run_c",
+        "_target_": "snnconv.hardware.export.c.run_c",
         "_args_": [str(tmp_path), {}, {}, 1, "touch", str(tmp_path / "mark")],
     }
-    for model in (call, {"_target_": "snnconv.exports.onnx_graph.package", "name": "intruder"}):
+    for model in (call, {"_target_": "snnconv.hardware.export.onnx_graph.package", "name": "intruder"}):
         edit(run, config={"model": model})
         with pytest.raises(ValueError, match="stored configuration"):
             load_ann(run.folder)
@@ -216,7 +217,7 @@ def test_a_stored_network_cannot_start_a_program(run, tmp_path):
 def test_a_stored_network_cannot_run_a_file(run, intruder):
     file = str(intruder.with_name("intruder.py"))
     custom = {
-        "_target_": "snnconv.custom.custom",
+        "_target_": "snnconv.nn.models.custom.custom",
         "path": file,
         "name": "act",
         "num_classes": 2,
@@ -230,19 +231,30 @@ def test_a_stored_network_cannot_run_a_file(run, intruder):
 
 def test_of_training_a_stored_configuration_may_call_its_settings_alone():
     with pytest.raises(ValueError, match=r"snnconv\.training\.fit: this stored configuration calls code outside"):
-        require_trusted({"fit": {"_target_": "snnconv.training.fit"}})
+        require_trusted({"fit": {"_target_": "snnconv.training.loop.fit"}})
 
 
 def test_a_stored_configuration_cannot_call_what_is_private():
     with pytest.raises(ValueError, match=r"finetune\._save: this stored configuration calls what is private"):
         require_trusted(
-            {"data": {"_target_": "snnconv.methods.finetune._save", "network": None, "file": "x", "made": {}}}
+            {
+                "data": {
+                    "_target_": "snnconv.conversion.methods.finetune._save",
+                    "network": None,
+                    "file": "x",
+                    "made": {},
+                }
+            }
         )
 
 
 def test_a_stored_configuration_cannot_bring_a_teacher_that_runs_a_file(run, intruder, tiny_batches):
     """Methods may be stored, and one of them loads a network; what that network may run, the command line says alone."""
-    custom = {"_target_": "snnconv.custom.custom", "path": str(intruder.with_name("intruder.py")), "name": "act"}
+    custom = {
+        "_target_": "snnconv.nn.models.custom.custom",
+        "path": str(intruder.with_name("intruder.py")),
+        "name": "act",
+    }
     edit(run, config={"model": {**custom, "num_classes": 2, "input_shape": [1, 4, 4], "activation": None}})
     options = {"base": partial(qcfs.convert, neuron=IntegrateFire), "data": SimpleNamespace(train=tiny_batches(8, 8)),
                "epochs": 1, "lr": 0.1, "timesteps": 1, "teacher": str(run.folder)}  # fmt: skip

@@ -9,13 +9,13 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.nn import functional as F
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.calibration import largest
-from snnconv.checks import check
-from snnconv.conversion import takes
-from snnconv.methods import finetune, qcfs, threshold
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.surgery import replace_relus
+from snnconv.conversion.calibration import largest
+from snnconv.conversion.checks import check
+from snnconv.conversion.method import takes
+from snnconv.conversion.methods import finetune, qcfs, threshold
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.rewrite import replace_relus
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 DIRECT = partial(qcfs.convert, neuron=IntegrateFire)
 FROM_RELU = partial(threshold.convert, neuron=IntegrateFire, rule=largest)
@@ -160,7 +160,7 @@ def test_the_methods_that_are_named_convert(compose_config, any_method):
 
 
 def test_a_method_takes_what_its_base_takes():
-    base = {"_target_": "snnconv.methods.threshold.convert", "_partial_": True}
+    base = {"_target_": "snnconv.conversion.methods.threshold.convert", "_partial_": True}
     assert takes(partial(finetune.convert, base=base)) == (nn.ReLU,)
     assert takes(partial(finetune.convert, base=DIRECT)) == (QCFS,)
     assert takes(lambda ann, batches: None) is None

@@ -10,16 +10,16 @@ from hydra.utils import instantiate
 from torch import nn
 
 from networks import Net
-from snnconv.activations.qcfs import QCFS
-from snnconv.compressed import changes, rebuilt, size, undone
-from snnconv.compression.channels import prune_channels
-from snnconv.compression.low_rank import split_convolutions
-from snnconv.compression.sparsity import largest, sparsify
-from snnconv.fit import Fit
-from snnconv.models.resnet import resnet20
-from snnconv.models.vgg import vgg11
-from snnconv.quantized_weights import Weights
-from snnconv.training import fit
+from snnconv.hardware.compression.channels import prune_channels
+from snnconv.hardware.compression.low_rank import split_convolutions
+from snnconv.hardware.compression.rebuild import changes, rebuilt, size, undone
+from snnconv.hardware.compression.sparsity import largest, sparsify
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.models.resnet import resnet20
+from snnconv.nn.models.vgg import vgg11
+from snnconv.training.loop import fit
+from snnconv.training.quantized_weights import Weights
+from snnconv.training.settings import Fit
 
 
 def vgg_like() -> nn.Sequential:
@@ -97,7 +97,7 @@ def test_shortcuts_are_kept_unless_told():
 
 def test_what_is_padded_by_number_is_kept():
     """Option-A shortcuts: channels are padded with zeros, so those before and behind stay where they are."""
-    from snnconv.custom import custom
+    from snnconv.nn.models.custom import custom
 
     network = custom("examples/akamaster_resnet.py", "resnet20", 10, (3, 16, 16), lambda: QCFS(4, 1.0)).eval()
     images = torch.randn(2, 3, 16, 16)

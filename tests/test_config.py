@@ -14,11 +14,11 @@ from torch import nn
 
 from snnconv.data.folder import cut_files
 from snnconv.data.splits import cut
-from snnconv.fit import Fit
-from snnconv.runtime.checkpoint import require_trusted
 from snnconv.runtime.run import explain
 from snnconv.runtime.tracking import Tracker
-from snnconv.spiking import SpikingModel
+from snnconv.runtime.trust import require_trusted
+from snnconv.spiking.model import SpikingModel
+from snnconv.training.settings import Fit
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -62,7 +62,7 @@ def test_every_method_builds(compose_config, any_method):
 def test_every_fit_builds(compose_config, any_fit):
     settings = compose_config(f"fit={any_fit}").fit
     assert isinstance(instantiate(settings), Fit)
-    assert settings._target_ == "snnconv.training.Fit"  # enters the hash by which recipes are told apart
+    assert settings._target_ == "snnconv.training.loop.Fit"  # enters the hash by which recipes are told apart
     require_trusted({"fit": OmegaConf.to_container(settings, resolve=True)})
 
 
@@ -71,7 +71,7 @@ def test_every_tracker_builds(compose_config, any_track):
 
 
 def test_every_simulation_builds(compose_config, any_simulate):
-    from snnconv.spiking import Latency
+    from snnconv.spiking.latency import Latency
 
     simulate = instantiate(compose_config(f"simulate={any_simulate}").simulate)
     assert isinstance(SpikingModel(nn.Sequential(nn.Linear(2, 2)), Latency(), **simulate), SpikingModel)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from snnconv.calibration import largest, least_squares, percentile
-from snnconv.conversion import rehearse
-from snnconv.methods import burst, cos, layer_calibration, srp, temporal_bias, threshold
-from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.conversion.calibration import largest, least_squares, percentile
+from snnconv.conversion.method import rehearse
+from snnconv.conversion.methods import burst, cos, layer_calibration, srp, temporal_bias, threshold
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 
 @pytest.fixture

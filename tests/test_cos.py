@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from spikingjelly.activation_based import functional
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.methods.cos import convert
-from snnconv.methods.qcfs import convert as qcfs
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.neurons.offset_spikes import OffsetSpikes
+from snnconv.conversion.methods.cos import convert
+from snnconv.conversion.methods.qcfs import convert as qcfs
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.neurons.offset_spikes import OffsetSpikes
 
 SCHEDULES = [{"schedule": "step"}, {"schedule": "layer", "chunk": 3}, {"schedule": "layer", "chunk": 100}]
 

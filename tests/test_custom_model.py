@@ -13,21 +13,22 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.calibration import calibrate, largest
-from snnconv.custom import custom
+from snnconv.conversion.calibration import calibrate, largest
+from snnconv.conversion.methods.qcfs import convert
+from snnconv.conversion.obstacles import obstacles
 from snnconv.data.vision import cifar10
-from snnconv.evaluation import accuracy
-from snnconv.methods.qcfs import convert
-from snnconv.models.mlp import mlp
-from snnconv.models.resnet import resnet20
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.obstacles import obstacles
-from snnconv.runtime.checkpoint import load_ann, require_trusted
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.nn.graph.rewrite import replace_relus
+from snnconv.nn.models.custom import custom
+from snnconv.nn.models.mlp import mlp
+from snnconv.nn.models.resnet import resnet20
+from snnconv.runtime.checkpoint import load_ann
+from snnconv.runtime.trust import require_trusted
 from snnconv.runtime.weights import filled, read_weights
-from snnconv.surgery import replace_relus
-from snnconv.training import fit
+from snnconv.spiking.accuracy import accuracy
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.training.loop import fit
 
 SHAPE = (1, 4, 4)
 EXAMPLE = "examples/akamaster_resnet.py"
@@ -409,7 +410,7 @@ def test_a_file_that_is_missing_or_fails_is_told(tmp_path):
 
 
 def call(path: str = EXAMPLE, **options) -> dict:
-    return {"_target_": "snnconv.custom.custom", "path": path, "name": "resnet20", **options}
+    return {"_target_": "snnconv.nn.models.custom.custom", "path": path, "name": "resnet20", **options}
 
 
 def test_a_stored_python_file_is_code_and_needs_trust():
@@ -420,7 +421,7 @@ def test_a_stored_python_file_is_code_and_needs_trust():
 
 
 @pytest.mark.parametrize(
-    "trust", [[], ["snnconv"], ["snnconv.custom"], ["examples"], ["elsewhere/akamaster_resnet.py"]]
+    "trust", [[], ["snnconv"], ["snnconv.nn.models.custom"], ["examples"], ["elsewhere/akamaster_resnet.py"]]
 )
 def test_nothing_but_the_file_itself_makes_it_trusted(trust):
     with pytest.raises(ValueError, match="runs the code in"):
@@ -429,15 +430,15 @@ def test_nothing_but_the_file_itself_makes_it_trusted(trust):
 
 HOSTILE = {
     "another file": call("other.py"),
-    "by position": {"_target_": "snnconv.custom.custom", "_args_": [EXAMPLE, "resnet20"]},
+    "by position": {"_target_": "snnconv.nn.models.custom.custom", "_args_": [EXAMPLE, "resnet20"]},
     "position beats name": call(_args_=["other.py"]),
     "waiting for another path": call(_partial_=True),
     "no text": call(path=[EXAMPLE]),
-    "the loader": {"_target_": "snnconv.custom.run_file", "path": "other.py"},
-    "through the loader's imports": {"_target_": "snnconv.custom.importlib.import_module", "name": "os"},
-    "through its interpreter": {"_target_": "snnconv.custom.sys.exit"},
+    "the loader": {"_target_": "snnconv.nn.models.custom.run_file", "path": "other.py"},
+    "through the loader's imports": {"_target_": "snnconv.nn.models.custom.importlib.import_module", "name": "os"},
+    "through its interpreter": {"_target_": "snnconv.nn.models.custom.sys.exit"},
     "code in the arguments": call(arguments={"num_classes": {"_target_": "os.mkdir", "path": "x"}}),
-    "nested": {"_target_": "snnconv.models.mlp.mlp", "activation": call("other.py")},
+    "nested": {"_target_": "snnconv.nn.models.mlp.mlp", "activation": call("other.py")},
 }
 
 
@@ -449,7 +450,7 @@ def test_trust_in_a_file_is_trust_in_that_file_only(config):
 
 def test_a_stored_custom_run_is_loaded_with_trust_only(my_net, tiny_batches, open_tiny_run, monkeypatch):
     run = open_tiny_run("custom")
-    run.cfg.model = {"_target_": "snnconv.custom.custom", "path": my_net, "name": "MyNet", "num_classes": 2,
+    run.cfg.model = {"_target_": "snnconv.nn.models.custom.custom", "path": my_net, "name": "MyNet", "num_classes": 2,
                      "input_shape": list(SHAPE), "activation": run.cfg.model.activation}  # fmt: skip
     ann = instantiate(run.cfg.model)
     run.save_ann(ann, {})

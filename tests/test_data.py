@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torchvision import datasets
 
 from snnconv.data.augment import Cutout, RandomCrop, RandomFlip
-from snnconv.data.splits import Batches, cut
+from snnconv.data.batches import Batches
+from snnconv.data.splits import cut
 from snnconv.data.synthetic import synthetic
 from snnconv.runtime import distributed
 

@@ -8,17 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.costs import Costs
-from snnconv.data.splits import Batches, Splits
-from snnconv.decomposition import _small, decompose
-from snnconv.evaluation import accuracy
-from snnconv.explanation import explain
-from snnconv.idealized import Counted, Even, evenly
-from snnconv.layer_errors import PARTS
-from snnconv.methods import burst, parallel, qcfs, srp, st_bif, threshold
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking import Latency, OverTime, SpikingModel
+from snnconv.analysis.costs import Costs
+from snnconv.analysis.errors import _small, decompose
+from snnconv.analysis.explanation import explain
+from snnconv.analysis.ideal_networks import Counted, Even, evenly
+from snnconv.analysis.layer_errors import PARTS
+from snnconv.conversion.methods import burst, parallel, qcfs, srp, st_bif, threshold
+from snnconv.data.batches import Batches
+from snnconv.data.splits import Splits
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.spiking.accuracy import accuracy
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import OverTime
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 TS = [1, 2, 4, 8]
 
@@ -195,7 +198,7 @@ def test_waiting_leaves_no_unevenness(ann, batches):
 
 def test_more_images_than_a_cache_holds(ann, batches, monkeypatch):
     whole = decompose(ann, parallel.convert(ann, []), batches, TS)
-    monkeypatch.setattr("snnconv.spiking.IN_CACHE", 16)
+    monkeypatch.setattr("snnconv.spiking.model.IN_CACHE", 16)
     assert decompose(ann, parallel.convert(ann, []), batches, TS).layers == whole.layers
 
 

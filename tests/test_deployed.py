@@ -2,7 +2,7 @@
 
 import pytest
 
-from snnconv.deployed import integers, ladders, quantized
+from snnconv.results.hardware_tables import integers, ladders, quantized
 from test_leaderboard import cells, result
 
 

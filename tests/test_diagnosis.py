@@ -7,13 +7,13 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.conversion import takes
-from snnconv.decomposition import Decomposition, decompose
-from snnconv.diagnosis import REMEDIES, diagnose
-from snnconv.layer_errors import PARTS, LayerErrors
-from snnconv.methods import qcfs
-from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.analysis.advice import REMEDIES, diagnose
+from snnconv.analysis.errors import Decomposition, decompose
+from snnconv.analysis.layer_errors import PARTS, LayerErrors
+from snnconv.conversion.method import takes
+from snnconv.conversion.methods import qcfs
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 
 def layer(path: str, t: int, **size: float) -> LayerErrors:

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snnconv.distillation import LayerDistances, distillation
-from snnconv.fit import Fit
-from snnconv.graph import is_activation
-from snnconv.training import fit
+from snnconv.nn.graph.kinds import is_activation
+from snnconv.training.distillation import LayerDistances, distillation
+from snnconv.training.loop import fit
+from snnconv.training.settings import Fit
 
 FINITE = st.lists(st.floats(-8, 8), min_size=3, max_size=3)
 
@@ -49,8 +49,8 @@ def teacher(open_tiny_run, tiny_batches, fresh_network):
 
 
 def _mlp():
-    from snnconv.activations.qcfs import QCFS
-    from snnconv.models.mlp import mlp
+    from snnconv.nn.activations.qcfs import QCFS
+    from snnconv.nn.models.mlp import mlp
 
     torch.manual_seed(0)
     return mlp(2, (1, 4, 4), lambda: QCFS(8), hidden=(8,))
@@ -81,7 +81,7 @@ def test_a_share_of_nothing_changes_nothing(teacher, open_tiny_run, tiny_batches
 
 def test_loading_a_teacher_draws_nothing(teacher, open_tiny_run, tiny_batches):
     """So a run that is resumed, and loads it again, goes on to the same numbers."""
-    from snnconv.distillation import load_teacher
+    from snnconv.training.distillation import load_teacher
 
     state = torch.get_rng_state()
     load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), 2)
@@ -89,7 +89,7 @@ def test_loading_a_teacher_draws_nothing(teacher, open_tiny_run, tiny_batches):
 
 
 def test_a_teacher_that_does_not_fit_is_told(teacher):
-    from snnconv.distillation import load_teacher
+    from snnconv.training.distillation import load_teacher
 
     with pytest.raises(ValueError, match="knows 2 classes, this one 3"):
         load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), 3)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from snnconv.early_exit import THRESHOLDS, choose_threshold, early_exit
-from snnconv.methods.qcfs import convert
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking import running_mean
+from snnconv.conversion.methods.qcfs import convert
+from snnconv.spiking.early_exit import THRESHOLDS, choose_threshold, early_exit
+from snnconv.spiking.model import running_mean
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 T = 8
 

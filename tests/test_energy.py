@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from snnconv.costs import Costs
-from snnconv.energy import FIRST_LAYER, Energy
-from snnconv.fanout import Target
-from snnconv.methods.qcfs import convert as qcfs
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.operations import Operations, count_operations
-from snnconv.runtime.checkpoint import require_trusted
+from snnconv.analysis.costs import Costs
+from snnconv.analysis.energy import FIRST_LAYER, Energy
+from snnconv.analysis.fan_out import Target
+from snnconv.analysis.operations import Operations, count_operations
+from snnconv.conversion.methods.qcfs import convert as qcfs
+from snnconv.runtime.trust import require_trusted
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from test_operations import fires_always
 
 PLAIN = Costs(mac=4.6, accumulate=0.9)

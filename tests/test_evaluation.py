@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from snnconv.data.splits import Batches
-from snnconv.evaluation import accuracy, accuracy_over_time
-from snnconv.methods.qcfs import convert
-from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.conversion.methods.qcfs import convert
+from snnconv.data.batches import Batches
 from snnconv.runtime import distributed
-from snnconv.spiking import Latency, SpikingModel, running_mean
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel, running_mean
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 
 class Says(nn.Module):
@@ -111,7 +112,7 @@ def test_readout_from_leaves_out_the_first_steps(snn, test_set):
 
 def test_firing_rates_by_hand():
     """θ = 1, T = 4: of two neurons one fires at every second step, one every fourth."""
-    from snnconv.activations.qcfs import QCFS
+    from snnconv.nn.activations.qcfs import QCFS
 
     ann = nn.Sequential(nn.Flatten(), nn.Linear(1, 2), QCFS(4, 1.0), nn.Linear(2, 2))
     ann[1].weight.data, ann[1].bias.data = torch.tensor([[0.5], [0.25]]), torch.zeros(2)

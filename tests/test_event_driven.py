@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from snnconv import event_driven
-from snnconv.event_driven import DENSE, EventDriven, serves, walk_spikes
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking import Latency, OverTime, SpikingModel
-from snnconv.surgery import split
-from snnconv.watching import count_spikes
+from snnconv.nn.graph.split import split
+from snnconv.spiking import event_driven
+from snnconv.spiking.event_driven import DENSE, EventDriven, serves, walk_spikes
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import OverTime
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.recording import count_spikes
 
 compiled = pytest.mark.skipif(event_driven.library() is None, reason="no C++ compiler here")
 

@@ -2,7 +2,7 @@
 
 import runpy
 
-from snnconv.explained import energies, losses
+from snnconv.results.explained import energies, losses
 from snnconv.runtime import files
 from test_leaderboard import SCRIPTS, cells, result
 

@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from networks import Net
-from snnconv import golden, integer_file
-from snnconv.activations.qcfs import QCFS
-from snnconv.exports import c
-from snnconv.integer import integerize
-from snnconv.methods import qcfs
-from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.conversion.methods import qcfs
+from snnconv.hardware.export import c
+from snnconv.hardware.integer import file as integer_file
+from snnconv.hardware.integer import golden
+from snnconv.hardware.integer.network import integerize
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 T, STRICT = 4, ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
 compiled = pytest.mark.skipif(not any(map(shutil.which, c.COMPILERS)), reason="no C compiler")

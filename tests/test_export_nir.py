@@ -13,14 +13,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from networks import Net
-from snnconv.activations.qcfs import QCFS
-from snnconv.calibration import largest
-from snnconv.exports import nir as exporter
-from snnconv.exports.nir import FILE, check, export, replay, to_nir
-from snnconv.exports.normal_form import normal_form
-from snnconv.methods import burst, qcfs, signed, threshold
-from snnconv.models.resnet import resnet20
-from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.conversion.calibration import largest
+from snnconv.conversion.methods import burst, qcfs, signed, threshold
+from snnconv.hardware.export import nir as exporter
+from snnconv.hardware.export.nir import FILE, check, export, replay, to_nir
+from snnconv.hardware.export.normal_form import normal_form
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.models.resnet import resnet20
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 nir = pytest.importorskip("nir")
 T = 6

@@ -13,17 +13,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from networks import Net
-from snnconv.activations.clipped_relu import ClippedReLU
-from snnconv.activations.noisy_qcfs import NoisyQCFS
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.qcfs_floor_first import QCFSFloorFirst
-from snnconv.activations.relu import ReLU
-from snnconv.activations.slip_relu import SlipReLU
-from snnconv.exports import onnx as exporter
-from snnconv.exports import onnx_graph
-from snnconv.exports.onnx import FILE, check, export
-from snnconv.folding import fold_batchnorm
-from snnconv.quantization import quantize
+from snnconv.hardware.export import onnx as exporter
+from snnconv.hardware.export import onnx_graph
+from snnconv.hardware.export.onnx import FILE, check, export
+from snnconv.nn.activations.clipped_relu import ClippedReLU
+from snnconv.nn.activations.noisy_qcfs import NoisyQCFS
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.qcfs_floor_first import QCFSFloorFirst
+from snnconv.nn.activations.relu import ReLU
+from snnconv.nn.activations.slip_relu import SlipReLU
+from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.nn.quantization import quantize
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -10,12 +10,12 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from snnconv.evaluation import accuracy, accuracy_over_time
-from snnconv.report import report
+from snnconv.results.report import report
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import Run
 from snnconv.runtime.tracking import Tracker
-from snnconv.training import fit
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.training.loop import fit
 
 FILES = {
     "toy/ceiling.py": """

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from networks import Net
-from snnconv.fanout import LOGITS, Target, fan_out
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking import OverTime
+from snnconv.analysis.fan_out import LOGITS, Target, fan_out
+from snnconv.spiking.network import OverTime
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 
 def neurons() -> OverTime:

@@ -16,21 +16,23 @@ from spikingjelly.activation_based import surrogate
 from torch import nn
 from torch.nn import functional as F
 
-from snnconv import through_time
-from snnconv.activations.qcfs import QCFS
-from snnconv.conversion import rehearse
-from snnconv.data.splits import Batches
-from snnconv.kernels import SMALL, RecomputedOutputs
-from snnconv.methods import finetune
-from snnconv.methods.finetune import convert
-from snnconv.methods.qcfs import convert as qcfs
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
+from snnconv.conversion.method import rehearse
+from snnconv.conversion.methods import finetune
+from snnconv.conversion.methods.finetune import convert
+from snnconv.conversion.methods.qcfs import convert as qcfs
+from snnconv.data.batches import Batches
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.rewrite import replace_modules
+from snnconv.nn.kernels import SMALL
+from snnconv.nn.recompute import RecomputedOutputs
 from snnconv.runtime.checkpoint import identity, load_ann
 from snnconv.runtime.run import TrainingError
-from snnconv.spiking import OverTime, SpikingModel
-from snnconv.surgery import replace_modules
-from snnconv.through_time import Settings, Unrolled, loss
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import OverTime
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
+from snnconv.training import through_time
+from snnconv.training.through_time import Settings, Unrolled, loss
 
 BASE = partial(qcfs, neuron=IntegrateFire)
 SURROGATES = {

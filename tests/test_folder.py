@@ -17,8 +17,8 @@ from torchvision.transforms import v2
 
 from snnconv.data.folder import FolderBatches, ImageFiles, transform
 from snnconv.data.splits import Splits
-from snnconv.evaluation import accuracy
 from snnconv.runtime import distributed
+from snnconv.spiking.accuracy import accuracy
 
 CLASSES = ["n01", "n02", "n03"]
 SMALL = ("data.num_classes=3", "data.valid=6", "data.calibration=5", "data.workers=0", "data.batch_size=4",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from snnconv.functional import at_least, clip, conversion_errors, qcfs, spike_count
+from snnconv.nn.functional import at_least, clip, conversion_errors, qcfs, spike_count
 
 DYADIC = st.integers(-2048, 2048).map(lambda k: k / 256)  # -8 … 8
 THRESHOLD = st.integers(-2, 2).map(lambda k: 2.0**k)

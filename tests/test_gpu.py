@@ -4,13 +4,13 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional
 
+from snnconv.conversion.methods.qcfs import convert
 from snnconv.data.augment import AutoAugment, RandomCrop, RandomFlip
-from snnconv.fit import Fit
-from snnconv.functional import qcfs
-from snnconv.methods.qcfs import convert
-from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.nn.functional import qcfs
 from snnconv.runtime.environment import set_precision
-from snnconv.training import fit
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.training.loop import fit
+from snnconv.training.settings import Fit
 
 pytestmark = [
     pytest.mark.gpu,
@@ -94,7 +94,7 @@ def test_a_training_step_never_waits_for_the_device(fresh_network, tiny_batches,
             yield batch
 
     monkeypatch.setattr(type(train), "__iter__", watched)
-    monkeypatch.setattr("snnconv.training.time.monotonic", lambda: 0.0)  # it is never time to look
+    monkeypatch.setattr("snnconv.training.loop.time.monotonic", lambda: 0.0)  # it is never time to look
     try:
         fit(
             fresh_network(), train, valid, Fit(epochs=1, lr=0.1, batch_size=8), open_tiny_run("run", f"device={DEVICE}")

@@ -9,15 +9,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from networks import Net
-from snnconv.activations.qcfs import QCFS
-from snnconv.golden import simulate
-from snnconv.integer import LOGITS, Requantize, integerize
-from snnconv.methods import burst, qcfs, threshold
-from snnconv.models.resnet import resnet20
-from snnconv.models.vgg import vgg11
-from snnconv.neurons.integer import EXACT, IntegerIntegrateFire
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.watching import watched
+from snnconv.conversion.methods import burst, qcfs, threshold
+from snnconv.hardware.integer.golden import simulate
+from snnconv.hardware.integer.network import LOGITS, Requantize, integerize
+from snnconv.hardware.integer.neuron import EXACT, IntegerIntegrateFire
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.models.resnet import resnet20
+from snnconv.nn.models.vgg import vgg11
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.recording import watched
 
 T = 6
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.calibration import largest
-from snnconv.conversion import to_spiking
-from snnconv.functional import qcfs as quantized
-from snnconv.methods.layer_calibration import convert, distill
-from snnconv.methods.qcfs import convert as qcfs
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.sidebyside import side_by_side
+from snnconv.conversion.calibration import largest
+from snnconv.conversion.methods.layer_calibration import convert, distill
+from snnconv.conversion.methods.qcfs import convert as qcfs
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.nn.functional import qcfs as quantized
+from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.side_by_side import side_by_side
 
 SCHEDULES = [{"schedule": "step"}, {"schedule": "layer", "chunk": 3}, {"schedule": "layer", "chunk": 100}]
 T = 8  # a mean over it is exact

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from matplotlib import image
 
-from snnconv.leaderboard import boards, leaderboard, long_rows, plot
-from snnconv.report import as_csv
-from snnconv.results import contradictions, gather, latency_class, read_baselines, read_results
-from snnconv.tables import mean_std, read_published, table
+from snnconv.results.leaderboard import boards, leaderboard, long_rows, plot
+from snnconv.results.records import contradictions, gather, read_baselines, read_results
+from snnconv.results.report import as_csv
+from snnconv.results.tables import mean_std, read_published, table
+from snnconv.spiking.latency import latency_class
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 PLAIN = {"warmup": 0, "waits": False, "spike_levels": 1, "signed": False, "readout_from": 1, "needs_training": "none"}

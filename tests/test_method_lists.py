@@ -8,7 +8,7 @@ from hydra.utils import get_method
 from omegaconf import OmegaConf
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
+from snnconv.nn.activations.qcfs import QCFS
 
 ROOT = Path(__file__).resolve().parents[1]
 

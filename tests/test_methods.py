@@ -12,13 +12,13 @@ from hydra.utils import instantiate
 from spikingjelly.activation_based import base
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.conversion import rehearse
-from snnconv.decomposition import decompose
-from snnconv.layer_errors import PARTS
-from snnconv.methods.qcfs import convert
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking import SpikingModel, running_mean
+from snnconv.analysis.errors import decompose
+from snnconv.analysis.layer_errors import PARTS
+from snnconv.conversion.method import rehearse
+from snnconv.conversion.methods.qcfs import convert
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.spiking.model import SpikingModel, running_mean
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 T = 6
 TRAINING = (

@@ -5,14 +5,14 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.methods.qcfs import convert
-from snnconv.models.mlp import mlp
-from snnconv.models.resnet import Block, resnet18, resnet20
-from snnconv.models.vgg import vgg16
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.obstacles import obstacles
+from snnconv.conversion.methods.qcfs import convert
+from snnconv.conversion.obstacles import obstacles
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.nn.models.mlp import mlp
+from snnconv.nn.models.resnet import Block, resnet18, resnet20
+from snnconv.nn.models.vgg import vgg16
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 SHAPES = {"digits": (1, 8, 8), "cifar": (3, 32, 32)}
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spikingjelly.activation_based import base, functional
 
-from snnconv.functional import qcfs
-from snnconv.neurons.integrate_fire import IntegrateFire, IntegrateFireNode
+from snnconv.nn.functional import qcfs
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire, IntegrateFireNode
 
 DYADIC = st.integers(-2048, 2048).map(lambda k: k / 256)
 

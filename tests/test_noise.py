@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from snnconv.activations.noisy_qcfs import NoisyQCFS
-from snnconv.activations.qcfs import QCFS
-from snnconv.fit import Fit
-from snnconv.noise import measure_noise
-from snnconv.training import fit
+from snnconv.nn.activations.noisy_qcfs import NoisyQCFS
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.training.activation_noise import measure_noise
+from snnconv.training.loop import fit
+from snnconv.training.settings import Fit
 
 
 def literal_noise(network: nn.Module, images: torch.Tensor, timesteps: int) -> list[float]:

@@ -9,17 +9,19 @@ from hydra.utils import instantiate
 from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpCounter
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.methods.cos import convert as cos
-from snnconv.methods.parallel import convert as parallel
-from snnconv.methods.qcfs import convert as qcfs
-from snnconv.methods.srp import convert as srp
-from snnconv.neurons.base import Neuron, Node
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.operations import count_operations
-from snnconv.spiking import Latency, OverTime, SpikingModel
-from snnconv.surgery import replace_modules
-from snnconv.watching import watched
+from snnconv.analysis.operations import count_operations
+from snnconv.conversion.methods.cos import convert as cos
+from snnconv.conversion.methods.parallel import convert as parallel
+from snnconv.conversion.methods.qcfs import convert as qcfs
+from snnconv.conversion.methods.srp import convert as srp
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.rewrite import replace_modules
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import OverTime
+from snnconv.spiking.neurons.base import Neuron, Node
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.recording import watched
 from test_fanout import enumerated
 from test_methods import TRAINING
 
@@ -129,7 +131,7 @@ def test_a_batch_that_is_simulated_in_parts(exact_network, exact_images, monkeyp
     """Where layers wait, a large one is."""
     snn, images = parallel(exact_network().double(), []), exact_images(7).double()
     whole = count_operations(snn, [(images, None)], [2, 4])
-    monkeypatch.setattr("snnconv.spiking.IN_CACHE", 8)
+    monkeypatch.setattr("snnconv.spiking.model.IN_CACHE", 8)
     assert snn.at_once(4, images.device) == 2
     assert count_operations(snn, [(images, None)], [2, 4]) == whole
     assert sum(whole.accumulates[4].values()) > 0

@@ -11,12 +11,12 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
+from snnconv.analysis.explanation import SHOWN, explain, spike_trains
+from snnconv.conversion.methods import burst, parallel, qcfs, signed, srp, st_bif
 from snnconv.data.splits import Splits
-from snnconv.evaluation import accuracy, accuracy_over_time
-from snnconv.explanation import SHOWN, explain, spike_trains
-from snnconv.methods import burst, parallel, qcfs, signed, srp, st_bif
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.report import report, shown_timesteps
+from snnconv.results.report import report, shown_timesteps
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 METHODS = {
     "qcfs": lambda ann: qcfs.convert(ann, [], neuron=IntegrateFire),

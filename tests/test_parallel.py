@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from spikingjelly.activation_based import functional
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.functional import qcfs, spike_count
-from snnconv.methods.parallel import convert
-from snnconv.neurons.parallel import Parallel, summed
+from snnconv.conversion.methods.parallel import convert
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.nn.functional import qcfs, spike_count
+from snnconv.spiking.neurons.parallel import Parallel, summed
 
 SCHEDULES = [{"schedule": "step"}, {"schedule": "layer", "chunk": 3}]
 

@@ -8,10 +8,11 @@ from spikingjelly.activation_based import functional
 from torch import nn
 from torch.nn import functional as F
 
-from snnconv.conversion import to_spiking
-from snnconv.functional import integrate_fire
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking import Latency, SpikingModel
+from snnconv.nn.functional import integrate_fire
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 THETA = torch.tensor([0.5, 1.0, 2.0, 0.25], dtype=torch.float64)
 SHAPES = {"features": (), "sequence": (6,), "image": (4, 4), "volume": (2, 3, 2)}

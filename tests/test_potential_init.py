@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.calibration import largest
-from snnconv.methods.potential_init import convert
-from snnconv.spiking import SpikingModel
+from snnconv.conversion.calibration import largest
+from snnconv.conversion.methods.potential_init import convert
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.spiking.model import SpikingModel
 
 SCHEDULES = [{"schedule": "step"}, {"schedule": "layer", "chunk": 3}]
 QUANTIZED = lambda: QCFS(4)  # noqa: E731

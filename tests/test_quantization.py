@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snnconv.quantization import largest_integer, quantize, quantize_to
+from snnconv.nn.quantization import largest_integer, quantize, quantize_to
 
 
 def draw_weights(seed: int, *shape: int) -> torch.Tensor:

@@ -7,15 +7,15 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.conversion import takes
-from snnconv.fit import Fit
-from snnconv.folding import fold_batchnorm
-from snnconv.methods import qcfs
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.quantization import quantize
-from snnconv.quantized_weights import Weights
-from snnconv.training import fit
+from snnconv.conversion.method import takes
+from snnconv.conversion.methods import qcfs
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.nn.quantization import quantize
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.training.loop import fit
+from snnconv.training.quantized_weights import Weights
+from snnconv.training.settings import Fit
 
 BITS = [8, 4, 2]
 

@@ -10,16 +10,16 @@ import torch
 from hydra.utils import instantiate
 from torchvision.transforms import v2
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.qcfs_floor_first import QCFSFloorFirst
+from snnconv.conversion.methods.qcfs import convert
 from snnconv.data.augment import AutoAugment, EachImage
 from snnconv.data.splits import cut
 from snnconv.data.synthetic import synthetic
-from snnconv.fit import Fit
-from snnconv.methods.qcfs import convert
-from snnconv.models.mlp import mlp
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.training import fit
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.qcfs_floor_first import QCFSFloorFirst
+from snnconv.nn.models.mlp import mlp
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.training.loop import fit
+from snnconv.training.settings import Fit
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -288,7 +288,7 @@ def test_chosen_on_test_is_the_best_on_test(open_tiny_run, monkeypatch):
     run, data = open_tiny_run(), make_data(20)
     scores = iter([0.3, 0.9, 0.5])
     monkeypatch.setattr(
-        "snnconv.training.accuracy", lambda network, batches: {id(data.test): next(scores)}[id(batches)]
+        "snnconv.training.loop.accuracy", lambda network, batches: {id(data.test): next(scores)}[id(batches)]
     )
     fit(
         instantiate(run.cfg.model),

@@ -8,14 +8,14 @@ from matplotlib import image
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.evaluation import Curve, accuracy_over_time
-from snnconv.figures import plot_curves
-from snnconv.methods.qcfs import convert
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.report import as_csv, method_settings, report, shown_timesteps, table_rows, title_of
+from snnconv.conversion.methods.qcfs import convert
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.results.figures import plot_curves
+from snnconv.results.report import as_csv, method_settings, report, shown_timesteps, table_rows, title_of
 from snnconv.runtime.tracking import Jsonl, Patient, Tracker
-from snnconv.spiking import Latency
+from snnconv.spiking.accuracy import Curve, accuracy_over_time
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 PROMISED = {
     "ann_accuracy", "ann_relu_accuracy", "snn_accuracy", "method", "levels", "timesteps", "warmup", "latency", "model", "data",
@@ -84,8 +84,13 @@ def test_rows_and_csv_by_hand():
 
 def test_settings_are_the_methods_own_and_plain():
     """Rows of a leaderboard are told apart by them, so what differs between seeds and machines must not be there."""
-    rule = {"_target_": "snnconv.calibration.percentile", "_partial_": True, "percent": 99.9}
-    base = {"_target_": "snnconv.methods.srp.convert", "_partial_": True, "warmup": 4, "simulate": {"chunk": 8}}
+    rule = {"_target_": "snnconv.conversion.calibration.percentile", "_partial_": True, "percent": 99.9}
+    base = {
+        "_target_": "snnconv.conversion.methods.srp.convert",
+        "_partial_": True,
+        "warmup": 4,
+        "simulate": {"chunk": 8},
+    }
     own = {"_target_": "x.convert", "_partial_": True, "rule": rule, "base": base, "gamma": 5, "per_channel": None}
     elsewhere = {
         "simulate": {"chunk": 8},

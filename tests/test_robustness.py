@@ -7,12 +7,13 @@ import torch
 from hydra.utils import instantiate
 from torch.nn import functional as F
 
-from snnconv.evaluation import accuracy, accuracy_over_time
-from snnconv.methods import parallel, qcfs
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.robustness import blur, brightness, contrast, fgsm, noise, pgd, robustness
-from snnconv.spiking import Latency, SpikingModel
-from snnconv.training import fit
+from snnconv.analysis.robustness import blur, brightness, contrast, fgsm, noise, pgd, robustness
+from snnconv.conversion.methods import parallel, qcfs
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.training.loop import fit
 
 
 def no_gradient(pixels):

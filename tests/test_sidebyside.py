@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from networks import Net
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.conversion import to_spiking
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.sidebyside import calibration_images, segments, side_by_side
-from snnconv.spiking import Latency, OverTime, SpikingModel
+from snnconv.data.batches import calibration_images
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.nn.graph.split import segments
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import OverTime, to_spiking
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.side_by_side import side_by_side
 
 T = 5
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.calibration import largest, observed_thresholds
-from snnconv.methods.signed import convert
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.neurons.signed import Signed
-from snnconv.watching import count_spikes
+from snnconv.conversion.calibration import largest, observed_thresholds
+from snnconv.conversion.methods.signed import convert
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.neurons.signed import Signed
+from snnconv.spiking.recording import count_spikes
 
 DYADIC = st.integers(-2048, 2048).map(lambda k: k / 256)
 RULES = {"signed": (0.5, 1e-3), "signed_snm": (0.0, 1.0)}  # v(0)/θ, θ⁻/θ

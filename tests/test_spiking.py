@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from networks import Net
-from snnconv.activations.qcfs import QCFS
-from snnconv.methods.parallel import convert as parallel
-from snnconv.methods.qcfs import convert
-from snnconv.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking import Latency, SpikingModel, running_mean
-from snnconv.surgery import replace_modules
-from snnconv.watching import count_spikes
+from snnconv.conversion.methods.parallel import convert as parallel
+from snnconv.conversion.methods.qcfs import convert
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.rewrite import replace_modules
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel, running_mean
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.recording import count_spikes
 
 
 def same(a, b):
@@ -385,7 +386,7 @@ def test_compiled_models_are_counted_like_others(as_if_compiled, exact_network, 
 
 
 def test_padding_keeps_to_what_is_simulated_at_once(as_if_compiled, exact_network, exact_images, monkeypatch):
-    monkeypatch.setattr("snnconv.spiking.IN_CACHE", 16)
+    monkeypatch.setattr("snnconv.spiking.model.IN_CACHE", 16)
     images, sizes = exact_images(5), []
     snn = SpikingModel(
         parallel(exact_network(), []).network, Latency(waits=True), anytime=False, lookahead=None, compile="default"

@@ -9,10 +9,10 @@ from spikingjelly.activation_based import ann2snn, functional, neuron
 from torch import nn
 from torch.nn import functional as F
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.methods.spikingjelly import convert, local_threshold_balancing, rate_coding
-from snnconv.watching import count_spikes
+from snnconv.conversion.methods.spikingjelly import convert, local_threshold_balancing, rate_coding
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.spiking.recording import count_spikes
 
 RECIPES = {
     "max": partial(rate_coding, mode="max"),

@@ -9,15 +9,17 @@ from spikingjelly.activation_based import functional, neuron
 from torch import nn
 
 from networks import Net
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.functional import qcfs
-from snnconv.homogeneous import homogeneous
-from snnconv.methods.st_bif import convert
-from snnconv.neurons.st_bif import STBIF
-from snnconv.spiking import OverTime, running_mean
-from snnconv.surgery import replace_modules, split
-from snnconv.watching import count_spikes
+from snnconv.conversion.methods.st_bif import convert
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.nn.functional import qcfs
+from snnconv.nn.graph.biases import homogeneous
+from snnconv.nn.graph.rewrite import replace_modules
+from snnconv.nn.graph.split import split
+from snnconv.spiking.model import running_mean
+from snnconv.spiking.network import OverTime
+from snnconv.spiking.neurons.st_bif import STBIF
+from snnconv.spiking.recording import count_spikes
 
 DYADIC = st.integers(-2048, 2048).map(lambda k: k / 256)
 POWERS = st.integers(-2, 2).map(lambda k: 2.0**k)

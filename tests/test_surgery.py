@@ -8,12 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from networks import Net
-from snnconv.activations.qcfs import QCFS
-from snnconv.folding import fold_batchnorm
-from snnconv.models.resnet import resnet20
-from snnconv.models.vgg import VGG
-from snnconv.obstacles import obstacles, require_convertible
-from snnconv.surgery import replace_modules
+from snnconv.conversion.obstacles import obstacles, require_convertible
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.nn.graph.rewrite import replace_modules
+from snnconv.nn.models.resnet import resnet20
+from snnconv.nn.models.vgg import VGG
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from snnconv.sweep import as_sweep
+from snnconv.results.sweep import as_sweep
 
 SEVERAL = ["evaluate.py", "method=srp,cos"]
 

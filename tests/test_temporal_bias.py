@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.calibration import largest
-from snnconv.methods.qcfs import convert as qcfs
-from snnconv.methods.temporal_bias import convert, temporal_bias
-from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.conversion.calibration import largest
+from snnconv.conversion.methods.qcfs import convert as qcfs
+from snnconv.conversion.methods.temporal_bias import convert, temporal_bias
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 SCHEDULES = [{"schedule": "step"}, {"schedule": "layer", "chunk": 3}, {"schedule": "layer", "chunk": 100}]
 T = 6

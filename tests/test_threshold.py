@@ -7,12 +7,12 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.calibration import kullback_leibler, largest, least_squares, percentile
-from snnconv.conversion import rehearse
-from snnconv.methods.threshold import convert
-from snnconv.neurons.integrate_fire import IntegrateFire
+from snnconv.conversion.calibration import kullback_leibler, largest, least_squares, percentile
+from snnconv.conversion.method import rehearse
+from snnconv.conversion.methods.threshold import convert
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 SCHEDULES = [
     {"schedule": "step"},

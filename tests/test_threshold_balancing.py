@@ -7,11 +7,11 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from snnconv.activations.relu import ReLU
-from snnconv.conversion import rehearse
-from snnconv.evaluation import accuracy_over_time
-from snnconv.methods.threshold_balancing import Balancing, convert
-from snnconv.spiking import running_mean
+from snnconv.conversion.method import rehearse
+from snnconv.conversion.methods.threshold_balancing import Balancing, convert
+from snnconv.nn.activations.relu import ReLU
+from snnconv.spiking.accuracy import accuracy_over_time
+from snnconv.spiking.model import running_mean
 
 SCHEDULES = [
     {"schedule": "step"},

@@ -10,12 +10,12 @@ from hydra.utils import instantiate
 from torch import nn
 from torchvision import models
 
-from snnconv.activations.qcfs import QCFS
-from snnconv.activations.relu import ReLU
-from snnconv.models.resnet import resnet18, resnet34
-from snnconv.models.vgg import vgg11
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
+from snnconv.nn.graph.rewrite import replace_modules
+from snnconv.nn.models.resnet import resnet18, resnet34
+from snnconv.nn.models.vgg import vgg11
 from snnconv.runtime.torchvision_weights import MODELS
-from snnconv.surgery import replace_modules
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from snnconv import training
-from snnconv.activations.qcfs import QCFS
 from snnconv.data.augment import RandomCrop
-from snnconv.fit import Fit
+from snnconv.nn.activations.qcfs import QCFS
 from snnconv.runtime import checkpoint, files
 from snnconv.runtime.run import Run, TrainingError
-from snnconv.training import fit
+from snnconv.training import loop as training
+from snnconv.training.loop import fit
+from snnconv.training.settings import Fit
 
 FIT = {"epochs": 3, "lr": 0.05, "batch_size": 8}
 

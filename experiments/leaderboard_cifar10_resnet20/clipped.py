@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from snnconv.idealized import Clipped, instead
+from snnconv.analysis.ideal_networks import Clipped, instead
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import explain
 from snnconv.runtime.seed import seed_everything

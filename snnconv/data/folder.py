@@ -14,7 +14,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import v2
 
-from snnconv.data.splits import Batches, Splits, hold_out
+from snnconv.data.batches import Batches
+from snnconv.data.splits import Splits, hold_out
 from snnconv.runtime.seed import derive
 
 Files = list[tuple[str, str]]  # path and class of every image

@@ -1,115 +1,13 @@
 """The four roles of data, and how a set held in memory is cut into them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from snnconv.data.batches import Augmentation, Batches
 from snnconv.runtime import distributed
-from snnconv.runtime.seed import derive
-
-AT_ONCE = 2**25  # bytes of pixels: some ten thousand images of CIFAR
-Augmentation = Callable[[Tensor, torch.Generator], Tensor]
-
-
-def first_images(batches: Iterable[tuple[Tensor, Any]], count: int) -> list[Tensor]:
-    """The first `count` images of `batches`, batch by batch, or all if there are fewer; nothing if there is none."""
-    kept: list[Tensor] = []
-    for images, _ in batches:
-        kept.append(images[: count - sum(map(len, kept))])
-        if sum(map(len, kept)) == count:
-            break
-    return kept if any(map(len, kept)) else []
-
-
-class Batches:
-    """Batches of (images [N, C, H, W] float, labels [N]) from a set that lives on the device as one uint8 tensor.
-
-    With `shuffle`, the order and the augmentation of an epoch depend on (`seed`, epoch) alone, so a resumed run sees what
-    an uninterrupted one would have seen, and every batch is full: a few images sit out an epoch.  Otherwise every image is
-    visited exactly once.  With several processes each takes every world-size-th image, or all of them if `everywhere`: what
-    calibrates has to be the same for all.
-    """
-
-    def __init__(
-        self,
-        images: UInt8[Tensor, "M C H W"] | Dataset,  # files: only where `_load` is overridden
-        labels: Int64[Tensor, "M"],
-        batch_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        *,
-        shuffle: bool = False,
-        augment: Sequence[Augmentation] = (),
-        seed: int = 0,
-        everywhere: bool = False,
-    ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: at least 1 image")
-        self.images: Any = images
-        self.labels, self.batch_size = labels, batch_size
-        scale = torch.tensor(std, device=labels.device)
-        self.scale = (1 / (255 * scale)).view(-1, 1, 1)
-        self.offset = (-torch.tensor(mean, device=labels.device) / scale).view(-1, 1, 1)
-        self.shuffle, self.augment, self.seed, self.epoch = shuffle, augment, seed, 0
-        self.everywhere = everywhere
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order and the augmentation of the next pass."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        """Batches this process sees in one pass."""
-        return -(-len(self._share()) // self.batch_size)
-
-    @property
-    def count(self) -> int:
-        """Images of the whole set, over all processes."""
-        return len(self.labels)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the batches are."""
-        return self.labels.device
-
-    def _share(self) -> range:
-        rank, world = (0, 1) if self.everywhere else (distributed.rank(), distributed.world_size())
-        full = self.batch_size * world
-        stop = self.count - self.count % full if self.shuffle and self.count >= full else self.count
-        return range(rank, stop, world)
-
-    def __iter__(self) -> Iterator[tuple[Float[Tensor, "N C H W"], Int64[Tensor, "N"]]]:
-        """One pass over this process's share."""
-        order = torch.arange(self.count, device=self.device)
-        if self.shuffle:
-            generator = torch.Generator(self.device).manual_seed(derive(self.seed, self.epoch))
-            order = torch.randperm(self.count, generator=generator, device=self.device)
-        share = self._share()
-        batches = order[share.start : share.stop : share.step].split(self.batch_size)
-        for indices, images in zip(batches, self._load(batches), strict=True):
-            yield images * self.scale + self.offset, self.labels[indices]
-
-    def _load(self, batches: Sequence[Int64[Tensor, "_"]]) -> Iterator[UInt8[Tensor, "_ C H W"]]:
-        """The augmented images of each batch of indices."""
-        generator = torch.Generator(self.device)
-        if self.shuffle:
-            generator.manual_seed(derive(self.seed, self.epoch, distributed.rank() + 1))
-        together = self._together()
-        for start in range(0, len(batches), together):
-            part = batches[start : start + together]
-            images = self.images[torch.cat(list(part))]
-            for transform in self.augment:
-                images = transform(images, generator)
-            yield from images.split([len(indices) for indices in part])
-
-    def _together(self) -> int:
-        """Batches that are augmented at once: several on CUDA, where it takes longer to start small kernels than to run them."""
-        size = self.batch_size * self.images.shape[1:].numel()
-        return max(1, AT_ONCE // size) if self.images.is_cuda else 1
 
 
 @dataclass(frozen=True)

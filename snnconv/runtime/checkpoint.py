@@ -1,12 +1,8 @@
 """Trained networks on disk (`ann.safetensors` + `ann.json`) and what resumes a run (`last.ckpt`).  Nothing is unpickled."""
 
-import functools
 import hashlib
-import importlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from snnconv.runtime import environment, files
+from snnconv.runtime import environment, files, moved_names
+from snnconv.runtime.trust import NETWORK, granted, require_trusted
 
 FORMAT = 1  # of ann.json and last.ckpt; raise it when an old file can no longer be read as it is
-# What a stored configuration may build; the rest of snnconv writes files or starts programs.
-ROOMS = tuple(
-    f"snnconv.{room}"
-    for room in (
-        "activations",
-        "neurons",
-        "models",
-        "data",
-        "methods",
-        "calibration",
-        "quantized_weights",
-        "compression",
-        "compressed",
-        "costs",
-        "explanation",
-        "robustness",
-        "runtime.tracking",
-    )
-)
-NETWORK = tuple(
-    f"snnconv.{room}" for room in ("activations", "models", "compressed")
-)  # what a stored network may build
-# Functions beside which other things stand that a stored configuration must not call: they start programs, or import by name.
-ALONE = (
-    "snnconv.training.Fit",
-    "snnconv.baselines.ptq.static",
-    "snnconv.baselines.ptq.dynamic",
-    "snnconv.baselines.qat.qat",
-    "snnconv.exports.c.export",
-    "snnconv.exports.nir.export",
-    "snnconv.exports.onnx.export",
-)
-USER_CODE = "snnconv.custom"  # runs the python file that `path` names, so it is trusted file by file
 
 
 def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -71,7 +35,7 @@ def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapp
 
 
 def describe_ann(run: str | Path) -> dict[str, Any]:
-    """The content of a run's `ann.json`; an error naming the file if it is missing, damaged or of another version."""
+    """The content of a run's `ann.json`, with today's names; an error naming the file if it is missing or damaged."""
     path = Path(run) / "ann.json"
     if not Path(run).is_dir():
         raise FileNotFoundError(f"{run}: no such run folder")
@@ -83,26 +47,13 @@ def describe_ann(run: str | Path) -> dict[str, Any]:
     config = description.get("config")
     if not isinstance(config, Mapping) or not isinstance(config.get("model"), Mapping):
         raise ValueError(f"{path}: damaged, describes no network (config.model)")
-    return description
+    return {**description, "config": {**config, "model": moved_names.current(config["model"])}}
 
 
 def _require_format(path: Path, content: Any) -> None:
     found = content.get("format") if isinstance(content, Mapping) else None
     if found != FORMAT:
         raise ValueError(f"{path}: format {found!r}, this snnconv reads format {FORMAT}; use the version that wrote it")
-
-
-_trusted: ContextVar[tuple[str, ...]] = ContextVar("trusted", default=())
-
-
-@contextmanager
-def trusting(trust: Sequence[str]) -> Iterator[None]:
-    """While open, `load_ann` trusts these as well: what a command was told, for what no configuration may say by itself."""
-    token = _trusted.set((*_trusted.get(), *trust))
-    try:
-        yield
-    finally:
-        _trusted.reset(token)
 
 
 def load_ann(run: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
@@ -112,7 +63,7 @@ def load_ann(run: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     from elsewhere cannot run code.
     """
     model = describe_ann(run)["config"]["model"]
-    require_trusted(model, (*trust, *_trusted.get()), NETWORK)
+    require_trusted(model, (*trust, *granted()), NETWORK)
     ann = instantiate(model)
     load_weights(ann, Path(run) / "ann.safetensors")
     return ann.eval()
@@ -157,68 +108,6 @@ def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], most: int
     ranked = sorted((i, kind) for kind, lines in enumerate((missing, unknown, shapes)) for i in range(len(lines)))
     shown = [(missing, unknown, shapes)[kind][i] for kind, i in sorted((kind, i) for i, kind in ranked[:most])]
     return shown if len(ranked) <= most else [*shown, f"… and {len(ranked) - most} more"]
-
-
-def require_trusted(config: Any, trust: Sequence[str] = (), rooms: Sequence[str] = (*ROOMS, *ALONE)) -> None:
-    """ValueError unless all that a stored configuration would call is defined in `rooms` or in a package of `trust`.
-
-    A user's python file (`model=custom`) is code as well: its path must stand in `trust`.
-
-    Nor may it hold an interpolation: resolving that can bring in a call that was not there to be seen.
-    """
-    places = (*rooms, *trust)
-    for mapping, key, value in _leaves(config):
-        if "${" in str(value):
-            raise ValueError(f"{value!r}: an interpolation in a stored configuration, which is plain data; not loaded")
-        if key != "_target_":
-            continue
-        if str(value) in rooms:
-            continue
-        if not _is_in(str(value), trust) and any(part.startswith("_") for part in str(value).split(".")):
-            raise ValueError(f"{value}: this stored configuration calls what is private; not loaded")
-        module = _module_of(str(value)) if _is_in(str(value), (*places, USER_CODE)) else ""
-        if _is_in(module, (USER_CODE,)):
-            _require_trusted_file(mapping, trust)
-        elif not _is_in(module, places):
-            raise ValueError(f"{value}: this stored configuration calls code outside {', '.join(places)}; "
-                             "load it with trust=[package] if you trust it")  # fmt: skip
-
-
-def _require_trusted_file(call: Mapping[str, Any], trust: Sequence[str]) -> None:
-    """ValueError unless `call` names, plainly, a python file that `trust` names too."""
-    path = call.get("path")
-    if not isinstance(path, str) or {"_args_", "_partial_"} & set(call):
-        raise ValueError(f"{call['_target_']}: a stored configuration has to name the python file it runs as path=…, "
-                         "with neither _args_ nor _partial_; not loaded")  # fmt: skip
-    if Path(path).resolve() not in [Path(entry).resolve() for entry in trust if entry.endswith(".py")]:
-        raise ValueError(f"{call['_target_']}: this stored configuration runs the code in {path}; "
-                         f"load it with trust=[{path}] if you trust that file")  # fmt: skip
-
-
-def _leaves(config: Any) -> Iterable[tuple[Any, Any, Any]]:
-    """Every plain value in nested mappings and lists, with what holds it and its key."""
-    for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
-        if isinstance(value, Mapping | list | tuple):
-            yield from _leaves(value)
-        else:
-            yield config, key, value
-
-
-def _is_in(path: str, places: Iterable[str]) -> bool:
-    return any(f"{path}.".startswith(f"{place}.") for place in places)
-
-
-def _module_of(target: str) -> str:
-    """The module that defines what `target` names; "" if there is no such thing."""
-    parts = target.split(".")
-    for depth in range(len(parts) - 1, 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(parts[:depth]))
-            found = functools.reduce(getattr, parts[depth:], found)
-        except (ModuleNotFoundError, AttributeError):
-            continue
-        return str(getattr(found.func if isinstance(found, functools.partial) else found, "__module__", ""))
-    return ""
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

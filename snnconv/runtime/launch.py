@@ -20,7 +20,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from snnconv.runtime import checkpoint, distributed, files
+from snnconv.runtime import distributed, files, moved_names
+from snnconv.runtime.trust import require_trusted
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +231,7 @@ def _stored(path: Path, expected: Iterable) -> Any:
         raise ValueError(f"{path}: damaged, no configuration ({error})") from error
     if missing:
         raise ValueError(f"{path}: lacks {', '.join(missing)}; damaged, or written by another version of snnconv")
-    return stored
+    return OmegaConf.create(moved_names.current(OmegaConf.to_container(stored)))
 
 
 def resolve(cfg: DictConfig) -> DictConfig:
@@ -240,7 +241,7 @@ def resolve(cfg: DictConfig) -> DictConfig:
     """
     plain = OmegaConf.to_container(cfg, resolve=True)
     if cfg.resume or cfg.run:
-        checkpoint.require_trusted(plain, cfg.trust)
+        require_trusted(plain, cfg.trust)
     return OmegaConf.create(plain)  # type: ignore[return-value]
 
 

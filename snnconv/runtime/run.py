@@ -21,8 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import distributed as dist
 from torch import nn
 
-from snnconv.runtime import checkpoint, distributed, environment, files, launch, seed
+from snnconv.runtime import checkpoint, distributed, environment, files, launch, moved_names, seed
 from snnconv.runtime.tracking import Patient, Tracker
+from snnconv.runtime.trust import trusting
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ def recipe(cfg: DictConfig) -> str | None:
         made["compress"] = plain["compress"]["stages"]
         if teacher := plain["fit"].get("teacher"):  # one for each seed
             made["fit"]["teacher"] = checkpoint.describe_ann(teacher).get("recipe")
-    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(moved_names.original(made), sort_keys=True).encode()).hexdigest()[:12]
 
 
 @contextmanager
@@ -179,7 +180,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
     """The run that Hydra has made a folder for, or the one that `resume=` names, with its stored configuration.
 
     Seeds everything.  Errors that the user can mend, and Ctrl-C, end the process with one message, which says how to go on
-    if there is something to go on with, and a non-zero status; in a sweep the other runs follow (`snnconv.sweep`).
+    if there is something to go on with, and a non-zero status; in a sweep the other runs follow (`snnconv.results.sweep`).
     """
     hydra = HydraConfig.get()
     folder, fresh = Path(hydra.runtime.output_dir), not cfg.resume
@@ -195,7 +196,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
             cfg = launch.resolve(cfg)
             seed.seed_everything(cfg.seed)
             run = Run(folder, cfg, Patient(instantiate(cfg.track)) if distributed.is_main() else Tracker())
-            with checkpoint.trusting(cfg.trust):
+            with trusting(cfg.trust):
                 yield run
         failed = False
     except KeyboardInterrupt:

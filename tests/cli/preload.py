@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 import snnconv
 
 for module in pkgutil.walk_packages(snnconv.__path__, "snnconv."):
-    if not module.name.startswith("snnconv.baselines."):  # torchao asks for CUDA, which no fork can use then
+    if not module.name.startswith("snnconv.hardware.baselines."):  # torchao asks for CUDA, which no fork can use then
         importlib.import_module(module.name)
 for name in ("rich.table", "spikingjelly.activation_based.neuron", "torchvision.transforms.v2"):
     importlib.import_module(name)

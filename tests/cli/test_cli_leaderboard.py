@@ -8,8 +8,8 @@ import torch
 from command import EVALUATE, FRESH, ROOT, TRAIN, copy_run, fail, files_in, only_run, succeed
 from safetensors.torch import load_file
 
-from snnconv.activations.relu import ReLU
-from snnconv.models.mlp import mlp
+from snnconv.nn.activations.relu import ReLU
+from snnconv.nn.models.mlp import mlp
 
 pytestmark = pytest.mark.cli
 LEADERBOARD = ROOT / "scripts" / "leaderboard.py"

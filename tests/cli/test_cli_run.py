@@ -40,7 +40,7 @@ def test_result_json_has_every_key_of_the_contract(smoke: Path):
 
 def test_ann_json_tells_what_rebuilds_the_network(smoke: Path):
     description = json.loads((smoke / "ann.json").read_text())
-    assert description["config"]["model"]["_target_"] == "snnconv.models.mlp.mlp"
+    assert description["config"]["model"]["_target_"] == "snnconv.nn.models.mlp.mlp"
     assert (description["input_shape"], description["classes"], description["levels"]) == ([3, 8, 8], 10, 4)
     assert set(description["thresholds"]) == {"3", "6"}
     assert {"torch", "python"} <= set(description["versions"])

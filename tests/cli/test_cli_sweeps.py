@@ -60,7 +60,7 @@ def test_a_run_that_fails_takes_no_other_with_it(tmp_path: Path):
     assert "Traceback" in log.read_text()
 
     (sweep,) = cwd.glob("runs/sweeps/*")
-    again = run("-m", "snnconv.sweep", str(sweep), cwd=cwd)
+    again = run("-m", "snnconv.results.sweep", str(sweep), cwd=cwd)
     assert again.status == 1
     assert again.output.rstrip().endswith(f"1 of 2 runs finished. Summary: {sweep}")
 

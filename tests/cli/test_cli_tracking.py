@@ -43,7 +43,7 @@ def test_offline_wandb_holds_everything_and_says_how_to_upload(tmp_path: Path):
     epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert tracked.config["levels"] == 4
     assert tracked.config["fit"]["epochs"] == 2
-    assert tracked.config["model"]["_target_"] == "snnconv.models.mlp.mlp"
+    assert tracked.config["model"]["_target_"] == "snnconv.nn.models.mlp.mlp"
     assert tracked.run.display_name == f"smoke/{folder.name}"
     assert tracked.run.run_group == ""
 

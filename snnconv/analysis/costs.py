@@ -1,0 +1,60 @@
+"""What operations cost: one table is one yaml in conf/costs/."""
+
+import math
+from dataclasses import dataclass, fields
+
+from snnconv.analysis.fan_out import Target
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What operations cost, in pJ, and what they move, in bits.  ValueError for numbers out of range."""
+
+    mac: float  # multiply-accumulate
+    accumulate: float
+    update: float = 0.0  # of a neuron in one step
+    memory: float = 0.0  # of one bit that is read or written
+    weight_bits: int = 32
+    activation_bits: int = 32  # of the ANN that is not quantized, and of images
+    potential_bits: int = 32
+    reuse: float = 1.0  # operations that are served by one access to memory, in either network
+    source: str = "not stated"
+
+    def __post_init__(self) -> None:
+        for field in fields(self)[:-1]:
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"costs: {field.name}={value!r}: a number, 0 or more (pJ or bits)")
+        if self.reuse < 1:
+            raise ValueError(f"costs: reuse={self.reuse}: operations that one access serves, at least 1")
+
+    def access(self, bits: float) -> float:
+        """pJ to move `bits` bits for one operation."""
+        return self.memory * bits / self.reuse
+
+    def width(self, bits: int | None = None) -> int:
+        """Bits of an activation in memory: of the ANN's own, or of one that has `bits` bits."""
+        return self.activation_bits if bits is None else min(bits, self.activation_bits)
+
+    def of_mac(self, bits: int | None = None) -> float:
+        """pJ of a multiply-accumulate; of one with an activation of `bits` bits: as many shifted accumulates, if that is less."""
+        arithmetic = self.mac if bits is None else min(self.mac, bits * self.accumulate)
+        return arithmetic + self.access(self.weight_bits + self.width(bits))
+
+    def of_ann(self, target: Target, bits: int | None = None) -> float:
+        """pJ of one image at `target` in the ANN; in the one whose activations have `bits` bits."""
+        full = min(target.constant + target.varying, target.macs)  # on what is no activation
+        return (
+            full * self.of_mac()
+            + (target.macs - full) * self.of_mac(bits)
+            + target.additions * (self.accumulate + self.access(self.width(bits)))
+            + target.neurons * self.access(self.width(bits))
+        )
+
+    def of_snn(self, target: Target, accumulates: float, macs: int, steps: int) -> float:
+        """pJ of one image at `target` in the SNN: `macs` on what are no spikes, and neurons updated in `steps` steps."""
+        return (
+            macs * self.of_mac()
+            + accumulates * (self.accumulate + self.access(self.weight_bits + 2 * self.potential_bits))
+            + target.neurons * steps * (self.update + self.access(2 * self.potential_bits))
+        )

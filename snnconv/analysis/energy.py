@@ -1,0 +1,150 @@
+"""Energy of a converted network beside that of its ANN: estimates, from counted operations and tables of costs.
+
+Nothing here is measured on hardware, and every figure is told with its rule.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from snnconv.analysis.costs import Costs
+from snnconv.analysis.operations import Operations
+
+FIRST_LAYER = {
+    "every_step": "The SNN computes the first layer, which sees the image, anew in every step that shows it.",
+    "once": "The SNN computes the first layer, which sees the image, once, and holds the current for all steps.",
+}
+RULES = (
+    "ANN: a multiply-accumulate (MAC) for each weight and value that meet, an addition for each value on a shortcut without "
+    "weights. Weights that meet padding count nothing (most FLOP counters count them), nor do pooling and activations.",
+    "Quantized ANN: the same network with as many levels as the SNN tells apart in T steps (T, times the spikes that one step "
+    "may bring), so b = ceil(log2(levels + 1)) bits; a MAC with b bits is b shifted accumulates, never more than a full MAC. "
+    "Its first layer, which sees the image, and weights behind weights take full MACs.",
+    "SNN: an accumulate for each weight and spike that meet: n spikes are n, signed ones |n|; on a shortcut without weights one "
+    "for each spike. Padding holds no spikes; weights of zero count. A spike that average pooling passes on "
+    "reaches all that the pooled cells reach. Spikes of warm-up steps, and of steps that a layer looks ahead, are included.",
+    "SNN: a neuron update (bias, comparison, reset) for each neuron and step; sending a spike to where it is used is free.",
+    "Memory, where a table charges it: a MAC reads one weight and one activation, an accumulate reads one weight, and reads and "
+    "writes one potential, an update reads and writes one potential; the ANN writes every activation once. An access serves "
+    "`reuse` operations.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Estimates in pJ for one image, by path of the layer: the ANN, the equally quantized ANN, and the SNN at each T.
+
+    `costs` are tables by name; `first_layer` is "every_step" or "once" (`FIRST_LAYER`).  ValueError for anything else.
+    """
+
+    operations: Operations
+    costs: Mapping[str, Costs]
+    first_layer: str = "every_step"
+
+    def __post_init__(self) -> None:
+        if self.first_layer not in FIRST_LAYER:
+            raise ValueError(f"first_layer={self.first_layer!r}: {' or '.join(FIRST_LAYER)}")
+        if not self.costs:
+            raise ValueError("costs: no table; choose some of conf/costs, as costs=[fp32_45nm,int8_45nm]")
+
+    @property
+    def timesteps(self) -> list[int]:
+        """Every T, in order."""
+        return list(self.operations.accumulates)
+
+    def bits(self, t: int) -> int:
+        """Of an activation of the quantized ANN: ceil(log2(levels + 1))."""
+        return self.operations.levels[t].bit_length()
+
+    def ann(self, table: str) -> dict[str, float]:
+        """The ANN as it is."""
+        return {target.path: self.costs[table].of_ann(target) for target in self.operations.targets}
+
+    def quantized(self, table: str, t: int) -> dict[str, float]:
+        """The ANN with as many levels as the SNN tells apart in `t` steps."""
+        return {target.path: self.costs[table].of_ann(target, self.bits(t)) for target in self.operations.targets}
+
+    def snn(self, table: str, t: int) -> dict[str, float]:
+        """The SNN, up to its `t`-th counted step."""
+        done = self.operations
+        computed = 1 if self.first_layer == "once" else done.shown[t]
+        return {
+            target.path: self.costs[table].of_snn(
+                target,
+                accumulates=done.accumulates[t][target.path],
+                macs=target.constant * computed + target.varying * done.steps[t],
+                steps=done.steps[t],
+            )
+            for target in done.targets
+        }
+
+    def wins_until(self, table: str) -> dict[str, int | None]:
+        """The largest T counted at which the SNN costs less than the quantized ANN, and than the ANN; None if at none of them."""
+        ann = sum(self.ann(table).values())
+        snn = {t: sum(self.snn(table, t).values()) for t in self.timesteps}
+        quantized = {t: sum(self.quantized(table, t).values()) for t in self.timesteps}
+        return {
+            "quantized": max((t for t in self.timesteps if snn[t] < quantized[t]), default=None),
+            "ann": max((t for t in self.timesteps if snn[t] < ann), default=None),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `result.json`."""
+        return {
+            "what": "estimate in pJ for one image, not measured",
+            "rules": [FIRST_LAYER[self.first_layer], *RULES],
+            "operations": self.operations.as_dict(),
+            "bits": {str(t): self.bits(t) for t in self.timesteps},
+            "tables": {name: self._table(name) for name in self.costs},
+        }
+
+    def _table(self, name: str) -> dict[str, Any]:
+        layers: dict[str, Any] = {
+            "ann": self.ann(name),
+            "quantized": {str(t): self.quantized(name, t) for t in self.timesteps},
+            "snn": {str(t): self.snn(name, t) for t in self.timesteps},
+        }
+        total = {key: {t: sum(each.values()) for t, each in layers[key].items()} for key in ("quantized", "snn")}
+        return {
+            "costs": asdict(self.costs[name]),
+            "ann": sum(layers["ann"].values()),
+            **total,
+            "wins_until": self.wins_until(name),
+            "layers": layers,
+        }
+
+    def as_table(self) -> Table:
+        """For the terminal: at each T the SNN beside the equally quantized ANN, under every table of costs."""
+        shown = Table(title=f"Energy: estimates in µJ for one image, counted on {self.operations.images} images")
+        shown.add_column("T", justify="right")
+        for name in self.costs:
+            shown.add_column(f"SNN\n{name}", justify="right")
+            shown.add_column("quantized\nANN", justify="right")
+        for t in self.timesteps:
+            pairs = [(self.snn(name, t), self.quantized(name, t)) for name in self.costs]
+            shown.add_row(str(t), *[_microjoules(layers) for pair in pairs for layers in pair])
+        shown.add_section()
+        shown.add_row("ANN", *[cell for name in self.costs for cell in ("", _microjoules(self.ann(name)))])
+        last = [self.wins_until(name) for name in self.costs]
+        for key, name in (("quantized", "quantized ANN"), ("ann", "ANN")):
+            shown.add_row(
+                f"SNN < {name} up to T =", *[cell for wins in last for cell in (str(wins[key] or "never"), "")]
+            )
+        return shown
+
+    def layer_table(self, table: str, t: int) -> Table:
+        """For the terminal: every layer at T = `t` under one table of costs."""
+        shown = Table(title=f"Energy at T = {t}, {table}: estimates in µJ for one image")
+        for column in ("layer", "MACs", "accumulates", "ANN", f"ANN, {self.bits(t)} bits", "SNN"):
+            shown.add_column(column, justify="left" if column == "layer" else "right")
+        energies = self.ann(table), self.quantized(table, t), self.snn(table, t)
+        for target in self.operations.targets:
+            counts = f"{target.macs:,}", f"{self.operations.accumulates[t][target.path]:,.0f}"
+            shown.add_row(target.path, *counts, *[_microjoules({"": layers[target.path]}) for layers in energies])
+        return shown
+
+
+def _microjoules(layers: Mapping[str, float]) -> str:
+    return f"{sum(layers.values()) / 1e6:.4g}"

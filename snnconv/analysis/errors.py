@@ -1,0 +1,173 @@
+"""Why a converted network is less accurate: the error of each layer in parts, and the accuracy that each kind of error costs."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snnconv.analysis.ideal_networks import Clipped, clipped, evenly, instead
+from snnconv.analysis.layer_errors import LayerErrors, Watch
+from snnconv.runtime import distributed
+from snnconv.spiking.model import SpikingModel, running_mean
+
+PIXELS = 2**20  # of images that are measured at once: every layer keeps some of its activations for them
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """All layers at every T, and the accuracies between the ANN's and the SNN's, on the same images.
+
+    Each network of the ladder lacks one thing more: `clipped` is the ANN limited to what neurons can put out; `even` emits whole
+    spikes for currents that come evenly; `snn` is the real one.  `limit` is `even` for T → ∞: clipped, but in no way quantized.
+    Where thresholds depend on T, `clipped` and `limit` are those of the largest T, and `clipped_at` has every one.
+    """
+
+    images: int
+    layers: list[LayerErrors]
+    ann: float
+    clipped: float
+    limit: float
+    even: dict[int, float]
+    snn: dict[int, float]
+    clipped_at: dict[int, float] = field(default_factory=dict)
+
+    def at(self, timesteps: int) -> list[LayerErrors]:
+        """The layers after T steps, in the order of computation."""
+        return [layer for layer in self.layers if layer.timesteps == timesteps]
+
+    def drops(self, timesteps: int) -> dict[str, float]:
+        """Accuracy that each kind of error costs at T (negative: gains); together ANN − SNN."""
+        even, clipped = self.even[timesteps], self.clipped_at.get(timesteps, self.clipped)
+        return {
+            "clipping": self.ann - clipped,
+            "quantization": clipped - even,
+            "unevenness": even - self.snn[timesteps],
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `result.json`."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def decompose(
+    ann: nn.Module,
+    snn: SpikingModel,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    timesteps: Sequence[int],
+    images: int = 500,
+) -> Decomposition:
+    """Errors of every layer of `snn`, converted from `ann`, at each T of `timesteps`, on the first `images` of `batches`.
+
+    Works for every method whose image is there in each step, since f(x) is asked of the neuron itself.  The means of the parts
+    add up to the mean error, and so do their shares of the squared error, by construction.  ValueError for a method that
+    shows the image in its first steps only, or without images.
+    """
+    if snn.presented is not None:
+        raise ValueError("this method shows the image in its first steps only, so no mean current stands for it; it has no "
+                         "conversion error once it has settled")  # fmt: skip
+    wanted, rights, seen = sorted(set(timesteps)), _Rights(), 0
+    parts = [wanted] if snn.anytime else [[t] for t in wanted]
+    layers: list[LayerErrors] = []
+    was_training, schedule = ann.training, snn.schedule
+    ann.eval()
+    snn.schedule = "step"
+    try:
+        for part in parts:
+            snn.prepare(part[-1])
+            here = [Watch(path, neuron, snn, part) for path, neuron in snn.neurons().items()]
+            seen = 0
+            most = snn.at_once(part[-1], next(ann.parameters()).device)
+            for x, labels in _small(batches, distributed.share_of(images), most):
+                seen += len(x)
+                rights.add("ann", _ann_beside(ann, here, x), labels)
+                with _hooked(snn, here):
+                    means = running_mean(snn(x, part[-1]), snn.latency.readout_from)
+                for t in part:
+                    rights.add(f"snn {t}", means[t - 1], labels)
+                    rights.add(f"even {t}", instead(snn, lambda neuron: evenly(neuron, snn, t), x), labels)  # noqa: B023
+                rights.add(f"clipped {part[-1]}", clipped(ann, snn, x), labels)
+                rights.add(f"limit {part[-1]}", instead(snn, lambda n: Clipped(n, snn.latency.spike_levels), x), labels)
+            if not seen:
+                raise ValueError("errors are measured on images, and there are none")
+            layers += [watch.errors(t) for t in part for watch in here]
+    finally:
+        ann.train(was_training)
+        snn.schedule = schedule
+    limited = {part[-1]: rights.share(f"clipped {part[-1]}") for part in parts}
+    return Decomposition(
+        images=rights.images,
+        layers=layers,
+        ann=rights.share("ann"),
+        clipped=limited[wanted[-1]],
+        limit=rights.share(f"limit {wanted[-1]}"),
+        even={t: rights.share(f"even {t}") for t in wanted},
+        snn={t: rights.share(f"snn {t}") for t in wanted},
+        clipped_at={t: limited.get(t, limited[wanted[-1]]) for t in wanted},
+    )
+
+
+class _Rights:
+    """Right predictions and images, by name."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Tensor] = {}
+        self.images = 0  # over all processes, once a share was asked for
+
+    def add(self, name: str, logits: Tensor, labels: Tensor) -> None:
+        right = (logits.argmax(-1) == labels).sum()
+        self.counts[name] = self.counts.get(name, 0) + torch.stack([right, torch.full_like(right, len(labels))])
+
+    def share(self, name: str) -> float:
+        right, self.images = distributed.sum_over_ranks(self.counts[name]).tolist()
+        return right / self.images
+
+
+def _small(batches: Iterable[tuple[Tensor, Tensor]], left: int, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first `left` images of `batches`, at most `most` together, and fewer if they are large."""
+    for x, labels in batches:
+        x, labels = x[:left], labels[:left]
+        left -= len(x)
+        together = max(1, min(most, PIXELS // max(1, x[:1].numel())))
+        yield from zip(x.split(together), labels.split(together), strict=True)
+        if not left:
+            return
+
+
+def _ann_beside(ann: nn.Module, watches: list[Watch], images: Tensor) -> Tensor:
+    """Logits of the ANN, whose currents and activations the `watches` are told."""
+    currents: dict[str, Tensor] = {}
+
+    def before(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
+            currents[path] = inputs[0].clone()  # a ReLU may work in place
+
+        return hook
+
+    def after(watch: Watch) -> Callable[..., None]:
+        return lambda module, inputs, output: watch.start(currents.pop(watch.path), output.clone())
+
+    with ExitStack() as stack:
+        for watch in watches:
+            site = ann.get_submodule(watch.path)
+            stack.callback(site.register_forward_pre_hook(before(watch.path)).remove)
+            stack.callback(site.register_forward_hook(after(watch)).remove)
+        return ann(images)
+
+
+@contextmanager
+def _hooked(snn: SpikingModel, watches: list[Watch]) -> Iterator[None]:
+    """While open, the `watches` follow the neurons of `snn`."""
+    handles = [
+        neuron.register_forward_hook(watch) for neuron, watch in zip(snn.neurons().values(), watches, strict=True)
+    ]
+    snn._watched = True
+    try:
+        yield
+    finally:
+        snn._watched = False
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,253 @@
+"""What one spike of every neuron reaches: the exact fan-out of a converted network, followed through its own graph."""
+
+import copy
+import operator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from snnconv.nn.graph.biases import One, Shift
+from snnconv.nn.graph.kinds import DIVISIONS, NORMS, SCALING
+from snnconv.nn.graph.trace import path_of, trace
+from snnconv.spiking.network import OverTime
+
+SPIKES, CONSTANT, VARYING = range(
+    3
+)  # what an element may carry: spikes, a value that stays over time, one that changes
+LOGITS = "(logits)"  # where the network ends
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+ADAPTIVE_POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where values arrive: a weight layer, neurons, or the logits.  Numbers are those of one image.
+
+    Weights that meet padding do not count: a layer of which every input spikes once needs as many accumulates as `macs`.
+    """
+
+    path: str
+    macs: int = 0  # multiply-accumulates of the ANN
+    constant: int = 0  # the SNN's multiply-accumulates of each step on values that are the same in all steps
+    varying: int = 0  # and on values that change and are no spikes: of weights behind weights
+    additions: int = 0  # of the ANN, of values that come to an activation past all weights: shortcuts
+    neurons: int = 0
+
+
+FanOut = dict[str, dict[str, Tensor]]  # neurons → target → accumulates that one spike of each neuron causes there
+
+
+@torch.enable_grad()
+def fan_out(network: nn.Module, image_shape: Sequence[int], *, zeros: bool = True) -> tuple[list[Target], FanOut]:
+    """The targets of `network`, a network with neurons (`OverTime`), in the order of computation, and its fan-out.
+
+    Average pooling is folded into what follows it: a spike reaches all that the pooled cells reach.  Scaling and batch norm are
+    folded as well.  Without `zeros`, weights that are 0 cost nothing, as on hardware that skips them.  ValueError naming what
+    spikes pass through that cannot be counted.
+    """
+    walk = _Walk(network, zeros)
+    image = torch.zeros(3, *image_shape, dtype=torch.float64)
+    image[CONSTANT] = 1
+    walk.run(image)
+    return [Target(path, **counts) for path, counts in walk.targets.items()], dict(walk.reach)
+
+
+class _Walk(fx.Interpreter):
+    """Runs a network on [3, …] in the place of images: the number of spikes, and of values, that each element carries.
+
+    Neurons put out one spike each.  The number of accumulates is linear in the spikes, so its gradient is the fan-out.
+    """
+
+    def __init__(self, network: nn.Module, zeros: bool) -> None:
+        super().__init__(fx.GraphModule(network, trace(network, (OverTime,))))
+        self.zeros = zeros
+        self.spikes: dict[str, Tensor] = {}
+        self.targets: dict[str, Counter] = defaultdict(Counter)
+        self.reach: FanOut = defaultdict(dict)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """One operation."""
+        self.site = path_of(n)
+        self.inputs = [value for source in n.all_input_nodes if isinstance(value := self.env[source], Tensor)]
+        return super().run_node(n)
+
+    def get_attr(self, target: Any, args: tuple, kwargs: dict) -> Any:
+        """A parameter carries nothing; its shape counts."""
+        value = super().get_attr(target, args, kwargs)
+        return torch.zeros(value.shape, dtype=torch.float64) if isinstance(value, Tensor) else value
+
+    def call_module(self, target: Any, args: tuple, kwargs: dict) -> Any:
+        """A module, on its first argument."""
+        module, x = self.fetch_attr(target), (*args, *kwargs.values())[0]
+        if isinstance(module, OverTime):
+            return self._neurons(target, x)
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
+            return self._weights(target, module, x)
+        if isinstance(module, POOLS):
+            return _sum_pool(x, module.kernel_size, module.stride, module.padding, module.ceil_mode)
+        if isinstance(module, ADAPTIVE_POOLS):
+            return _adaptive_sum_pool(x, module.output_size)
+        if isinstance(module, (*NORMS, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, One, Shift)):
+            return x
+        if isinstance(module, nn.Flatten | nn.ZeroPad2d) or _copies(getattr(module, "mode", "")):
+            return super().call_module(target, args, kwargs)
+        like = next(module.parameters(), x)
+        return self._other(f"{target} ({type(module).__name__})", lambda: module(x.to(like)))
+
+    def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
+        """A function, or what it does to counts."""
+        if self.inputs and target in RULES:
+            return RULES[target](*args, **kwargs)
+        copies = target is F.interpolate and _copies(kwargs.get("mode", "nearest"))
+        if target in SHAPING or copies or not self.inputs:
+            return super().call_function(target, args, kwargs)
+        name = getattr(target, "__name__", str(target))
+        return self._other(
+            f"{self.site} (calls {name})", lambda: super(_Walk, self).call_function(target, args, kwargs)
+        )
+
+    def call_method(self, target: Any, args: tuple, kwargs: dict) -> Any:
+        """A method of a tensor, or what it does to counts."""
+        if self.inputs and target in RULES:
+            return RULES[target](*args, **kwargs)
+        if target in SHAPING or not self.inputs:
+            return super().call_method(target, args, kwargs)
+        return self._other(
+            f"{self.site} (calls {target})", lambda: super(_Walk, self).call_method(target, args, kwargs)
+        )
+
+    def output(self, target: Any, args: tuple, kwargs: dict) -> Any:
+        """The logits."""
+        return self._neurons(LOGITS, args[0])
+
+    def _other(self, name: str, run: Callable[[], Tensor]) -> Tensor:
+        """Something that is not linear: the shape of its result matters, and that no spikes come to it."""
+        if not any(x.any() for x in self.inputs):  # parameters
+            return torch.zeros_like(run())
+        if any(x.any() and x[[SPIKES, VARYING]].any() for x in self.inputs):
+            raise ValueError(
+                f"{name}: what spikes cause behind it cannot be counted; put a linear layer or average pooling there"
+            )
+        return _carrying(CONSTANT, run().shape[1:])
+
+    def _neurons(self, path: str, x: Tensor) -> Tensor:
+        """Neurons, which spikes reach past all weights here."""
+        shortcuts = x[SPIKES].clamp(max=1).sum()
+        self._arrive(path, x[SPIKES].sum(), additions=shortcuts, neurons=x[SPIKES].numel())
+        self.spikes[path] = torch.ones(x.shape[1:], dtype=x.dtype, requires_grad=True)
+        return torch.stack([self.spikes[path], *torch.zeros_like(x[1:])])
+
+    def _weights(self, path: str, layer: nn.Module, x: Tensor) -> Tensor:
+        """A weight layer: its result is a value everywhere."""
+        values, present = x[1:].clamp(max=1), x.sum(0, keepdim=True).clamp(max=1)
+        used = (_uses if self.zeros else _nonzero_uses)(layer, torch.cat([x[:1], values, present]))
+        spikes, constant, varying, macs = used.flatten(1).sum(1)
+        self._arrive(path, spikes, macs=macs, constant=constant, varying=varying)
+        return _carrying(VARYING if x[[SPIKES, VARYING]].any() else CONSTANT, used.shape[1:])
+
+    def _arrive(self, path: str, spikes: Tensor, **counts: Any) -> None:
+        self.targets[path].update({name: round(torch.as_tensor(count).item()) for name, count in counts.items()})
+        sources = list(self.spikes.values()) if spikes.requires_grad else []
+        gradients = torch.autograd.grad(spikes, sources, allow_unused=True, retain_graph=True) if sources else ()
+        for source, gradient in zip(self.spikes, gradients, strict=False):
+            if gradient is not None and gradient.any():
+                self.reach[source][path] = self.reach[source].get(path, 0) + gradient.round()
+
+
+def _carrying(what: int, shape: Sequence[int]) -> Tensor:
+    """[3, *shape] of which every element carries one value of the kind `what`."""
+    x = torch.zeros(3, *shape, dtype=torch.float64)
+    x[what] = 1
+    return x
+
+
+def _uses(layer: Any, x: Tensor) -> Tensor:
+    """How often weights of `layer` meet what each row of `x` [R, C, …] carries, by output: [R, D, …].
+
+    One channel in the place of all: a convolution of ones over the sum of the channels.  (Every input meets the weights of its
+    own group alone; what is divided here by the groups adds up to that over the output channels.)
+    """
+    if isinstance(layer, nn.Linear):
+        return x.sum(-1, keepdim=True).expand(*x.shape[:-1], layer.out_features)
+    kind: Any = next(kind for kind in CONVOLUTIONS if isinstance(layer, kind))
+    geometry = {name: getattr(layer, name) for name in GEOMETRY}
+    if kind in TRANSPOSED:
+        geometry["output_padding"] = layer.output_padding
+    one = kind(1, 1, bias=False, dtype=torch.float64, **geometry)
+    nn.init.ones_(one.weight)
+    used = one(x.sum(1, keepdim=True)) / layer.groups
+    return used.expand(-1, layer.out_channels, *used.shape[2:])
+
+
+def _nonzero_uses(layer: Any, x: Tensor) -> Tensor:
+    """The same of those weights that are not 0."""
+    mask: Any = copy.deepcopy(layer).cpu().double()
+    mask.weight = nn.Parameter((layer.weight != 0).cpu().double(), requires_grad=False)
+    mask.bias = None
+    return mask(x)
+
+
+def _together(*parts: Any, **settings: Any) -> Tensor:
+    """A sum carries what its parts carry; so does a product with a constant, which itself carries nothing."""
+    return reduce(torch.add, [part for part in (*parts, *settings.values()) if isinstance(part, Tensor)])
+
+
+def _unchanged(x: Tensor, *settings: Any, **more: Any) -> Tensor:
+    return x
+
+
+def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Tensor:
+    return F.pad(x, pad, mode)
+
+
+def _sum(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    return x.sum(dim, keepdim)
+
+
+def _sum_pool(
+    x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, *_: Any, **more: Any
+) -> Tensor:
+    pool: Any = F.avg_pool3d if x.dim() == 5 else F.avg_pool2d
+    if x.dim() == 3:  # one dimension: there a divisor cannot be given
+        return _sum_pool(x.unsqueeze(2), (1, *kernel_size), (1, *stride), (0, *padding), ceil_mode).squeeze(2)
+    return pool(x, kernel_size, stride, padding, ceil_mode, divisor_override=1)
+
+
+def _adaptive_sum_pool(x: Tensor, output_size: Any) -> Tensor:
+    pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[x.dim() - 3]
+    pooled = pool(x, output_size)
+    for axis in range(2, x.dim()):
+        size, cells = x.shape[axis], pooled.shape[axis]
+        widths = [-(-(i + 1) * size // cells) - i * size // cells for i in range(cells)]
+        pooled = pooled * torch.tensor(widths, dtype=x.dtype).view(-1, *[1] * (x.dim() - 1 - axis))
+    return pooled
+
+
+def _copies(mode: str) -> bool:
+    """Does interpolation by `mode` copy elements, rather than mix them?"""
+    return mode.startswith("nearest")
+
+
+SUMS = (operator.add, operator.iadd, operator.sub, torch.add, torch.sub, "add", "add_", "sub")
+RULES: dict[Any, Callable[..., Tensor]] = {
+    **dict.fromkeys((*SUMS, *SCALING, *DIVISIONS), _together),
+    **dict.fromkeys((operator.neg, F.dropout), _unchanged),
+    **dict.fromkeys((torch.mean, "mean"), _sum),
+    F.pad: _pad,
+    F.avg_pool2d: _sum_pool,
+    F.adaptive_avg_pool2d: _adaptive_sum_pool,
+}
+SHAPING = (
+    operator.getitem, getattr, torch.cat, torch.flatten, torch.reshape,
+    "flatten", "view", "reshape", "size", "dim", "permute", "transpose", "contiguous",
+)  # fmt: skip

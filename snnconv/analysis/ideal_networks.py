@@ -1,0 +1,116 @@
+"""Networks that lack one kind of conversion error: clipped in no other way than neurons clip, or of even currents."""
+
+import copy
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from spikingjelly.activation_based import functional as sj
+from torch import Tensor, nn
+
+from snnconv.nn.functional import spike_count
+from snnconv.nn.graph.rewrite import replace_modules
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import OverTime
+from snnconv.spiking.neurons.base import per_channel
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+
+
+def clipped(ann: nn.Module, snn: SpikingModel, images: Tensor) -> Tensor:
+    """Logits of the ANN whose activations are limited to what the neurons in their places can put out."""
+
+    def limited(neuron: nn.Module) -> Callable[..., Tensor]:
+        return lambda module, inputs, output: output.minimum(ceiling(neuron, output, snn.latency.spike_levels, axis=1))
+
+    with ExitStack() as stack:
+        for path, neuron in snn.neurons().items():
+            stack.callback(ann.get_submodule(path).register_forward_hook(limited(neuron)).remove)
+        return ann(images)
+
+
+def instead(snn: SpikingModel, make: Callable[[Any], nn.Module], images: Tensor) -> Tensor:
+    """Logits of the spiking network with `make(neuron)`, which takes and gives means, in the place of each neuron."""
+    network = replace_modules(snn.network, OverTime, lambda clock: OverTime(make(clock.neuron)))
+    like = next(network.parameters())
+    return network(images.to(like.dtype))
+
+
+class Clipped(nn.Module):
+    """What `neuron` could put out if it did not have to spike: 0 … `most` amplitudes."""
+
+    def __init__(self, neuron: Any, most: int) -> None:
+        super().__init__()
+        self.neuron, self.most = neuron, most
+
+    def forward(self, current: Float[Tensor, "T N *shape"]) -> Float[Tensor, "T N *shape"]:
+        """The clipped current, in the unit of the neuron's output."""
+        most = ceiling(self.neuron, current, self.most, axis=2)
+        return torch.minimum(current.clamp_min(0), most) / unit(self.neuron, current, axis=2)
+
+
+class Even(nn.Module):
+    """What a neuron of `model` puts out on average over T counted steps if its current is the same in all of them."""
+
+    def __init__(self, neuron: nn.Module, model: SpikingModel, timesteps: int) -> None:
+        super().__init__()
+        self.neuron, self.timesteps, self.discard = copy.deepcopy(neuron), timesteps, model.discard
+        self.steps, self.together = model.steps(timesteps), model.lookahead != 1
+        sj.set_step_mode(self.neuron, "m" if self.together else "s")
+
+    def forward(self, current: Float[Tensor, "1 N *shape"]) -> Float[Tensor, "1 N *shape"]:
+        """The mean output, from the initial state."""
+        sj.reset_net(self.neuron)
+        mean = self._mean(current).to(current.dtype)
+        sj.reset_net(self.neuron)  # its state is as large as the layer
+        return mean
+
+    def _mean(self, current: Tensor) -> Tensor:
+        if self.together:
+            every = self.neuron(current.expand(self.steps, *current.shape[1:]))
+            return every[self.discard : self.discard + self.timesteps].mean(0, keepdim=True)
+        for _ in range(self.discard):
+            self.neuron(current)
+        total = torch.zeros_like(current, dtype=torch.promote_types(current.dtype, torch.float32))  # no sums in bf16
+        for _ in range(self.timesteps):
+            total += self.neuron(current)
+        return total / self.timesteps
+
+
+class Counted(nn.Module):
+    """The same for a plain integrate-and-fire neuron, in closed form (`functional.spike_count`): equal but for rounding."""
+
+    def __init__(self, neuron: Any, timesteps: int) -> None:
+        super().__init__()
+        self.neuron, self.timesteps = neuron, timesteps
+
+    def forward(self, current: Float[Tensor, "1 N *shape"]) -> Float[Tensor, "1 N *shape"]:
+        """The mean output."""
+        neuron = self.neuron
+        theta, amplitude = (
+            per_channel(torch.as_tensor(x, dtype=current.dtype, device=current.device), current, axis=2)
+            for x in (neuron.threshold, neuron.amplitude)
+        )
+        return amplitude * spike_count(current, theta, self.timesteps, neuron.v_initial) / self.timesteps
+
+
+def evenly(neuron: Any, model: SpikingModel, timesteps: int) -> nn.Module:
+    """What stands in the place of `neuron` in the network of even currents."""
+    plain = type(neuron) is IntegrateFire and not isinstance(neuron.v_initial, Tensor)
+    if plain and model.discard == 0 and model.lookahead == 1 and model.precision != "bf16":
+        return Counted(neuron, timesteps)
+    return Even(neuron, model, timesteps)
+
+
+def unit(neuron: Any, like: Tensor, axis: int) -> Tensor | float:
+    """What the output has to be multiplied by, where a factor was moved into the next weights (`folding.fold_amplitudes`)."""
+    if not hasattr(neuron, "amplitude"):
+        return 1.0
+    theta, amplitude = (torch.as_tensor(x, dtype=torch.float64) for x in (neuron.threshold, neuron.amplitude))
+    return per_channel((theta / amplitude).to(like), like, axis)
+
+
+def ceiling(neuron: Any, like: Tensor, most: int, axis: int) -> Tensor:
+    """The most that a neuron can put out in a step, shaped to meet the channels of `like`."""
+    return most * per_channel(torch.as_tensor(neuron.threshold).to(like), like, axis)

@@ -1,0 +1,112 @@
+"""How many operations a converted network needs: counted from the spikes that it emits on images, beside those of its ANN."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnconv.analysis.fan_out import FanOut, Target, fan_out
+from snnconv.data.batches import first_images
+from snnconv.runtime import distributed
+from snnconv.spiking.accuracy import wanted_timesteps
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.recording import watched
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Operations for one image: of the ANN (`targets`), and of the SNN up to each T, on average over `images` images."""
+
+    targets: tuple[Target, ...]
+    accumulates: dict[int, dict[str, float]]  # n spikes are n, signed ones |n|; by T and path of the target
+    steps: dict[int, int]  # in which a neuron is updated until T are counted: warm-up and look-ahead are among them
+    shown: dict[int, int]  # those of them in which the image is shown
+    levels: dict[int, int]  # values besides 0 that T steps tell apart: T, times the spikes that one step may bring
+    images: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `result.json`, layer by layer."""
+        layers = {target.path: {name: value for name, value in vars(target).items() if value and name != "path"}
+                  for target in self.targets}  # fmt: skip
+        for path, layer in layers.items():
+            layer["accumulates"] = {str(t): counts[path] for t, counts in self.accumulates.items()}
+        return {"images": self.images, "steps": {str(t): steps for t, steps in self.steps.items()}, "layers": layers}
+
+
+@torch.no_grad()
+def count_operations(
+    snn: SpikingModel,
+    batches: Iterable[tuple[Tensor, Any]],
+    timesteps: int | Sequence[int],
+    *,
+    images: int = 500,
+    zeros: bool = True,
+) -> Operations:
+    """The operations of `snn` at every T = 1…`timesteps`, or at the listed T, on the first `images` images of `batches`.
+
+    An accumulate is one weight added to one potential because of one spike; all that are emitted up to T count, in the warm-up as
+    well, and in the steps that a layer looks ahead.  What a layer waits for is received once.  Without `zeros`, weights that are
+    0 do not count.  ValueError without images, or where the network does what cannot be counted (`fanout.fan_out`).
+    """
+    wanted, kept = wanted_timesteps(timesteps), _first(batches, images)
+    snn.to(kept[0].device)
+    rounds = [wanted] if snn.anytime else [[t] for t in wanted]
+    accumulates: dict[int, dict[str, float]] = {}
+    total = distributed.sum_over_ranks(torch.tensor(sum(map(len, kept)), device=kept[0].device)).item()
+    for part in rounds:
+        snn.prepare(part[-1])  # before its neurons are watched
+        targets, reach = fan_out(snn.network, kept[0].shape[1:], zeros=zeros)
+        counts = _count(snn, kept, part[-1], [target.path for target in targets], reach).cumsum(0) / total
+        for t in part:
+            by_path = zip(targets, counts[snn.steps(t) - 1].tolist(), strict=True)
+            accumulates[t] = {target.path: count for target, count in by_path}
+    steps = {t: snn.steps(t) + snn.latency.warmup - snn.discard for t in wanted}
+    return Operations(
+        targets=tuple(targets),
+        accumulates=accumulates,
+        steps=steps,
+        shown={t: min(snn.steps(t), snn.presented or snn.steps(t)) for t in wanted},
+        levels={t: snn.latency.spike_levels * t for t in wanted},
+        images=int(total),
+    )
+
+
+def _first(batches: Iterable[tuple[Tensor, Any]], count: int) -> list[Tensor]:
+    """The first `count` images of `batches`, batch by batch."""
+    if type(count) is not int or count < 1:
+        raise ValueError(f"images={count}: operations are counted on a whole number of images, at least 1")
+    if not (kept := first_images(batches, distributed.share_of(count))):
+        raise ValueError("operations are counted from the spikes that images cause, and there are no images")
+    return kept
+
+
+def _count(snn: SpikingModel, batches: list[Tensor], timesteps: int, paths: list[str], reach: FanOut) -> Tensor:
+    """Accumulates of each simulated step, [steps, targets], over all images."""
+    device, steps = batches[0].device, snn.steps(timesteps)
+    columns = {path: number for number, path in enumerate(paths)}
+    weights = {source: torch.stack([*fans.values()]).flatten(1).to(device) for source, fans in reach.items()}
+    to = {source: torch.tensor([columns[target] for target in fans], device=device) for source, fans in reach.items()}
+    total = torch.zeros(steps, len(paths), dtype=torch.float64, device=device)
+    done: Counter[str] = Counter()  # steps seen of each layer
+
+    def observe(path: str, spikes: Tensor) -> None:
+        if path in weights:
+            counts = spikes.abs().to(torch.promote_types(spikes.dtype, torch.float32))  # exact up to 2²⁴
+            each = torch.tensordot(
+                counts.new_ones(counts.shape[1]), counts, dims=([0], [1])
+            )  # a sum over images, faster
+            rows = torch.arange(done[path], done[path] + len(each), device=device).unsqueeze(1) % steps
+            total[rows, to[path]] += each.flatten(1).double() @ weights[path].T
+            done[path] += len(each)
+
+    with watched(snn, observe):
+        for images in batches:
+            snn(images, timesteps)
+    if any(seen % steps for seen in done.values()):
+        raise ValueError(
+            f"a layer took {max(done.values())} steps, no multiple of the {steps} that the model says it simulates"
+        )
+    return distributed.sum_over_ranks(total)

@@ -1,0 +1,127 @@
+"""Accuracy of an ANN and of the network converted from it on images that were disturbed.
+
+Corruptions know nothing of the network; attacks follow the ANN's gradient, and the SNN gets what they made for the ANN
+(transfer).  Both take pixels in [0, 1], [N, C, H, W], and give such pixels.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as transforms
+
+from snnconv.data.batches import Batches
+from snnconv.runtime import distributed
+from snnconv.spiking.model import SpikingModel, running_mean
+
+Pixels = Float[Tensor, "N C H W"]
+Gradient = Callable[[Pixels], Pixels]  # of the ANN's loss on the true labels
+Disturbance = Callable[[Pixels, Gradient], Pixels]
+
+
+def noise(pixels: Pixels, gradient: Gradient, *, sigma: float, seed: int = 0) -> Pixels:
+    """Gaussian noise of standard deviation `sigma`; the same for the same batch."""
+    generator = torch.Generator().manual_seed(seed)
+    return (pixels + sigma * torch.randn(pixels.shape, generator=generator).to(pixels)).clamp(0, 1)
+
+
+def blur(pixels: Pixels, gradient: Gradient, *, sigma: float) -> Pixels:
+    """Gaussian blur, `sigma` in pixels, cut off at 3 sigma."""
+    size = 2 * max(1, round(3 * sigma)) + 1
+    return transforms.gaussian_blur(pixels, [size, size], [sigma, sigma])
+
+
+def contrast(pixels: Pixels, gradient: Gradient, *, factor: float) -> Pixels:
+    """Differences from the mean grey of an image times `factor`."""
+    return transforms.adjust_contrast(pixels, factor)
+
+
+def brightness(pixels: Pixels, gradient: Gradient, *, factor: float) -> Pixels:
+    """Pixels times `factor`."""
+    return transforms.adjust_brightness(pixels, factor)
+
+
+def fgsm(pixels: Pixels, gradient: Gradient, *, epsilon: float) -> Pixels:
+    """One step of size `epsilon` along the sign of the gradient.  Goodfellow et al., ICLR 2015."""
+    return (pixels + epsilon * gradient(pixels).sign()).clamp(0, 1)
+
+
+def pgd(pixels: Pixels, gradient: Gradient, *, epsilon: float, steps: int = 10, rate: float = 0.25) -> Pixels:
+    """`steps` steps of size `rate`·`epsilon`, each brought back to within `epsilon` of the image.  Madry et al., ICLR 2018.
+
+    Starts from the image itself, so that it is the same every time.
+    """
+    found = pixels
+    for _ in range(steps):
+        found = found + rate * epsilon * gradient(found).sign()
+        found = found.clamp(pixels - epsilon, pixels + epsilon).clamp(0, 1)
+    return found
+
+
+def robustness(
+    ann: nn.Module,
+    snn: SpikingModel,
+    batches: Batches,
+    disturbances: Mapping[str, Disturbance],
+    timesteps: Sequence[int],
+    images: int,
+) -> dict[str, dict[str, Any]]:
+    """Accuracy {"ann": …, "snn": {T: …}} on the first `images` of `batches`: as they are ("clean"), and under each disturbance."""
+    was_training = ann.training
+    ann.eval()
+    every: dict[str, Disturbance] = {"clean": lambda pixels, gradient: pixels, **disturbances}
+    try:
+        found: dict[str, dict[str, Any]] = {name: {"ann": 0.0, "snn": {}} for name in every}
+        for part in (
+            [sorted(timesteps)] if snn.anytime else [[t] for t in sorted(timesteps)]
+        ):  # a network for each T: once
+            for name, each in every.items():
+                accuracies = _accuracies(ann, snn, batches, each, part, images)
+                found[name] = {"ann": accuracies["ann"], "snn": found[name]["snn"] | accuracies["snn"]}
+    finally:
+        ann.train(was_training)
+    return found
+
+
+def _accuracies(
+    ann: nn.Module, snn: SpikingModel, batches: Batches, disturb: Disturbance, wanted: Sequence[int], images: int
+) -> dict[str, Any]:
+    right, seen = torch.zeros(1 + len(wanted), dtype=torch.int64, device=batches.device), 0
+    for x, labels in _first(batches, distributed.share_of(images)):
+        pixels = (x - batches.offset) / (255 * batches.scale)
+        disturbed = disturb(pixels, _gradient(ann, batches, labels))
+        x = 255 * disturbed.detach() * batches.scale + batches.offset
+        right += torch.stack([(logits.argmax(-1) == labels).sum() for logits in _answers(ann, snn, x, wanted)])
+        seen += len(x)
+    total = distributed.sum_over_ranks(torch.tensor(seen, device=batches.device)).item()
+    ann_accuracy, *snn_accuracy = (distributed.sum_over_ranks(right) / total).tolist()
+    return {"ann": ann_accuracy, "snn": dict(zip(wanted, snn_accuracy, strict=True))}
+
+
+@torch.no_grad()
+def _answers(ann: nn.Module, snn: SpikingModel, images: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+    """Logits of the ANN, and mean logits of the SNN at each T, from one run."""
+    means = running_mean(snn(images, wanted[-1]), snn.latency.readout_from)
+    return [ann(images), *(means[t - 1] for t in wanted)]
+
+
+def _gradient(ann: nn.Module, batches: Batches, labels: Int64[Tensor, " N"]) -> Gradient:
+    @torch.enable_grad()
+    def gradient(pixels: Pixels) -> Pixels:
+        pixels = pixels.detach().requires_grad_()
+        logits = ann(255 * pixels * batches.scale + batches.offset)
+        return torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), pixels)[0]
+
+    return gradient
+
+
+def _first(batches: Iterable[tuple[Tensor, Tensor]], left: int) -> Iterable[tuple[Tensor, Tensor]]:
+    for x, labels in batches:
+        if left > 0:
+            yield x[:left], labels[:left]
+        left -= len(x)
+        if left <= 0:
+            return

@@ -1,0 +1,1 @@
+"""ANN to SNN: checks, thresholds, and one file per published method (`methods/`)."""

@@ -1,0 +1,201 @@
+"""Thresholds from activations: what θ a layer needs, so that its quantized activation comes close to its ReLU."""
+
+import logging
+import math
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from snnconv.data.batches import in_batches
+from snnconv.nn.functional import qcfs
+from snnconv.nn.graph.kinds import is_activation
+from snnconv.nn.graph.rewrite import replace_modules, set_submodule
+
+log = logging.getLogger(__name__)
+Samples = Float[Tensor, "*C M"]  # ReLU activations of one layer, or of each of its channels
+Rule = Callable[[Samples, int], Float[Tensor, "*C"]]  # samples, levels → θ
+
+
+def largest(samples: Samples, levels: int) -> Float[Tensor, "*C"]:
+    """The largest activation: nothing is clipped.  Source: Diehl et al., IJCNN 2015 (max-norm)."""
+    return samples.amax(-1)
+
+
+def percentile(samples: Samples, levels: int, percent: float = 99.9) -> Float[Tensor, "*C"]:
+    """The smallest activation that at least `percent` % do not exceed, zeros included.
+
+    Source: Rueckauer et al., Front. Neurosci. 2017 (robust norm).  ValueError where there are so few that it is the largest.
+    """
+    if not 0 < percent <= 100:
+        raise ValueError(f"percent={percent}: above 0 and at most 100")
+    fewest = math.ceil(100 / (100 - percent) - 1e-6) if percent < 100 else 1
+    if samples.shape[-1] < fewest:
+        raise ValueError(f"percent={percent}: takes {fewest} activations or more, got {samples.shape[-1]}; use more "
+                         "images (data.calibration), a lower percent, or the largest activation (method=max_norm)")  # fmt: skip
+    rank = -int(-samples.shape[-1] * percent // 100)  # rounded up
+    return samples.kthvalue(max(rank, 1), dim=-1).values
+
+
+def least_squares(samples: Samples, levels: int, candidates: int = 100) -> Float[Tensor, "*C"]:
+    """The θ of least Σ (relu(z) − qcfs(z, θ, L))² among k/`candidates` of the largest activation, k = 1, 2, …
+
+    Source: Li et al., ICML 2021 (SNN calibration), a grid of 95 with the clip-floor of T steps; here with the activation
+    itself, L = `levels`.
+    """
+    if candidates < 1:
+        raise ValueError(f"candidates={candidates}: at least 1")
+    if samples.dim() > 1:
+        return torch.stack([least_squares(channel, levels, candidates) for channel in samples])
+    grid = samples.max() * torch.arange(1, candidates + 1, device=samples.device) / candidates
+    errors = [(samples - qcfs(samples, threshold, levels)).double().square().sum() for threshold in grid]
+    return grid[int(torch.stack(errors).argmin())]
+
+
+def kullback_leibler(samples: Samples, levels: int, candidates: int = 128, bins: int = 2048) -> Float[Tensor, "*C"]:
+    """The θ of least Σ P log(P/Q) among k/`candidates` of the largest activation, k = 1, 2, …: entropy calibration.
+
+    From a histogram of the positive activations (zero is exact whatever θ is) in `bins` equal bins:
+    P   the bins below θ, the last of them with all that is clipped, and
+    Q   the same bins in `levels` groups of equal width, what is in a group spread evenly over its bins that are not empty;
+    every bin of Q counts 10⁻⁴ more, so that clipping into an empty bin costs much, not everything.
+    Candidates of fewer than `levels` bins are left out.
+
+    Source: S. Migacz, "8-bit inference with TensorRT", GTC 2017; smoothing after MXNet's quantization.
+    """
+    if not 1 <= candidates <= bins or levels > bins:
+        raise ValueError(f"candidates={candidates}, bins={bins}: at least 1 candidate, and at least as many bins as candidates "
+                         f"and as levels ({levels})")  # fmt: skip
+    if samples.dim() > 1:
+        return torch.stack([kullback_leibler(channel, levels, candidates, bins) for channel in samples])
+    top = samples.max()
+    if not top > 0:
+        return top
+    positive = samples[samples > 0].double()
+    histogram = torch.bincount((positive / top * bins).long().clamp_max(bins - 1), minlength=bins).double()
+    place = torch.arange(bins, device=samples.device)
+    ends = bins * torch.arange(1, candidates + 1, device=samples.device) // candidates
+    ends = ends[ends >= levels].unsqueeze(1)  # [K, 1]
+    kept = histogram * (place < ends)  # [K, bins]
+    group = (place * levels // ends).clamp_max(levels - 1)
+    empty = torch.zeros(len(ends), levels, dtype=torch.float64, device=samples.device)
+    means = empty.scatter_add(1, group, kept) / empty.scatter_add(1, group, kept.sign()).clamp_min(1)
+    q = (means.gather(1, group) * kept.sign() + 1e-4) * (place < ends)
+    p = kept.scatter_add(1, ends - 1, len(positive) - kept.sum(1, keepdim=True)) / len(positive)
+    divergence = torch.special.xlogy(p, p * q.sum(1, keepdim=True) / q.clamp_min(1e-4)).sum(1)
+    return top * ends[divergence.argmin()].item() / bins
+
+
+class _Observer(nn.Module):
+    """ReLU that keeps some of what it puts out: a tensor [C, M] a batch (one channel for the layer unless `per_channel`).
+
+    `per_image` values of each image, or of each channel of it, drawn evenly, and the largest of the batch.
+    """
+
+    def __init__(self, per_image: int, per_channel: bool = False) -> None:
+        super().__init__()
+        self.per_image, self.per_channel, self.generator = per_image, per_channel, torch.Generator().manual_seed(0)
+        self.kept: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = x.clamp_min(0)
+        values = output.float().flatten(2) if self.per_channel and x.dim() > 2 else output.float().flatten(1)
+        values = values if values.dim() == 3 else values.unsqueeze(2 if self.per_channel else 1)  # [N, C, M]
+        kept = [values.amax((0, 2)).unsqueeze(1)]
+        if values.shape[2] > self.per_image:
+            places = torch.randperm(values.shape[2], generator=self.generator)[: self.per_image]
+            values = values[:, :, places.to(values.device)]
+        else:
+            kept = []
+        self.kept.append(torch.cat([*kept, values.transpose(0, 1).flatten(1)], 1))
+        return output
+
+
+@torch.no_grad()
+def observed_thresholds(
+    network: nn.Module,
+    paths: Collection[str],
+    batches: Iterable[tuple[Tensor, Any]],
+    rule: Rule,
+    *,
+    levels: int | None = None,
+    per_channel: bool = False,
+    momentum: float | None = None,
+    batch_size: int = 50,
+    per_image: int = 256,
+) -> dict[str, float | Tensor]:
+    """θ of the activations at `paths` by `rule`, which sees what ReLU puts out there, in eval mode, on all `batches`.
+
+    A number for each layer, or [C] if `per_channel` (a channel that is never active gets the layer's largest θ).  `levels` is
+    what the rule is told, by default the activation's own.  With `momentum` m the rule is applied to `batch_size` images at a
+    time, θ ← m·θ + (1 − m)·rule(batch).  ValueError without images, or naming a layer that is never active.
+    """
+    if levels is not None and (type(levels) is not int or levels < 1):
+        raise ValueError(f"levels={levels}: what a rule is told is a whole number of at least 1")
+    if momentum is not None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum={momentum}: at least 0 and below 1")
+        batches = in_batches(batches, batch_size)
+    plain = replace_modules(network, (), nn.Identity).eval()
+    observers = {path: _Observer(per_image, per_channel) for path in paths}
+    for path, observer in observers.items():
+        set_submodule(plain, path, observer)
+    for images, _ in batches:
+        plain.to(images.device)(images)
+    found: dict[str, float | Tensor] = {}
+    for path, observer in observers.items():
+        if not observer.kept:
+            raise ValueError(f"{path}: no calibration images to find a threshold with (data.calibration)")
+        parts = observer.kept if per_channel else [samples[0] for samples in observer.kept]
+        known = levels if levels is not None else int(network.get_submodule(path).levels)  # type: ignore[arg-type]
+        try:
+            theta = _by_rule(rule, parts, known, momentum)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if not theta.max() > 0:
+            raise ValueError(f"{path}: calibration gives a threshold of {theta.max():.4g}, so (almost) no calibration image "
+                             "makes this layer active; use more images (data.calibration) or the largest activation "
+                             "(calibration=max, method=max_norm)")  # fmt: skip
+        found[path] = torch.where(theta > 0, theta, theta.max()) if per_channel else theta.item()
+    return found
+
+
+def _by_rule(rule: Rule, batches: list[Tensor], levels: int, momentum: float | None) -> Tensor:
+    """θ from all `batches` of samples at once, or their moving average."""
+    if momentum is None:
+        return torch.as_tensor(rule(torch.cat(batches, -1), levels))
+    theta, *rest = (torch.as_tensor(rule(samples, levels)).double() for samples in batches)
+    for value in rest:
+        theta = momentum * theta + (1 - momentum) * value
+    return theta
+
+
+@torch.no_grad()
+def calibrate(
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, Any]],
+    *,
+    rule: Rule,
+    momentum: float | None = None,
+    batch_size: int = 50,
+    per_image: int = 256,
+) -> None:
+    """Set the thresholds of `network` that are not known yet (NaN: its weights came from a ReLU network), by `rule`.
+
+    The rule sees the activations of the ReLU network, all at once, or with `momentum` as `observed_thresholds` says.  Thresholds
+    that are known stay.  (With several processes each sees its share of the images, and training starts from the first one's.)
+    """
+    sites = {path: module for path, module in network.named_modules() if is_activation(module) and _is_unknown(module)}
+    if not sites:
+        return
+    for path, threshold in observed_thresholds(
+        network, sites, batches, rule, momentum=momentum, batch_size=batch_size, per_image=per_image
+    ).items():
+        sites[path].set_threshold(threshold)  # type: ignore[operator]
+    log.info("Calibrated %d thresholds on ReLU activations", len(sites))
+
+
+def _is_unknown(site: Any) -> bool:
+    return bool(site.threshold.isnan().any())

@@ -1,0 +1,252 @@
+"""What conversion will make of every layer, and what stands in its way: told before anything takes long."""
+
+import copy
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_method
+from omegaconf import OmegaConf
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from snnconv.conversion.method import rehearse, takes
+from snnconv.conversion.obstacles import Step, obstacles, steps
+from snnconv.nn.functional import SMALLEST_THRESHOLD
+from snnconv.nn.graph.folding import foldable
+from snnconv.nn.graph.kinds import NORMS, is_activation
+from snnconv.nn.graph.trace import path_of
+
+log = logging.getLogger(__name__)
+FAR = 1000  # as many times above or below the largest current, θ is out of proportion
+Batch = tuple[Tensor, Any]  # images, labels
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A line of the table."""
+
+    path: str
+    name: str
+    shape: tuple[int, ...] | None  # of the output for one image; None if no image got there
+    parameters: int
+    becomes: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found: a network without obstacles is convertible; what `warnings` tell of is carried."""
+
+    network: str
+    layers: list[Layer]
+    obstacles: list[str]
+    warnings: list[str]
+    methods: list[str]  # that would take the network as it is, where the one chosen does not
+
+    def advice(self) -> str:
+        """The methods to choose instead, if there are any."""
+        return f"as it is, it fits method={', '.join(self.methods)}" if self.methods else ""
+
+    def require(self) -> None:
+        """ValueError that lists every obstacle, if there is one; warnings go to the log."""
+        for text in self.warnings:
+            log.warning("%s", text)
+        if self.obstacles:
+            lines = [*self.obstacles, *filter(None, [self.advice()])]
+            raise ValueError("\n  ".join([f"{self.network} cannot be converted:", *lines]))
+
+
+def check(ann: nn.Module, convert: Any, batches: Iterable[Batch], *, calibrates: bool = False) -> Check:
+    """What `convert`, a method, will make of `ann`, tried on a few images of `batches`.
+
+    Obstacles are what conversion refuses: operations that spikes do not pass (`obstacles.obstacles`), images that do not fit, a θ
+    that is no positive number, and whatever else the method says in a rehearsal.  With `calibrates` an unknown θ (NaN) is none:
+    calibration comes later.
+
+    Warnings are what conversion carries and nobody wants: a batch norm between spikes that no layer can take in, a θ at its
+    floor, and a θ more than 1000 times above or below the largest current of its layer.  Noise will do for images: the currents
+    are those of the ReLU network whose batch norms use the statistics of the batch, so they have the scale that each layer is
+    made for, and no image makes up for a factor of 1000.
+    """
+    ann, few = copy.deepcopy(ann).eval(), [(images[:32], labels[:32]) for images, labels in islice(batches, 1)]
+    declared = takes(convert)
+    kinds = declared or (*{type(module) for module in ann.modules() if is_activation(module)}, nn.ReLU)
+    found = obstacles(ann, kinds) if declared else []  # else the rehearsal will tell
+    methods = methods_for(ann) if found else []
+    try:
+        walked, folded = steps(ann, kinds), foldable(ann)
+    except ValueError:  # an obstacle, which says why
+        walked, folded = [], {}
+    seen = _Seen(ann, walked, kinds)
+    for images, _ in few if walked else []:
+        found += seen.show(images)
+
+    sites = {step.path: step for step in walked if isinstance(step.module, kinds) and is_activation(step.module)}
+    unknown = [path for path, step in sites.items() if calibrates and _theta(step).isnan().any()]
+    for path in unknown:
+        sites[path].module.set_threshold(1.0)  # type: ignore[union-attr, operator]  # in its place, here
+    found += [text for step in sites.values() if (text := _no_threshold(step))]
+    known = {path: step for path, step in sites.items() if path not in unknown}
+    warnings = [text for path, step in known.items() if (text := _odd_threshold(step, seen.peaks.get(path, 0.0)))]
+    warnings += [text for step in walked if (text := _unfolded(step, folded))]
+
+    neurons: Mapping[str, nn.Module] = {}
+    if not found:
+        try:
+            snn = rehearse(convert, ann, few)
+            neurons = snn.neurons() if snn is not None else {}
+        except ValueError as error:
+            found.append(str(error))
+
+    def becomes(step: Step) -> str:
+        numbers = [n for n, text in enumerate(found, 1) if text.startswith(f"{step.path} ({step.name})")]
+        if numbers:
+            return f"obstacle {numbers[0]}"
+        if step.problem:
+            return "obstacle 1" if declared else "left to the method"  # 1: nothing is there to convert
+        if isinstance(step.module, kinds):
+            neuron = f"{type(neurons[step.path]).__name__} neuron" if step.path in neurons else "neuron"
+            return f"{neuron}, {_trained(step) if step.path in known else 'θ from calibration images'}"
+        return f"folded into {folded[step.path]}" if step.path in folded else _carried(step)
+
+    listed: dict[tuple[str, str], Layer] = {}
+    for step in walked:
+        if (step.module is not None or step.problem) and (step.path, step.name) not in listed:
+            row = Layer(step.path, step.name, seen.shapes.get(step.node), _size(step.module), becomes(step))
+            listed[step.path, step.name] = row
+    return Check(type(ann).__name__, [*listed.values(), *_idle(ann, kinds, walked)], found, warnings, methods)
+
+
+class _Seen(fx.Interpreter):
+    """What images bring about in the ReLU network: `shapes` of outputs by node, `peaks`, the largest |current|s, by path."""
+
+    def __init__(self, ann: nn.Module, walked: Sequence[Step], kinds: tuple[type, ...]) -> None:
+        super().__init__(fx.GraphModule(ann, walked[0].node.graph if walked else fx.Graph()))
+        self.extra_traceback, self.kinds = False, kinds
+        self.sites = {step.node: f"{step.path} ({step.name})" for step in walked}
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.peaks: dict[str, float] = {}
+
+    @torch.no_grad()
+    def show(self, images: Tensor) -> list[str]:
+        """Run on `images`; the obstacle that this meets, if it meets one."""
+        self.module.to(images.device)
+        try:
+            self.run(images)
+        except ValueError as error:
+            shape, reason = "×".join(map(str, images.shape[1:])), str(error.__cause__).partition("\n")[0]
+            return [
+                f"{error}: fails on images of {shape} ({reason}); do the network and data.input_shape belong together?"
+            ]
+        return []
+
+    def run_node(self, n: fx.Node) -> Any:
+        """One operation; ValueError naming it if it fails."""
+        try:
+            output = super().run_node(n)
+        except Exception as error:  # the network is the user's: anything can come out
+            raise ValueError(self.sites.get(n, path_of(n))) from error
+        if isinstance(output, Tensor):
+            self.shapes[n] = tuple(output.shape[1:])
+        return output
+
+    def call_module(self, target: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """A module; ReLU in the place of an activation, and statistics of the batch in a batch norm."""
+        module: Any = self.fetch_attr(target)
+        if isinstance(module, self.kinds):
+            self.peaks[target] = max(self.peaks.get(target, 0.0), args[0].abs().max().item())
+            return args[0].clamp_min(0)
+        output = super().call_module(target, args, kwargs)
+        if not isinstance(module, NORMS) or output.numel() == output.shape[1]:
+            return output
+        return F.batch_norm(args[0], None, None, module.weight, module.bias, training=True)
+
+
+def _theta(step: Step) -> Tensor:
+    site: Any = step.module
+    return torch.as_tensor(site.threshold).detach().flatten()
+
+
+def _trained(step: Step) -> str:
+    """θ and L of an activation."""
+    low, high = f"{_theta(step).min():.4g}", f"{_theta(step).max():.4g}"
+    return f"θ = {low if low == high else f'{low} … {high}'}, L = {step.module.levels}"  # type: ignore[union-attr]
+
+
+def _no_threshold(step: Step) -> str | None:
+    """The obstacle that the θ of an activation is, None if it is none."""
+    if (_theta(step).isfinite() & (_theta(step) > 0)).all():
+        return None
+    return (f"{step.path} ({step.name}): {_trained(step)}, and θ has to be a positive number; train again, or start from the "
+            "weights of a ReLU network (model.weights=… fit=finetune), for which calibration finds θ")  # fmt: skip
+
+
+def _odd_threshold(step: Step, peak: float) -> str | None:
+    """What is strange about the θ of an activation whose largest current is `peak`, None if nothing is."""
+    low, high = _theta(step).min().item(), _theta(step).max().item()
+    site = f"{step.path} ({step.name}): {_trained(step)}"
+    if 0 < low < 2 * SMALLEST_THRESHOLD:
+        return f"{site}, the floor below which no θ is used: the layer emits next to nothing; train again with a smaller fit.lr"
+    if high > FAR * peak > 0:
+        return f"{site}, where its largest current is {peak:.2g}: it will (almost) never fire; calibrate or train again"
+    if 0 < FAR * low < peak:
+        return f"{site}, where its largest current is {peak:.2g}: it clips (almost) all of it; calibrate or train again"
+    return None
+
+
+def _unfolded(step: Step, folded: Mapping[str, str]) -> str | None:
+    """What is to be known of a batch norm between spikes that stays, None of any other operation."""
+    if not isinstance(step.module, NORMS) or step.path in folded or not step.after_spikes or step.problem:
+        return None
+    return (f"{step.path} ({step.name}): stays between spikes, an affine map in every step, as no layer can take it in; put it "
+            "right behind a convolution or linear layer that feeds nothing else")  # fmt: skip
+
+
+def _carried(step: Step) -> str:
+    """What becomes of an operation that conversion leaves as it is."""
+    if not step.after_spikes:
+        return "weights, receive the image (computed once, analog)" if _size(step.module) else "computed once, analog"
+    if isinstance(step.module, NORMS):
+        return "stays, an affine map in every step"
+    return "weights, receive spikes" if _size(step.module) else "acts on each step alone"
+
+
+def _size(module: nn.Module | None) -> int:
+    return sum(parameter.numel() for parameter in module.parameters()) if module is not None else 0
+
+
+def _idle(ann: nn.Module, kinds: tuple[type, ...], walked: Sequence[Step]) -> list[Layer]:
+    """The layers that the forward pass does not call."""
+    called = {step.path for step in walked}
+    idle = {
+        path: module
+        for path, module in ann.named_modules()
+        if walked and path not in called and (isinstance(module, kinds) or (_size(module) and not [*module.children()]))
+    }
+    return [Layer(path, type(module).__name__, None, _size(module), "never called") for path, module in idle.items()]
+
+
+def methods_for(ann: nn.Module) -> list[str]:
+    """The methods that meet no obstacle in `ann`, by the names in the configuration (conf/method/); [] outside a Hydra run."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    found = {}
+    for folder in [Path(source.path) / "method" for source in sources if source.schema == "file"]:
+        for path in folder.glob("*.yaml"):
+            if kinds := _kinds(path):
+                found[path.stem] = kinds
+    fits = {kinds: not obstacles(ann, kinds) for kinds in set(found.values())}
+    return sorted(name for name, kinds in found.items() if fits[kinds])
+
+
+def _kinds(path: Path) -> tuple[type[nn.Module], ...] | None:
+    """What the method of a yaml file, or the one whose settings it changes, starts from; None if that is not said."""
+    content: Any = OmegaConf.load(path)
+    if "_target_" in content:
+        return takes(get_method(content._target_))
+    base = path.parent / f"{next(iter(content.get('defaults', [])), '_self_')}.yaml"
+    return _kinds(base) if base.is_file() else None

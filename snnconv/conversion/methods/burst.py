@@ -1,0 +1,47 @@
+"""Burst neurons: several spikes in one step release what a single one would leave behind.  Li & Zeng, IJCAI 2022."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from snnconv.conversion.calibration import Rule
+from snnconv.conversion.method import converts, thresholds, training_of
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.burst import Burst
+
+KINDS = (QCFS, nn.ReLU)
+
+
+@converts(*KINDS)
+def convert(
+    ann: nn.Module,
+    batches: Iterable,
+    *,
+    gamma: int = 5,
+    share: float = 1.0,
+    v_initial: float = 0.0,
+    levels: int = 8,
+    rule: Rule | None = None,
+    per_channel: bool = False,
+    simulate: Mapping[str, Any] | None = None,
+) -> SpikingModel:
+    """`ann` with neurons that emit up to γ = `gamma` spikes of `share`·θ in a step, from v(0) = `v_initial` · `share`·θ.
+
+    θ as trained, or by `rule` from calibration images.  What a neuron can say in a step is clipped at γ·`share`·θ, where the
+    activation clips at θ: `share` = 1/γ makes the two equal, 1 leaves room for bursts above it.  ValueError for settings out of
+    range, a network that cannot be carried, or missing images.
+    """
+    if isinstance(gamma, bool) or not isinstance(gamma, int) or gamma < 1:
+        raise ValueError(f"method.gamma={gamma!r}: spikes of one neuron in one step, a whole number of at least 1")
+    if not (math.isfinite(share) and share > 0):
+        raise ValueError(
+            f"method.share={share}: what one spike counts as a fraction of θ, so a positive number (1, or 1/γ)"
+        )
+    found = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
+    network = to_spiking(ann, KINDS, lambda path, _: Burst(share * found[path], gamma, v_initial))
+    return SpikingModel(network, Latency(spike_levels=gamma, needs_training=training_of(ann)), **(simulate or {}))

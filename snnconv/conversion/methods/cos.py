@@ -1,0 +1,40 @@
+"""Calibrating offset spikes: every neuron tries its first inputs out and corrects its v(0).  Hao et al., ICLR 2023."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from snnconv.conversion.method import converts
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.offset_spikes import OffsetSpikes
+
+
+@converts(QCFS)
+def convert(
+    ann: nn.Module,
+    batches: Iterable,
+    *,
+    warmup: int = 4,
+    iterations: int = 1,
+    simulate: Mapping[str, Any] | None = None,
+) -> SpikingModel:
+    """`ann` with `neurons.offset_spikes`: a layer waits for the first ρ = `warmup` outputs of the one before it.
+
+    With `iterations` = ρ every layer fires exactly as often as QCFS with L = ρ within the first ρ steps, so the mean logits at
+    T = ρ are those of that ANN.  Thresholds come from training, so `batches` is unused.  The paper counts ρ once; a network of
+    depth D answers first after D·ρ steps.  ValueError for settings out of range, or naming every layer that cannot be carried.
+    """
+    if type(warmup) is not int or warmup < 1:
+        raise ValueError(
+            f"method.warmup={warmup}: at least 1 input to try out, a whole number; without any, this is method=qcfs"
+        )
+    if type(iterations) is not int or not 1 <= iterations <= warmup:
+        raise ValueError(f"method.iterations={iterations}: 1 to {warmup}, the largest number of spikes that may be missing "
+                         f"in method.warmup={warmup} steps")  # fmt: skip
+    network = to_spiking(ann, QCFS, lambda path, site: OffsetSpikes(site.threshold.item(), warmup, iterations))
+    latency = Latency(warmup=warmup, waits=True, needs_training="activation")
+    return SpikingModel(network, latency, lookahead=warmup, **(simulate or {}))

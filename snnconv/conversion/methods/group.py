@@ -1,0 +1,39 @@
+"""Group neurons: m members share a membrane and answer in one step what one neuron would need m for.  Lv et al., ICASSP 2024."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from snnconv.conversion.calibration import Rule
+from snnconv.conversion.method import converts, thresholds, training_of
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.burst import Burst
+
+KINDS = (QCFS, nn.ReLU)
+
+
+@converts(*KINDS)
+def convert(
+    ann: nn.Module,
+    batches: Iterable,
+    *,
+    members: int = 4,
+    rule: Rule | None = None,
+    per_channel: bool = False,
+    simulate: Mapping[str, Any] | None = None,
+) -> SpikingModel:
+    """`ann` with groups of m = `members` neurons of thresholds θ/m, 2θ/m, …, θ on one membrane, v(0) = θ/2m.
+
+    Each threshold that v reaches is a spike of θ/m, subtracted from v; together that is a burst neuron of θ/m with at most m
+    spikes.  One step is QCFS with L = m, T steps distinguish m·T levels.  θ as trained, or by `rule` (told L = m) from
+    calibration images.  ValueError for settings out of range, a network that cannot be carried, or missing images.
+    """
+    if isinstance(members, bool) or not isinstance(members, int) or members < 1:
+        raise ValueError(f"method.members={members!r}: neurons in a group, a whole number of at least 1")
+    found = thresholds(ann, KINDS, batches, rule, levels=members, per_channel=per_channel)
+    network = to_spiking(ann, KINDS, lambda path, _: Burst(found[path] / members, members, v_initial=0.5))
+    return SpikingModel(network, Latency(spike_levels=members, needs_training=training_of(ann)), **(simulate or {}))

@@ -1,0 +1,117 @@
+"""Layer by layer, what neurons emit is brought to what the ANN puts out: SNN calibration.  Li et al., ICML 2021; IJCV 2024."""
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from snnconv.conversion.calibration import Rule
+from snnconv.conversion.method import converts, thresholds, training_of
+from snnconv.data.batches import calibration_images
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.functional import qcfs
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.base import per_channel as by_channel
+from snnconv.spiking.neurons.biased import BiasedIntegrateFire
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.side_by_side import Site, channel_mean, side_by_side
+
+KINDS = (QCFS, nn.ReLU)
+
+
+@converts(*KINDS)
+def convert(
+    ann: nn.Module,
+    batches: Iterable,
+    *,
+    variant: str = "light",
+    rule: Rule | None = None,
+    per_channel: bool = False,
+    images: int = 128,
+    epochs: int = 12,
+    lr: float = 1e-3,
+    batch_size: int = 32,
+    seed: int = 0,
+    simulate: Mapping[str, Any] | None = None,
+) -> SpikingModel:
+    """`ann` with integrate-and-fire neurons, corrected one after the other on `images` calibration images for each T asked for.
+
+    With a the ANN's activation, s̄ the mean output over T steps after what comes before was corrected, and means over images:
+
+    light     a constant current b_c = mean(a − s̄), over space too, is added in channel c.
+    advanced  the weights of the layer are trained for `epochs` by Adam (`batch_size`, rate `lr` that a cosine brings to 0) on
+              |qcfs(z̄, θ, T) − a|², z̄ the current for the mean input; then v(0) += T·mean(a − s̄) for each neuron.
+              `epochs` = 0: v(0) alone.
+
+    Neurons start from v(0) = θ/2, as everywhere here; the authors' code starts from 0 and adds θ/2T in each step, which is as much
+    after T steps and comes later.  Trained thresholds stay; those of ReLU networks are found by `rule` with levels = T.
+
+    ValueError for settings out of range, without images, or naming the path of every layer that cannot be carried.
+    """
+    if variant not in ("light", "advanced"):
+        raise ValueError(f"method.variant={variant!r}: light (biases) or advanced (initial potentials and weights)")
+    if type(epochs) is not int or epochs < 0 or type(batch_size) is not int or batch_size < 1 or not 0 < lr < math.inf:
+        raise ValueError(f"method.epochs={epochs}, method.batch_size={batch_size}, method.lr={lr}: "
+                         "a whole number of at least 0, one of at least 1, a number above 0")  # fmt: skip
+    ann = copy.deepcopy(ann)  # which may change before a T is asked for
+    seen = calibration_images(batches, images)
+
+    def uncalibrated(timesteps: int) -> nn.Module:
+        theta = thresholds(ann, KINDS, batches, rule, levels=timesteps, per_channel=per_channel)
+        return to_spiking(ann, KINDS, lambda path, site: IntegrateFire(theta[path]))
+
+    def calibrated(timesteps: int) -> nn.Module:
+        network, trained = uncalibrated(timesteps), set()
+        generator = torch.Generator().manual_seed(seed)
+        for site in side_by_side(ann, network, seen, timesteps):
+            theta: Any = site.clock.neuron.threshold
+            if variant == "light":
+                bias = channel_mean(site.activation - site.output().mean(0))
+                site.clock.neuron = BiasedIntegrateFire(theta, bias.unsqueeze(0))
+            else:
+                weights = [w for w in site.layer.parameters() if w.dim() > 1 and w not in trained]
+                distill(site, weights, epochs, lr, batch_size, generator)
+                trained.update(weights)  # at the first site that they lead to
+                missing = (site.activation - site.output().mean(0)).mean(0)
+                site.clock.neuron = IntegrateFire(theta, 0.5 + timesteps * missing / _meeting(theta, missing, axis=0))
+        return network
+
+    latency = Latency(needs_training="weights" if variant == "advanced" and epochs else training_of(ann))
+    first = uncalibrated(8)  # until a T is asked for
+    return SpikingModel(first, latency, anytime=False, for_timesteps=calibrated, **(simulate or {}))
+
+
+def distill(
+    site: Site, weights: list[nn.Parameter], epochs: int, lr: float, batch_size: int, generator: torch.Generator
+) -> None:
+    """Train `weights` of the site's layer so that its quantized mean current comes close to the ANN's activation."""
+    if not weights or not epochs:
+        return
+    inputs, target, threshold = site.mean_inputs(), site.activation, cast(Any, site.clock.neuron.threshold)
+    theta, one = _meeting(threshold, target, axis=1), target.new_ones(())
+    optimizer = torch.optim.Adam(weights, lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * math.ceil(len(target) / batch_size))
+    wanted = [w.requires_grad for w in weights]
+    for w in weights:
+        w.requires_grad_()
+    for _ in range(epochs):
+        for rows in torch.randperm(len(target), generator=generator).to(target.device).split(batch_size):
+            with torch.enable_grad():
+                z = site.layer(*(x[rows] for x in inputs))
+                error = theta * qcfs(z / theta, one, site.timesteps) - target[rows]
+                error.square().sum(1).mean().backward(inputs=weights)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+    for w, was_wanted in zip(weights, wanted, strict=True):
+        w.requires_grad_(was_wanted)
+
+
+def _meeting(theta: float | Tensor, x: Tensor, axis: int) -> float | Tensor:
+    """θ, shaped to meet the channels of `x`."""
+    return by_channel(theta.to(x), x, axis) if isinstance(theta, Tensor) else theta

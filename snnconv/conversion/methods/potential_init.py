@@ -1,0 +1,64 @@
+"""Initial potentials: the same fraction of θ for every neuron (Bu et al., AAAI 2022), or each its own (Li et al., ICML 2021)."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from snnconv.conversion.calibration import Rule
+from snnconv.conversion.method import converts, thresholds, training_of
+from snnconv.data.batches import calibration_images
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.side_by_side import side_by_side
+
+KINDS = (QCFS, nn.ReLU)
+
+
+@converts(*KINDS)
+def convert(
+    ann: nn.Module,
+    batches: Iterable,
+    *,
+    variant: str = "constant",
+    rule: Rule | None = None,
+    levels: int = 8,
+    images: int = 128,
+    simulate: Mapping[str, Any] | None = None,
+) -> SpikingModel:
+    """`ann` with integrate-and-fire neurons of the same θ, which differ in v(0) only.
+
+    constant    v(0) = θ/2: the expected conversion error of evenly distributed currents is 0.
+    per_neuron  v(0) = θ/2 + T·mean(a − s̄), for each T asked for: a the ANN's activation, s̄ the neuron's mean output over T steps
+                from θ/2, when the layers before it have their v(0); mean over the first `images` calibration images.  The
+                authors' code spreads the θ/2 evenly over the T steps (yhhhli/SNN_Calibration, models/spiking_layer.py).
+
+    Trained thresholds stay; those of ReLU networks are found by `rule`, which is told `levels`.  ValueError for another `variant`,
+    without images where they are needed, or naming the path of every layer that cannot be carried.
+    """
+    if variant not in ("constant", "per_neuron"):
+        raise ValueError(
+            f"method.variant={variant!r}: constant (θ/2 everywhere) or per_neuron (θ/2 and what is missing)"
+        )
+    theta, ann = thresholds(ann, KINDS, batches, rule, levels=levels), copy.deepcopy(ann)
+    latency, options = Latency(needs_training=training_of(ann)), dict(simulate or {})
+
+    def constant() -> nn.Module:
+        return to_spiking(ann, KINDS, lambda path, site: IntegrateFire(theta[path]))
+
+    if variant == "constant":
+        return SpikingModel(constant(), latency, **options)
+    seen = calibration_images(batches, images)
+
+    def per_neuron(timesteps: int) -> nn.Module:
+        network = constant()
+        for site in side_by_side(ann, network, seen, timesteps):
+            missing = timesteps * (site.activation - site.output().mean(0)).mean(0)
+            site.clock.neuron = IntegrateFire(theta[site.path], 0.5 + missing / theta[site.path])
+        return network
+
+    return SpikingModel(constant(), latency, anytime=False, for_timesteps=per_neuron, **options)

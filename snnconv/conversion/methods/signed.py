@@ -1,0 +1,39 @@
+"""Spikes that can be taken back: signed neurons with memory, by the rule of Fast-SNN or that of SNM."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from snnconv.conversion.calibration import Rule
+from snnconv.conversion.method import converts, thresholds, training_of
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.signed import Signed
+
+KINDS = (QCFS, nn.ReLU)
+
+
+@converts(*KINDS)
+def convert(
+    ann: nn.Module,
+    batches: Iterable,
+    *,
+    negative: float,
+    v_initial: float,
+    levels: int = 8,
+    rule: Rule | None = None,
+    per_channel: bool = False,
+    simulate: Mapping[str, Any] | None = None,
+) -> SpikingModel:
+    """`ann` with `neurons.signed.Signed` in the place of its activations.
+
+    `negative` and `v_initial` tell the rules apart: Hu et al., TPAMI 2023 (Fast-SNN; here every layer answers at once, there it
+    waits for the whole spike train of the layer before), and Wang et al., IJCAI 2022 (SNM).  θ as trained, or by `rule` from
+    calibration images.  ValueError for a rule that cannot be, a network that cannot be carried, or missing images.
+    """
+    found = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
+    network = to_spiking(ann, KINDS, lambda path, _: Signed(found[path], v_initial, negative))
+    return SpikingModel(network, Latency(signed=True, needs_training=training_of(ann)), **(simulate or {}))

@@ -1,0 +1,100 @@
+"""A bias for every channel and timestep, estimated forward in time: FTBC.  Wu et al., ECCV 2024."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from snnconv.conversion.calibration import Rule
+from snnconv.conversion.method import converts, thresholds, training_of
+from snnconv.data.batches import calibration_images
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.kinds import is_activation
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.base import per_channel as by_channel
+from snnconv.spiking.neurons.biased import BiasedIntegrateFire
+from snnconv.spiking.side_by_side import channel_mean, side_by_side
+
+KINDS = (QCFS, nn.ReLU)
+
+
+@converts(*KINDS)
+def convert(
+    ann: nn.Module,
+    batches: Iterable,
+    *,
+    alpha: float = 0.5,
+    rounds: int = 2,
+    images: int = 128,
+    rule: Rule | None = None,
+    levels: int | None = None,
+    per_channel: bool = False,
+    simulate: Mapping[str, Any] | None = None,
+) -> SpikingModel:
+    """`ann` with integrate-and-fire neurons that receive b(t) beside their current x(t), from v(0) = θ/2.
+
+    Each round takes its share of `images` calibration images through the layers, in order, and in each layer through time:
+    b(t) ← b(t) − α·mean(s(t) − a), with a the ANN's activation and s(t) what the neuron emits with the bias so far, the mean over
+    images and space.  The neuron then goes on with the new b(t).  Before the first round b is 0.
+
+    b(t) depends on steps up to t alone, so biases for T steps begin with those for fewer: `anytime`.  Trained thresholds stay;
+    those of ReLU networks are found by `rule`, with `levels` = T if it is None, and then the network depends on T through them.
+
+    ValueError for settings out of range, without images, or naming the path of every layer that cannot be carried.
+    """
+    if not 0 < alpha <= 1:
+        raise ValueError(f"method.alpha={alpha}: above 0 and at most 1, the share of an error that a round corrects")
+    if type(rounds) is not int or rounds < 1:
+        raise ValueError(f"method.rounds={rounds}: a whole number of at least 1")
+    if levels is not None and (type(levels) is not int or levels < 1):
+        raise ValueError(f"method.levels={levels}: a whole number of at least 1, or null for T itself")
+    ann = copy.deepcopy(ann)  # which may change before a T is asked for
+    parts = calibration_images(batches, images).chunk(rounds)
+
+    def uncalibrated(timesteps: int) -> nn.Module:
+        theta = thresholds(ann, KINDS, batches, rule, levels=levels or timesteps, per_channel=per_channel)
+        return to_spiking(ann, KINDS, lambda path, site: BiasedIntegrateFire(theta[path], torch.zeros(timesteps, 1)))
+
+    def calibrated(timesteps: int) -> nn.Module:
+        network = uncalibrated(timesteps)
+        for part in parts:
+            for site in side_by_side(ann, network, part, timesteps):
+                neuron: Any = site.clock.neuron
+                bias = temporal_bias(site.current(), site.activation, neuron.threshold, neuron.node.bias, alpha)
+                site.clock.neuron = BiasedIntegrateFire(neuron.threshold, bias)
+        return network
+
+    from_training = all(is_activation(module) for module in ann.modules() if isinstance(module, KINDS))
+    return SpikingModel(
+        uncalibrated(8),
+        Latency(needs_training=training_of(ann)),
+        anytime=from_training or levels is not None,
+        for_timesteps=calibrated,
+        **(simulate or {}),
+    )
+
+
+@torch.no_grad()
+def temporal_bias(
+    current: Float[Tensor, "T N C *space"],
+    activation: Float[Tensor, "N C *space"],
+    threshold: float | Tensor,
+    bias: Float[Tensor, "T #C"],
+    alpha: float,
+) -> Float[Tensor, "T C"]:
+    """`bias` after one round in one layer that receives `current` and should emit `activation` in every step."""
+    theta = torch.as_tensor(threshold).to(current)
+    theta = by_channel(theta, activation)
+    v, rows = torch.zeros_like(activation) + theta / 2, []
+    for x, b in zip(current, bias.to(current), strict=True):
+        v = v + x + by_channel(b, v)
+        correction = alpha * channel_mean(theta * (v >= theta).to(v) - activation)
+        rows.append(b - correction)
+        v = v - by_channel(correction, v)
+        v = v - theta * (v >= theta).to(v)
+    return torch.stack(rows)

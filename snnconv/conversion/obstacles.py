@@ -1,0 +1,94 @@
+"""What keeps a network from becoming spiking, operation by operation."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from snnconv.nn.graph.kinds import NORMS, Kinds, is_activation, is_linear
+from snnconv.nn.graph.trace import path_of, trace
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of a network on its way into spikes."""
+
+    node: fx.Node
+    path: str  # of the module, or of the one that calls the function
+    name: str  # "Conv2d", "calls relu"
+    module: nn.Module | None  # None: a function or a method
+    after_spikes: bool  # does it receive spikes, at once or through what stands before it?
+    problem: str | None  # the obstacle that it is, with a remedy
+
+
+def steps(network: nn.Module, kind: Kinds) -> list[Step]:
+    """The operations of `network` in order, as conversion of activations of `kind` meets them.
+
+    Before the first activation the current is constant in time and any pooling may stand; after it, only linear operations
+    and activations of `kind` are carried.  ValueError if the forward pass cannot be followed.
+    """
+    modules = dict(network.named_modules())
+    graph = trace(network, kind if isinstance(kind, tuple) else (kind,))
+    nodes = [node for node in graph.nodes if node.op in ("call_module", "call_function", "call_method")]
+    uses = Counter(node.target for node in nodes if node.op == "call_module")
+    spiking: set[fx.Node] = set()
+    found: list[Step] = []
+    for node in nodes:
+        module = modules[str(node.target)] if node.op == "call_module" else None
+        after_spikes = any(source in spiking for source in node.all_input_nodes)
+        if after_spikes or isinstance(module, kind):
+            spiking.add(node)
+        called = f"calls {getattr(node.target, '__name__', node.target)}"
+        path, name = path_of(node), called if module is None else type(module).__name__
+        problem = _problem(node, f"{path} ({name})", module, kind, after_spikes, uses[node.target])
+        found.append(Step(node, path, name, module, after_spikes, problem))
+    return found
+
+
+def obstacles(network: nn.Module, kind: Kinds) -> list[str]:
+    """What keeps `network`, with activations of `kind`, from becoming spiking: one line each, naming the path and a remedy."""
+    if not any(isinstance(module, kind) for module in network.modules()):
+        others = sorted({type(m).__name__ for m in network.modules() if is_activation(m) or isinstance(m, nn.ReLU)})
+        return [
+            f"{type(network).__name__} has no {_names(kind)}: nothing to convert; "
+            f"its activations are {' and '.join(others) or 'of no known kind'}: choose a method that starts from these "
+            "(README.md lists them), or another activation=…"
+        ]
+    try:
+        return list(dict.fromkeys(step.problem for step in steps(network, kind) if step.problem))
+    except ValueError as error:
+        return [str(error)]
+
+
+def _problem(
+    node: fx.Node, site: str, module: nn.Module | None, kind: Kinds, after_spikes: bool, uses: int
+) -> str | None:
+    """The obstacle that the operation at `site` is, None if it is none."""
+    if isinstance(module, kind):
+        if uses > 1:
+            return f"{site}: used {uses} times; each site holds its own potential, so give it its own module"
+        if getattr(module, "inplace", False) and len(node.all_input_nodes[0].users) > 1:
+            return f"{site}: works in place on a value that is also read elsewhere; use inplace=False"
+        return None
+    if isinstance(module, NORMS) and module.running_mean is None and after_spikes:
+        return f"{site}: normalizes by the batch it is given, which differs in every step; use track_running_stats=True"
+    if is_linear(node, module):
+        return None
+    if "pool" in site.rpartition("(")[2].lower():
+        return f"{site}: max pooling has no spiking equivalent here; use average pooling" if after_spikes else None
+    if module is None:
+        return f"{site}: a function, not a module, so it would not be converted; make it a {_names(kind)} module"
+    if is_activation(module):
+        return f"{site}: this method converts {_names(kind)}; train with that or choose another method"
+    return f"{site}: cannot be carried into spikes; replace it by {_names(kind)} or a linear layer"
+
+
+def _names(kind: Kinds) -> str:
+    return " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+
+
+def require_convertible(network: nn.Module, kind: Kinds) -> None:
+    """ValueError that lists every obstacle, if there is one."""
+    found = obstacles(network, kind)
+    if found:
+        raise ValueError(f"{type(network).__name__} cannot be converted:\n  " + "\n  ".join(found))

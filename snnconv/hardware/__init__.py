@@ -1,0 +1,1 @@
+"""Networks for hardware: compression, integers, quantized baselines, and files for other programs."""

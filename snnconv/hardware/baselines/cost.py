@@ -1,0 +1,75 @@
+"""What a quantized network takes: bytes, and energy by the tables and rules that price the spiking one beside it."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from snnconv.analysis.costs import Costs
+from snnconv.analysis.fan_out import Target, fan_out
+from snnconv.hardware.baselines.ptq import Quantized
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.nn.graph.kinds import NORMS, WEIGHTED
+from snnconv.nn.graph.rewrite import replace_modules, replace_relus
+from snnconv.spiking.network import OverTime
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+
+log = logging.getLogger(__name__)
+WORD = 4  # bytes of a scale, a zero point, a bias, and of what stays float
+RULE = (
+    "As the quantized ANN in energy.py: a MAC with an activation of b bits is b shifted accumulates, never more than a full MAC; "
+    "the first layer, which sees the image, and weights behind weights take full MACs.  Where a table charges memory, weights and "
+    "activations are moved at their bits, never more than the table's.  Finding ranges at run time (dynamic) is not priced."
+)
+
+
+def size(ann: nn.Module, quantized: Quantized) -> dict[str, float]:
+    """Bytes of the quantized network and of its float32 original, batch norms folded in either.
+
+    Weights at their bits; four bytes for each scale (and zero point, if affine) of a layer, or of a channel, and of the stored
+    ranges of activations; four for each bias, and for the factor and the shift of a batch norm that stays.
+    """
+    how, folded = quantized.how, fold_batchnorm(ann)
+    layers: list[Any] = [module for module in folded.modules() if isinstance(module, WEIGHTED)]
+    norms = sum(2 * module.num_features for module in folded.modules() if isinstance(module, NORMS))
+    words = norms + sum(layer.bias.numel() for layer in layers if layer.bias is not None)
+    weights = sum(layer.weight.numel() for layer in layers)
+    scales = sum(len(layer.weight) if how.per_channel else 1 for layer in layers)
+    scales *= 1 if how.of_weights().symmetric else 2
+    ranges = quantized.ranges * (1 if how.of_activations().symmetric else 2)
+    return {
+        "size_bytes": weights * how.weight_bits / 8 + WORD * (words + scales + ranges),
+        "float_bytes": float(WORD * (weights + words)),
+    }
+
+
+def targets(ann: nn.Module, image_shape: Sequence[int]) -> list[Target]:
+    """What is computed for one image, layer by layer.  ValueError where that cannot be counted (`fanout.fan_out`)."""
+    trained = any(isinstance(module, QCFS) for module in ann.modules())
+    network = fold_batchnorm(ann if trained else replace_relus(ann, nn.ReLU))
+    counted = replace_modules(network, (QCFS, nn.ReLU), lambda _: OverTime(IntegrateFire(1.0)))
+    return fan_out(counted.cpu(), image_shape)[0]
+
+
+def energy(
+    ann: nn.Module, quantized: Quantized, image_shape: Sequence[int], tables: Mapping[str, Costs]
+) -> dict[str, dict[str, float] | None]:
+    """pJ for one image by table: "energy" of the quantized network, "ann_energy" of its original; None if it cannot be counted."""
+    try:
+        found = targets(ann, image_shape)
+    except ValueError as error:
+        log.warning("No energy: %s", error)
+        return {"energy": None, "ann_energy": None}
+    how = quantized.how
+    narrow = {
+        name: replace(costs, weight_bits=min(how.weight_bits, costs.weight_bits)) for name, costs in tables.items()
+    }
+    return {
+        "energy": {
+            name: sum(costs.of_ann(target, how.activation_bits) for target in found) for name, costs in narrow.items()
+        },
+        "ann_energy": {name: sum(costs.of_ann(target) for target in found) for name, costs in tables.items()},
+    }

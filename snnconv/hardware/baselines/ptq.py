@@ -1,0 +1,206 @@
+"""A trained network in whole numbers without training: ranges found beforehand (static), or of each image when it comes (dynamic).
+
+Where values are quantized: the image, what every activation puts out, and whatever else weights meet (after average pooling).
+What is added up before an activation (weight layers, biases, shortcuts) stays at full width, as in fused integer kernels.  The
+arithmetic is simulated: float32 holding whole numbers times their scale.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from snnconv.data.batches import in_batches
+from snnconv.data.splits import Splits
+from snnconv.hardware.baselines.observers import (
+    OBSERVERS,
+    WEIGHT_OBSERVERS,
+    Integers,
+    PerImage,
+    activation_observer,
+    settled,
+    weight_observer,
+)
+from snnconv.nn.activations.clipped_relu import ClippedReLU
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.nn.graph.kinds import WEIGHTED
+from snnconv.nn.graph.rewrite import replace_modules, replace_relus, set_submodule
+from snnconv.nn.graph.trace import trace
+
+MOST_BITS = 16
+BATCH = 50  # images that a moving average moves by
+KEEPING_MODULES = (
+    nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.ZeroPad2d,
+    nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool2d,
+)  # fmt: skip
+KEEPING_CALLS = (
+    torch.flatten, torch.reshape, F.dropout, F.max_pool2d,
+    "flatten", "view", "reshape", "contiguous", "permute", "transpose",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to quantize; ValueError for values that make no sense."""
+
+    weight_bits: int = 8
+    activation_bits: int = 8
+    image_bits: int = 8
+    weights: str = "symmetric"  # or affine
+    activations: str = "affine"  # or symmetric, which leaves half of its integers to negative values
+    per_channel: bool = True  # a scale for each output channel of the weights
+    weight_observer: str = "mse"  # min_max | mse
+    observer: str = "min_max"  # of activations: min_max | moving_average | percentile | mse | kl
+    momentum: float = 0.9  # of moving_average
+    percent: float = 99.9  # of percentile
+    per_image: int = 256  # values of each image that percentile, mse and kl see at one place
+    from_theta: bool = True  # activations with a trained θ use it, in 2^bits − 1 levels; no observer there
+    own_levels: bool = False  # and keep the levels that they were trained with
+
+    def __post_init__(self) -> None:
+        for name in ("weight_bits", "activation_bits", "image_bits"):
+            bits = getattr(self, name)
+            if type(bits) is not int or not 2 <= bits <= MOST_BITS:
+                raise ValueError(f"baseline.{name}={bits!r}: a whole number of bits from 2 to {MOST_BITS}")
+        schemes = ("symmetric", "affine")
+        options = {
+            "weights": schemes,
+            "activations": schemes,
+            "observer": OBSERVERS,
+            "weight_observer": WEIGHT_OBSERVERS,
+        }
+        for name, known in options.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"baseline.{name}={getattr(self, name)!r}: {', '.join(known[:-1])} or {known[-1]}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"baseline.momentum={self.momentum!r}: at least 0 and below 1")
+        if not 0 < self.percent <= 100:
+            raise ValueError(f"baseline.percent={self.percent!r}: above 0 and at most 100")
+        if type(self.per_image) is not int or self.per_image < 1:
+            raise ValueError(f"baseline.per_image={self.per_image!r}: a whole number of at least 1")
+
+    def of_weights(self) -> Integers:
+        """What weights become."""
+        return Integers(self.weight_bits, self.weights == "symmetric")
+
+    def of_activations(self, image: bool = False) -> Integers:
+        """What activations become, or the image."""
+        return Integers(self.image_bits if image else self.activation_bits, self.activations == "symmetric")
+
+
+@dataclass
+class Quantized:
+    """`network` computes with whole numbers times scales; `how` says which, `ranges` of them are stored for activations."""
+
+    network: nn.Module
+    how: Settings
+    ranges: int
+
+
+def dynamic(ann: nn.Module, data: Splits, **settings: Any) -> Quantized:
+    """`ann` with weights in whole numbers, and activations in the range of each image.  A trained θ still clips."""
+    how = Settings(**{**settings, "from_theta": False})
+    network, _ = prepared(fold_batchnorm(ann), how, PerImage)
+    quantize_weights(network, how)
+    return Quantized(network.eval(), how, 0)
+
+
+def static(ann: nn.Module, data: Splits, **settings: Any) -> Quantized:
+    """`ann` with weights and activations in whole numbers, in ranges from θ or from calibration images."""
+    return calibrated(fold_batchnorm(ann), data.calibration, Settings(**settings))
+
+
+def calibrated(network: nn.Module, batches: Iterable[tuple[Tensor, Any]], how: Settings) -> Quantized:
+    """A copy of `network` in whole numbers, its ranges found on all `batches`.  ValueError without images."""
+    kind: dict[str, Any] = {"momentum": how.momentum, "percent": how.percent, "per_image": how.per_image}
+    network, sites = prepared(network, how, lambda integers: activation_observer(how.observer, integers, **kind))
+    images = in_batches(batches, BATCH)
+    if not images:
+        raise ValueError("static quantization takes its ranges from calibration images, and there are none; set data.calibration "
+                         "to 100 or more, or choose baseline=ptq_dynamic")  # fmt: skip
+    network.eval()
+    with torch.no_grad():
+        for batch, _ in images:
+            network.to(batch.device)(batch)
+    for path, place in sites.items():
+        try:
+            set_submodule(network, path, settled(network.get_submodule(path)))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+    quantize_weights(network, how)
+    thetas = sum(isinstance(module, QCFS) for module in network.modules()) if how.from_theta else 0
+    return Quantized(network, how, len(sites) + thetas)
+
+
+def prepared(
+    ann: nn.Module, how: Settings, make: Callable[[Integers], nn.Module]
+) -> tuple[fx.GraphModule, dict[str, str]]:
+    """A copy of `ann` with a module `make(integers)` wherever values are to be quantized, and the places by its path.
+
+    An activation with a trained θ becomes one with as many levels as there are integers (`from_theta`), or clips at θ.
+    """
+
+    def ours(activation: Any) -> nn.Module:
+        most, levels, theta = how.of_activations().high, activation.levels, activation.threshold.item()
+        if how.own_levels and levels > most:
+            raise ValueError(f"baseline.activation_bits={how.activation_bits}: {most} levels above 0, too few for the {levels} "
+                             "that this network was trained with; use more bits, or own_levels=false")  # fmt: skip
+        return QCFS(levels if how.own_levels else most, theta) if how.from_theta else ClippedReLU(levels, theta)
+
+    trained = any(isinstance(module, QCFS) for module in ann.modules())
+    network = replace_modules(ann, QCFS, ours) if trained else replace_relus(ann, nn.ReLU)
+    _require_carried(network)
+    modules, graph = dict(network.named_modules()), trace(network.eval())
+    places: dict[fx.Node, Integers] = {}
+    for node in graph.nodes:
+        module = modules[str(node.target)] if node.op == "call_module" else None
+        if isinstance(module, QCFS | nn.ReLU):
+            places[node] = how.of_activations()
+        elif isinstance(module, WEIGHTED):
+            source = _source(node.args[0], modules)
+            places.setdefault(source, how.of_activations(image=source.op == "placeholder"))
+    found = fx.GraphModule(network, graph)
+    sites = {}
+    for node, integers in places.items():
+        if how.from_theta and node.op == "call_module" and isinstance(modules[str(node.target)], QCFS):
+            continue  # whole numbers of levels as they are
+        place = str(node.target if node.op == "call_module" else node.name)
+        path = f"{place.replace('.', '_')}_values"
+        while hasattr(found, path):  # called more than once
+            path += "_"
+        found.add_submodule(path, make(integers))
+        with graph.inserting_after(node):
+            new = graph.call_module(path, (node,))
+        node.replace_all_uses_with(new)
+        new.args = (node,)
+        sites[path] = place
+    found.recompile()
+    return found, sites
+
+
+def _source(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
+    """Where the values of `node` were computed: before what only moves, drops or chooses them."""
+    module = modules[str(node.target)] if node.op == "call_module" else None
+    keeps = isinstance(module, KEEPING_MODULES) or (node.op.startswith("call_") and node.target in KEEPING_CALLS)
+    return _source(node.all_input_nodes[0], modules) if keeps else node
+
+
+def _require_carried(network: nn.Module) -> None:
+    """ValueError naming a layer whose weights would stay float."""
+    for path, module in network.named_modules():
+        if not isinstance(module, WEIGHTED) and any(p.dim() > 1 for p in module.parameters(recurse=False)):
+            raise ValueError(f"{path} ({type(module).__name__}): its weights cannot be quantized here, only those of "
+                             f"{', '.join(kind.__name__ for kind in WEIGHTED)}")  # fmt: skip
+
+
+def quantize_weights(network: nn.Module, how: Settings) -> None:
+    """Make every weight layer of `network` compute with whole numbers, in ranges found now; gradients pass straight through."""
+    for layer in [module for module in network.modules() if isinstance(module, WEIGHTED)]:
+        observer = weight_observer(how.weight_observer, how.of_weights(), how.per_channel)
+        observer(layer.weight.detach())
+        parametrize.register_parametrization(layer, "weight", settled(observer))

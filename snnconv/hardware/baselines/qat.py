@@ -1,0 +1,76 @@
+"""A trained network in whole numbers, trained a little further with them (quantization-aware training)."""
+
+import logging
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import nn
+from torch.nn import functional as F
+
+from snnconv.data.splits import Splits
+from snnconv.hardware.baselines.ptq import Quantized, Settings, calibrated
+from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.runtime import distributed
+from snnconv.runtime.run import TrainingError
+from snnconv.training.settings import Fit
+
+log = logging.getLogger(__name__)
+
+
+def qat(
+    ann: nn.Module,
+    data: Splits,
+    *,
+    epochs: int = 3,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    average: float = 0.9,
+    **settings: Any,
+) -> Quantized:
+    """`ann` in whole numbers as `ptq.static` makes it (`settings`; `average` is its momentum), then `epochs` epochs of SGD.
+
+    Gradients pass straight through the rounding of what lies in its range.  Ranges stay, but for θ, which is trained.  With a
+    scale for each output channel batch norms go on learning: each is a factor and a bias a channel, so the scale takes it over
+    exactly; else they are folded beforehand.  The last epoch counts.  ValueError for settings that make no sense.
+    """
+    if type(epochs) is not int or epochs < 1:
+        raise ValueError(
+            f"baseline.epochs={epochs!r}: a whole number of at least 1; without training baseline=ptq_static"
+        )
+    try:
+        how = Fit(epochs=epochs, lr=lr, batch_size=data.train.batch_size, momentum=momentum, weight_decay=weight_decay)
+    except ValueError as error:
+        raise ValueError(str(error).replace("fit.", "baseline.")) from error
+    if distributed.world_size() > 1:
+        raise ValueError("baseline=qat: trains in one process; start it without torchrun")
+    quantize = Settings(momentum=average, **settings)
+    found = calibrated(ann if quantize.per_channel else fold_batchnorm(ann), data.calibration, quantize)
+    _train(found.network, data, how)
+    return replace(found, network=found.network.eval())
+
+
+def _train(network: nn.Module, data: Splits, how: Fit) -> None:
+    """Train `network` in place.  TrainingError where the loss is not finite."""
+    network.to(data.train.device).requires_grad_()
+    optimizer, steps = how.optimizer(network), len(data.train)
+    for epoch in range(how.epochs):
+        data.train.set_epoch(epoch)
+        network.train()
+        total = torch.zeros((), dtype=torch.float64, device=data.train.device)
+        batches = track(data.train, f"epoch {epoch + 1}/{how.epochs}", steps, transient=True)
+        for index, (images, labels) in enumerate(batches):
+            for group in optimizer.param_groups:
+                group["lr"] = how.lr_at(epoch * steps + index, steps)
+            loss = F.cross_entropy(network(images), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+        mean = total.item() / steps
+        if not math.isfinite(mean):
+            raise TrainingError(f"baseline=qat: the loss is not finite in epoch {epoch + 1}; try a smaller baseline.lr")
+        log.info("qat %d/%d  loss %.4f", epoch + 1, how.epochs, mean)

@@ -1,0 +1,116 @@
+"""Channel pruning: whole channels go, in every layer that reads or writes them (by torch-pruning's dependency graph)."""
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+from torch import Tensor, nn
+
+from snnconv.nn.graph.kinds import is_activation
+from snnconv.nn.graph.rewrite import replace_modules, set_submodule
+
+log = logging.getLogger(__name__)
+FIXED = ("slice", "pad", "split", "cat", "concat")  # operations that name channels by number
+
+
+def prune_channels(
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, Any]],
+    *,
+    ratio: float = 0.3,
+    ratios: Mapping[str, float] | None = None,
+    shortcuts: bool = False,
+    multiple: int = 1,
+) -> nn.Module:
+    """A copy of `network` without `ratio` of the channels of each group of layers that share them, those of the smallest L2 norm.
+
+    `ratios` are other ones for layers whose path fits a pattern ("layer3.*.conv1"): the first that fits counts.  Channels that
+    an addition joins are kept unless `shortcuts`; those that are padded or sliced by number, always.  What is left is a multiple
+    of `multiple`.  Source: Fang et al., CVPR 2023 (DepGraph).
+
+    ValueError for ratios out of range, patterns that fit no layer, and where nothing can be pruned.
+    """
+    ratios = dict(ratios or {})
+    for name, value in {"ratio": ratio, **ratios}.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise ValueError(f"compress: {name}={value!r}: a share of the channels, at least 0 and below 1")
+    if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
+        raise ValueError(f"compress: multiple={multiple!r}: a whole number of at least 1")
+    pruning = _library()
+    image = _an_image(batches, network)
+    sites = {path: copy.deepcopy(m) for path, m in network.named_modules() if is_activation(m)}
+    smaller = replace_modules(network, tuple({type(m) for m in sites.values()}) or nn.ReLU, lambda _: nn.ReLU())
+    smaller.eval().requires_grad_()
+    paths = {module: path for path, module in smaller.named_modules()}
+    outputs = smaller(image).shape[-1]
+    graph = pruning.DependencyGraph().build_dependency(smaller, example_inputs=image)
+    importance, unused, kept, pruned = pruning.importance.GroupMagnitudeImportance(p=2), set(ratios), [], 0
+    last = [module for module in smaller.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+    for group in list(graph.get_all_groups(ignored_layers=[last], root_module_types=[nn.Conv2d, nn.Linear])):
+        module, path = group[0].dep.target.module, paths[group[0].dep.target.module]
+        pattern = next((pattern for pattern in ratios if fnmatch(path, pattern)), None)
+        unused.discard(pattern)  # type: ignore[arg-type]
+        count = len(group[0].idxs)
+        leave = max(multiple, round(count * (1 - ratios.get(pattern or "", ratio)) / multiple) * multiple)
+        if leave >= count:
+            continue
+        if (why := _fixed(group, shortcuts)) or last in [dep.target.module for dep, _ in group if _writes(dep)]:
+            kept.append(f"{path} ({why or 'the logits'})")
+            continue
+        order = importance(group).argsort()[: count - leave].tolist()
+        graph.get_pruning_group(module, group[0].dep.handler, order).prune()
+        pruned += 1
+    if unused:
+        raise ValueError(
+            f"compress: ratios for {', '.join(sorted(unused))}: no layer that can be pruned has such a path"
+        )
+    if not pruned and any(value > 0 for value in (ratio, *ratios.values())):
+        raise ValueError(
+            f"{type(network).__name__}: no channels can be pruned; kept: {'; '.join(kept) or 'too few to prune'}"
+        )
+    if kept:
+        log.info("Channels kept whole: %s", "; ".join(kept))
+    for path, site in sites.items():
+        set_submodule(smaller, path, site)
+    for old, new in zip(network.parameters(), smaller.parameters(), strict=True):
+        new.requires_grad_(old.requires_grad)
+    smaller.train(network.training)
+    if (found := smaller.eval()(image).shape[-1]) != outputs:
+        raise ValueError(f"{type(network).__name__}: pruning left {found} of {outputs} outputs")
+    return smaller.train(network.training)
+
+
+def _library() -> Any:
+    try:
+        import torch_pruning
+    except ImportError as error:
+        raise ValueError("channel pruning needs torch-pruning: pip install 'snnconv[prune]'") from error
+    return torch_pruning
+
+
+def _an_image(batches: Iterable[tuple[Tensor, Any]], network: nn.Module) -> Tensor:
+    """One image, for its shape."""
+    for images, _ in batches:
+        return images[:1].to(next(network.parameters()).device)
+    raise ValueError(
+        "compress: shapes come from calibration images, and there are none; set data.calibration to 100 or more"
+    )
+
+
+def _fixed(group: Any, shortcuts: bool) -> str | None:
+    """Why the channels of `group` are kept, None if they need not be."""
+    names = [name for dep, _ in group if (name := str(dep.target.name).lower()).startswith("_")]  # of no module
+    if any(word in name for name in names for word in FIXED):
+        return "padded or sliced by number"
+    adds = [name for name in names if "addbackward" in name]
+    return "joined by an addition; shortcuts=true prunes them too" if adds and not shortcuts else None
+
+
+def _writes(dep: Any) -> bool:
+    return "out" in dep.handler.__name__
+
+
+warnings.filterwarnings("ignore", message="Unwrapped parameters detected", module="torch_pruning")

@@ -1,0 +1,103 @@
+"""Low-rank splitting: a k×k convolution becomes k×1 and 1×k through fewer channels, with no neuron between them."""
+
+import copy
+import logging
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from torch import nn
+
+from snnconv.nn.graph.rewrite import set_submodule
+
+log = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def split_convolutions(
+    network: nn.Module,
+    batches: Iterable,
+    *,
+    energy: float | None = None,
+    budget: float | None = 0.5,
+    ranks: Mapping[str, int] | None = None,
+    except_for: Iterable[str] = (),
+    multiple: int = 1,
+) -> nn.Module:
+    """A copy of `network` whose k×k convolutions are two: w[o, i, y, x] ≈ Σ_r h[o, r, x] · v[r, i, y], by SVD.
+
+    The rank, a multiple of `multiple`, is the least that keeps `energy` of the squared singular values, or the largest whose
+    weights are at most `budget` of the layer's; `ranks` name others for paths that fit a pattern.  A layer whose halves would have
+    no fewer weights than it has, or for which no rank is small enough, stays whole, as do those of several groups and of
+    `except_for`.  Source: Jaderberg et al., BMVC
+    2014; Tai et al., ICLR 2016.
+
+    ValueError for an energy or a budget out of (0, 1], both or neither, ranks that a layer cannot have, or if nothing is split.
+    """
+    if (energy is None) == (budget is None):
+        raise ValueError(f"compress: energy={energy}, budget={budget}: one of them, the other null")
+    share: Any = budget if energy is None else energy
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError(f"compress: {'budget' if energy is None else 'energy'}={share!r}: above 0, at most 1")
+    if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
+        raise ValueError(f"compress: multiple={multiple!r}: a whole number of at least 1")
+    network, wanted, patterns = copy.deepcopy(network), dict(ranks or {}), tuple(except_for)
+    unused, done, whole = set(wanted), 0, list[str]()
+    layers = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+    for path, layer in layers:
+        if layer.groups > 1 or min(layer.kernel_size) == 1 or any(fnmatch(path, p) for p in patterns):
+            continue
+        pattern = next((pattern for pattern in wanted if fnmatch(path, pattern)), None)
+        unused.discard(pattern)  # type: ignore[arg-type]
+        (h, w), least = (
+            layer.kernel_size,
+            layer.in_channels * layer.kernel_size[0] + layer.out_channels * layer.kernel_size[1],
+        )
+        matrix = layer.weight.double().permute(1, 2, 0, 3).reshape(layer.in_channels * h, layer.out_channels * w)
+        left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
+        if pattern is not None:
+            rank = wanted[pattern]
+            if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= len(sizes):
+                raise ValueError(f"{path}: rank={rank!r}: it has ranks from 1 to {len(sizes)}")
+        elif energy is not None:
+            kept = sizes.square().cumsum(0) / sizes.square().sum().clamp_min(1e-300)
+            rank = -(-(int((kept < energy - 1e-12).sum()) + 1) // multiple) * multiple
+        else:
+            rank = int(share * layer.weight.numel() / least) // multiple * multiple
+        if rank < 1 or rank * least >= layer.weight.numel():
+            whole.append(path)
+            continue
+        set_submodule(network, path, _halves(layer, left[:, :rank], sizes[:rank], right[:rank]))
+        done += 1
+    if unused:
+        raise ValueError(f"compress: ranks for {', '.join(sorted(unused))}: no k×k convolution has such a path")
+    if not done:
+        raise ValueError(
+            f"{type(network).__name__}: no convolution becomes smaller by splitting; another budget or energy may do"
+        )
+    if whole:
+        log.info("Convolutions kept whole: %s", ", ".join(whole))
+    return network
+
+
+def _halves(layer: nn.Conv2d, left: torch.Tensor, sizes: torch.Tensor, right: torch.Tensor) -> nn.Sequential:
+    """k×1, then 1×k; each carries the square roots of the singular values, so that their weights are of one size."""
+    rank, (h, w), padding = len(sizes), layer.kernel_size, layer.padding
+    tall: Any = padding if isinstance(padding, str) else (padding[0], 0)
+    wide: Any = padding if isinstance(padding, str) else (0, padding[1])
+    (sh, sw), (dh, dw) = layer.stride, layer.dilation
+    like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    down = nn.Conv2d(
+        layer.in_channels, rank, (h, 1), (sh, 1), tall, (dh, 1), bias=False, padding_mode=layer.padding_mode, **like
+    )
+    across = nn.Conv2d(
+        rank, layer.out_channels, (1, w), (1, sw), wide, (1, dw), bias=layer.bias is not None,
+        padding_mode=layer.padding_mode, **like,
+    )  # fmt: skip
+    root = sizes.sqrt()
+    down.weight.copy_((left * root).T.reshape(rank, layer.in_channels, h, 1))
+    across.weight.copy_((root.unsqueeze(1) * right).reshape(rank, layer.out_channels, 1, w).transpose(0, 1))
+    if layer.bias is not None:
+        across.bias.copy_(layer.bias)  # type: ignore[union-attr]
+    return nn.Sequential(down, across)

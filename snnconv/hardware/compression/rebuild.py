@@ -1,0 +1,124 @@
+"""A compressed network on disk and in numbers: how it is built again, and what it holds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.nn.graph.kinds import NORMS, WEIGHTED
+from snnconv.nn.graph.rewrite import set_submodule
+from snnconv.training.quantized_weights import Weights
+
+SHAPES = {
+    nn.Conv2d: (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "padding_mode",
+    ),
+    nn.Linear: ("in_features", "out_features"),
+    nn.BatchNorm1d: ("num_features",),
+    nn.BatchNorm2d: ("num_features",),
+}
+KINDS = {kind.__name__: kind for kind in SHAPES}
+
+
+def changes(original: nn.Module, network: nn.Module) -> dict[str, dict[str, Any]]:
+    """What makes `network` of `original`: the layers of other shapes, and those that stand in the place of one, by path.
+
+    Plain values, for `ann.json`.  ValueError for a kind of layer that cannot be described so.
+    """
+    before, found = {path: _described(module) for path, module in original.named_modules()}, {}
+    for path, module in network.named_modules():
+        if isinstance(module, (*WEIGHTED, *NORMS)) and before.get(path) != (described := _described(module)):
+            if described is None:
+                raise ValueError(f"{path} ({type(module).__name__}): a compressed layer of this kind cannot be stored")
+            found[path] = described
+    return found
+
+
+def rebuilt(model: nn.Module, layers: Mapping[str, Mapping[str, Any]]) -> nn.Module:
+    """`model` with `layers` as `changes` describes them, their weights yet to be filled in; ValueError for what cannot be."""
+    for path, described in layers.items():
+        settings = {**described}
+        kind: Any = KINDS.get(str(settings.pop("kind", None)))
+        if kind is None or set(settings) - {*SHAPES[kind], "bias"}:
+            raise ValueError(f"{path}: {dict(described)} describes none of {', '.join(KINDS)}")
+        settings = {
+            name: tuple(value) if isinstance(value, list | tuple) else value for name, value in settings.items()
+        }
+        parent = path.rpartition(".")[0]
+        if isinstance(_found(model, parent), WEIGHTED):  # halves in the place of a layer
+            set_submodule(model, parent, nn.Sequential())
+        set_submodule(model, path, kind(**settings))
+    return model
+
+
+def _found(network: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return network.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _described(module: nn.Module) -> dict[str, Any] | None:
+    kind = next((kind for kind in SHAPES if type(module) is kind), None)
+    if kind is None:
+        return None
+    settings: dict[str, Any] = {name: getattr(module, name) for name in SHAPES[kind]}
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    bias = {} if kind in NORMS else {"bias": module.bias is not None}
+    return {"kind": kind.__name__, **settings, **bias}
+
+
+@torch.no_grad()
+def size(network: nn.Module, weights: Weights | None = None) -> dict[str, int]:
+    """`parameters`, those that are not 0 (`nonzero`), and the `bits` that store them, batch norms folded in.
+
+    Weights have the bits of `weights`, the rest (biases, a scale for each output channel of quantized weights) 32.  Where of every
+    four weights along the input channels two are 0, the other two are stored with two bits each that say which.
+    """
+    width, total = (weights.bits if weights else None) or 32, {"parameters": 0, "nonzero": 0, "bits": 0}
+    folded = fold_batchnorm(network)
+    layers = {id(module.weight): module for module in folded.modules() if isinstance(module, WEIGHTED)}
+    for parameter in folded.parameters():
+        count = parameter.numel()
+        total["parameters"] += count
+        total["nonzero"] += int(parameter.count_nonzero())
+        if id(parameter) not in layers:
+            total["bits"] += 32 * count
+            continue
+        total["bits"] += count // 2 * (width + 2) if two_of_four(parameter) else count * width
+        total["bits"] += 32 * len(parameter) if width < 32 else 0
+    return total
+
+
+def two_of_four(weight: torch.Tensor) -> bool:
+    """Are at least two of every four weights along the input channels 0?"""
+    return weight.shape[1] % 4 == 0 and int((weight.unflatten(1, (-1, 4)) != 0).sum(2).max()) <= 2
+
+
+def undone(before: nn.Module, after: nn.Module) -> list[str]:
+    """The weight layers of `before` in 2:4 sparsity that `after` has not, or not so."""
+    kept = {
+        path for path, module in after.named_modules() if isinstance(module, WEIGHTED) and two_of_four(module.weight)
+    }
+    sparse = (
+        path for path, module in before.named_modules() if isinstance(module, WEIGHTED) and two_of_four(module.weight)
+    )
+    return [path for path in sparse if path not in kept]
+
+
+def layers_of(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A stored configuration of a model as the plain one in it and the `layers` that compression changed."""
+    plain: dict[str, Any] = dict(model)
+    layers: dict[str, Any] = {}
+    while plain.get("_target_") == f"{__name__}.rebuilt":
+        plain, layers = dict(plain["model"]), {**plain["layers"], **layers}
+    return plain, layers

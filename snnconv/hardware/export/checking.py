@@ -1,0 +1,18 @@
+"""What exporters check their files with."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnconv.data.batches import first_images
+
+
+def images_to_compare(batches: Iterable[tuple[Tensor, Any]], count: int) -> Tensor:
+    """The first `count` images [N, …] of `batches`, or all if there are fewer, on the CPU; ValueError if there is none."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"export.images={count!r}: a file is checked on at least 1 image")
+    if not (kept := first_images(batches, count)):
+        raise ValueError("export.images: there are no test images to check the file on; set data.test to 1 or more")
+    return torch.cat(kept).float().cpu()

@@ -1,0 +1,147 @@
+"""The spiking network as a NIR graph (Neuromorphic Intermediate Representation), read back and replayed before it is kept.
+
+NIR's integrate-and-fire node resets to v_reset and fires above its threshold (nir 1.0.8, ir/neuron.py).  Converted networks
+subtract θ, fire at θ, and start from v(0), mostly θ/2.  NIR cannot say so, hence metadata of every IF node does:
+
+    reset = "subtract"          v ← v − v_threshold after a spike
+    fires = "v >= v_threshold"
+    v_initial                   v(0), a number or an array, in the unit of v_threshold
+    threshold                   θ that the neuron had in the network, a number or [C]
+
+and of the graph: input = "constant" (the image is the current of every step, dt = 1), readout = "mean" (of the output over steps).
+
+No reader that we looked at reads metadata: v(0) is to be set by hand, and so is the reset in SpikingJelly 2.0.0 (import_from_nir,
+with dt=1; after that its output equals ours to the last bit, tests/test_export_nir.py) and norse (IAFCell), which take the node
+for a hard-reset one.  By their sources, snnTorch (snn.Leaky) and sinabs (IAFSqueeze: potentials end at −θ, several spikes a step)
+subtract.
+"""
+
+import io
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from snnconv.analysis.fan_out import LOGITS
+from snnconv.hardware.export.checking import images_to_compare
+from snnconv.hardware.export.nir_graph import package, replay, to_nir
+from snnconv.hardware.export.normal_form import NormalForm, normal_form
+from snnconv.runtime import files
+from snnconv.spiking.accuracy import wanted_timesteps
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.recording import watched
+
+FILE = "network.nir"
+ROUNDING = 0.01  # part of the spikes in which rounded weights may differ from the network as it was
+
+
+def export(
+    ann: Any, snn: SpikingModel, data: Any, folder: Path, *, images: int = 8, timesteps: Any = 32, normalize: bool = True
+) -> dict[str, Any]:  # fmt: skip
+    """Write `snn` to `folder`/network.nir; returns what was checked.  `ann` is not needed.
+
+    On the first `images` test images and at the largest of `timesteps`, every spike and logit of the replayed file is compared
+    with those of the network whose weights it holds.  With `normalize` thresholds are 1 wherever a neuron shares its current with
+    none of another θ; weights are then rounded once more, so spikes at ties may differ from `snn`: `rounding` counts them.
+
+    ValueError naming the layer, and no file, where one differs, or where NIR has no such operation or neuron.
+    """
+    steps, shown = max(wanted_timesteps(timesteps)), images_to_compare(data.test, images)
+    form = normal_form(snn, shown, normalize)
+    graph = to_nir(form, shown)
+    stream = io.BytesIO()
+    package().write(stream, graph)
+    found = _compared(_read(stream, FILE), form, graph, snn, shown, steps, FILE)
+    files.replace(folder / FILE, stream.getvalue())
+    return {"files": {FILE: len(stream.getvalue())}, **found}
+
+
+def check(path: str | Path, snn: SpikingModel, images: Float[Tensor, "N *image"], timesteps: int) -> dict[str, Any]:
+    """Compare a file with the network that it should hold: every number in it, and every spike and logit on `images`.
+
+    ValueError naming the file and the layer that differs.
+    """
+    graph = _read(Path(path), str(path))
+    form = normal_form(snn, images, bool(graph.metadata.get("normalize", True)))
+    return _compared(graph, form, to_nir(form, images), snn, images, timesteps, str(path))
+
+
+def _compared(
+    graph: Any, form: NormalForm, expected: Any, snn: SpikingModel, images: Tensor, timesteps: int, where: str
+) -> dict[str, Any]:
+    """What was found equal; ValueError naming what was not."""
+    _require_equal_graphs(where, graph, expected)
+    images, exact = images.float().cpu(), snn.exact or snn
+    logits, spikes = replay(graph, images, timesteps)
+    own_logits, own = _run(form.model, images, timesteps)
+    for path, theirs in {**own, LOGITS: own_logits}.items():
+        differing = int((theirs != (logits if path == LOGITS else spikes[path])).sum())
+        if differing:
+            raise ValueError(
+                f"{where}: {path}: {differing} of {theirs.numel()} values differ when the file is replayed"
+            )
+    given_logits, given = _run(exact, images.to(next(exact.network.parameters()).device), timesteps)
+    total = sum(x.numel() for x in spikes.values())
+    rounded = sum(int((spikes[path] != given[path]).sum()) for path in given)
+    if rounded > ROUNDING * total:
+        raise ValueError(f"{where}: {rounded} of {total} spikes differ from the network before its weights were scaled, more than "
+                         "rounding at ties explains; use export.normalize=false")  # fmt: skip
+    return {
+        "images": len(images),
+        "timesteps": timesteps,
+        "compared": total,
+        "differing_spikes": 0,
+        "rounding": {"differing_spikes": rounded, "differing_predictions": _predictions(logits, given_logits)},
+        "thresholds_of_1": len(form.scaled),
+        "thresholds_kept": [path for path in form.thresholds if path not in form.scaled],
+        "nodes": dict(Counter(type(node).__name__ for node in graph.nodes.values())),
+        "reset": "subtract, by metadata; NIR's IF node resets to v_reset",
+    }
+
+
+def _require_equal_graphs(where: str, graph: Any, expected: Any) -> None:
+    """ValueError naming what differs."""
+    odd = sorted(set(graph.nodes) ^ set(expected.nodes))
+    if odd:
+        raise ValueError(f"{where}: another network; only one of the two has {', '.join(odd)}")
+    for name, node in expected.nodes.items():
+        one, other = node.to_dict(), graph.nodes[name].to_dict()
+        fields = [key for key in sorted({*one, *other}) if not _equal(one.get(key), other.get(key))]
+        if fields:
+            raise ValueError(
+                f"{where}: {name}: {', '.join(fields)} differs from the network; altered, or of another one"
+            )
+    if [tuple(edge) for edge in graph.edges] != expected.edges:
+        raise ValueError(f"{where}: its edges differ from those of the network; altered, or of another one")
+    if not _equal(graph.metadata, expected.metadata):
+        raise ValueError(f"{where}: its metadata differ ({graph.metadata}); altered, or written by another version")
+
+
+def _run(model: SpikingModel, images: Tensor, timesteps: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits [T, N, K], and spikes [T, N, …] of every layer as booleans, on the CPU."""
+    seen: dict[str, list[Tensor]] = defaultdict(list)
+    with watched(model, lambda path, spikes: seen[path].append(spikes.cpu().bool())):
+        logits = model(images, timesteps).cpu()
+    return logits, {path: torch.cat(steps) for path, steps in seen.items()}
+
+
+def _predictions(one: Tensor, other: Tensor) -> int:
+    """Images whose prediction differs after all steps."""
+    return int((one.mean(0).argmax(1) != other.mean(0).argmax(1)).sum())
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    return bool(np.array_equal(np.asarray(one), np.asarray(other)))
+
+
+def _read(source: Any, where: str) -> Any:
+    try:
+        return package().read(source)
+    except (OSError, KeyError, AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}: damaged, or no NIR graph ({error})") from error

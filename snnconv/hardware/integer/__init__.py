@@ -1,0 +1,1 @@
+"""Spiking networks in integer arithmetic: conversion, a golden model in NumPy, files."""

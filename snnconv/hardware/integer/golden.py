@@ -1,0 +1,161 @@
+"""The golden model: an integer network step by step in NumPy, with int64 sums that are held to int32; no torch arithmetic."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from torch import Tensor
+
+from snnconv.hardware.integer.network import IntegerNetwork
+from snnconv.hardware.integer.program import Program, Step, program_of
+from snnconv.spiking.accuracy import wanted_timesteps
+from snnconv.spiking.recording import watched
+
+INT32 = np.iinfo(np.int32)
+Outcome = tuple[np.ndarray, dict[str, np.ndarray]]  # logits [T, N, K], and spikes [T, N, …] of every layer, by path
+
+
+def simulate(network: IntegerNetwork, images: np.ndarray, timesteps: int) -> Outcome:
+    """Logits [T, N, K] and spikes [T, N, …] of every layer, by path, for float images [N, C, H, W] (which are digitized first).
+
+    ValueError naming the layer whose sums leave int32.
+    """
+    program = program_of(network, images.shape[1:])
+    return run(program, program.digitize(images), timesteps)
+
+
+def run(program: Program, images: np.ndarray, timesteps: int) -> Outcome:
+    """The same for a program, and images that are whole numbers."""
+    arrays = [{name: values.astype(np.int64) for name, values in step.arrays.items()} for step in program.steps]
+    potentials: dict[int, np.ndarray] = {}
+    logits, spikes = [], defaultdict(list)
+    for _ in range(timesteps):
+        made: list[np.ndarray] = []
+        for number, (step, own) in enumerate(zip(program.steps, arrays, strict=True)):
+            inputs = [images] if step.kind == "image" else [made[source] for source in step.inputs]
+            if step.kind == "fire":
+                spiked, potentials[number] = _fire(step, own, inputs[0], potentials.get(number))
+            made.append(spiked if step.kind == "fire" else _result(step, own, inputs))
+        logits.append(made[program.output])
+        for path, number in program.neurons().items():
+            spikes[path].append(made[number])
+    return np.stack(logits), {path: np.stack(steps) for path, steps in spikes.items()}
+
+
+def difference(found: Outcome, expected: Outcome) -> str | None:
+    """Where two outcomes differ first, layer by layer; None where they are equal."""
+    for path in [*expected[1], "(logits)"]:
+        own, other = (outcome[1].get(path) if path in expected[1] else outcome[0] for outcome in (found, expected))
+        if own is None or other is None or own.shape != other.shape:
+            return f"{path}: other neurons"
+        if (own != other).any():
+            step, image = np.argwhere(own != other)[0][:2]
+            what = "spikes" if path in expected[1] else "logits"
+            return f"{path}: {int((own != other).sum())} {what} differ, first in timestep {step + 1} of image {image}"
+    return None
+
+
+def differing_spikes(
+    network: IntegerNetwork, batches: Iterable[tuple[Tensor, Any]], timesteps: int | Sequence[int], images: int
+) -> tuple[int, int]:
+    """Spikes in which the ordinary path and the golden model differ on the first `images` images, and how many these are.
+
+    At the largest of the `timesteps`.  A logit that differs counts as well.
+    """
+    steps, different, seen = max(wanted_timesteps(timesteps)), 0, 0
+    for x, _ in batches:
+        x = x[: images - seen]
+        if not len(x):
+            break
+        logits, own = outcome(network, x, steps)
+        golden_logits, golden = simulate(network, x.cpu().numpy(), steps)
+        different += int((logits != golden_logits).sum())
+        different += sum(int((own[path] != spikes).sum()) for path, spikes in golden.items())
+        seen += len(x)
+    return different, seen
+
+
+def outcome(network: IntegerNetwork, images: Tensor, timesteps: int) -> Outcome:
+    """What the ordinary path makes of `images`."""
+    own: dict[str, list[np.ndarray]] = defaultdict(list)
+    with watched(network.snn, lambda path, spikes: own[path].append(spikes.cpu().numpy().copy())):
+        logits = network.snn(images, timesteps).cpu().numpy()
+    return logits, {path: np.concatenate(steps) for path, steps in own.items()}
+
+
+def _result(step: Step, arrays: dict[str, np.ndarray], inputs: list[np.ndarray]) -> np.ndarray:
+    """What a step makes of `inputs` [N, …]."""
+    settings, x = step.settings, inputs[0]
+    if step.kind in ("conv", "linear"):
+        sums = _convolve(x, arrays["weights"], step) if step.kind == "conv" else x @ arrays["weights"].T
+        return _held(step, _over_channels(arrays["multiplier"], sums) * sums + _over_channels(arrays["bias"], sums))
+    if step.kind == "sum_pool":
+        return _held(step, _sum_pool(x, **settings))
+    if step.kind == "times":
+        return _held(step, x * _over_channels(arrays["factor"], x))
+    if step.kind == "requantize":
+        shift = settings["shift"]
+        return _held(step, x * _over_channels(arrays["multiplier"], x) + 2 ** (shift - 1)) >> shift
+    if step.kind == "add":
+        return _held(step, inputs[0] + inputs[1])
+    if step.kind == "move":
+        return _moved(x, step)
+    if step.kind in ("reshape", "image"):
+        return x.reshape(len(x), *step.shape)
+    raise ValueError(f"{step.name}: a step of an unknown kind, {step.kind!r}")
+
+
+def _fire(
+    step: Step, arrays: dict[str, np.ndarray], current: np.ndarray, v: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Spikes, and the potentials that they leave; `v` None: the first step."""
+    theta, start = (_over_channels(arrays[name], current) for name in ("threshold", "start"))
+    v, bits = (np.zeros_like(current) + start if v is None else v) + current, step.settings["bits"]
+    if bits:
+        v = np.clip(v, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    spikes = (_held(step, v) >= theta).astype(np.int64)
+    return spikes, v - theta * spikes
+
+
+def _over_channels(values: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """[C] (or one number) to meet axis 1."""
+    return values.reshape(-1, *[1] * (like.ndim - 2)) if values.size > 1 else values
+
+
+def _held(step: Step, sums: np.ndarray) -> np.ndarray:
+    if sums.size and (sums.min() < INT32.min or sums.max() > INT32.max):
+        raise ValueError(f"{step.name}: sums from {sums.min()} to {sums.max()} leave int32; use fewer weight bits")
+    return sums
+
+
+def _convolve(x: np.ndarray, weights: np.ndarray, step: Step) -> np.ndarray:
+    """A convolution with zero padding; what lies behind the last row or column is added where the result needs it."""
+    (sh, sw), (dh, dw), (top, left) = step.settings["stride"], step.settings["dilation"], step.settings["padding"]
+    groups = step.settings["groups"]
+    (_, _, h, w), (kh, kw), (_, oh, ow) = x.shape, weights.shape[2:], step.shape
+    reach_h, reach_w = (kh - 1) * dh + 1, (kw - 1) * dw + 1
+    bottom, right = (oh - 1) * sh + reach_h - h - top, (ow - 1) * sw + reach_w - w - left
+    padded = np.pad(x, ((0, 0), (0, 0), (top, max(bottom, 0)), (left, max(right, 0))))
+    windows = sliding_window_view(padded, (reach_h, reach_w), axis=(2, 3))[:, :, ::sh, ::sw, ::dh, ::dw][:, :, :oh, :ow]
+    parts = zip(np.split(windows, groups, axis=1), np.split(weights, groups), strict=True)
+    return np.concatenate([np.einsum("ncyxij,dcij->ndyx", part, own, optimize=True) for part, own in parts], axis=1)
+
+
+def _sum_pool(x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> np.ndarray:
+    (ph, pw), (sh, sw) = padding, stride
+    padded = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
+    return sliding_window_view(padded, tuple(kernel), axis=(2, 3))[:, :, ::sh, ::sw].sum((-2, -1))
+
+
+def _moved(x: np.ndarray, step: Step) -> np.ndarray:
+    """x[start + step · i], and 0 where that lies beside x."""
+    for axis, (start, stride, size) in enumerate(
+        zip(step.settings["start"], step.settings["step"], step.shape, strict=True), 1
+    ):
+        places = start + stride * np.arange(size)
+        inside = (places >= 0) & (places < x.shape[axis])
+        taken = np.take(x, np.where(inside, places, 0), axis)
+        x = taken * inside.reshape(-1, *[1] * (x.ndim - axis - 1))
+    return x

@@ -1,0 +1,57 @@
+"""Integrate-and-fire in whole numbers: thresholds, potentials and currents are integers, carried as such in float32."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnconv.spiking.neurons.base import Neuron, Node, per_channel
+
+EXACT = 2**24  # float32 holds every whole number up to here
+
+
+class IntegerNode(Node):
+    """v ← v + x;  spike = 1[v ≥ θ];  v ← v − θ·spike, for whole numbers; with `bits`, v + x and v stay within that many bits.
+
+    θ and v(0) are given for the layer or for each channel.  `least` and `most` are the extremes of v + x since `watch`.
+    """
+
+    def __init__(self, threshold: Tensor, v_initial: Tensor, bits: int | None = None) -> None:
+        super().__init__(threshold)
+        self.start, self.bits = v_initial, bits
+        self.watch()
+
+    def watch(self) -> None:
+        """Forget the extremes."""
+        self.least, self.most = torch.tensor(torch.inf), torch.tensor(-torch.inf)
+
+    def _first(self, name: str, step: Tensor) -> Tensor | float:
+        return per_channel(self.start.to(step.device), step).float()
+
+    def fire(self, current: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes (0 or 1) and v."""
+        theta, charged = self.threshold(v), v + current
+        if self.bits is not None:
+            charged = charged.clamp(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+        self.least, self.most = (
+            torch.minimum(self.least.to(v), charged.amin()),
+            torch.maximum(self.most.to(v), charged.amax()),
+        )
+        spikes = (charged >= theta).to(charged.dtype)
+        return spikes.to(current.dtype), charged - theta * spikes
+
+
+class IntegerIntegrateFire(Neuron):
+    """An `IntegerNode` that emits 1 a spike: current [T, N, C, …] → spikes [T, N, C, …].
+
+    `threshold` [C] and `v_initial` [C] are whole numbers; `bits` is the width of a saturating membrane, None for any width.
+    ValueError unless 0 < θ, and unless θ fits into the membrane.
+    """
+
+    def __init__(self, threshold: Any, v_initial: Any, bits: int | None = None) -> None:
+        theta, first = (torch.as_tensor(x, dtype=torch.float64) for x in (threshold, v_initial))
+        if not bool(((theta > 0) & (theta == theta.round()) & (first == first.round())).all()):
+            raise ValueError(f"threshold={threshold!r}, v_initial={v_initial!r}: whole numbers, and θ above 0")
+        if bits is not None and (not isinstance(bits, int) or not 2 <= bits <= 24 or theta.max() > 2 ** (bits - 1) - 1):
+            raise ValueError(f"membrane_bits={bits}: 2 to 24, and enough for the largest threshold, {theta.max():.0f}")
+        super().__init__(theta, IntegerNode(theta, first, bits), amplitude=1.0)

@@ -1,0 +1,326 @@
+"""What every node of a network holds in whole numbers, and which weight layers and shortcuts add up before which neuron."""
+
+import itertools
+import operator
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional as F
+
+from snnconv.nn.graph.kinds import ADDITIONS, PASSING, WEIGHTED
+from snnconv.nn.graph.rewrite import set_submodule
+from snnconv.nn.graph.trace import Operation, path_of, trace
+from snnconv.spiking.network import OverTime
+
+LOGITS = "(logits)"
+MOVING = (
+    operator.getitem,
+    torch.flatten,
+    torch.reshape,
+    F.pad,
+    "flatten",
+    "view",
+    "reshape",
+    "contiguous",
+    "size",
+    getattr,
+)
+
+
+class Digitize(Operation):
+    """Images in whole numbers: round(x / unit), within ±`most`."""
+
+    def __init__(self, unit: float, most: int) -> None:
+        super().__init__()
+        self.unit, self.most = unit, most
+
+    def forward(self, x: Float[Tensor, "N *shape"]) -> Float[Tensor, "N *shape"]:
+        """Integers."""
+        return (x / self.unit).round().clamp(-self.most, self.most)
+
+
+class SumPool(Operation):
+    """Sums over windows: average pooling without its division.  `kernel` None: over all of height and width."""
+
+    def __init__(self, kernel: Any = None, stride: Any = None, padding: Any = 0) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+
+    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C h w"]:
+        """The sums."""
+        if self.kernel is None:
+            return x.sum((-2, -1), keepdim=True)
+        return F.avg_pool2d(x, self.kernel, self.stride, self.padding, divisor_override=1)
+
+
+class Times(Operation):
+    """Spikes of another unit in that of a membrane: x · `factor` [C], whole numbers."""
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor)
+
+    def forward(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N C *space"]:
+        """The product."""
+        factor: Any = self.factor
+        return x * factor.to(x).view(-1, *[1] * (x.dim() - 2))
+
+
+class Requantize(Operation):
+    """A current for the weight layer that follows it at once: (x · `multiplier` [C] + 2^(shift−1)) >> shift; halves go up.
+
+    Products stay in int32 (`multiplier` and `shift` are chosen so), and float64 holds them.
+    """
+
+    def __init__(self, multiplier: Tensor, shift: int) -> None:
+        super().__init__()
+        self.register_buffer("multiplier", multiplier.long())  # a whole number in any precision of the network
+        self.shift = shift
+
+    def forward(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N C *space"]:
+        """Integers."""
+        multiplier: Any = self.multiplier
+        product = x.double() * multiplier.double().view(-1, *[1] * (x.dim() - 2))
+        return ((product + 2 ** (self.shift - 1)) / 2**self.shift).floor().to(x.dtype)
+
+
+@dataclass
+class Value:
+    """What a node of the graph holds: whole numbers in units of `scale`, at most `most`; or a current, that of `group`."""
+
+    scale: Any = 1.0  # a number, or a tensor [C]
+    most: Any = 1  # likewise
+    signed: bool = False
+    group: "Group | None" = None
+
+
+@dataclass(eq=False)
+class Group:
+    """What is added up in one unit: weight layers with what they see, and spikes that pass weights by; and who reads it."""
+
+    layers: list[tuple[fx.Node, Value]] = field(default_factory=list)
+    direct: list[tuple[fx.Node, fx.Node, Value]] = field(default_factory=list)  # (addition, operand, what it holds)
+    readers: list[str] = field(default_factory=list)  # neurons, weight layers, LOGITS
+
+    def depends_on(self, other: "Group") -> bool:
+        """Does `other` reach a weight layer of this group without a neuron between them?"""
+        seen = [value.group for _, value in self.layers if value.group is not None]
+        return other in seen or any(group.depends_on(other) for group in seen)
+
+
+class Plan:
+    """Follows the graph of `network`: `groups` in order, and what every node holds.
+
+    Average pooling becomes a sum on the way, and images are digitized.
+    """
+
+    def __init__(self, network: nn.Module, image: Value, example: Tensor) -> None:
+        self.network, self.graph = network, trace(network, (OverTime,))
+        ShapeProp(fx.GraphModule(network, self.graph)).propagate(example)
+        self.graph.owning_module = None  # modules are added to the network itself
+        self.modules: dict[str, Any] = dict(network.named_modules())
+        self.values: dict[fx.Node, Value] = {}
+        self.groups: list[Group] = []
+        self.made: list[fx.Node] = []
+        self.gone: list[fx.Node] = []
+        uses = Counter(node.target for node in self.graph.nodes if node.op == "call_module")
+        for node in list(self.graph.nodes):
+            if uses[node.target] > 1 and isinstance(self._module(node), WEIGHTED):
+                raise ValueError(
+                    f"{node.target}: used {uses[node.target]} times, but its integers depend on where it stands"
+                )
+            self.values[node] = value = self._value(node, image)
+            self.values |= dict.fromkeys(self.made, value)  # whatever now stands for it
+            self.made.clear()
+        for node in self.gone:
+            self.graph.erase_node(node)
+
+    def add(self, name: str, module: nn.Module) -> str:
+        """Make `module` a part of the network, at the top, under a name that is free."""
+        name = name.replace(".", "_").replace(" ", "_")
+        names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
+        free = next(one for one in names if not hasattr(self.network, one))
+        set_submodule(self.network, free, module)
+        self.modules[free] = module
+        return free
+
+    def before(self, node: fx.Node, operand: fx.Node, name: str, module: nn.Module) -> None:
+        """`module` between `operand` and `node`."""
+        with self.graph.inserting_before(node):
+            node.replace_input_with(operand, self.graph.call_module(self.add(name, module), (operand,)))
+
+    def _module(self, node: fx.Node) -> nn.Module | None:
+        return self.modules[str(node.target)] if node.op == "call_module" else None
+
+    def _value(self, node: fx.Node, image: Value) -> Value:
+        inputs = [self.values[source] for source in node.all_input_nodes]
+        module: Any = self._module(node)
+        if node.op == "placeholder":
+            self._replace(node, "digitize", Digitize(image.scale, image.most))
+            return image
+        if node.op == "output":
+            self._read(node, inputs, LOGITS)
+            return inputs[0]
+        if isinstance(module, OverTime):
+            self._read(node, inputs, str(node.target))
+            return Value(scale=module.neuron.amplitude)
+        if isinstance(module, WEIGHTED):
+            if inputs[0].group is not None:
+                inputs[0].group.readers.append(str(node.target))
+            self.groups.append(Group(layers=[(node, inputs[0])]))
+            return Value(group=self.groups[-1])
+        if node.target in ADDITIONS and len(inputs) == 2:
+            return self._sum(node, inputs)
+        if isinstance(module, PASSING) or node.target in (F.dropout, "contiguous"):
+            return inputs[0]
+        pooled = self._pooled(node, module, inputs)
+        if pooled is not None:
+            return pooled
+        if node.target in ("size", getattr):
+            return inputs[0]
+        if inputs and inputs[0].group is None and _shapes(node, module):
+            return self._shaped(node, module, inputs[0])
+        raise ValueError(f"{path_of(node)} ({_name(node, module)}): has no counterpart in whole numbers here")
+
+    def _read(self, node: fx.Node, inputs: list[Value], reader: str) -> None:
+        if inputs[0].group is None:
+            raise ValueError(f"{path_of(node)}: receives spikes or images without a weight layer before it")
+        inputs[0].group.readers.append(reader)
+
+    def _sum(self, node: fx.Node, inputs: list[Value]) -> Value:
+        first, second = (value.group for value in inputs)
+        if first is not None and second is not None:
+            self._merge(node, first, second)
+            return inputs[0]
+        if first is None and second is None:
+            one, other = inputs
+            if not _same(one.scale, other.scale):
+                raise ValueError(
+                    f"{path_of(node)}: adds spikes of θ = {_shown(one.scale)} and {_shown(other.scale)} without weights"
+                )
+            return Value(one.scale, one.most + other.most, one.signed or other.signed)
+        direct = 0 if first is None else 1
+        group = first or second
+        assert group is not None
+        group.direct.append((node, node.all_input_nodes[direct], inputs[direct]))
+        return inputs[1 - direct]
+
+    def _merge(self, node: fx.Node, first: Group, second: Group) -> None:
+        """What is added has one unit: `second` becomes a part of `first`, wherever it is held."""
+        if first is second:
+            return
+        if first.depends_on(second) or second.depends_on(first):
+            raise ValueError(f"{path_of(node)}: adds a current to what a weight layer makes of it, so its unit would depend on "
+                             "itself; put an activation between them")  # fmt: skip
+        first.layers += second.layers
+        first.direct += second.direct
+        first.readers += second.readers
+        for value in self.values.values():
+            if value.group is second:
+                value.group = first
+        self.groups.remove(second)
+
+    def _shaped(self, node: fx.Node, module: nn.Module | None, value: Value) -> Value:
+        """`value` where elements have moved: another order of channels where each has its own scale."""
+        if not isinstance(value.scale, Tensor):
+            return value
+        shape = self._shape(node)
+        if node.target in ("view", "reshape", torch.reshape) or len(shape) != 4:
+            raise ValueError(f"{path_of(node)}: spikes of another θ in each channel are reshaped; use one θ a layer "
+                             "(method.per_channel=false)")  # fmt: skip
+        full = value.scale.view(1, -1, 1, 1).expand(1, *shape[1:])
+        if module is not None:
+            moved = module(full)
+        elif node.op == "call_method":
+            moved = getattr(full, str(node.target))(*node.args[1:], **node.kwargs)
+        else:
+            moved = node.target(full, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+        scale = moved.flatten(2).amax(2)[0] if moved.dim() > 2 else moved[0]  # what padding adds is 0
+        return Value(scale, value.most, value.signed)
+
+    def _shape(self, node: fx.Node) -> tuple[int, ...]:
+        """Of its first input; () where that is no tensor."""
+        known = node.all_input_nodes[0].meta if node.all_input_nodes else {}
+        return tuple(known["tensor_meta"].shape) if "tensor_meta" in known else ()
+
+    def _pooled(self, node: fx.Node, module: nn.Module | None, inputs: list[Value]) -> Value | None:
+        """What average pooling leaves, None where there is none: sums, in units of scale / window."""
+        shape = self._shape(node)
+        settings: Any
+        exact: Any
+        if isinstance(module, nn.AvgPool2d):
+            settings = module.kernel_size, module.stride, module.padding
+            exact = module.count_include_pad and not module.ceil_mode and module.divisor_override is None
+        elif node.target is F.avg_pool2d:
+            known = dict(zip(("input", "kernel_size", "stride", "padding"), node.args, strict=False)) | dict(
+                node.kwargs
+            )
+            settings = known["kernel_size"], known.get("stride") or known["kernel_size"], known.get("padding", 0)
+            exact = (
+                not known.get("ceil_mode")
+                and known.get("count_include_pad", True)
+                and not known.get("divisor_override")
+            )
+        elif isinstance(module, nn.AdaptiveAvgPool2d) or node.target is F.adaptive_avg_pool2d:
+            size = (
+                module.output_size
+                if isinstance(module, nn.AdaptiveAvgPool2d)
+                else (*node.args[1:], *node.kwargs.values())[0]
+            )
+            settings, exact = (shape[-2:], shape[-2:], 0), size in (1, (1, 1), [1, 1])
+        else:
+            return None
+        if inputs[0].group is not None or not exact:
+            raise ValueError(
+                f"{path_of(node)} ({_name(node, module)}): only plain or global average pooling of spikes becomes a sum"
+            )
+        kernel = settings[0] if isinstance(settings[0], tuple | list | torch.Size) else (settings[0], settings[0])
+        whole = tuple(kernel) == tuple(shape[-2:]) and settings[2] in (0, (0, 0))
+        self._instead(node, f"{path_of(node)}_sum", SumPool() if whole else SumPool(*settings))
+        window = kernel[0] * kernel[1]
+        return Value(inputs[0].scale / window, inputs[0].most * window, inputs[0].signed)
+
+    def _instead(self, node: fx.Node, name: str, module: nn.Module) -> None:
+        """`module` in the place of `node`, on its first input."""
+        with self.graph.inserting_before(node):
+            other = self.graph.call_module(self.add(name, module), (node.all_input_nodes[0],))
+        other.meta = dict(node.meta)
+        node.replace_all_uses_with(other)
+        self.made.append(other)
+        self.gone.append(node)
+
+    def _replace(self, node: fx.Node, name: str, module: nn.Module) -> None:
+        """`module` behind `node`, for all that read it."""
+        users = list(node.users)
+        with self.graph.inserting_after(node):
+            other = self.graph.call_module(self.add(name, module), (node,))
+        other.meta = dict(node.meta)
+        for user in users:
+            user.replace_input_with(node, other)
+        self.made.append(other)
+
+
+def _same(one: Any, other: Any) -> bool:
+    one, other = (torch.as_tensor(x, dtype=torch.float64) for x in (one, other))
+    return one.dim() == other.dim() and torch.allclose(one, other, rtol=1e-9, atol=0)
+
+
+def _shown(scale: Any) -> str:
+    return "one for each channel" if isinstance(scale, Tensor) else f"{scale:.4g}"
+
+
+def _shapes(node: fx.Node, module: nn.Module | None) -> bool:
+    """Does `node` only move elements, or put zeros beside them?"""
+    if node.target is F.pad:
+        settings = (*node.args[2:], *node.kwargs.values())
+        return all(value in ("constant", None, 0) for value in settings)
+    return isinstance(module, nn.Flatten) or (node.op != "call_module" and node.target in MOVING)
+
+
+def _name(node: fx.Node, module: nn.Module | None) -> str:
+    return type(module).__name__ if module is not None else f"calls {getattr(node.target, '__name__', node.target)}"

@@ -1,0 +1,1 @@
+"""The networks: activations, models, and how a network is read and rewritten as a graph (`graph/`)."""

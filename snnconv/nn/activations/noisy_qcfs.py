@@ -1,0 +1,33 @@
+"""QCFS that trains under the noise that conversion will bring."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from snnconv.nn.activations.qcfs import QCFS
+
+
+class NoisyQCFS(QCFS):
+    """qcfs(x, θ, L) − σ·ε with ε ~ N(0, 1) drawn for every element, in training; in evaluation it is QCFS.
+
+    σ, in the unit of x, is what the layer's mean output would lack of its activation once it spikes for T = `timesteps`.
+    Training measures it on held-out images before each epoch (`noise.measure_noise`); with `timesteps=None` it stays `noise`.
+    The gradient is that of QCFS.  σ belongs to a moment of training, so it is not stored with the weights.  Source: noisy
+    quantization (IEEE TNNLS), whose code measures at T = 4.
+    """
+
+    sigma: Tensor
+
+    def __init__(self, levels: int, threshold: float = 8.0, timesteps: int | None = 4, noise: float = 0.0) -> None:
+        super().__init__(levels, threshold)
+        if timesteps is not None and (type(timesteps) is not int or timesteps < 1):
+            raise ValueError(f"timesteps={timesteps!r}: null or a whole number of at least 1")
+        if not 0 <= noise < float("inf"):
+            raise ValueError(f"noise={noise!r}: a standard deviation of at least 0")
+        self.timesteps = timesteps
+        self.register_buffer("sigma", torch.tensor(float(noise)), persistent=False)
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """qcfs(x, θ, L), with noise in training."""
+        output = super().forward(x)
+        return output - self.sigma * torch.randn_like(output) if self.training else output

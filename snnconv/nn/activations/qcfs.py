@@ -1,0 +1,45 @@
+"""The quantized activation that an integrate-and-fire neuron reproduces."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from snnconv.nn import functional
+
+
+class QCFS(nn.Module):
+    """Quantization clip-floor-shift with one learnable threshold (`functional.qcfs`; Bu et al., ICLR 2022).
+
+    `levels` (L ≥ 1) is the number of steps above zero, `threshold` (θ > 0) its initial value.  The parameter is θ itself,
+    so weight decay acts on θ as in the paper's recipe; a floor keeps it positive.
+    """
+
+    def __init__(self, levels: int, threshold: float = 8.0) -> None:
+        super().__init__()
+        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
+            raise ValueError(f"levels={levels!r}: the number of quantization levels is a whole number of at least 1")
+        self.levels = levels
+        self.theta = nn.Parameter(torch.empty(()))
+        self.set_threshold(threshold)
+
+    @property
+    def threshold(self) -> Float[Tensor, ""]:
+        """θ, positive."""
+        return functional.at_least(self.theta, functional.SMALLEST_THRESHOLD)
+
+    @torch.no_grad()
+    def set_threshold(self, value: float) -> None:
+        """Set θ; ValueError unless positive and finite."""
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"threshold={value!r}: θ is a positive number")
+        self.theta.fill_(value)
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """qcfs(x, θ, L)."""
+        return functional.qcfs(x, self.threshold, self.levels)
+
+    def extra_repr(self) -> str:
+        """Shown by print(network)."""
+        return f"levels={self.levels}, threshold={self.threshold.item():.4g}"

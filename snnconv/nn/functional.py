@@ -1,0 +1,137 @@
+"""The formulas of ANN-SNN conversion, on tensors.  Each lives here once; modules elsewhere only hold parameters.
+
+Notation: θ threshold, L levels, T timesteps, v membrane potential; all currents, potentials and outputs in the same unit.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from snnconv.nn.kernels import fused
+from snnconv.nn.recompute import RecomputedOutputs
+
+SMALLEST_THRESHOLD = 1e-3  # far below any useful θ, far above what float32 rounding could turn negative
+
+
+def qcfs(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""], levels: int) -> Float[Tensor, "*shape"]:
+    r"""Quantization clip-floor-shift: θ · clip(floor(L·x/θ + ½), 0, L) / L.
+
+    Equals the mean output of a soft-reset integrate-and-fire neuron that receives the constant current `x` for
+    T = `levels` timesteps from v(0) = θ/2.  Source: Bu et al., ICLR 2022 (QCFS activation).
+
+    Gradient, straight through the floor, with q = y/θ:
+    dy/dx = 1 on 0 ≤ x ≤ θ, else 0;  dy/dθ = q − x/θ on 0 ≤ x ≤ θ, 1 above, 0 below.
+
+    Half-precision `x` is quantized in float32 and returned in its own dtype.
+    """
+    output = _QCFS.apply(x, threshold, levels)
+    if not torch.compiler.is_compiling():
+        x, threshold = x.detach(), threshold.detach()
+        RecomputedOutputs.offer(output, lambda: _quantize(x, threshold, levels))
+    return output
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision as float32: the number of a level must not be rounded."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+@fused
+def _quantize(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
+    steps = (_wide(x) * levels / threshold + 0.5).floor().clamp(0, levels)
+    return (threshold * (steps / levels)).to(x.dtype)
+
+
+@fused
+def _quantize_backward(grad: Tensor, x: Tensor, threshold: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """dy/dx · grad for every element, and Σ dy/dθ · grad."""
+    wide = _wide(x)
+    inside = (wide >= 0) & (wide <= threshold)
+    quantized = (wide * levels / threshold + 0.5).floor().clamp(0, levels) / levels
+    slope = torch.where(inside, quantized - wide / threshold, (wide > threshold).to(wide.dtype))
+    return torch.where(inside, grad, torch.zeros_like(grad)), (_wide(grad) * slope).sum()
+
+
+class _QCFS(torch.autograd.Function):
+    """`qcfs` with its analytic gradient; keeps its input, as ReLU keeps its output."""
+
+    @staticmethod
+    def forward(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
+        return _quantize(x, threshold, levels)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        x, threshold, ctx.levels = inputs
+        ctx.save_for_backward(x, threshold)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, threshold = ctx.saved_tensors
+        grad_x, grad_threshold = _quantize_backward(grad, x, threshold, ctx.levels)
+        return grad_x, grad_threshold.to(threshold.dtype).reshape(threshold.shape), None
+
+
+def at_least(value: Tensor, minimum: float) -> Tensor:
+    """max(`value`, `minimum`), with the gradient passed straight through so that a floored value can rise again."""
+    return value + (value.clamp_min(minimum) - value).detach()
+
+
+def clip(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""]) -> Float[Tensor, "*shape"]:
+    """The L → ∞ limit of `qcfs`: min(max(x, 0), θ).  An SNN tends to the network of this activation as T grows."""
+    return torch.minimum(x.clamp_min(0), threshold)
+
+
+@fused
+def integrate_fire(
+    current: Float[Tensor, "*shape"],
+    v: Float[Tensor, "*shape"],
+    threshold: Float[Tensor, "..."],
+    amplitude: Float[Tensor, ""] | None = None,
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """One timestep of a soft-reset IF neuron: (spikes, next v) with spikes = 1[v + x ≥ θ], v ← v + x − θ·spikes.
+
+    Spikes have the dtype of `current` and count `amplitude` if it is given; the potential keeps its own.
+    """
+    charged = v + current
+    spikes = (charged >= threshold).to(charged.dtype)
+    emitted = spikes.to(current.dtype)
+    return emitted if amplitude is None else amplitude * emitted, charged - threshold * spikes
+
+
+def spike_count(
+    mean_current: Float[Tensor, "*shape"], threshold: Float[Tensor, "..."], timesteps: int, v_initial: float = 0.5
+) -> Float[Tensor, "*shape"]:
+    """Spikes an IF neuron emits in T steps of *constant* current: clip(floor(T·x/θ + v(0)/θ), 0, T).
+
+    `v_initial` is v(0) as a fraction of θ.  Where a current varies in time the neuron may emit more or fewer
+    (`conversion_errors`, unevenness).
+    """
+    return (mean_current * timesteps / threshold + v_initial).floor().clamp(0, timesteps)
+
+
+class ConversionErrors(NamedTuple):
+    """Parts of a − output, each shaped like the activation a and in its unit; their sum is the whole."""
+
+    clipping: Tensor
+    quantization: Tensor
+    propagated: Tensor
+    unevenness: Tensor
+
+
+def conversion_errors(
+    activation: Tensor, ceiling: Tensor | float, meant: Tensor, even: Tensor, output: Tensor
+) -> ConversionErrors:
+    """Why a layer's mean output over T steps differs from the activation that the ANN has there.
+
+    clipping      a − min(a, ceiling)        what lies above the most that the neuron can put out (θ, of binary spikes)
+    quantization  min(a, ceiling) − f(z)     what a whole number of spikes in T steps cannot say; of an a with L levels, L → T
+    propagated    f(z) − f(x̄)                another mean current than the ANN's: from the layers before, or by changed weights
+    unevenness    f(x̄) − output              spikes that timing added or removed
+
+    where f(x) is the neuron's mean output for the constant current x (`meant` = f(z), z the ANN's current; `even` = f(x̄)).
+    The three errors of Bu et al., ICLR 2022, and what one layer hands to the next.
+    """
+    clipped = torch.minimum(activation, torch.as_tensor(ceiling, dtype=activation.dtype, device=activation.device))
+    return ConversionErrors(activation - clipped, clipped - meant, meant - even, even - output)

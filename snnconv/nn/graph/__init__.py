@@ -1,0 +1,1 @@
+"""Networks as graphs of operations: tracing, kinds of operations, rewriting, folding."""

@@ -1,0 +1,112 @@
+"""Biases as part of what a network is given: scaled with the images, they can be given in parts."""
+
+import copy
+import operator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from snnconv.nn.graph.kinds import LINEAR_MODULES, NORMS
+from snnconv.nn.graph.rewrite import set_submodule
+from snnconv.nn.graph.trace import Operation, path_of, trace
+
+SUMS = (operator.add, operator.iadd, operator.sub, torch.add, torch.sub, torch.cat, "add", "add_", "sub")
+
+
+class One(Operation):
+    """A number 1 for each sample of a batch: [N, …] → [N]."""
+
+    def forward(self, x: Float[Tensor, "N *shape"]) -> Float[Tensor, " N"]:
+        """Ones."""
+        return x.new_ones(len(x))
+
+
+class Shift(Operation):
+    """x + one · bias: `bias` [C] meets dimension `axis` of x, and `one` [N] says how much of it each sample gets."""
+
+    def __init__(self, bias: Tensor, axis: int) -> None:
+        super().__init__()
+        self.bias, self.axis = nn.Parameter(bias.detach().clone()), axis
+
+    def forward(self, x: Float[Tensor, "N *shape"], one: Float[Tensor, " N"]) -> Float[Tensor, "N *shape"]:
+        """The sum."""
+        bias = self.bias.view(-1, *[1] * (x.dim() - 1 - self.axis % x.dim()))
+        return x + one.view(-1, *[1] * (x.dim() - 1)) * bias
+
+
+def homogeneous(network: nn.Module, kind: type) -> nn.Module:
+    """A copy of `network`, which computes the same, whose biases are multiplied by a 1 that is made from the images (`One`).
+
+    What `surgery.split` leaves after the first modules of `kind` is then linear, without a constant, in what those emit and in
+    what it is given: to scale what it is given is to scale image and biases alike.  ValueError naming any other constant there.
+    """
+    network = copy.deepcopy(network)
+    modules, graph = dict(network.named_modules()), trace(network, (kind,))
+    image, *nodes = graph.nodes
+    with graph.inserting_after(image):
+        one = graph.call_module(_add(network, "one", One()), (image,))
+    given: set[fx.Node] = {image}  # what depends on the image
+    after: set[fx.Node] = set()  # what `split` leaves after the first of `kind`
+    shifts: dict[str, str | None] = {}  # paths of layers, to that of what has become of their biases
+    for node in nodes:
+        path, module = str(node.target), modules[str(node.target)] if node.op == "call_module" else None
+        if given.intersection(node.all_input_nodes):
+            given.add(node)
+        if (
+            isinstance(module, kind)
+            or node.target in ("size", "dim", getattr)
+            or after.intersection(node.all_input_nodes)
+        ):
+            after.add(node)
+        if node in after and _adds_a_constant(node, given):
+            raise ValueError(f"{path_of(node)}: adds a constant to spikes, where this method has to give constants in parts; make "
+                             "it the bias of a layer, or choose another method")  # fmt: skip
+        if module is not None and path not in shifts:
+            shift = _take_bias(module)
+            shifts[path] = None if shift is None else _add(network, f"{path}_bias", shift)
+        if (shifted_by := shifts.get(path)) is not None:
+            with graph.inserting_after(node):
+                shifted = graph.call_module(shifted_by, (node, one))
+            node.replace_all_uses_with(shifted, delete_user_cb=lambda user, shifted=shifted: user is not shifted)
+            for known in (given, after):
+                known.update({shifted} if node in known else ())
+    return fx.GraphModule(network, graph, class_name=type(network).__name__)
+
+
+def _add(network: nn.Module, path: str, module: nn.Module) -> str:
+    """Put `module` at `path` of `network`, or beside what stands there, and say where."""
+    taken = {path for path, _ in (*network.named_modules(), *network.named_parameters(), *network.named_buffers())}
+    while path in taken:
+        path += "_"
+    set_submodule(network, path, module)
+    return path
+
+
+def _adds_a_constant(node: fx.Node, given: set[fx.Node]) -> bool:
+    """Does `node` add something that does not depend on the image?"""
+    if node.target is F.pad:
+        return bool(node.kwargs.get("value", node.args[3] if len(node.args) > 3 else 0))
+    parts: Any = node.args[0] if node.target is torch.cat else node.args[:2]
+    others = [node.kwargs["other"]] if "other" in node.kwargs else []
+    return node.target in SUMS and any(part not in given for part in (*parts, *others, *node.all_input_nodes))
+
+
+def _take_bias(module: Any) -> Shift | None:
+    """What `module`, a layer or batch norm, adds to whatever it gets, and from now on does not add any more; None if nothing."""
+    if isinstance(module, NORMS) and module.running_mean is not None:
+        zeros, statistics = (
+            module.running_mean.new_zeros(1, module.num_features),
+            (module.running_mean, module.running_var),
+        )
+        constant = F.batch_norm(zeros, *statistics, module.weight, module.bias, eps=module.eps)[0]
+        module.register_buffer("running_mean", zeros[0])
+        module.register_parameter("bias", None)
+        return Shift(constant, axis=1)
+    if not isinstance(module, LINEAR_MODULES) or getattr(module, "bias", None) is None:
+        return None
+    bias: Any = module.bias
+    module.register_parameter("bias", None)
+    return Shift(bias, axis=-1 if isinstance(module, nn.Linear) else 1)

@@ -1,0 +1,127 @@
+"""Folding into weights what stands around them: batch norms, and what spikes are multiplied by.  Every function returns a copy."""
+
+import copy
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.utils import fusion
+
+from snnconv.nn.graph.kinds import NORMS, SHAPE_ONLY, SHAPE_ONLY_CALLS, WEIGHTED
+from snnconv.nn.graph.rewrite import set_submodule
+from snnconv.nn.graph.trace import trace
+
+
+@torch.no_grad()
+def fold_amplitudes(network: nn.Module, kind: type) -> nn.Module:
+    """A copy of `network` whose neurons (modules of `kind`, with `.neuron.amplitude`) emit 1 instead of θ where that is free.
+
+    Where everything that a neuron feeds is a weight layer of its own, perhaps after pooling or reshaping, the factor moves
+    into the weights: one pass less, and convolutions receive binary spikes.  Where spikes meet an addition it stays; so it does,
+    if it differs from channel to channel, where a layer mixes channels in another way than convolutions and flattening do.
+    """
+    network = copy.deepcopy(network)
+    modules = dict(network.named_modules())
+    nodes = trace(network, (kind,)).nodes
+    uses = Counter(node.target for node in nodes if node.op == "call_module")
+    for node in nodes:
+        module = modules[str(node.target)] if node.op == "call_module" else None
+        neuron: Any = getattr(module, "neuron", None) if isinstance(module, kind) else None
+        if neuron is None or not hasattr(neuron, "amplitude"):
+            continue
+        fed = _weights_fed_by(node, modules, uses)
+        if fed and all(_carries(modules[str(user.target)], neuron.amplitude, user, modules) for user in fed):
+            for layer in (modules[str(user.target)] for user in fed):
+                layer.weight = nn.Parameter(
+                    layer.weight * _by_input(layer, neuron.amplitude)
+                )  # its own, if it was shared
+            neuron.amplitude = 1.0
+    return network
+
+
+def _carries(layer: Any, amplitude: Any, node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Can the weights of `layer`, which `node` calls, take over `amplitude`, a number or [C]?"""
+    if not isinstance(amplitude, torch.Tensor):
+        return True
+    if isinstance(layer, nn.Linear):  # flattened, channel by channel
+        return layer.in_features % len(amplitude) == 0 and _is_flat(node.args[0], modules)
+    return layer.groups == 1 and layer.in_channels == len(amplitude)
+
+
+def _is_flat(value: Any, modules: dict[str, nn.Module]) -> bool:
+    """Is `value` surely [N, features]?"""
+    if not isinstance(value, fx.Node) or value.op == "placeholder":
+        return False
+    if value.op == "call_module":
+        module = modules[str(value.target)]
+        if isinstance(module, nn.Flatten):
+            return (module.start_dim, module.end_dim) == (1, -1)
+        return not isinstance(module, nn.Unflatten) and _is_flat(value.args[0], modules)
+    if value.target in ("flatten", torch.flatten):
+        return (*value.args[1:], *value.kwargs.values()) == (1,)
+    if value.target in ("view", "reshape"):
+        return bool(value.args[2:] == (-1,))
+    return False
+
+
+def _by_input(layer: Any, amplitude: Any) -> Any:
+    """`amplitude` shaped to scale the inputs that the weights of `layer` meet."""
+    if not isinstance(amplitude, torch.Tensor):
+        return amplitude
+    amplitude = amplitude.to(layer.weight)
+    if isinstance(layer, nn.Linear):
+        return amplitude.repeat_interleave(layer.in_features // len(amplitude))
+    return amplitude.view(1, -1, *[1] * (layer.weight.dim() - 2))
+
+
+def _weights_fed_by(node: fx.Node, modules: dict[str, nn.Module], uses: Counter) -> list[fx.Node] | None:
+    """The calls of weight layers that `node` feeds; None if it also feeds anything else."""
+    layers: list[fx.Node] = []
+    for user in node.users:
+        module = modules[str(user.target)] if user.op == "call_module" else None
+        if user.target in ("size", "dim") or (user.target is getattr and user.args[1] == "shape"):
+            continue
+        if isinstance(module, WEIGHTED) and uses[user.target] == 1:
+            layers.append(user)
+        elif isinstance(module, SHAPE_ONLY) or user.target in SHAPE_ONLY_CALLS:
+            further = _weights_fed_by(user, modules, uses)
+            if further is None:
+                return None
+            layers += further
+        else:
+            return None
+    return layers
+
+
+def foldable(network: nn.Module) -> dict[str, str]:
+    """The batch norms of `network` that follow a convolution or linear layer used only by them, by path, with its path."""
+    modules = dict(network.named_modules())
+    nodes = [node for node in trace(network).nodes if node.op == "call_module"]
+    uses = Counter(node.target for node in nodes)
+    found = {}
+    for node in nodes:
+        norm, before = modules[str(node.target)], node.args[0]
+        if not isinstance(norm, NORMS) or norm.running_mean is None or before not in nodes:
+            continue
+        layer = modules[str(before.target)]
+        if len(before.users) == uses[before.target] == uses[node.target] == 1 and isinstance(layer, WEIGHTED):
+            found[str(node.target)] = str(before.target)
+    return found
+
+
+@torch.no_grad()
+def fold_batchnorm(network: nn.Module) -> nn.Module:
+    """A copy of `network` in eval mode whose batch norms are folded into the convolution or linear layer before them.
+
+    w ← w·γ/σ, b ← (b − μ)·γ/σ + β, computed in float64: equal to the original up to rounding of the weights.  A batch norm
+    that does not follow a layer used only by it (`foldable`) stays, and keeps computing the same affine map.
+    """
+    network = copy.deepcopy(network).eval()
+    for norm, path in foldable(network).items():
+        layer: Any = network.get_submodule(path)
+        fuse: Any = fusion.fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fusion.fuse_conv_bn_eval
+        folded = fuse(copy.deepcopy(layer).double(), copy.deepcopy(network.get_submodule(norm)).double())
+        set_submodule(network, path, folded.to(layer.weight.dtype))
+        set_submodule(network, norm, nn.Identity())
+    return network

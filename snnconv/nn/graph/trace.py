@@ -1,0 +1,46 @@
+"""The graph of a network's operations, and what kinds of operations there are."""
+
+from torch import fx, nn
+
+from snnconv.nn.graph.kinds import is_activation
+
+
+class Operation(nn.Module):
+    """A module of ours that tracing takes as one operation."""
+
+
+class _Tracer(fx.Tracer):
+    """Treats torch's own modules, activations and the given kinds as single operations."""
+
+    def __init__(self, leaves: tuple[type, ...]) -> None:
+        super().__init__()
+        self.leaves = leaves
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return (
+            isinstance(m, (*self.leaves, Operation))
+            or is_activation(m)
+            or super().is_leaf_module(m, module_qualified_name)
+        )
+
+
+def trace(network: nn.Module, leaves: tuple[type, ...] = ()) -> fx.Graph:
+    """The operations of `network` in order, modules of kind `leaves` as one operation each.
+
+    ValueError if the forward pass depends on the values it computes.
+    """
+    try:
+        return _Tracer(leaves).trace(network)
+    except Exception as error:  # tracing runs the user's forward pass on proxies: anything can come out
+        raise ValueError(
+            f"{type(network).__name__}: the forward pass cannot be followed ({error}); write it without branches on values, "
+            "and put activations in modules"
+        ) from error
+
+
+def path_of(node: fx.Node) -> str:
+    """The path of the module that runs `node`."""
+    if node.op == "call_module":
+        return str(node.target)
+    paths = [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    return next((path for path in reversed(paths) if path), "the network itself")

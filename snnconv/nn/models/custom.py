@@ -1,0 +1,60 @@
+"""A user's own network, from a python file of theirs, with our activations in the place of its ReLUs."""
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from snnconv.nn.graph.rewrite import replace_relus
+from snnconv.runtime.weights import filled
+
+
+def custom(
+    path: str,
+    name: str,
+    num_classes: int,
+    input_shape: Sequence[int],
+    activation: Callable[[], nn.Module],
+    arguments: Mapping[str, Any] | None = None,
+    weights: str | None = None,
+) -> nn.Module:
+    """What `name` in the python file `path` makes, every ReLU replaced by `activation()`, filled with `weights`.
+
+    It is called with `arguments`, and with `num_classes` and `input_shape` if it has parameters of these names.  **The file is
+    run**: a stored run that names one is rebuilt only with trust=[path] (`runtime.trust.require_trusted`).
+    """
+    module = run_file(Path(path))
+    make = getattr(module, name, None)
+    if getattr(getattr(make, "func", make), "__module__", None) != module.__name__ or not callable(make):
+        raise ValueError(f"{path}: defines no class or function {name!r} (model.name)")
+    offered = {"num_classes": num_classes, "input_shape": tuple(input_shape)}
+    asked = {key: value for key, value in offered.items() if key in inspect.signature(make).parameters}
+    network = make(**asked, **dict(arguments or {}))
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{path}: {name}(…) gives a {type(network).__name__}, expected an nn.Module")
+    return filled(replace_relus(network, activation), weights)
+
+
+def run_file(path: Path) -> ModuleType:
+    """The module that the python file `path` defines; it may import its neighbours."""
+    if not path.is_file() or path.suffix != ".py":
+        raise FileNotFoundError(f"{path}: no such python file (model.path)")
+    path = path.resolve()
+    spec = importlib.util.spec_from_file_location(f"snnconv_custom_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # torch.compile looks the functions' module up
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the file is the user's: anything can come out
+        raise ValueError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module

@@ -1,0 +1,1 @@
+"""Results of runs: records, report, figures, tables and leaderboards."""

@@ -1,0 +1,132 @@
+"""Tables for those who deploy: ladders of compression, networks in whole numbers, quantized ANNs beside spikes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from snnconv.results.records import Result
+from snnconv.results.tables import markdown
+
+
+def ladders(results: Iterable[Result]) -> str:
+    """Markdown: what stages of compression cost and gain (scripts/compress.py); operations and energy of one image.
+
+    Accumulates and energy are those at the largest T that every row has; in brackets, the share of what the network that a ladder
+    began with has.  With several seeds, a column says which.  ValueError if there is no such result.
+    """
+    rows = [one for one in results if "compression" in one]
+    several = len({one["seed"] for one in rows}) > 1
+    times = sorted({int(t) for one in rows for t in one["snn_accuracy"]})
+    if not rows:
+        raise ValueError("ladders: no result of scripts/compress.py among these")
+    tables = list(rows[0]["compression"]["energy"])
+    last = max(set.intersection(*(set(one["compression"]["accumulates"]) for one in rows)), key=int)
+    lines, seen, begun = [], set(), {one["seed"]: one["compression"] for one in reversed(rows)}
+    for one in rows:
+        facts = one["compression"]
+        if not facts["stages"]:
+            begun[one["seed"]] = facts
+        if (key := (one["network"]["weights"], tuple(facts["stages"]))) in seen:  # where several ladders begin
+            continue
+        seen.add(key)
+        first = begun[one["seed"]]
+        left = {key: f" ({facts[key] / first[key]:.0%})" for key in ("macs", "nonzero")}
+        accumulates, share = facts["accumulates"][last], facts["accumulates"][last] / first["accumulates"][last]
+        energies = ((table["snn"][last], table["ann"]) for table in (facts["energy"][name] for name in tables))
+        lines.append([
+            " → ".join(facts["stages"]) or "whole", str(facts["epochs"]) if facts["stages"] else "–", *[str(one["seed"])] * several,
+            _percent(one["ann_accuracy"]), *[_percent(one["snn_accuracy"].get(str(t))) for t in times],
+            f"{facts['nonzero']:,}{left['nonzero']}", f"{facts['bits'] / 8192:.0f}",
+            f"{facts['macs'] / 1e6:.2f}{left['macs']}", f"{accumulates / 1e6:.2f} ({share:.0%})",
+            *[f"{_micro(snn)} / {_micro(ann)}" for snn, ann in energies],
+        ])  # fmt: skip
+    operations = "M MACs", f"M accumulates, T={last}"
+    head = [
+        "stages",
+        "epochs of each",
+        *["seed"] * several,
+        "ANN",
+        *[f"T={t}" for t in times],
+        "weights ≠ 0",
+        "KiB",
+        *operations,
+    ]
+    return markdown([*head, *[f"µJ SNN, T={last} / ANN, {name}" for name in tables]], lines)
+
+
+def integers(results: Iterable[Mapping[str, Any]]) -> str:
+    """Markdown: networks in whole numbers (scripts/integerize.py) beside the float one that they are made of."""
+    rows = sorted(results, key=lambda one: one["seed"])
+    times = sorted({int(t) for one in rows for t in one["accuracy"]["integer"]})
+    several = len({one["seed"] for one in rows}) > 1
+    lines: list[Sequence[str]] = []
+    for one in rows:
+        curve, widths, golden = one["accuracy"], one["membrane_bits"].values(), one["golden"]
+        seed = [str(one["seed"])] if several else []
+        if "float" in curve:
+            cells = [_percent(curve["float"].get(str(t))) for t in times]
+            lines.append(["float", _trained(one), *seed, *cells, "32", f"{one['float_bytes'] / 1024:.0f}", "–"])
+        compared = f"{golden['differing_spikes']} on {golden['images']} images"
+        cells = [_percent(curve["integer"].get(str(t))) for t in times]
+        size = f"{one['weight_bytes'] / 1024:.0f}"
+        lines.append(
+            [_name(one["integer"]), _trained(one), *seed, *cells, f"{min(widths)}–{max(widths)}", size, compared]
+        )
+    head = [
+        "weights",
+        "trained with",
+        *["seed"] * several,
+        *[f"T={t}" for t in times],
+        "membrane bits",
+        "KiB",
+        "spikes that differ",
+    ]
+    return markdown(head, lines)
+
+
+def quantized(baselines: Iterable[Result], results: Iterable[Result]) -> str:
+    """Markdown: quantized ANNs (scripts/baseline.py) beside the SNN at T = 2^bits − 1, where it was evaluated; energy in µJ."""
+    spiking = list(results)
+    rows = sorted(baselines, key=lambda one: (one["baseline"], -one["activation_bits"], -one["weight_bits"]))
+    tables = list(dict.fromkeys(name for one in rows for name in one["energy"] or {}))
+    lines = []
+    for one in rows:
+        t = str(2 ** one["activation_bits"] - 1)
+        found = next(
+            (other for other in spiking if t in other["snn_accuracy"] and _network(other) == _network(one)), None
+        )
+        spikes = found["snn_accuracy"][t] if found else None
+        explained = found and found.get("explanation")
+        costs = (explained or {}).get("energy", {}).get("tables", {})
+        pairs = [
+            f"{_micro((one['energy'] or {}).get(name))} / {_micro(costs.get(name, {}).get('snn', {}).get(t))}"
+            for name in tables
+        ]
+        lines.append([
+            one["baseline"], str(one["weight_bits"]), str(one["activation_bits"]), _percent(one["accuracy"]),
+            f"{one['size_bytes'] / 1024:.0f}", t, f"{_percent(spikes)} ({found['method']})" if found else "–", *pairs,
+        ])  # fmt: skip
+    head = ["quantized ANN", "weight bits", "activation bits", "accuracy", "KiB", "T = 2^bits − 1", "SNN at T"]
+    return markdown([*head, *[f"µJ ANN / SNN, {name}" for name in tables]], lines)
+
+
+def _network(one: Mapping[str, Any]) -> str | None:
+    return (one.get("network") or {}).get("weights")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def _micro(pj: float | None) -> str:
+    return "–" if pj is None else f"{pj / 1e6:.3g}"
+
+
+def _name(settings: Mapping[str, Any]) -> str:
+    name = "ternary" if settings["bits"] == 2 else f"int{settings['bits']}"
+    clipped = "" if settings["membrane_bits"] is None else f", membranes of {settings['membrane_bits']} bits"
+    return f"{name}, a scale for each {'channel' if settings['per_channel'] else 'layer'}{clipped}"
+
+
+def _trained(one: Mapping[str, Any]) -> str:
+    weights = one.get("weights")
+    return "float" if not weights or not weights["train"] else f"{weights['bits']} bits"

@@ -1,0 +1,159 @@
+"""Leaderboards: many results ranked within equal latency classes, as Markdown, rows of a CSV, and a picture."""
+
+import statistics
+import textwrap
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from snnconv.results.figures import draw_curves, save_figure
+from snnconv.results.ranking import by_class, common, leads, ranked
+from snnconv.results.records import Result, Row, gather, precision, require_honest, sample
+from snnconv.results.tables import (
+    PLAIN,
+    Published,
+    cited,
+    markdown,
+    mean_std,
+    published_accuracies,
+    quantized_table,
+    shown_times,
+    total_steps,
+)
+from snnconv.spiking.latency import latency_class
+
+LEGEND = (
+    "Test accuracy in percent, mean ± standard deviation over networks (one of each seed unless said otherwise); **bold**: no row "
+    "of its class is better at that T on the networks that both ran on. Rows of a class stand in the order of their mean over the "
+    "T and networks that all of them have; without any, and across classes, nothing is ranked. "
+    "*steps*: what an image costs before T can be read. *gap* (ANN − SNN) and *spikes* (of one image in all layers, those before "
+    "the first counted step included): at the last T of a row. *convert s*: calibration and training, that of files which it "
+    "starts from included, for each T where they depend on it; *evaluate s*: the simulation of all test images, for each T anew "
+    "where T enters the network. *waiting*: a layer needs several inputs before its first output, so a network of "
+    "depth D answers after up to D times as long."
+)
+QUANTIZED_LEGEND = (
+    "*Quantized ANN*: the same networks without spikes, WxAy with weights of x and activations of y bits, not ranked among the "
+    "rows above. Energy of one image is an estimate in µJ, by the table named."
+)
+
+
+def leaderboard(
+    results: Iterable[Result], published: Sequence[Published] = (), baselines: Iterable[Result] = ()
+) -> str:
+    """Markdown: a table for each set of results that can be compared, and one for the same network in whole numbers.
+
+    `baselines` as `read_baselines` has them; they stand below the results of their network.  ValueError if a result contradicts
+    its latency class.
+    """
+    quantized = [list(rows) for _, rows in groupby(gather(baselines), lambda row: row.comparison)]
+    beside = {rows[0].comparison: quantized_table(rows) for rows in quantized}
+    parts = []
+    for rows in boards(results):
+        parts += [_board(rows, published), *filter(None, [beside.pop(rows[0].comparison, None)])]
+    alone = [rows for rows in quantized if rows[0].comparison in beside]
+    parts += [f"**{title(rows[0])}**\n\n{beside[rows[0].comparison]}" for rows in alone]
+    return "\n\n".join([*parts, LEGEND, *([QUANTIZED_LEGEND] if quantized else [])])
+
+
+def boards(results: Iterable[Result]) -> list[list[Row]]:
+    """Rows that can be compared, best first within each latency class, plain first; ValueError as for `leaderboard`."""
+    results = list(results)
+    require_honest(results)
+    return [ranked(list(rows)) for _, rows in groupby(gather(results), lambda row: row.comparison)]
+
+
+def title(row: Row) -> str:
+    """What all rows of a board share, in words."""
+    one, network = row.one, row.one.get("network") or {}
+    activation = network.get("activation")
+    levels = f", L = {one['levels']}" if activation != "ReLU" else ""
+    words = [f"{one['model']} on {one['data']}{levels}", *([activation] if activation else [])]
+    words += [f"{one['images_tested']} test images", precision(one)]
+    if one.get("select") == "test":
+        words.append("epoch chosen on the test set")
+    name = network.get("recipe") or network.get("weights")
+    return " · ".join([*words, f"network {name[:8]}" if name else "network not recorded"])
+
+
+def _board(rows: list[Row], published: Sequence[Published]) -> str:
+    times = shown_times(rows)
+    last = times[-1]
+    head = ["class", "method", "steps", "ANN", *(f"T={t}" for t in times)]
+    head += ["gap", "spikes", "convert s", "evaluate s", "seeds"]
+    lines = []
+    for row in rows:
+        cells = [row.latency_class, row.label, total_steps(row.one["warmup"])]
+        cells.append(mean_std([result["ann_accuracy"] for result in row.results]))
+        cells += [f"**{mean_std(row.at(t))}**" if leads(row, t, rows) else mean_std(row.at(t)) for t in times]
+        end = row.timesteps[-1]
+        at_end, spikes = "" if end == last else f" (T={end})", row.at(end, "spikes_per_image")
+        cells += [mean_std(row.at(end, "gap")) + at_end, f"{statistics.fmean(spikes):.0f}{at_end}" if spikes else "–"]
+        lines.append([*cells, f"{row.seconds('convert'):.1f}", f"{row.seconds('evaluate'):.1f}", str(len(row.seeds))])
+    about = {**rows[0].one, "activation": (rows[0].one.get("network") or {}).get("activation")}
+    for entry in published:
+        if all(entry.get(key) in (None, about.get(key)) for key in ("data", "model", "activation", "levels")):
+            latency = entry.get("latency", PLAIN)
+            told = [latency_class(latency), cited(entry), total_steps(latency["warmup"])]
+            lines.append([*told, *published_accuracies(entry, times), *["–"] * 5])
+    return "\n\n".join([f"**{title(rows[0])}**", markdown(head, lines), *_notes(rows)])
+
+
+def _notes(rows: list[Row]) -> list[str]:
+    unchecked = [row.label for row in rows if not all(result.get("emitted") for result in row.results)]
+    averaged = {
+        frozenset(sample(result) for result in row.results if str(t) in result["snn_accuracy"])
+        for row in rows
+        for t in row.timesteps
+    }
+    repeated = [row.label for row in rows if len(row.seeds) < len(row.results)]
+    unranked = [name for name, members in by_class(rows).items() if not common(members)]
+    notes = {
+        "Class not checked against what was emitted (older results): {}.": unchecked,
+        "Several networks of one seed, each of which counts: {}.": repeated,
+        "No T and network are common to all rows of a class, which are not ranked: {}.": unranked,
+    }
+    told = [text.format(", ".join(found)) for text, found in notes.items() if found]
+    return [*told, "Not every figure is a mean over the same networks."] if len(averaged) > 1 else told
+
+
+def long_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """For the CSV: one row for each T of each row of the leaderboard, every figure in a column of its own; fractions in [0, 1]."""
+    return [_long(row, t) for rows in boards(results) for row in rows for t in row.timesteps]
+
+
+def _long(row: Row, t: int) -> dict[str, Any]:
+    one, accuracy, spikes = row.one, row.at(t), row.at(t, "spikes_per_image")
+    network = one.get("network") or {}
+    return {
+        "data": one["data"], "model": one["model"], "activation": network.get("activation"), "levels": one["levels"],
+        "network": row.comparison[-1], "select": one.get("select"), "precision": precision(one),
+        "images_tested": one["images_tested"], "class": row.latency_class, "method": row.label,
+        "timesteps": t, "warmup": one["warmup"], "steps": t + one["warmup"],
+        "accuracy": statistics.fmean(accuracy), "accuracy_std": statistics.stdev(accuracy) if len(accuracy) > 1 else None,
+        "ann_accuracy": statistics.fmean(result["ann_accuracy"] for result in row.results),
+        "gap": statistics.fmean(row.at(t, "gap")), "spikes_per_image": statistics.fmean(spikes) if spikes else None,
+        "convert_seconds": row.seconds("convert"), "evaluate_seconds": row.seconds("evaluate"),
+        "seeds": len(set(row.at(t, "seed"))),
+    }  # fmt: skip
+
+
+def plot(path: Path, results: Iterable[Result]) -> None:
+    """Accuracy against T + τ, a panel for each comparison; the plain class is drawn in solid lines."""
+    from matplotlib.figure import Figure
+
+    groups = boards(results)
+    figure = Figure(figsize=(9.6, 4.8 * len(groups)), layout="constrained")
+    for axes, rows in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups, strict=True):
+        curves, styles = {}, []
+        for row in rows:
+            name = row.label if row.latency_class == "plain" else f"{row.label} [{row.latency_class}]"
+            name = textwrap.fill(name, 44)
+            curves[name] = {t + row.one["warmup"]: statistics.fmean(row.at(t)) for t in row.timesteps}
+            styles.append("-" if row.latency_class == "plain" else "--")
+        ann = statistics.fmean(result["ann_accuracy"] for row in rows for result in row.results)
+        about = textwrap.fill(title(rows[0]), 60)
+        draw_curves(axes, curves, {"ANN": ann}, about, xlabel="timesteps T + τ", styles=styles)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="x-small")
+    save_figure(path, figure)

@@ -1,0 +1,138 @@
+"""Markdown tables of many results: a study's, that of the quantized ANN, and what tables have in common."""
+
+import shlex
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from snnconv.results.records import Result, Row, gather
+from snnconv.runtime import files
+
+TIMES = (1, 2, 4, 8, 16, 32, 64, 128)  # the T that a wide table shows; the CSV has all
+PLAIN = {"warmup": 0, "waits": False, "spike_levels": 1, "signed": False, "readout_from": 1, "needs_training": "none"}
+Published = Mapping[str, Any]
+
+
+def mean_std(values: Sequence[float]) -> str:
+    """Mean ± standard deviation in percent; the mean alone for a single run, a dash for none."""
+    if not values:
+        return "–"
+    mean = f"{100 * statistics.fmean(values):.2f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table for GitHub."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def read_published(study: Path) -> list[Published]:
+    """The published figures beside which a study stands (`published.json`, if there is one); ValueError where one lacks its source.
+
+    Each is an object with "method", "snn_accuracy" {"T": fraction} and "source"; "ann_accuracy" and "latency" if known; and
+    whichever of "data", "model", "activation", "levels" a leaderboard must have for it to stand there.
+    """
+    path = study / "published.json"
+    entries = files.read_json(path) if path.is_file() else []
+    for number, entry in enumerate(entries, 1):
+        missing = [key for key in ("method", "snn_accuracy", "source") if not entry.get(key)]
+        if missing:
+            raise ValueError(
+                f"{path}: entry {number} lacks {', '.join(missing)}; a figure is shown with its source or not at all"
+            )
+    return entries
+
+
+def table(results: Iterable[Result], published: Sequence[Published] = ()) -> str:
+    """Markdown for a study: one row for the runs that differ in their seed alone; T = counted timesteps, τ = warm-up."""
+    rows = gather(results)
+    times = shown_times(rows)
+    trained = _training_settings(rows)
+    head = [
+        "data",
+        "model",
+        "L",
+        *(["training"] if trained else []),
+        "method",
+        "τ",
+        "ANN",
+        *(f"T={t}" for t in times),
+        "seeds",
+        "train s",
+    ]
+    lines = []
+    for number, row in enumerate(rows):
+        one = row.one
+        cells = [
+            one["data"],
+            one["model"],
+            str(one["levels"]),
+            *([trained[number]] if trained else []),
+            row.label,
+            str(one["warmup"]),
+        ]
+        cells += [mean_std([result["ann_accuracy"] for result in row.results]), *(mean_std(row.at(t)) for t in times)]
+        lines.append([*cells, str(len(row.seeds)), f"{row.seconds('train'):.0f}"])
+    for entry in published:
+        tau = str(entry.get("latency", PLAIN)["warmup"])
+        about = [str(entry.get(key, "–")) for key in ("data", "model", "levels")] + (["–"] if trained else [])
+        lines.append([*about, cited(entry), tau, *published_accuracies(entry, times), "–", "–"])
+    return markdown(head, lines)
+
+
+def _training_settings(rows: Sequence[Row]) -> list[str]:
+    """Of each row the overrides of training that not all of them have, where only these tell rows apart; else nothing.
+
+    They are those of the run that trained, which a later evaluation or `resume` does not repeat.
+    """
+    alike = [(row.one["data"], row.one["model"], row.one["levels"], row.label) for row in rows]
+    if len(set(alike)) == len(alike):
+        return []
+    words = [
+        shlex.split(row.one["command"]) if row.one.get("trained_with") is None else row.one["trained_with"]
+        for row in rows
+    ]
+    given = [{word for word in each if word.startswith(("fit.", "calibration"))} for each in words]
+    common = set.intersection(*(words for words in given if words)) if any(given) else set()
+    return [", ".join(sorted(word.removeprefix("fit.") for word in words - common)) or "–" for words in given]
+
+
+def quantized_table(rows: Sequence[Row]) -> str:
+    """Markdown: one network in whole numbers, the most accurate first; what several rows have is a mean over seeds."""
+    tables = list(dict.fromkeys(name for row in rows for name in row.one["energy"] or {}))
+    head = ["quantized ANN", "accuracy", "ANN", "gap", "KiB", *(f"µJ {name}" for name in tables), "seeds"]
+    lines = []
+    for row in sorted(rows, key=lambda row: -statistics.fmean(result["accuracy"] for result in row.results)):
+        gaps = [result["ann_accuracy"] - result["accuracy"] for result in row.results]
+        cells = [
+            row.label,
+            *(mean_std([result[key] for result in row.results]) for key in ("accuracy", "ann_accuracy")),
+        ]
+        cells += [mean_std(gaps), f"{row.one['size_bytes'] / 1024:.1f}"]
+        energy = row.one["energy"] or {}
+        cells += [f"{energy[name] / 1e6:.4g}" if name in energy else "–" for name in tables]
+        lines.append([*cells, str(len(row.seeds))])
+    return markdown(head, lines)
+
+
+def shown_times(rows: Sequence[Row]) -> list[int]:
+    """The T that a wide table shows: powers of two, or whatever there is where none of these was evaluated."""
+    every = sorted({t for row in rows for t in row.timesteps})
+    return [t for t in TIMES if t in every] or every
+
+
+def total_steps(warmup: int) -> str:
+    """What an image costs before T can be read."""
+    return f"T + {warmup}" if warmup else "T"
+
+
+def cited(entry: Published) -> str:
+    """A published method with its source."""
+    return f"*{entry['method']}* (published: {entry['source']})"
+
+
+def published_accuracies(entry: Published, times: Sequence[int]) -> list[str]:
+    """Accuracies of the ANN and at the given T."""
+    values = [entry.get("ann_accuracy"), *(entry["snn_accuracy"].get(str(t)) for t in times)]
+    return [mean_std([] if value is None else [value]) for value in values]

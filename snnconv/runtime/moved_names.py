@@ -1,0 +1,56 @@
+"""Names of classes and functions that moved: stored configurations keep the old ones, code has the new ones.
+
+Run folders store `_target_` paths.  `current` translates them when a run is read, so that folders of older versions load.
+`original` translates back: the recipe hash of a network (`runtime.run.recipe`) is made of these strings, and has to stay the same
+when a module moves, or every network would change its identity in leaderboards.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+# old prefix -> new prefix, of everything that a stored configuration may name
+MOVED = {
+    "snnconv.activations": "snnconv.nn.activations",
+    "snnconv.models": "snnconv.nn.models",
+    "snnconv.custom": "snnconv.nn.models.custom",
+    "snnconv.neurons": "snnconv.spiking.neurons",
+    "snnconv.training.Fit": "snnconv.training.settings.Fit",
+    "snnconv.quantized_weights": "snnconv.training.quantized_weights",
+    "snnconv.methods": "snnconv.conversion.methods",
+    "snnconv.calibration": "snnconv.conversion.calibration",
+    "snnconv.costs": "snnconv.analysis.costs",
+    "snnconv.explanation": "snnconv.analysis.explanation",
+    "snnconv.robustness": "snnconv.analysis.robustness",
+    "snnconv.compression": "snnconv.hardware.compression",
+    "snnconv.compressed": "snnconv.hardware.compression.rebuild",
+    "snnconv.baselines": "snnconv.hardware.baselines",
+    "snnconv.exports": "snnconv.hardware.export",
+}
+_LONGEST_FIRST = sorted(MOVED.items(), key=lambda pair: -len(pair[0]))
+_BACK = sorted(((new, old) for old, new in MOVED.items()), key=lambda pair: -len(pair[0]))
+
+
+def current(config: Any) -> Any:
+    """A copy of nested mappings and lists in which every `_target_` of an older version has its name of today."""
+    return _renamed(config, _LONGEST_FIRST)
+
+
+def original(config: Any) -> Any:
+    """The inverse of `current`: every `_target_` under the name that it had first."""
+    return _renamed(config, _BACK)
+
+
+def _renamed(config: Any, names: list[tuple[str, str]]) -> Any:
+    if isinstance(config, Mapping):
+        return {
+            key: _rename(value, names) if key == "_target_" and isinstance(value, str) else _renamed(value, names)
+            for key, value in config.items()
+        }
+    return [_renamed(value, names) for value in config] if isinstance(config, list | tuple) else config
+
+
+def _rename(target: str, names: list[tuple[str, str]]) -> str:
+    for before, after in names:
+        if f"{target}.".startswith(f"{before}."):
+            return after + target[len(before) :]
+    return target

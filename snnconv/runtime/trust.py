@@ -1,0 +1,121 @@
+"""What a stored configuration may call: a run folder from elsewhere cannot run code unless it is trusted."""
+
+import functools
+import importlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+# What a stored configuration may build; the rest of snnconv writes files or starts programs.
+ROOMS = tuple(
+    f"snnconv.{room}"
+    for room in (
+        "nn.activations",
+        "nn.models",
+        "data",
+        "spiking.neurons",
+        "conversion.methods",
+        "conversion.calibration",
+        "training.quantized_weights",
+        "hardware.compression",
+        "analysis.costs",
+        "analysis.explanation",
+        "analysis.robustness",
+        "runtime.tracking",
+    )
+)
+# What a stored network may build.
+NETWORK = ("snnconv.nn.activations", "snnconv.nn.models", "snnconv.hardware.compression.rebuild")
+# Functions beside which other things stand that a stored configuration must not call: they start programs, or import by name.
+ALONE = (
+    "snnconv.training.settings.Fit",
+    "snnconv.hardware.baselines.ptq.static",
+    "snnconv.hardware.baselines.ptq.dynamic",
+    "snnconv.hardware.baselines.qat.qat",
+    "snnconv.hardware.export.c.export",
+    "snnconv.hardware.export.nir.export",
+    "snnconv.hardware.export.onnx.export",
+)
+USER_CODE = "snnconv.nn.models.custom"  # runs the python file that `path` names, so it is trusted file by file
+
+
+_granted: ContextVar[tuple[str, ...]] = ContextVar("trusted", default=())
+
+
+@contextmanager
+def trusting(trust: Sequence[str]) -> Iterator[None]:
+    """While open, `load_ann` trusts these as well: what a command was told, for what no configuration may say by itself."""
+    token = _granted.set((*_granted.get(), *trust))
+    try:
+        yield
+    finally:
+        _granted.reset(token)
+
+
+def granted() -> tuple[str, ...]:
+    """All that `trusting` names at this moment."""
+    return _granted.get()
+
+
+def require_trusted(config: Any, trust: Sequence[str] = (), rooms: Sequence[str] = (*ROOMS, *ALONE)) -> None:
+    """ValueError unless all that a stored configuration would call is defined in `rooms` or in a package of `trust`.
+
+    A user's python file (`model=custom`) is code as well: its path must stand in `trust`.
+
+    Nor may it hold an interpolation: resolving that can bring in a call that was not there to be seen.
+    """
+    places = (*rooms, *trust)
+    for mapping, key, value in _leaves(config):
+        if "${" in str(value):
+            raise ValueError(f"{value!r}: an interpolation in a stored configuration, which is plain data; not loaded")
+        if key != "_target_":
+            continue
+        if str(value) in rooms:
+            continue
+        if not _is_in(str(value), trust) and any(part.startswith("_") for part in str(value).split(".")):
+            raise ValueError(f"{value}: this stored configuration calls what is private; not loaded")
+        module = _module_of(str(value)) if _is_in(str(value), (*places, USER_CODE)) else ""
+        if _is_in(module, (USER_CODE,)):
+            _require_trusted_file(mapping, trust)
+        elif not _is_in(module, places):
+            raise ValueError(f"{value}: this stored configuration calls code outside {', '.join(places)}; "
+                             "load it with trust=[package] if you trust it")  # fmt: skip
+
+
+def _require_trusted_file(call: Mapping[str, Any], trust: Sequence[str]) -> None:
+    """ValueError unless `call` names, plainly, a python file that `trust` names too."""
+    path = call.get("path")
+    if not isinstance(path, str) or {"_args_", "_partial_"} & set(call):
+        raise ValueError(f"{call['_target_']}: a stored configuration has to name the python file it runs as path=…, "
+                         "with neither _args_ nor _partial_; not loaded")  # fmt: skip
+    if Path(path).resolve() not in [Path(entry).resolve() for entry in trust if entry.endswith(".py")]:
+        raise ValueError(f"{call['_target_']}: this stored configuration runs the code in {path}; "
+                         f"load it with trust=[{path}] if you trust that file")  # fmt: skip
+
+
+def _leaves(config: Any) -> Iterable[tuple[Any, Any, Any]]:
+    """Every plain value in nested mappings and lists, with what holds it and its key."""
+    for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
+        if isinstance(value, Mapping | list | tuple):
+            yield from _leaves(value)
+        else:
+            yield config, key, value
+
+
+def _is_in(path: str, places: Iterable[str]) -> bool:
+    return any(f"{path}.".startswith(f"{place}.") for place in places)
+
+
+def _module_of(target: str) -> str:
+    """The module that defines what `target` names; "" if there is no such thing."""
+    parts = target.split(".")
+    for depth in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:depth]))
+            found = functools.reduce(getattr, parts[depth:], found)
+        except (ModuleNotFoundError, AttributeError):
+            continue
+        return str(getattr(found.func if isinstance(found, functools.partial) else found, "__module__", ""))
+    return ""

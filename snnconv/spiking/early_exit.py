@@ -1,0 +1,117 @@
+"""Early stop over time: an image whose decision is settled leaves the batch and costs nothing any more.
+
+Settled means that the largest softmax probability of the running mean of the logits has reached a threshold, which is chosen
+on validation images.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from snnconv.data.batches import Batches
+from snnconv.runtime import distributed
+from snnconv.spiking.model import SpikingModel, running_mean
+
+THRESHOLDS = (1 - torch.logspace(-0.3, -6, 58, dtype=torch.float64)).tolist()  # 0.5 … 0.999999
+
+
+@dataclass(frozen=True)
+class EarlyExit:
+    """What stopping early gives, beside the full run of the same images."""
+
+    threshold: float  # confidence at which an image leaves; above 1: nobody leaves
+    accuracy: float
+    mean_timesteps: float
+    seconds: float
+    full_accuracy: float
+    full_timesteps: int
+    full_seconds: float
+
+    def as_dict(self) -> dict:
+        """For `result.json`."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def early_exit(snn: SpikingModel, valid: Batches, test: Batches, timesteps: int) -> EarlyExit | None:
+    """Choose the threshold on `valid`, report on `test`; None unless the model is set to exit on confidence.
+
+    The threshold is the one of least mean T whose accuracy on `valid` is at most `exit_tolerance` below the full run's.
+    ValueError for a model that has to know T beforehand, or if `valid` is empty.
+    """
+    if snn.exit == "none":
+        return None
+    if not snn.anytime:
+        raise ValueError("simulate.exit=confidence: this method has to know T beforehand, so no image can leave early")
+    if not valid.count:
+        raise ValueError("simulate.exit=confidence: the threshold is chosen on validation images, but data.valid=0")
+    threshold = choose_threshold(snn, valid, timesteps)
+    _run(
+        snn, *next(iter(test)), timesteps=2, threshold=2.0
+    )  # whatever compiles at first use is not part of the comparison
+    full_accuracy, _, full_seconds = _measure(snn, test, timesteps, threshold=2.0)
+    accuracy, mean_timesteps, seconds = _measure(snn, test, timesteps, threshold)
+    return EarlyExit(threshold, accuracy, mean_timesteps, seconds, full_accuracy, timesteps, full_seconds)
+
+
+def choose_threshold(snn: SpikingModel, valid: Batches, timesteps: int) -> float:
+    """The confidence at which to leave, from one full run over `valid`; 2 (never) if every threshold costs too much."""
+    rows = []
+    for images, labels in valid:
+        means = running_mean(snn(images, timesteps), snn.latency.readout_from)
+        rows.append(torch.stack([means.softmax(-1).amax(-1), (means.argmax(-1) == labels).double()]))
+    confidence, correct = torch.cat(rows, dim=-1)  # each [T, M]
+    sums = []
+    for threshold in (*THRESHOLDS, 2.0):
+        leaves = (confidence >= threshold).double()
+        leaves[: snn.latency.readout_from - 1] = 0
+        leaves[-1] = 1
+        at = leaves.argmax(0)  # first step at which an image is settled
+        sums.append(torch.stack([correct.gather(0, at[None]).sum(), (at + 1).double().sum()]))
+    totals = distributed.sum_over_ranks(torch.stack(sums)).tolist()
+    count, (full, _) = valid.count, totals[-1]
+    good = [
+        (steps, t)
+        for t, (right, steps) in zip((*THRESHOLDS, 2.0), totals, strict=True)
+        if right >= full - snn.exit_tolerance * count
+    ]
+    return min(good)[1]
+
+
+def _measure(snn: SpikingModel, batches: Batches, timesteps: int, threshold: float) -> tuple[float, float, float]:
+    """Accuracy, mean timesteps and wall seconds over `batches` when images leave at `threshold`."""
+    totals = torch.zeros(3, dtype=torch.float64, device=batches.device)  # correct, steps, images
+    start = time.perf_counter()
+    for images, labels in batches:
+        correct, steps = _run(snn, images, labels, timesteps, threshold)
+        totals += torch.stack([correct, steps, torch.full_like(steps, len(labels))])
+    right, steps, count = distributed.sum_over_ranks(totals).tolist()
+    return right / count, steps / count, time.perf_counter() - start
+
+
+def _run(snn: SpikingModel, images: Tensor, labels: Tensor, timesteps: int, threshold: float) -> tuple[Tensor, Tensor]:
+    """Right predictions and steps spent on one batch.  Who settles within a chunk leaves at its end, at the cost of all of it."""
+    correct = torch.zeros((), dtype=torch.float64, device=images.device)
+    spent, done, total = correct.clone(), 0, torch.zeros((), dtype=torch.float64, device=images.device)
+    steps = snn.run(images, timesteps)
+    logits = next(steps)
+    while True:
+        first = max(snn.latency.readout_from - 1 - done, 0)
+        done += len(logits)
+        total = total + logits[first:].double().sum(0)
+        mean = total / max(done - snn.latency.readout_from + 1, 1)
+        settled = (mean.softmax(-1).amax(-1) >= threshold) & (done >= snn.latency.readout_from)
+        if done == timesteps:
+            settled[:] = True
+        correct += (mean.argmax(-1) == labels)[settled].sum()
+        spent += done * settled.sum()
+        stay = (~settled).nonzero().flatten()
+        if len(stay) == 0:
+            return correct, spent
+        if len(stay) < len(labels):
+            labels, total = labels[stay], total[stay]
+            logits = steps.send(stay)
+        else:
+            logits = next(steps)

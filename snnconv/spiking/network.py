@@ -1,0 +1,35 @@
+"""Networks of spiking neurons: neurons in the place of activations, each with its time axis."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.nn.graph.rewrite import set_submodule
+
+
+class OverTime(nn.Module):
+    """Hands a neuron its time axis: [T·N, …] → neuron on [T, N, …] → [T·N, …].
+
+    The only place where the two meet, so weight layers never notice time.
+    """
+
+    def __init__(self, neuron: nn.Module) -> None:
+        super().__init__()
+        self.neuron = neuron
+        self.timesteps = 1
+
+    def forward(self, current: Float[Tensor, "TN *shape"]) -> Float[Tensor, "TN *shape"]:
+        """θ·spikes for T = `timesteps` consecutive steps."""
+        return self.neuron(current.unflatten(0, (self.timesteps, -1))).flatten(0, 1)
+
+
+def to_spiking(ann: nn.Module, kinds: type | tuple[type, ...], make: Callable[[str, Any], nn.Module]) -> nn.Module:
+    """A copy of `ann`, batch norms folded, in which every activation of `kinds` is the neuron `make(path, activation)`."""
+    network = fold_batchnorm(ann)
+    sites = {path: module for path, module in network.named_modules() if isinstance(module, kinds)}
+    for path, site in sites.items():
+        set_submodule(network, path, OverTime(make(path, site)))
+    return network

@@ -1,0 +1,43 @@
+"""Integrate-and-fire with a bias of its own, constant or another one in every step: what calibration corrects it by."""
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from snnconv.nn import functional
+from snnconv.spiking.neurons.base import Neuron, per_channel, positive
+from snnconv.spiking.neurons.integrate_fire import VariedIntegrateFireNode
+
+
+class BiasedNode(VariedIntegrateFireNode):
+    """v += x + b(t);  spike = 1[v ≥ θ];  v −= θ·spike, where b [T, C] has a row for each step, the last one for all that follow."""
+
+    scalars = ("step",)
+
+    def __init__(self, threshold: Any, bias: Float[Tensor, "T C"], v_initial: float | Tensor = 0.5) -> None:
+        super().__init__(threshold, v_initial, step=0.0)
+        self.bias = bias.double()  # a plain attribute, as θ: rounding the weights leaves it
+
+    def materialize_states(self, inputs: tuple, states: tuple, step_mode: str) -> tuple:
+        """The bias where the currents are, too."""
+        self.bias = self.bias.to(inputs[0].device)
+        return super().materialize_states(inputs, states, step_mode)
+
+    def fire(self, current: Tensor, v: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """Spikes (0 or 1), v, and the number of steps that went by."""
+        row = self.bias.index_select(0, step.long().clamp_max(len(self.bias) - 1).view(1))
+        spikes, v = functional.integrate_fire(current, v + per_channel(row[0].to(v.dtype), v), self.threshold(v))
+        return spikes, v, step + 1
+
+
+class BiasedIntegrateFire(Neuron):
+    """Integrate-and-fire with threshold θ whose current x(t) meets b(t): current [T, N, C, …] → θ·spikes [T, N, C, …].
+
+    `bias` [T, C] has the unit of the current; its last row serves every later step, so one row is a constant bias.  `threshold`
+    and `v_initial` as for `IntegrateFire`.
+    """
+
+    def __init__(self, threshold: Any, bias: Float[Tensor, "T C"], v_initial: float | Tensor = 0.5) -> None:
+        theta = positive(threshold)
+        super().__init__(theta, BiasedNode(theta, bias, v_initial))

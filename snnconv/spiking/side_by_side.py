@@ -1,0 +1,94 @@
+"""A network and its spiking copy on the same images, layer by layer: what methods look at that calibrate one against the other."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from spikingjelly.activation_based import functional
+from torch import Tensor, fx, nn
+
+from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.nn.graph.split import segments
+from snnconv.spiking.network import OverTime
+
+
+@dataclass
+class Site:
+    """One activation of the ANN beside the neuron that stands for it, on the same images.
+
+    `clock.neuron` may be replaced, and the weights of `layer` changed: what follows sees it.
+    """
+
+    path: str
+    activation: Float[Tensor, "N *shape"]  # what the ANN puts out
+    clock: OverTime  # holds the neuron
+    layer: fx.GraphModule  # computes the neuron's current from `inputs`; its weights are those of the spiking network
+    inputs: tuple[
+        Tensor, ...
+    ]  # each [T·N, …]: spikes of earlier neurons and, if there are such, images; or images alone, [N, …]
+    timesteps: int
+
+    @torch.no_grad()
+    def current(self) -> Float[Tensor, "T N *shape"]:
+        """What the neuron receives at every step."""
+        current = self.layer(*self.inputs)
+        if len(current) == len(self.activation):
+            return current.expand(self.timesteps, *current.shape)
+        return current.unflatten(0, (self.timesteps, -1))
+
+    @torch.no_grad()
+    def mean_inputs(self) -> list[Float[Tensor, "N *shape"]]:
+        """`inputs`, averaged over time."""
+        images = len(self.activation)
+        return [x if len(x) == images else x.unflatten(0, (self.timesteps, -1)).mean(0) for x in self.inputs]
+
+    @torch.no_grad()
+    def output(self) -> Float[Tensor, "T N *shape"]:
+        """What the neuron, as it stands, emits at every step, from its initial state."""
+        functional.reset_net(self.clock.neuron)
+        output = self.clock.neuron(self.current())
+        functional.reset_net(self.clock.neuron)
+        return output
+
+
+def side_by_side(
+    ann: nn.Module, network: nn.Module, images: Float[Tensor, "N *image"], timesteps: int
+) -> Iterator[Site]:
+    """Every site of `network`, a spiking copy of `ann`, in the order of computation, for T = `timesteps` steps of `images`.
+
+    The ANN runs as in evaluation, and is not touched.  What a site emits is computed when the next one is asked for, so each
+    sees its predecessors as they were calibrated.  Only outputs that a later site reads are kept.
+    """
+    clocks = {path: module for path, module in network.named_modules() if isinstance(module, OverTime)}
+    like = next(network.parameters())
+    images, ann = images.to(like.device, like.dtype), fold_batchnorm(ann).to(like.device)
+    plain, spiking = {"": images}, {"": images}
+    pairs = list(zip(segments(ann, clocks), segments(network, clocks), strict=True))
+    for index, (theirs, ours) in enumerate(pairs):
+        seen = [plain[source] for source in theirs.sources]
+        plain[ours.path] = activation = _activation(ann.get_submodule(ours.path), theirs.layer, seen)
+        inputs = tuple(_over_time(spiking, source, ours.sources, timesteps) for source in ours.sources)
+        later = {source for _, part in pairs[index + 1 :] for source in part.sources}
+        plain, spiking = ({path: x for path, x in known.items() if path in later} for known in (plain, spiking))
+        yield (site := Site(ours.path, activation, clocks[ours.path], ours.layer, inputs, timesteps))
+        if ours.path in later:
+            spiking[ours.path] = site.output().flatten(0, 1)
+        del seen, activation, inputs, site
+
+
+@torch.no_grad()
+def _activation(activation: nn.Module, layer: nn.Module, inputs: list[Tensor]) -> Tensor:
+    return activation(layer(*inputs).clone())  # a ReLU may work in place
+
+
+def _over_time(known: dict[str, Tensor], source: str, beside: tuple[str, ...], timesteps: int) -> Tensor:
+    """What `source` put out; images once for every step if spikes come `beside` them."""
+    images_meet_spikes = source == "" and set(beside) != {""}
+    x = known[source]
+    return x.repeat(timesteps, *[1] * (x.dim() - 1)) if images_meet_spikes else x
+
+
+def channel_mean(x: Float[Tensor, "N C *space"]) -> Float[Tensor, " C"]:
+    """Mean over images and space."""
+    return x.transpose(0, 1).flatten(1).mean(1)

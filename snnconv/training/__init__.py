@@ -1,0 +1,1 @@
+"""Training of ANNs, and of SNNs through time."""

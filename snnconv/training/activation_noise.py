@@ -1,0 +1,32 @@
+"""How far spikes fall short of activations, layer by layer: the noise under which an activation may train."""
+
+import torch
+from torch import nn
+
+from snnconv.data.batches import Batches, calibration_images
+from snnconv.nn.activations.noisy_qcfs import NoisyQCFS
+from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.side_by_side import side_by_side
+
+
+@torch.no_grad()
+def measure_noise(network: nn.Module, held_out: Batches, images: int = 256) -> None:
+    """Set σ of every NoisyQCFS to what conversion would bring; a network without them is left alone.
+
+    σ is the standard deviation, over neurons and the first `images` of `held_out`, of activation − mean output in the
+    activation's `timesteps` T, in a converted copy of `network` that spikes through all layers.  With several processes rank
+    0's counts.  ValueError without images.  Source: noisy quantization (NoisyQCFS), once an epoch.
+    """
+    sites = {path: site for path, site in network.named_modules() if isinstance(site, NoisyQCFS) and site.timesteps}
+    if not sites:
+        return
+    if not held_out.count:
+        raise ValueError("data.valid=0 leaves no images to measure the noise of activation=noisy_qcfs on; set it to 500 or "
+                         "more, or fix the noise: activation.timesteps=null activation.noise=0.1")  # fmt: skip
+    some = calibration_images(held_out, images)
+    copy = to_spiking(network, NoisyQCFS, lambda path, site: IntegrateFire(site.threshold.item()))
+    for timesteps in {site.timesteps or 0 for site in sites.values()}:
+        for site in side_by_side(network, copy, some, timesteps):
+            if site.path in sites and sites[site.path].timesteps == timesteps:
+                sites[site.path].sigma.fill_((site.activation - site.output().mean(0)).std())

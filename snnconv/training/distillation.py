@@ -1,0 +1,100 @@
+"""A trained network as the teacher of another."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from snnconv.nn.graph.kinds import is_activation
+from snnconv.runtime.checkpoint import describe_ann, load_ann
+
+
+def distillation(
+    logits: Float[Tensor, "*N K"], teacher: Float[Tensor, "*N K"], temperature: float = 1.0
+) -> Float[Tensor, ""]:
+    """τ² · KL(softmax(teacher/τ) ‖ softmax(logits/τ)), mean over the samples.  Source: Hinton et al., 2015.
+
+    The factor τ² keeps the size of the gradient whatever the temperature.
+    """
+    ours, theirs = (logits / temperature).log_softmax(-1), (teacher / temperature).log_softmax(-1)
+    return temperature**2 * (theirs.exp() * (theirs - ours)).sum(-1).mean()
+
+
+def require_teacher(run: str, setting: str = "fit.teacher") -> None:
+    """ValueError, which names the `setting`, unless the folder `run` holds a trained network."""
+    try:
+        describe_ann(run)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{setting}={run}: {str(error).removeprefix(f'{run}: ')}") from error
+
+
+def load_teacher(
+    run: str,
+    images: Tensor,
+    classes: int,
+    *,
+    trust: Sequence[str] = (),
+    channels_last: bool = False,
+    setting: str = "fit.teacher",
+) -> nn.Module:
+    """The network in the run folder `run`, in eval mode, without gradients.
+
+    ValueError if there is none, or if it does not make logits [N, `classes`] of `images`.
+    """
+    require_teacher(run, setting)
+    with torch.random.fork_rng(devices=[]):  # building it draws weights, which must not move the run that it teaches
+        network = load_ann(run, trust=trust).to(images.device).requires_grad_(False)
+    if channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        found = network(images[:1]).shape[-1]
+    except RuntimeError as error:
+        shape = list(images.shape[1:])
+        raise ValueError(f"{setting}={run}: its network cannot take images of {shape} ({error})") from error
+    if found != classes:
+        raise ValueError(f"{setting}={run}: its network knows {found} classes, this one {classes}")
+    return network
+
+
+class LayerDistances:
+    """How far a student's activations are from its teacher's, after both have seen the same images.
+
+    Layers are paired by the path of their activation; those of other shapes, as pruning leaves them, have no part in it.
+    ValueError if none are left.  Source: Romero et al., ICLR 2015 (FitNets), with every layer a hint.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+        self.seen: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+        self.hooks = [
+            module.register_forward_hook(functools.partial(_keep, seen, path))
+            for network, seen in zip((student, teacher), self.seen, strict=True)
+            for path, module in network.named_modules()
+            if is_activation(module) or isinstance(module, nn.ReLU)
+        ]
+
+    def close(self) -> None:
+        """Look no more."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def __call__(self) -> Float[Tensor, ""]:
+        """Mean over layers of |student − teacher|² / |teacher|²."""
+        ours, theirs = self.seen
+        shared = [path for path in ours if path in theirs and ours[path].shape == theirs[path].shape]
+        if not shared:
+            raise ValueError("fit.distill_layers: no activation has the path and the shape of one of the teacher's")
+        each = [
+            (ours[path].float() - theirs[path].float()).square().sum()
+            / theirs[path].float().square().sum().clamp_min(1e-12)
+            for path in shared
+        ]
+        ours.clear()
+        theirs.clear()
+        return torch.stack(each).mean()
+
+
+def _keep(seen: dict[str, Tensor], path: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    seen[path] = output

@@ -1,0 +1,97 @@
+"""Networks whose weights are small whole numbers times a scale: after training, during it, and after conversion."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.nn.graph.kinds import WEIGHTED
+from snnconv.nn.quantization import largest_integer, quantize
+from snnconv.spiking.model import SpikingModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What convolutions and linear layers store (`conf/weights/`): `bits` None: floats; 2: ternary.  Biases stay floats.
+
+    One scale for each output channel, or for the layer.  With `train` a training learns weights that it only ever uses
+    quantized, the gradient straight through to the floats behind them.  ValueError for bits that there are not.
+    """
+
+    bits: int | None = None
+    per_channel: bool = True
+    train: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bits is not None:
+            largest_integer(self.bits)
+        if type(self.per_channel) is not bool or type(self.train) is not bool:
+            raise ValueError(f"weights.per_channel={self.per_channel!r}, weights.train={self.train!r}: true or false")
+
+    def __call__(self, network: nn.Module) -> nn.Module:
+        """`network` with quantized weights, a copy; itself where weights are floats."""
+        if self.bits is None:
+            return network
+        network = copy.deepcopy(network)
+        for layer in _layers(network).values():
+            layer.weight.data = self._quantized(layer.weight)
+        return network
+
+    @contextmanager
+    def trained(self, network: nn.Module) -> Iterator[None]:
+        """The weights of `network` are quantized inside and come back afterwards: gradients taken inside meet the floats.
+
+        Bengio et al., 2013 (straight through); Courbariaux et al., 2015 (the floats are kept beside).
+        """
+        layers = _layers(network) if self.bits is not None and self.train else {}
+        kept = [layer.weight.data.clone() for layer in layers.values()]
+        with torch.no_grad():
+            for layer in layers.values():
+                layer.weight.data.copy_(self._quantized(layer.weight))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for layer, weight in zip(layers.values(), kept, strict=True):
+                    layer.weight.data.copy_(weight)
+
+    def convert(self, method: Callable[..., SpikingModel], ann: nn.Module, batches: Iterable) -> SpikingModel:
+        """`ann`, its weights quantized, as the spiking network that `method` makes of it.
+
+        Where the method changes weights, or gives θ of its own to each channel that they meet, they are quantized again.
+        """
+        if self.bits is None:
+            return method(ann, batches)
+        ann = self(ann)
+        snn, before = method(ann, batches), _layers(fold_batchnorm(ann))
+
+        @torch.no_grad()
+        def settle(network: nn.Module) -> nn.Module:
+            for path, layer in _layers(network).items():
+                if path not in before or not _proportional(layer.weight, before[path].weight):
+                    layer.weight = nn.Parameter(self._quantized(layer.weight))
+            return network
+
+        return snn.changed(settle)
+
+    def _quantized(self, weight: Tensor) -> Tensor:
+        assert self.bits is not None
+        return quantize(weight.detach(), self.bits, self.per_channel).values
+
+
+def _layers(network: nn.Module) -> dict[str, Any]:
+    return {path: module for path, module in network.named_modules() if isinstance(module, WEIGHTED)}
+
+
+def _proportional(one: Tensor, other: Tensor) -> bool:
+    """Are these the same weights but for one factor?"""
+    if one.shape != other.shape:
+        return False
+    one, other = one.double(), other.to(one.device).double()
+    factor = (one * other).sum() / other.square().sum().clamp_min(1e-300)
+    return bool((one - factor * other).abs().max() <= 1e-5 * one.abs().max())

@@ -1,0 +1,98 @@
+"""How to train an ANN: SGD with momentum and a cosine, and the paper's other habits as named settings (`conf/fit/`)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from snnconv.nn.graph.kinds import is_activation
+from snnconv.runtime.settings import (
+    COUNT,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SWITCH,
+    WHOLE,
+    one_of,
+    or_null,
+    require,
+)
+
+_RULES = {
+    "epochs": WHOLE, "batch_size": COUNT, "lr": POSITIVE, "momentum": FRACTION, "nesterov": SWITCH,
+    "weight_decay": NOT_NEGATIVE, "threshold_weight_decay": or_null(NOT_NEGATIVE),
+    "norm_weight_decay": or_null(NOT_NEGATIVE), "schedule": one_of("cosine", "constant"),
+    "schedule_every": one_of("step", "epoch"), "warmup_epochs": NOT_NEGATIVE, "label_smoothing": FRACTION,
+    "clip_grad_norm": or_null(POSITIVE), "ema": or_null(FRACTION), "channels_last": SWITCH,
+    "select": one_of("best", "last", "test"), "save_every": COUNT,
+    "keep_zeros": SWITCH, "distill_layers": NOT_NEGATIVE,
+    "teacher": or_null((lambda value: isinstance(value, str), "a run folder")), "distill": SHARE, "temperature": POSITIVE,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How to train; ValueError for values that make no sense.  Weight decays default to `weight_decay`, as in the papers."""
+
+    epochs: int  # 0: the given network as it is
+    lr: float
+    batch_size: int
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    threshold_weight_decay: float | None = None  # on θ
+    norm_weight_decay: float | None = None  # on batch norms and biases
+    schedule: str = "cosine"  # cosine | constant
+    schedule_every: str = "step"  # step | epoch
+    warmup_epochs: float = 0.0  # linear, from 0
+    label_smoothing: float = 0.0
+    clip_grad_norm: float | None = None
+    ema: float | None = None  # decay per step of the averaged weights that are evaluated and kept
+    channels_last: bool = False
+    select: str = "best"  # epoch that is kept: best on valid | last | test: best on the test set
+    teacher: str | None = None  # a run folder: its network's outputs are learned as well (distillation)
+    distill: float = 1.0  # share of the loss that is distance from the teacher; the rest is cross-entropy
+    temperature: float = 2.0  # of both outputs in that distance
+    distill_layers: float = 0.0  # weight of a further loss: the distance from the teacher's activations, layer by layer
+    keep_zeros: bool = False  # weights that are 0 stay 0
+    save_every: int = 1  # epochs between the states from which a run can be resumed
+
+    def __post_init__(self) -> None:
+        require(self, _RULES, "fit")
+        if self.warmup_epochs > self.epochs > 0:
+            raise ValueError(f"fit.warmup_epochs={self.warmup_epochs}: at most fit.epochs={self.epochs}")
+        if self.distill_layers and self.teacher is None:
+            raise ValueError("fit.distill_layers: needs the network that teaches, fit.teacher=runs/…")
+        if self.nesterov and not self.momentum:
+            raise ValueError("fit.nesterov=true: needs fit.momentum above 0")
+
+    def lr_at(self, step: int, steps_per_epoch: int) -> float:
+        """Learning rate of one step, counted from 0 over the whole training."""
+        if step < self.warmup_epochs * steps_per_epoch:
+            return self.lr * (step + 1) / (self.warmup_epochs * steps_per_epoch)
+        if self.schedule == "constant":
+            return self.lr
+        progress = (
+            step // steps_per_epoch / self.epochs
+            if self.schedule_every == "epoch"
+            else step / (self.epochs * steps_per_epoch)
+        )
+        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def optimizer(self, ann: nn.Module) -> torch.optim.SGD:
+        """SGD over three groups: weights, thresholds, and norms with biases; on CUDA one kernel a group."""
+        thresholds = {id(p) for m in ann.modules() if is_activation(m) for p in m.parameters()}
+        groups: dict[str, list[nn.Parameter]] = {"weight": [], "threshold": [], "norm": []}
+        for parameter in ann.parameters():
+            group = "threshold" if id(parameter) in thresholds else "norm" if parameter.dim() < 2 else "weight"
+            groups[group].append(parameter)
+        decays = {"weight": None, "threshold": self.threshold_weight_decay, "norm": self.norm_weight_decay}
+        settings = [
+            {"params": parameters, "weight_decay": self.weight_decay if decays[name] is None else decays[name]}
+            for name, parameters in groups.items()
+            if parameters
+        ]
+        fused = next(ann.parameters()).is_cuda or None  # None: torch chooses
+        return torch.optim.SGD(settings, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused)

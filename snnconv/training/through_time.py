@@ -1,0 +1,175 @@
+"""Training a spiking network through time, with surrogate gradients: settings, loss, loop."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from snnconv.data.batches import Batches
+from snnconv.nn.graph.split import split
+from snnconv.nn.recompute import RecomputedOutputs
+from snnconv.runtime import distributed
+from snnconv.runtime.environment import autocast
+from snnconv.runtime.run import TrainingError
+from snnconv.runtime.settings import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, SWITCH, number, one_of, require
+from snnconv.spiking.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
+from snnconv.training.distillation import distillation
+
+log = logging.getLogger(__name__)
+DIVERGED = "method=finetune: the {} is not finite in epoch {}; try a smaller method.lr"
+WARMUP = 0.02  # share of the steps in which the learning rate rises to its full value
+
+
+_RULES = {
+    "epochs": COUNT, "lr": POSITIVE, "loss": one_of("last", "every"), "thresholds": one_of("free", "frozen"),
+    "timesteps": (lambda value: bool(value) and all(map(COUNT[0], value if isinstance(value, Sequence) else [value])),
+                  "whole numbers of at least 1"),
+    "sharpness": POSITIVE, "detach_reset": SWITCH, "momentum": FRACTION, "weight_decay": NOT_NEGATIVE,
+    "distill": number(lambda value: 0 <= value <= 1, "0 (labels) to 1 (the teacher's outputs)"), "temperature": POSITIVE,
+    "precision": one_of("float32", "tf32", "bf16"), "compile": SWITCH,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to train; ValueError for values that make no sense."""
+
+    epochs: int
+    lr: float
+    timesteps: int | Sequence[int]  # T; of several the largest
+    loss: str = (
+        "last"  # last: of the mean output over all T | every: of the means up to each t, so that all t ≤ T are good
+    )
+    thresholds: str = "free"  # free: θ is trained as well | frozen
+    surrogate: str = "rect"  # a surrogate gradient of SpikingJelly
+    sharpness: float = 1.0  # its alpha, for the distance to the threshold in units of θ
+    detach_reset: bool = False  # no gradient through the reset
+    momentum: float = 0.9  # β₁ of Adam
+    weight_decay: float = 0.0  # on weights, not on biases or θ; decoupled
+    distill: float = 1.0  # share of the loss that asks for the teacher's output instead of the label
+    temperature: float = 2.0  # of both outputs in that share
+    precision: str = "float32"  # bf16: weight layers in bfloat16
+    compile: bool = False  # torch.compile
+
+    def __post_init__(self) -> None:
+        require(self, _RULES, "method")
+        surrogate_slope(self.surrogate)
+        steps = self.timesteps if isinstance(self.timesteps, Sequence) else [self.timesteps]
+        object.__setattr__(self, "timesteps", max(steps))
+
+    def as_dict(self) -> dict[str, Any]:
+        """What says how a network was trained; compilation changes it by rounding alone, and float32 goes without saying."""
+        return {name: value for name, value in asdict(self).items()
+                if name != "compile" and (name, value) not in (("precision", "float32"), ("precision", "tf32"))}  # fmt: skip
+
+
+class Unrolled(nn.Module):
+    """Logits of every step, [T, N, K], of a network of trainable neurons; what lies before the first is computed once."""
+
+    def __init__(self, network: nn.Module, timesteps: int) -> None:
+        super().__init__()
+        self.before, self.after = split(network, SurrogateIntegrateFire)
+        self.timesteps = timesteps
+
+    def forward(self, images: Float[Tensor, "N *image"]) -> Float[Tensor, "T N K"]:
+        """Step by step logits, layer by layer."""
+        constants = [torch.cat([constant] * self.timesteps) for constant in self.before(images)]  # keeps channels_last
+        return self.after(*constants).unflatten(0, (self.timesteps, -1))
+
+
+def loss(
+    logits: Float[Tensor, "T N K"], labels: Int64[Tensor, "N"], taught: Float[Tensor, "N K"] | None, how: Settings
+) -> Float[Tensor, ""]:
+    """(1 − d)·cross entropy + d·τ²·KL(teacher ‖ SNN) of mean outputs: of the last, or the mean over those up to each step."""
+    steps = torch.arange(1, len(logits) + 1, device=logits.device).view(-1, 1, 1)
+    means = logits.cumsum(0) / steps if how.loss == "every" else logits.mean(0, keepdim=True)
+    total = (1 - how.distill) * F.cross_entropy(means.flatten(0, 1), labels.repeat(len(means)))
+    if taught is not None and how.distill:
+        total = total + how.distill * distillation(means, taught.expand_as(means), how.temperature)
+    return total
+
+
+def lr_at(step: int, steps: int, lr: float) -> float:
+    """Half a cosine from `lr` to 0, after a short linear rise."""
+    return lr * min(1.0, (step + 1) / (WARMUP * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def train_through_time(
+    network: nn.Module,
+    teacher: nn.Module | None,
+    train: Batches,
+    how: Settings,
+    after_epoch: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Train `network`, of `SurrogateIntegrateFire` neurons, in place.  TrainingError where loss or weights are not finite."""
+    device, start = train.device, time.perf_counter()
+    for part in [network] if teacher is None else [network, teacher]:
+        part.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model: nn.Module = Unrolled(network, how.timesteps)  # type: ignore[arg-type]
+    model = torch.compile(model) if how.compile else model  # type: ignore[assignment]
+    if distributed.world_size() > 1:
+        model = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    optimizer = _optimizer(network, how)
+    dtype, steps, totals = next(network.parameters()).dtype, how.epochs * len(train), torch.zeros(3, device=device)
+    for step, (images, labels) in enumerate(_epochs(train, how.epochs)):
+        images = images.to(dtype)
+        images = images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
+        with torch.no_grad(), autocast(device, how.precision):
+            taught = teacher(images).float() if teacher is not None else None
+        with autocast(device, how.precision), nullcontext() if how.compile else RecomputedOutputs():
+            logits = model(images)
+        value = loss(logits.float(), labels, taught, how)
+        for group in optimizer.param_groups:
+            group["lr"] = lr_at(step, steps, how.lr)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+        right = (logits.detach().mean(0).argmax(1) == labels).sum()
+        totals += torch.stack([value.detach() * len(labels), right, torch.full_like(right, len(labels))])
+        if (step + 1) % len(train) == 0:
+            epoch = (step + 1) // len(train)
+            _tell(totals, epoch, how, time.perf_counter() - start)
+            if not all(parameter.isfinite().all() for parameter in network.parameters()):
+                raise TrainingError(DIVERGED.format("network", epoch))
+            totals.zero_()
+            after_epoch(epoch)
+
+
+def _optimizer(network: nn.Module, how: Settings) -> torch.optim.AdamW:
+    """AdamW: folded batch norms leave layers, and thresholds, of very different scales.  Neither biases nor θ decay."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if (p.dim() > 1) == weights], "weight_decay": how.weight_decay * weights}
+        for weights in (True, False)
+    ]
+    return torch.optim.AdamW(groups, lr=how.lr, betas=(how.momentum, 0.999), fused=trained[0].is_cuda or None)
+
+
+def _epochs(train: Batches, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of all epochs, under one progress bar."""
+
+    def passes() -> Iterator[tuple[Tensor, Tensor]]:
+        for epoch in range(epochs):
+            train.set_epoch(epoch)
+            yield from train
+
+    return track(passes(), "finetune", epochs * len(train), transient=True, disable=not distributed.is_main())  # type: ignore[return-value]
+
+
+def _tell(totals: Tensor, epoch: int, how: Settings, seconds: float) -> None:
+    """Log one epoch; TrainingError where its loss is not finite."""
+    summed, right, images = distributed.sum_over_ranks(totals).tolist()
+    if not math.isfinite(summed):
+        raise TrainingError(DIVERGED.format("loss", epoch))
+    log.info("finetune %d/%d  T=%s  loss %.4f  train %.2f %%  %.0f s", epoch, how.epochs, how.timesteps,
+             summed / images, 100 * right / images, seconds)  # fmt: skip
