@@ -8,7 +8,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from snnconv.conversion.checks import check
-from snnconv.results.report import report, shown_timesteps
+from snnconv.results.report import report
+from snnconv.results.summary import shown_timesteps
 from snnconv.runtime.run import open_run
 from snnconv.spiking.accuracy import accuracy, accuracy_over_time
 from snnconv.spiking.early_exit import early_exit

@@ -14,10 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from snnconv.results.report import method_settings
-from snnconv.results.sweep import as_sweep
+from snnconv.results.summary import method_settings
 from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.checkpoint import load_ann
+from snnconv.runtime.multirun import as_sweep
 from snnconv.runtime.run import open_run
 from snnconv.spiking.accuracy import accuracy
 

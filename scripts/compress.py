@@ -22,8 +22,10 @@ from torch import nn
 from snnconv.analysis.energy import Energy
 from snnconv.analysis.operations import count_operations
 from snnconv.data.splits import Splits
-from snnconv.hardware.compression.rebuild import changes, layers_of, size, undone
-from snnconv.results.report import report, shown_timesteps, summarize
+from snnconv.hardware.compression.rebuild import changes, layers_of, undone
+from snnconv.hardware.compression.size import size
+from snnconv.results.report import report
+from snnconv.results.summary import shown_timesteps, summarize
 from snnconv.runtime import distributed, files
 from snnconv.runtime.checkpoint import describe_ann, load_ann
 from snnconv.runtime.run import Run, open_run

@@ -11,9 +11,10 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from snnconv.results.report import report, shown_timesteps
-from snnconv.results.sweep import as_sweep
+from snnconv.results.report import report
+from snnconv.results.summary import shown_timesteps
 from snnconv.runtime.checkpoint import load_ann
+from snnconv.runtime.multirun import as_sweep
 from snnconv.runtime.run import open_run
 from snnconv.spiking.accuracy import accuracy, accuracy_over_time
 from snnconv.spiking.early_exit import early_exit

@@ -69,7 +69,11 @@ def benchmark(name: str, models: str, groups: str, batch: int, minutes: float) -
 # after every epoch.
 PAPER = ("precision=tf32", "compile=true", "fit.channels_last=true", "fit.save_every=10")
 PLAN = [
-    Job("tests", ("-m", "pytest", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider", "tests/test_gpu.py"), 3),
+    Job(
+        "tests",
+        ("-m", "pytest", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider", "tests/project/test_gpu.py"),
+        3,
+    ),
     *(training("cifar10_vgg16_fast", 3, seed=seed) for seed in (0, 1, 2)),
     benchmark("simulation", "vgg16", "testset", 500, 4),
     *(training("cifar10_resnet18_fast", 3, seed=seed) for seed in (0, 1, 2)),

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from snnconv.hardware.integer.golden import differing_spikes
 from snnconv.hardware.integer.network import integerize
-from snnconv.results.report import stored_weights
+from snnconv.results.summary import stored_weights
 from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import open_run

@@ -20,7 +20,7 @@ from rich.markdown import Markdown
 
 from snnconv.results.leaderboard import leaderboard, long_rows, plot
 from snnconv.results.records import read_baselines, read_results
-from snnconv.results.report import as_csv
+from snnconv.results.summary import as_csv
 from snnconv.results.tables import read_published
 from snnconv.runtime import files
 

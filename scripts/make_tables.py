@@ -17,11 +17,10 @@ import re
 import sys
 from pathlib import Path
 
-from snnconv.results.explained import energies, losses
 from snnconv.results.hardware_tables import integers, ladders, quantized
 from snnconv.results.leaderboard import leaderboard
 from snnconv.results.records import read_baselines, read_results
-from snnconv.results.tables import read_published, table
+from snnconv.results.tables import energies, losses, read_published, table
 from snnconv.runtime import files
 
 MADE = {"losses": losses, "energies": energies, "ladders": ladders}

@@ -8,36 +8,19 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
-from snnconv.runtime import distributed, files, moved_names
-from snnconv.runtime.trust import require_trusted
+from snnconv.runtime import distributed
 
 log = logging.getLogger(__name__)
 
-# What may change when a stored run goes on; everything else would change its numbers.
-RESUMABLE = ("device", "data.root", "track", "data.workers", "timesteps", "simulate", "explain", "costs", "trust")
-HARDWARE = ("weights", "integer", "baseline", "compress", "export")  # groups of what leads to hardware
-REEVALUABLE = (*RESUMABLE, *HARDWARE, "precision", "compile", "method", "neuron", "data.calibration")
-USED = {  # by which commands; elsewhere a choice would do nothing
-    "weights": ("train", "check", "evaluate", "compress", "integerize", "export"),
-    "integer": ("integerize", "export"),
-    "baseline": ("baseline",),
-    "compress": ("compress",),
-    "export": ("export",),
-}
-ANEW = ("method", "neuron", "integer", "baseline", "compress", "export")  # what to do with a run, not what it did
-LATER = ("costs", "explain", *HARDWARE)  # which runs of older versions did not store
 OF_A_RUN = ("evaluate", "integerize", "compress", "export", "baseline")  # scripts that start from a trained network
 KEPT = ("last.ckpt", "ann.safetensors", "ann.json", "metrics.jsonl", "result.json")  # with one of them, it holds a run
 
@@ -140,109 +123,6 @@ def require_writable(folder: Path, key: str) -> None:
     except OSError as error:
         forget(folder, "")
         sys.exit(f"{folder}: cannot be written ({error.strerror}); choose another place with {key}=…")
-
-
-def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration to use: `cfg`, or the stored one of the run that `resume` or `run` names with what may change."""
-    for override in overrides:
-        group = re.split(r"[=.@]", override.lstrip("+~"))[0]
-        if HydraConfig.get().job.name not in USED.get(group, (HydraConfig.get().job.name,)):
-            raise ValueError(
-                f"{override}: does nothing here; {group}=… is for {', '.join(f'{name}.py' for name in USED[group])}"
-            )
-    settled = _continued(cfg, overrides) if cfg.resume or cfg.run else cfg
-    timesteps = settled.timesteps
-    listed = timesteps if isinstance(timesteps, Sequence) and not isinstance(timesteps, str) else [timesteps]
-    if not listed or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in listed):
-        raise ValueError(f"timesteps={timesteps!r}: a whole number of at least 1, or a list of them, [1,2,4,8]")
-    if not OmegaConf.is_list(settled.trust) or not all(isinstance(entry, str) for entry in settled.trust):
-        raise ValueError(f"trust={settled.trust!r}: a list of packages and .py files, [package, examples/net.py]")
-    if not isinstance(settled.compile, bool):
-        raise ValueError(f"compile={settled.compile!r}: true or false")
-    return settled
-
-
-def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    source = Path(cfg.resume or cfg.run) / ".hydra"
-    stored = _stored(source / "config.yaml", [key for key in cfg if key not in LATER])
-    names = _stored(source / "hydra.yaml", ["hydra"]).hydra.runtime.choices
-    allowed = RESUMABLE if cfg.resume else REEVALUABLE
-    if cfg.resume and OmegaConf.select(stored, "compress.stages"):
-        raise ValueError(
-            f"resume={cfg.resume}: a stage of scripts/compress.py; begin it again, with run=… the stage before it"
-        )
-    before = OmegaConf.to_container(stored.weights) if "weights" in stored else None
-    planned = OmegaConf.select(stored, "fit.epochs") or 0
-    with open_dict(stored):
-        for key in LATER:
-            if key not in stored:
-                stored[key] = cfg[key]
-        for override in overrides:
-            key = override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
-            if key in ("resume", "run") or (key == "sweep" and cfg.run):  # what a sweep chooses comes as overrides, too
-                continue
-            if not any(key == name or key.startswith(f"{name}.") for name in allowed):
-                verb = "goes on as it was" if cfg.resume else "evaluates a trained network as it is"
-                raise ValueError(
-                    f"{override}: this {verb}, so only these may change: {', '.join(allowed)}; else start a new run"
-                )
-            OmegaConf.update(stored, key, OmegaConf.select(cfg, key), merge=False)
-        if cfg.run:
-            _tell_if_unfinished(source.parent, planned)
-            for key in ANEW:
-                stored[key] = cfg[key]
-            _settle_weights(stored.weights, before)
-        stored.resume, stored.run, stored.trust = cfg.resume, cfg.run, cfg.trust
-        for name in ("model", "data"):
-            if OmegaConf.is_interpolation(stored.names, name):  # else the run has given itself a name
-                stored.names[name] = names[name]
-        if "weights" in stored.model and (cfg.run or (source.parent / "last.ckpt").is_file()):
-            stored.model.weights = None  # what the run started from is not needed any more
-        stored.names.method = cfg.names.method if cfg.run else names.method
-    return stored
-
-
-def _tell_if_unfinished(run: Path, epochs: int) -> None:
-    """Warn if the training of `run` was interrupted: its network is the best so far, and not what others of the recipe are."""
-    lines = [line for line in files.read_lines(run / "metrics.jsonl") if isinstance(line, dict)]
-    done = max((line["epoch"] + 1 for line in lines if isinstance(line.get("epoch"), int)), default=epochs)
-    if done < epochs:
-        log.warning("run=%s: its training ended after %d of %d epochs", run, done, epochs)
-
-
-def _settle_weights(weights: Any, before: Any) -> None:
-    """Say of the `weights` of a trained network that its training knew nothing of them, if they are not those of `before`."""
-    job = HydraConfig.get().job.name
-    trained = before is not None and before["bits"] is not None and before["train"]
-    if trained and weights.bits is None:
-        raise ValueError(
-            f"weights=float: this network was trained with weights of {before['bits']} bits, and has no others"
-        )
-    if job != "compress" and OmegaConf.to_container(weights) != before:  # compress trains, too
-        weights.train = False
-
-
-def _stored(path: Path, expected: Iterable) -> Any:
-    """The content of a stored yaml file; ValueError naming it if it is damaged or lacks one of the `expected` keys."""
-    try:
-        stored: Any = OmegaConf.load(path)
-        missing = [key for key in expected if key not in stored]
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged, no configuration ({error})") from error
-    if missing:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}; damaged, or written by another version of snnconv")
-    return OmegaConf.create(moved_names.current(OmegaConf.to_container(stored)))
-
-
-def resolve(cfg: DictConfig) -> DictConfig:
-    """`cfg` with a value in the place of every interpolation; ValueError if a stored one calls what is not trusted.
-
-    What is checked is what is built: no interpolation is left that could turn into something else later.
-    """
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    if cfg.resume or cfg.run:
-        require_trusted(plain, cfg.trust)
-    return OmegaConf.create(plain)  # type: ignore[return-value]
 
 
 def resume_command(folder: Path) -> str:

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import distributed as dist
 from torch import nn
 
-from snnconv.runtime import checkpoint, distributed, environment, files, launch, moved_names, seed
+from snnconv.runtime import checkpoint, distributed, environment, files, launch, moved_names, seed, stored_config
 from snnconv.runtime.tracking import Patient, Tracker
 from snnconv.runtime.trust import trusting
 
@@ -187,13 +187,13 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
     run, failed = None, True
     try:
         environment.commit()  # of the code that was loaded
-        cfg = launch.settle(cfg, hydra.overrides.task)
+        cfg = stored_config.settle(cfg, hydra.overrides.task)
         device = environment.choose_device(cfg.device)
         environment.set_precision(cfg.precision)
         with distributed.group(device), files.held(folder) if distributed.is_main() else nullcontext():
             folder = Path(str(distributed.broadcast(str(folder))))
             cfg.device = str(device)
-            cfg = launch.resolve(cfg)
+            cfg = stored_config.resolve(cfg)
             seed.seed_everything(cfg.seed)
             run = Run(folder, cfg, Patient(instantiate(cfg.track)) if distributed.is_main() else Tracker())
             with trusting(cfg.trust):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from command import EVALUATE, FRESH, copy_run, fail, succeed
 
-from snnconv.hardware.compression.rebuild import size
+from snnconv.hardware.compression.size import size
 from snnconv.runtime.checkpoint import load_ann
 
 pytestmark = pytest.mark.cli

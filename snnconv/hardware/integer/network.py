@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from snnconv.hardware.integer.neuron import EXACT, IntegerIntegrateFire
-from snnconv.hardware.integer.plan import LOGITS, Digitize, Group, Plan, Requantize, SumPool, Times, Value
+from snnconv.hardware.integer.operations import LOGITS, Digitize, Requantize, SumPool, Times
+from snnconv.hardware.integer.plan import Group, Plan, Value
 from snnconv.nn.graph.folding import fold_amplitudes
 from snnconv.nn.quantization import largest_integer, over_outputs, quantize, quantize_to
 from snnconv.spiking.model import SpikingModel

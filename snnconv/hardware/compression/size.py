@@ -1,0 +1,35 @@
+"""The size of a network in memory."""
+
+import torch
+from torch import nn
+
+from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.nn.graph.kinds import WEIGHTED
+from snnconv.training.quantized_weights import Weights
+
+
+@torch.no_grad()
+def size(network: nn.Module, weights: Weights | None = None) -> dict[str, int]:
+    """`parameters`, those that are not 0 (`nonzero`), and the `bits` that store them, batch norms folded in.
+
+    Weights have the bits of `weights`, the rest (biases, a scale for each output channel of quantized weights) 32.  Where of every
+    four weights along the input channels two are 0, the other two are stored with two bits each that say which.
+    """
+    width, total = (weights.bits if weights else None) or 32, {"parameters": 0, "nonzero": 0, "bits": 0}
+    folded = fold_batchnorm(network)
+    layers = {id(module.weight): module for module in folded.modules() if isinstance(module, WEIGHTED)}
+    for parameter in folded.parameters():
+        count = parameter.numel()
+        total["parameters"] += count
+        total["nonzero"] += int(parameter.count_nonzero())
+        if id(parameter) not in layers:
+            total["bits"] += 32 * count
+            continue
+        total["bits"] += count // 2 * (width + 2) if two_of_four(parameter) else count * width
+        total["bits"] += 32 * len(parameter) if width < 32 else 0
+    return total
+
+
+def two_of_four(weight: torch.Tensor) -> bool:
+    """Are at least two of every four weights along the input channels 0?"""
+    return weight.shape[1] % 4 == 0 and int((weight.unflatten(1, (-1, 4)) != 0).sum(2).max()) <= 2

@@ -1,0 +1,37 @@
+"""Where methods are listed by hand: what the lists say is true.  (A method that is missing there is nobody's mistake.)"""
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra.utils import get_method
+from omegaconf import OmegaConf
+from torch import nn
+
+from snnconv.nn.activations.qcfs import QCFS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def takes(method: str) -> set[type]:
+    """The kinds of activations that conf/method/<method>.yaml takes; both where it leaves that to another method."""
+    yaml = OmegaConf.load(ROOT / "conf" / "method" / f"{method}.yaml")
+    if "_target_" not in yaml:
+        return takes(yaml.defaults[0])
+    return set(getattr(get_method(yaml._target_), "takes", (QCFS, nn.ReLU)))
+
+
+@pytest.mark.parametrize(("sweep", "kind"), [("methods_qcfs", QCFS), ("methods_relu", nn.ReLU)])
+def test_a_sweep_over_methods_names_what_takes_the_network(sweep, kind):
+    methods = OmegaConf.load(ROOT / "conf" / "sweep" / f"{sweep}.yaml").hydra.sweeper.params.method
+    names = [name.strip() for name in methods.split(",")]
+    assert len(set(names)) == len(names) > 10
+    assert [name for name in names if kind not in takes(name)] == []
+
+
+def test_the_readme_says_what_methods_start_from():
+    kinds = {"QCFS": {QCFS}, "ReLU": {nn.ReLU}, "both": {QCFS, nn.ReLU}}
+    rows = re.findall(r"^\| (QCFS|ReLU|both) \| [^|]+ \| ([^|]+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    listed = {name: kinds[start] for start, names in rows for name in re.findall(r"`(\w+)`", names)}
+    assert len(listed) > 20
+    assert {name: takes(name) for name in listed} == listed
