@@ -11,7 +11,7 @@ subtract θ, fire at θ, and start from v(0), mostly θ/2.  NIR cannot say so, h
 and of the graph: input = "constant" (the image is the current of every step, dt = 1), readout = "mean" (of the output over steps).
 
 No reader that we looked at reads metadata: v(0) is to be set by hand, and so is the reset in SpikingJelly 2.0.0 (import_from_nir,
-with dt=1; after that its output equals ours to the last bit, tests/hardware/test_export_nir.py) and norse (IAFCell), which take the node
+with dt=1; after that its output equals ours to the last bit, test_export_nir.py) and norse (IAFCell), which take the node
 for a hard-reset one.  By their sources, snnTorch (snn.Leaky) and sinabs (IAFSqueeze: potentials end at −θ, several spikes a step)
 subtract.
 """
