@@ -1,5 +1,6 @@
 """The configuration of a run that goes on, or is evaluated again: the stored one, with what may change."""
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from snnconv.runtime import files, moved_names
 from snnconv.runtime.trust import require_trusted
+
+log = logging.getLogger(__name__)
 
 # What may change when a stored run goes on; everything else would change its numbers.
 RESUMABLE = ("device", "data.root", "track", "data.workers", "timesteps", "simulate", "explain", "costs", "trust")

@@ -91,7 +91,7 @@ BAD_SETTINGS = {
 def test_every_setting_of_training_is_checked_by_name():
     program = """
 import json, sys
-from snnconv.fit import Fit
+from snnconv.training.settings import Fit
 for name, values in json.loads(sys.argv[1]).items():
     for value in values:
         try:

@@ -111,7 +111,7 @@ def test_load_ann_in_python_gives_the_network_of_the_report(smoke: Path, tmp_pat
 import sys
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from snnconv.evaluation import accuracy
+from snnconv.spiking.accuracy import accuracy
 from snnconv.runtime.checkpoint import load_ann
 ann = load_ann(sys.argv[1])
 assert not ann.training

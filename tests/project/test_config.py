@@ -62,7 +62,7 @@ def test_every_method_builds(compose_config, any_method):
 def test_every_fit_builds(compose_config, any_fit):
     settings = compose_config(f"fit={any_fit}").fit
     assert isinstance(instantiate(settings), Fit)
-    assert settings._target_ == "snnconv.training.loop.Fit"  # enters the hash by which recipes are told apart
+    assert settings._target_ == "snnconv.training.settings.Fit"  # enters the hash by which recipes are told apart
     require_trusted({"fit": OmegaConf.to_container(settings, resolve=True)})
 
 

@@ -62,9 +62,11 @@ FILES = {
             return cut("stripes", (images, labels), (images[:20], labels[:20]), **options)
     """,
     "toy/patient.py": """
-        from snnconv.spiking import Latency, OverTime, SpikingModel
-        from snnconv.obstacles import require_convertible
-        from snnconv.surgery import replace_modules
+        from snnconv.spiking.latency import Latency
+        from snnconv.spiking.model import SpikingModel
+        from snnconv.spiking.network import OverTime
+        from snnconv.conversion.obstacles import require_convertible
+        from snnconv.nn.graph.rewrite import replace_modules
         from toy.ceiling import Ceiling
 
         def convert(ann, batches, *, neuron, calibrated):

@@ -230,7 +230,7 @@ def test_a_stored_network_cannot_run_a_file(run, intruder):
 
 
 def test_of_training_a_stored_configuration_may_call_its_settings_alone():
-    with pytest.raises(ValueError, match=r"snnconv\.training\.fit: this stored configuration calls code outside"):
+    with pytest.raises(ValueError, match=r"snnconv\.training\.loop\.fit: this stored configuration calls code outside"):
         require_trusted({"fit": {"_target_": "snnconv.training.loop.fit"}})
 
 

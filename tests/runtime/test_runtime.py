@@ -104,7 +104,7 @@ def test_a_run_asks_for_its_commit_before_it_begins(monkeypatch, tmp_path):
     hydra = SimpleNamespace(runtime=here, overrides=SimpleNamespace(task=[]), job=SimpleNamespace(name="train"))
     monkeypatch.setattr(run.HydraConfig, "get", lambda: hydra)
     monkeypatch.setattr(environment, "commit", lambda: order.append("commit"))
-    monkeypatch.setattr(run.launch, "settle", lambda cfg, _: (order.append("settle"), cfg)[1])
+    monkeypatch.setattr(run.stored_config, "settle", lambda cfg, _: (order.append("settle"), cfg)[1])
     monkeypatch.setattr(environment, "choose_device", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError), run.open_run(OmegaConf.create({"resume": None, "device": "cpu"})):
         pass
