@@ -117,7 +117,8 @@ def write_c(program: Program) -> tuple[str, str]:
                     "each": steps[number].size // steps[number].shape[0], "step": int(steps[number].arrays["threshold"].size > 1)}
                    for path, number in program.neurons().items()],
     }  # fmt: skip
-    environment = Environment(loader=PackageLoader("snnconv.hardware.export"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    templates = PackageLoader("snnconv.hardware.export")
+    environment = Environment(loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                               keep_trailing_newline=True)  # fmt: skip
     header, source = (environment.get_template(f"{name}.j2").render(shown) for name in ("snn.h", "snn.c"))
     return header, source
