@@ -1,0 +1,129 @@
+"""Modules that stand at the non-linear calls of a captured network (`capture`), one for each call.
+
+Contract with `spiking.operators`.  In a captured graph every call that is not linear is a `call_module` node whose module is a leaf
+and is used by this node only.  Its arguments are image-dependent tensors whose axis 0 is the batch ([N, …], later [T·N, …]), and so is its
+one output; constants (masks, scales) are attributes of the module.  So `set_submodule(network, node.target, …)` may replace it by anything
+of the same signature.  `OPERATORS` lists the classes:
+
+    one signal    nn.MaxPool1d/2d/3d, nn.AdaptiveMaxPool1d/2d/3d, nn.LPPool1d/2d/3d, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid,
+                  nn.Sigmoid, nn.Tanh, nn.ELU, nn.Softplus, nn.Mish, nn.LeakyReLU, nn.PReLU, …, nn.Softmax, nn.LogSoftmax, nn.LayerNorm,
+                  nn.GroupNorm, nn.InstanceNorm1d/2d/3d, nn.LocalResponseNorm, `Elementwise` (a formula of one signal)
+    two or more   `Product` (a·b), `Quotient` (a/b), `MatMul` (a @ b, einsum, linear and convolution with computed weights), `Attention` (q, k, v),
+                  `Extremum` (maximum or minimum of two signals)
+
+`call(*signals)` of any of them is the function F of the operator; none of them keeps a state.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from snnconv.nn.graph.trace import Operation
+
+
+class BoundedReLU(nn.ReLU):
+    """min(max(x, 0), `ceiling`): ReLU6, hardtanh(0, c), clamp(0, c).  A threshold above `ceiling` is never of use."""
+
+    def __init__(self, ceiling: float) -> None:
+        super().__init__()
+        self.ceiling = ceiling
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The clipped input."""
+        return input.clamp(0, self.ceiling)
+
+    def extra_repr(self) -> str:
+        """Shown by print(network)."""
+        return f"ceiling={self.ceiling:g}"
+
+
+class Product(Operation):
+    """a · b of two signals, as a gate computes it; they may be broadcast."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """The product."""
+        return a * b
+
+
+class Quotient(Operation):
+    """a / b of two signals."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """The quotient."""
+        return a / b
+
+
+class Extremum(Operation):
+    """The larger or the smaller of two signals, by element: `function` is torch.maximum or torch.minimum."""
+
+    def __init__(self, function: Callable[..., Tensor] = torch.maximum) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """The extremum."""
+        return self.function(a, b)
+
+
+class MatMul(Operation):
+    """A bilinear `function` of two signals: torch.matmul, or einsum, linear and convolutions with computed weights."""
+
+    def __init__(self, function: Callable[..., Tensor] = torch.matmul) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """The product."""
+        return self.function(a, b)
+
+
+class Attention(Operation):
+    """softmax(q kᵀ · scale + mask) v: scaled dot-product attention of three signals, with a constant `mask` or none."""
+
+    mask: Tensor | None
+
+    def __init__(self, mask: Tensor | None = None, **settings: Any) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+        self.settings = settings  # is_causal, scale, enable_gqa
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The attention output."""
+        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, **self.settings)
+
+
+class Elementwise(Operation):
+    """A formula of one signal, element by element, that is no activation by name; `formula` is the graph of its calls."""
+
+    def __init__(self, formula: fx.GraphModule, name: str) -> None:
+        super().__init__()
+        self.formula, self.name = formula, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The formula's value."""
+        return self.formula(x)
+
+    def extra_repr(self) -> str:
+        """Shown by print(network)."""
+        return self.name
+
+
+class FrozenNorm2d(nn.BatchNorm2d):
+    """A constant affine map by channel, as FrozenBatchNorm2d computes it: a batch norm that stays in eval mode."""
+
+    def train(self, mode: bool = True) -> "FrozenNorm2d":
+        """Statistics are constants in either mode."""
+        return super().train(False)
+
+
+OPERATORS = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+    nn.LPPool1d, nn.LPPool2d, nn.LPPool3d,
+    nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardtanh, nn.ELU, nn.SELU, nn.CELU,
+    nn.Softplus, nn.Softsign, nn.Tanhshrink, nn.Hardshrink, nn.Softshrink, nn.Mish, nn.LeakyReLU, nn.PReLU, nn.RReLU,
+    nn.Threshold, nn.GLU, nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm,
+    Product, Quotient, Extremum, MatMul, Attention, Elementwise,
+)  # fmt: skip
