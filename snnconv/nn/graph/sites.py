@@ -1,17 +1,17 @@
 """Modules that stand at the non-linear calls of a captured network (`capture`), one for each call.
 
-Contract with `spiking.operators`.  In a captured graph every call that is not linear is a `call_module` node whose module is a leaf
-and is used by this node only.  Its arguments are image-dependent tensors whose axis 0 is the batch ([N, …], later [T·N, …]), and so is its
-one output; constants (masks, scales) are attributes of the module.  So `set_submodule(network, node.target, …)` may replace it by anything
-of the same signature.  `OPERATORS` lists the classes:
+Contract with `spiking.operators`.  In a captured graph every call that is not linear is a `call_module` node whose module is a
+leaf that no other node uses.  Its arguments are tensors that depend on the image, with the batch as axis 0 ([N, …], later
+[T·N, …]), and so is its one output; constants (masks, scales) are attributes of the module.  `set_submodule(network, node.target,
+…)` may therefore replace it by anything of the same signature.  `OPERATORS` lists the classes:
 
-    one signal    nn.MaxPool1d/2d/3d, nn.AdaptiveMaxPool1d/2d/3d, nn.LPPool1d/2d/3d, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid,
-                  nn.Sigmoid, nn.Tanh, nn.ELU, nn.Softplus, nn.Mish, nn.LeakyReLU, nn.PReLU, …, nn.Softmax, nn.LogSoftmax, nn.LayerNorm,
-                  nn.GroupNorm, nn.InstanceNorm1d/2d/3d, nn.LocalResponseNorm, `Elementwise` (a formula of one signal)
-    two or more   `Product` (a·b), `Quotient` (a/b), `MatMul` (a @ b, einsum, linear and convolution with computed weights), `Attention` (q, k, v),
-                  `Extremum` (maximum or minimum of two signals)
+one signal    max, adaptive max and L_p pooling; GELU, SiLU, Hardswish, Hardsigmoid, Sigmoid, Tanh, LeakyReLU, PReLU, …; Softmax,
+              LogSoftmax; LayerNorm, GroupNorm, InstanceNorm, LocalResponseNorm, all of torch.nn; `Elementwise`, any other formula
+              of one signal
+two or more   `Product` (a·b), `Quotient` (a/b), `Extremum` (maximum or minimum), `MatMul` (matmul, einsum, layers with computed
+              weights), `Attention` (q, k, v)
 
-`call(*signals)` of any of them is the function F of the operator; none of them keeps a state.
+Calling the module gives the function F of the operator; none of them has a state.
 """
 
 from collections.abc import Callable
