@@ -1,4 +1,4 @@
-"""Networks that tests make up."""
+"""Networks that tests make up, and a training so short that every method can have one."""
 
 from torch import nn
 
@@ -14,3 +14,18 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.formula(self, x)
+
+
+TRAINING = (
+    "data=synthetic",
+    "data.input_shape=[1,4,4]",
+    "data.num_classes=3",
+    "data.mean=[0.5]",
+    "data.std=[0.25]",
+    "data.train=16",
+    "data.test=3",
+    "data.valid=0",
+    "data.calibration=8",
+    "fit.batch_size=16",
+    "device=cpu",
+)  # fmt: skip   (images for a method that trains)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpCounter
-from test_fanout import enumerated
-from test_methods import TRAINING
+from test_fan_out import enumerated
 from torch import nn
 
+from networks import TRAINING
 from snnconv.analysis.operations import count_operations
 from snnconv.conversion.methods.cos import convert as cos
 from snnconv.conversion.methods.parallel import convert as parallel

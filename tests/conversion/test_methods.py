@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from spikingjelly.activation_based import base
 from torch import nn
 
+from networks import TRAINING
 from snnconv.analysis.errors import decompose
 from snnconv.analysis.layer_errors import PARTS
 from snnconv.conversion.method import rehearse
@@ -21,19 +22,6 @@ from snnconv.spiking.model import SpikingModel, running_mean
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 T = 6
-TRAINING = (
-    "data=synthetic",
-    "data.input_shape=[1,4,4]",
-    "data.num_classes=3",
-    "data.mean=[0.5]",
-    "data.std=[0.25]",
-    "data.train=16",
-    "data.test=3",
-    "data.valid=0",
-    "data.calibration=8",
-    "fit.batch_size=16",
-    "device=cpu",
-)  # fmt: skip   (images for a method that trains)
 
 
 def same(a, b):
