@@ -1,4 +1,4 @@
-"""The formulas of ANN-SNN conversion, on tensors.  Each lives here once; modules elsewhere only hold parameters.
+"""The formulas of ANN-SNN conversion, on tensors.  Each is defined here once; modules elsewhere only hold parameters.
 
 Notation: θ threshold, L levels, T timesteps, v membrane potential; all currents, potentials and outputs in the same unit.
 """
@@ -33,8 +33,21 @@ def qcfs(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""], levels: int) 
     return output
 
 
+def qcfs_floor_first(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""], levels: int) -> Float[Tensor, "*shape"]:
+    """`qcfs` with the gradient of clip after floor: θ · clip(floor(L·x/θ + ½)/L, 0, 1), straight through the floor.
+
+    With q = y/θ: dy/dx = 1 and dy/dθ = q − x/θ on −θ/2L ≤ x < θ + θ/2L, where floor(L·x/θ + ½) lies in 0…L; outside, dy/dx = 0,
+    and dy/dθ = 1 above and 0 below.  Source: putshua/SNN_conversion_QCFS, modules.py (MyFloor).
+    """
+    steps = _wide(x) * levels / threshold + 0.5
+    level = steps.detach().floor()
+    inside = (level >= 0) & (level <= levels)  # explicit, because versions of torch differ at the bounds of clamp
+    steps = torch.where(inside, steps + (level - steps).detach(), level.clamp(0, levels))
+    return (threshold * (steps / levels)).to(x.dtype)
+
+
 def _wide(x: Tensor) -> Tensor:
-    """Half precision as float32: the number of a level must not be rounded."""
+    """`x` in float32 if it is in half precision: the index of a level must not be rounded."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -71,6 +84,11 @@ class _QCFS(torch.autograd.Function):
         x, threshold = ctx.saved_tensors
         grad_x, grad_threshold = _quantize_backward(grad, x, threshold, ctx.levels)
         return grad_x, grad_threshold.to(threshold.dtype).reshape(threshold.shape), None
+
+
+def positive_threshold(theta: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The θ of a trained parameter `theta`: at least SMALLEST_THRESHOLD, however far an optimizer's step has gone."""
+    return at_least(theta, SMALLEST_THRESHOLD)
 
 
 def at_least(value: Tensor, minimum: float) -> Tensor:

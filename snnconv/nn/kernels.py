@@ -1,6 +1,6 @@
-"""One pass over memory for an elementwise formula, and activations that cost no memory for the backward pass.
+"""Elementwise formulas as one fused kernel, and as one call of an exported graph.
 
-Both change how a formula is run, never what it gives.
+Both change how a formula is run, never its result.
 """
 
 import functools
@@ -10,18 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 log = logging.getLogger(__name__)
 
 SMALL = 2**15  # elements below which the tensor stays in cache and separate operations are as fast
+_LIBRARY = torch.library.Library("snnconv", "FRAGMENT")
 
 
 def fused(formula: Callable[..., Any] | None = None, *, over_time: bool = False) -> Callable[..., Any]:
     """`formula`, compiled by Inductor into one kernel where that pays; its first arguments are tensors of one shape.
 
-    The kernel sees them as flat memory, so one compilation serves every shape and layout; where an argument has one value a
-    channel, it sees them as they are.  With `over_time` their first axis stays: [T, …] are seen as [T, M].  Small tensors,
-    tensors with gaps and machines without a compiler take the formula as it is written, with identical results.
+    The kernel gets them as flat memory, so one compilation serves every shape and layout; if an argument has one value per
+    channel, it gets them unchanged.  With `over_time` the first axis is kept: [T, …] become [T, M].  The formula runs as it is
+    written, with identical results, for small tensors, for tensors with gaps, while torch traces, exports or compiles, for
+    subclasses of Tensor (such as fake tensors) and on machines without a compiler.
     """
     if formula is None:
         return functools.partial(fused, over_time=over_time)
@@ -32,13 +35,13 @@ def fused(formula: Callable[..., Any] | None = None, *, over_time: bool = False)
     def run(*arguments: Any) -> Any:
         nonlocal broken, compiled
         first = arguments[0]
-        if broken or first.numel() < SMALL or torch.compiler.is_compiling() or not _is_dense(first, over_time):
+        if broken or _is_traced(first) or first.numel() < SMALL or not _is_dense(first, over_time):
             return formula(*arguments)
         shaped_like_first = [isinstance(a, Tensor) and a.shape == first.shape for a in arguments]
         if any(
             isinstance(a, Tensor) and a.dim() > 0 and not s for a, s in zip(arguments, shaped_like_first, strict=True)
         ):
-            flat = list(arguments)  # something to broadcast, which flat memory cannot be met by
+            flat = list(arguments)  # an argument to broadcast needs the shape
         else:
             flat = [
                 _flat_like(a, first, over_time) if s else a for a, s in zip(arguments, shaped_like_first, strict=True)
@@ -62,6 +65,39 @@ def fused(formula: Callable[..., Any] | None = None, *, over_time: bool = False)
     return run
 
 
+def one_call(schema: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Decorates a formula that torch.export shall record as one call, `torch.ops.snnconv.<name>`, with this `schema`.
+
+    The operator is implicit (CompositeImplicitAutograd): it is the formula, so values, gradients, devices, fake tensors and
+    autocast need no code of their own, and `ExportedProgram.run_decompositions()` replaces it by ATen operations.  Outside
+    torch.export the formula is called directly, so torch.compile fuses it with its neighbours.
+    """
+
+    def decorate(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        name, _ = schema.split("(", 1)
+        _LIBRARY.define(schema)
+        _LIBRARY.impl(name, formula, "CompositeImplicitAutograd")
+
+        @functools.wraps(formula)
+        def run(*arguments: Any) -> Tensor:
+            if torch.compiler.is_exporting():
+                return getattr(torch.ops.snnconv, name)(*arguments)
+            return formula(*arguments)
+
+        return run
+
+    return decorate
+
+
+def _is_traced(tensor: Tensor) -> bool:
+    """Whether something records the operations on `tensor` and a kernel would hide them."""
+    return (
+        torch.compiler.is_compiling()
+        or type(tensor) not in (Tensor, nn.Parameter)
+        or _get_current_dispatch_mode() is not None
+    )
+
+
 def _is_dense(tensor: Tensor, over_time: bool = False) -> bool:
     if over_time:
         return tensor.stride(0) == tensor[0].numel() and _is_dense(tensor[0])
@@ -79,5 +115,5 @@ def _flat_like(tensor: Tensor, first: Tensor, over_time: bool = False) -> Tensor
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Would calling `module` call something besides its forward: hooks of its own, or of all modules?"""
+    """Whether calling `module` runs more than its forward: its own hooks, or global ones."""
     return bool(module._forward_hooks or module._forward_pre_hooks or nn.modules.module._has_any_global_hook())

@@ -35,9 +35,9 @@ pytestmark = pytest.mark.cli
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("levels=0", "levels=0: the number of quantization levels is a whole number of at least 1"),
-        ("levels=-1", "levels=-1: the number of quantization levels is a whole number of at least 1"),
-        ("levels=1.5", "levels=1.5: the number of quantization levels is a whole number of at least 1"),
+        ("levels=0", "levels=0: the number of quantization levels is an integer of at least 1"),
+        ("levels=-1", "levels=-1: the number of quantization levels is an integer of at least 1"),
+        ("levels=1.5", "levels=1.5: the number of quantization levels is an integer of at least 1"),
         ("timesteps=0", "timesteps=0: a whole number of at least 1"),
         ("model=vgg99", "\n\tvgg11\n\tvgg13\n\tvgg16\n"),
         ("method=magic", "\n\tqcfs\n"),

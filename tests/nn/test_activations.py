@@ -2,17 +2,22 @@
 
 import copy
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hydra.utils import instantiate
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from snnconv.nn.activations.clipped_relu import ClippedReLU
 from snnconv.nn.activations.noisy_qcfs import NoisyQCFS
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.activations.slip_relu import SlipReLU
 from snnconv.nn.functional import qcfs
+from snnconv.nn.recompute import RecomputedOutputs
 
 
 @pytest.fixture
@@ -191,3 +196,92 @@ def test_noise_is_measured_for_whole_timesteps(timesteps, unchecked):
 def test_noise_is_a_standard_deviation(noise):
     with pytest.raises(ValueError, match="noise="):
         NoisyQCFS(4, noise=noise)
+
+
+# torch.export, torch.compile, autocast, fake tensors
+
+
+def trained(activation: nn.Module) -> nn.Module:
+    """A layer before and after `activation`, in eval mode."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), activation, nn.Conv2d(8, 4, 3)).eval()
+
+
+def calls(graph: torch.fx.Graph) -> list[str]:
+    return [str(node.target) for node in graph.nodes if node.op == "call_function"]
+
+
+def test_export_records_one_call(make):
+    """With a dynamic batch, on sizes with and without a fused kernel (2^15 elements)."""
+    network = trained(make())
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(network, (torch.randn(2, 3, 8, 8),), dynamic_shapes=({0: batch},), strict=False)
+    before, call, after = calls(program.graph)
+    assert (before, after) == ("aten.conv2d.default", "aten.conv2d.default")
+    assert call.startswith("snnconv.")
+    for images in (torch.randn(1, 3, 8, 8), torch.randn(70, 3, 8, 8)):
+        assert torch.equal(program.module()(images), network(images))
+    elementary = program.run_decompositions()
+    assert all(name.startswith("aten.") for name in calls(elementary.graph))
+    assert torch.equal(elementary.module()(images), network(images))
+
+
+def gradients(network: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    network.zero_grad()
+    network(images).square().sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
+
+
+def test_an_exported_network_has_the_same_gradients(make):
+    network, images = trained(make()), torch.randn(70, 3, 8, 8)
+    expected = gradients(network, images)
+    exported = gradients(torch.export.export(network, (images,), strict=False).module(), images)
+    assert exported.keys() == expected.keys()
+    assert all(torch.equal(exported[name], expected[name]) for name in expected)
+
+
+def test_compiled_and_exported_strictly_it_is_the_same():
+    """In another process, because torch cannot trace the shape checks that tests install."""
+    script = Path(__file__).with_name("without_shape_checks.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [100, 2**16])
+def test_autocast_leaves_the_levels_in_float32(make, dtype, size):
+    activation = make().eval()
+    activation.set_threshold(3.3)
+    x = (torch.rand(size) * 4).to(dtype)
+    with torch.autocast("cpu", dtype):
+        output = activation(x)
+        exported = torch.export.export(activation, (x,), strict=False).module()(x)
+    assert torch.equal(output, activation(x))  # where float32 is tested (test_functional)
+    assert torch.equal(exported, output)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_fake_tensors_pass(make, device):
+    """A training step on fake tensors; on "cuda" (no backward without a driver) a tensor left on the CPU is an error."""
+    with FakeTensorMode(), torch.device(device):
+        network, images = trained(make()), torch.randn(64, 3, 32, 32)
+        with RecomputedOutputs():
+            output = network(images)
+        if device == "cpu":
+            output.sum().backward()
+    assert output.device.type == device
+    assert output.shape == (64, 4, 30, 30)
+    assert all(p.grad.shape == p.shape for p in network.parameters() if device == "cpu")
+
+
+def test_an_exported_network_recomputes_outputs():
+    """With RecomputedOutputs the exported program keeps as many tensors as the network itself, with the same gradients."""
+    network, images, results = trained(QCFS(4, 1.0)), torch.randn(70, 3, 8, 8), []
+    for run in (network, torch.export.export(network, (images,), strict=False).module()):
+        hooks, recomputed = RecomputedOutputs(), []
+        pack = hooks.pack_hook
+        hooks.pack_hook = lambda tensor, pack=pack, log=recomputed: log.append(callable(kept := pack(tensor))) or kept
+        with hooks:
+            results.append(gradients(run, images))
+        assert sum(recomputed) == 1
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])

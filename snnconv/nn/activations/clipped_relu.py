@@ -1,19 +1,25 @@
-"""The rectifier with a ceiling that is learned."""
+"""The rectifier with a learned upper bound."""
 
 from jaxtyping import Float
 from torch import Tensor
 
 from snnconv.nn import functional
 from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.kernels import one_call
+
+
+@one_call("clipped_relu(Tensor x, Tensor theta) -> Tensor")
+def _clipped_relu(x: Tensor, theta: Tensor) -> Tensor:
+    return functional.clip(x, functional.positive_threshold(theta))
 
 
 class ClippedReLU(QCFS):
-    """min(max(x, 0), θ), the L → ∞ limit of QCFS, which is what a spiking network tends to as T grows.
+    """min(max(x, 0), θ): the limit of QCFS for L → ∞, and of a spiking network for T → ∞.
 
-    dy/dx = 1 on 0 < x < θ, dy/dθ = 1 above.  `levels` quantizes nothing here: calibration and reports are told it.  Source: Ho
-    & Chang, DAC 2021 (TCL).
+    dy/dx = 1 on 0 < x < θ, dy/dθ = 1 above.  `levels` does not quantize anything here; calibration and reports read it.
+    Source: Ho & Chang, DAC 2021 (TCL).
     """
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """clip(x, 0, θ)."""
-        return functional.clip(x, self.threshold)
+        return _clipped_relu(x, self.theta)

@@ -1,4 +1,4 @@
-"""QCFS that trains under the noise that conversion will bring."""
+"""QCFS with noise in training, as large as the error that conversion will add."""
 
 import torch
 from jaxtyping import Float
@@ -10,10 +10,10 @@ from snnconv.nn.activations.qcfs import QCFS
 class NoisyQCFS(QCFS):
     """qcfs(x, θ, L) − σ·ε with ε ~ N(0, 1) drawn for every element, in training; in evaluation it is QCFS.
 
-    σ, in the unit of x, is what the layer's mean output would lack of its activation once it spikes for T = `timesteps`.
-    Training measures it on held-out images before each epoch (`noise.measure_noise`); with `timesteps=None` it stays `noise`.
-    The gradient is that of QCFS.  σ belongs to a moment of training, so it is not stored with the weights.  Source: noisy
-    quantization (IEEE TNNLS), whose code measures at T = 4.
+    σ, in the unit of x, is the standard deviation of (activation − mean output of its spiking neuron after T = `timesteps`).
+    Training measures it on held-out images before each epoch (`training.activation_noise.measure_noise`); with
+    `timesteps=None` it stays `noise`.  The gradient is that of QCFS.  σ is a state of training and is not stored with the
+    weights.  Source: noisy quantization (IEEE TNNLS), whose code measures at T = 4.
     """
 
     sigma: Tensor
@@ -21,7 +21,7 @@ class NoisyQCFS(QCFS):
     def __init__(self, levels: int, threshold: float = 8.0, timesteps: int | None = 4, noise: float = 0.0) -> None:
         super().__init__(levels, threshold)
         if timesteps is not None and (type(timesteps) is not int or timesteps < 1):
-            raise ValueError(f"timesteps={timesteps!r}: null or a whole number of at least 1")
+            raise ValueError(f"timesteps={timesteps!r}: null or an integer of at least 1")
         if not 0 <= noise < float("inf"):
             raise ValueError(f"noise={noise!r}: a standard deviation of at least 0")
         self.timesteps = timesteps

@@ -1,4 +1,4 @@
-"""The quantized activation that an integrate-and-fire neuron reproduces."""
+"""QCFS: the quantized activation that an integrate-and-fire neuron reproduces."""
 
 import math
 
@@ -7,19 +7,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from snnconv.nn import functional
+from snnconv.nn.kernels import one_call
+
+
+@one_call("qcfs(Tensor x, Tensor theta, int levels) -> Tensor")
+def _qcfs(x: Tensor, theta: Tensor, levels: int) -> Tensor:
+    return functional.qcfs(x, functional.positive_threshold(theta), levels)
 
 
 class QCFS(nn.Module):
     """Quantization clip-floor-shift with one learnable threshold (`functional.qcfs`; Bu et al., ICLR 2022).
 
     `levels` (L ≥ 1) is the number of steps above zero, `threshold` (θ > 0) its initial value.  The parameter is θ itself,
-    so weight decay acts on θ as in the paper's recipe; a floor keeps it positive.
+    so weight decay acts on θ as in the paper's recipe; a floor keeps it positive.  `torch.export` records each call as one
+    `torch.ops.snnconv.qcfs(x, theta, levels)`; the other activations of this package likewise, by their own names.
     """
 
     def __init__(self, levels: int, threshold: float = 8.0) -> None:
         super().__init__()
         if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
-            raise ValueError(f"levels={levels!r}: the number of quantization levels is a whole number of at least 1")
+            raise ValueError(f"levels={levels!r}: the number of quantization levels is an integer of at least 1")
         self.levels = levels
         self.theta = nn.Parameter(torch.empty(()))
         self.set_threshold(threshold)
@@ -27,7 +34,7 @@ class QCFS(nn.Module):
     @property
     def threshold(self) -> Float[Tensor, ""]:
         """θ, positive."""
-        return functional.at_least(self.theta, functional.SMALLEST_THRESHOLD)
+        return functional.positive_threshold(self.theta)
 
     @torch.no_grad()
     def set_threshold(self, value: float) -> None:
@@ -38,7 +45,7 @@ class QCFS(nn.Module):
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """qcfs(x, θ, L)."""
-        return functional.qcfs(x, self.threshold, self.levels)
+        return _qcfs(x, self.theta, self.levels)
 
     def extra_repr(self) -> str:
         """Shown by print(network)."""

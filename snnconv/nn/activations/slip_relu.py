@@ -1,18 +1,26 @@
-"""Between the clipped and the quantized rectifier."""
+"""SlipReLU: a weighted sum of the clipped and the quantized rectifier."""
 
 from jaxtyping import Float
 from torch import Tensor
 
 from snnconv.nn import functional
 from snnconv.nn.activations.qcfs_floor_first import QCFSFloorFirst
+from snnconv.nn.kernels import one_call
+
+
+@one_call("slip_relu(Tensor x, Tensor theta, int levels, float slope) -> Tensor")
+def _slip_relu(x: Tensor, theta: Tensor, levels: int, slope: float) -> Tensor:
+    threshold = functional.positive_threshold(theta)
+    quantized = functional.qcfs_floor_first(x, threshold, levels)
+    return slope * functional.clip(x, threshold) + (1 - slope) * quantized
 
 
 class SlipReLU(QCFSFloorFirst):
     """a · clip(x, 0, θ) + (1 − a) · qcfs(x, θ, L), with a = `slope` in 0…1: the levels become slopes between smaller steps.
 
-    Each part has its own gradient: dy/dx = 1 where what it clips lies in 0…θ, for the quantized part before the clip
-    (`QCFSFloorFirst`).  Source: Jiang et al., ICML 2023 (SlipReLU); their two shifts are 0 and ½, as in their code
-    (HaiyanJiang/SNN_Conversion_unified), because v(0) = θ/2 answers to ½.
+    Each part has its own gradient: `functional.clip` has dy/dx = 1 on 0…θ, the quantized part the window of `QCFSFloorFirst`.
+    Source: Jiang et al., ICML 2023 (SlipReLU); their two shifts are 0 and ½, as in their code
+    (HaiyanJiang/SNN_Conversion_unified), because v(0) = θ/2 corresponds to ½.
     """
 
     def __init__(self, levels: int, threshold: float = 8.0, slope: float = 0.5) -> None:
@@ -22,8 +30,8 @@ class SlipReLU(QCFSFloorFirst):
         self.slope = slope
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Both parts, weighted."""
-        return self.slope * functional.clip(x, self.threshold) + (1 - self.slope) * super().forward(x)
+        """The weighted sum of both parts."""
+        return _slip_relu(x, self.theta, self.levels, self.slope)
 
     def extra_repr(self) -> str:
         """Shown by print(network)."""
