@@ -7,6 +7,7 @@ Results: runs/…/evaluations/<baseline>/<date_time>/baseline.json, which leader
 """
 
 import sys
+from typing import Any
 
 import hydra
 import rich
@@ -14,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from snnconv.results.records import Baseline
 from snnconv.results.summary import method_settings
 from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.checkpoint import load_ann
@@ -37,46 +39,45 @@ def main(cfg: DictConfig) -> None:
             quantized = quantize(ann, data)
         with run.timed("evaluate"):
             reached = accuracy(quantized.network, data.test)
-        found = {
-            "baseline": HydraConfig.get().runtime.choices["baseline"],
-            "settings": method_settings(OmegaConf.to_container(cfg.baseline, resolve=True)),  # type: ignore[arg-type]
-            "calibration_images": cfg.data.get("calibration"),
-            "accuracy": reached,
-            "ann_accuracy": accuracy(ann, data.test),
-            "weight_bits": quantized.how.weight_bits,
-            "activation_bits": quantized.how.activation_bits,
-            **size(ann, quantized),
-            **energy(ann, quantized, cfg.data.input_shape, tables),
-            "energy_rule": RULE,
-            "images_tested": data.test.count,
-            "network": run.network(),
-            "levels": cfg.levels,
-            "select": cfg.fit.select,
-            "model": cfg.names.model,
-            "data": cfg.names.data,
-            "seed": cfg.seed,
-            "device": str(run.device),
-            "precision": cfg.precision,
-            "wall_seconds": {stage: round(seconds, 3) for stage, seconds in run.seconds.items()},
-            "versions": {**environment.versions(), "torchao": environment.version("torchao")},
-            "commit": environment.commit(),
-            "command": environment.command(),
-        }
+        costs: dict[str, Any] = {
+            **size(ann, quantized), **energy(ann, quantized, cfg.data.input_shape, tables)
+        }  # fmt: skip
+        from_torchao = {"torchao": environment.version("torchao")}
+        provenance = environment.provenance(cfg.seed, run.device, cfg.precision)
+        result = Baseline(
+            **provenance | {"versions": provenance["versions"] | from_torchao},
+            baseline=HydraConfig.get().runtime.choices["baseline"],
+            settings=method_settings(OmegaConf.to_container(cfg.baseline, resolve=True)),  # type: ignore[arg-type]
+            calibration_images=cfg.data.get("calibration"),
+            accuracy=reached,
+            ann_accuracy=accuracy(ann, data.test),
+            weight_bits=quantized.how.weight_bits,
+            activation_bits=quantized.how.activation_bits,
+            **costs,
+            energy_rule=RULE,
+            images_tested=data.test.count,
+            network=run.network(),
+            levels=cfg.levels,
+            select=cfg.fit.select,
+            model=cfg.names.model,
+            data=cfg.names.data,
+            wall_seconds={stage: round(seconds, 3) for stage, seconds in run.seconds.items()},
+        )
         if distributed.is_main():
-            files.write_json(run.folder / "baseline.json", found)
-            show(found)
+            files.write_json(run.folder / "baseline.json", result.as_dict())
+            show(result)
 
 
-def show(found: dict) -> None:
+def show(result: Baseline) -> None:
     """The result in two lines."""
-    console, gained = rich.get_console(), 100 * (found["accuracy"] - found["ann_accuracy"])
+    console, gained = rich.get_console(), 100 * (result.accuracy - result.ann_accuracy)
     console.print(
-        f"{found['baseline']}, weights of {found['weight_bits']} bits, activations of {found['activation_bits']}: "
-        f"{100 * found['accuracy']:.2f} % ({gained:+.2f} to the ANN's {100 * found['ann_accuracy']:.2f} %), "
-        f"{found['images_tested']} test images", highlight=False, soft_wrap=True,
+        f"{result.baseline}, weights of {result.weight_bits} bits, activations of {result.activation_bits}: "
+        f"{100 * result.accuracy:.2f} % ({gained:+.2f} to the ANN's {100 * result.ann_accuracy:.2f} %), "
+        f"{result.images_tested} test images", highlight=False, soft_wrap=True,
     )  # fmt: skip
-    prices = [f"{pj / 1e6:.4g} µJ ({name})" for name, pj in (found["energy"] or {}).items()]
-    console.print(f"{found['size_bytes'] / 1024:.1f} KiB (float32: {found['float_bytes'] / 1024:.1f}); an image, estimated: "
+    prices = [f"{pj / 1e6:.4g} µJ ({name})" for name, pj in (result.energy or {}).items()]
+    console.print(f"{result.size_bytes / 1024:.1f} KiB (float32: {(result.float_bytes or 0) / 1024:.1f}); an image, estimated: "
                   f"{', '.join(prices) or 'not counted'}", highlight=False, soft_wrap=True)  # fmt: skip
 
 

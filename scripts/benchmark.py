@@ -80,12 +80,9 @@ def facts() -> dict[str, Any]:
     """Where the figures come from."""
     cuda = DEVICE == "cuda"
     return {
-        "device": torch.cuda.get_device_name() if cuda else DEVICE,
+        **environment.provenance(0, torch.cuda.get_device_name() if cuda else DEVICE, "float32"),
         "convolutions_in_tf32": cuda and torch.backends.cudnn.allow_tf32,  # torch's default; float32 rows
         "threads": torch.get_num_threads(),
-        "versions": environment.versions(),
-        "commit": environment.commit(),
-        "command": environment.command(),
     }
 
 

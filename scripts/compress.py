@@ -24,6 +24,7 @@ from snnconv.analysis.operations import count_operations
 from snnconv.data.splits import Splits
 from snnconv.hardware.compression.rebuild import changes, layers_of, undone
 from snnconv.hardware.compression.size import size
+from snnconv.results.records import Result
 from snnconv.results.report import report
 from snnconv.results.summary import shown_timesteps, summarize
 from snnconv.runtime import distributed, files
@@ -60,8 +61,7 @@ def main(cfg: DictConfig) -> None:
             if lost := undone(before, trial):
                 log.warning("compress: %s undoes 2:4 sparsity in %s; 2:4 belongs after it", name, ", ".join(lost))
         snn, curve, reached, facts = measure(run, ann, convert, weights, data, [], 0)
-        start = summarize(cfg, snn, curve, reached, run.seconds, str(run.device))
-        ladder = [{**start, "network": run.network(), **facts}]
+        ladder = [summarize(cfg, snn, curve, reached, run.seconds, network=run.network(), compression=facts)]
         for number, name in enumerate(stages, 1):
             done, last = list(stages)[:number], number == len(stages)
             smaller = stages[name](ann, data.calibration)
@@ -77,9 +77,9 @@ def main(cfg: DictConfig) -> None:
                     )
                 ann = smaller
                 snn, curve, reached, facts = measure(part, ann, convert, weights, data, done, settings.epochs)
-                ladder.append(report(part, snn, curve, reached, more=facts))
+                ladder.append(report(part, snn, curve, reached, compression=facts))
             if distributed.is_main():
-                files.write_json(run.folder / "ladder.json", ladder)
+                files.write_json(run.folder / "ladder.json", [result.as_dict() for result in ladder])
         if distributed.is_main():
             show(ladder)
 
@@ -102,7 +102,7 @@ def stage_config(cfg: DictConfig, network: nn.Module, stages: list[str]) -> Dict
 def measure(
     run: Run, ann: nn.Module, convert: Any, weights: Weights, data: Splits, stages: list[str], epochs: int
 ) -> tuple[SpikingModel, Curve, float, dict[str, Any]]:
-    """The spiking network that `ann` becomes, its curve, the accuracy of `ann`, and the facts for `result.json`.
+    """The spiking network that `ann` becomes, its curve, the accuracy of `ann`, and the facts for `Result.compression`.
 
     `epochs` is what each of the `stages` was trained for.
     """
@@ -111,7 +111,7 @@ def measure(
         snn = weights.convert(convert, ann, data.calibration)
     curve = accuracy_over_time(snn, data.test, run.cfg.timesteps)
     facts = {"stages": stages, "epochs": epochs, **size(ann, weights), **costs(run.cfg, snn, data, list(curve.correct))}
-    return snn, curve, accuracy(ann, data.test), {"compression": facts}
+    return snn, curve, accuracy(ann, data.test), facts
 
 
 def costs(cfg: DictConfig, snn: SpikingModel, data: Splits, timesteps: list[int]) -> dict[str, Any]:
@@ -128,25 +128,24 @@ def costs(cfg: DictConfig, snn: SpikingModel, data: Splits, timesteps: list[int]
     }
 
 
-def show(ladder: list[dict[str, Any]]) -> None:
+def show(ladder: list[Result]) -> None:
     """One line a stage."""
-    times = list(ladder[0]["snn_accuracy"])
-    shown = [str(t) for t in shown_timesteps([int(t) for t in times])]
+    shown = shown_timesteps(list(ladder[0].snn_accuracy))
     columns = "after", "ANN", *[f"T={t}" for t in shown], "weights ≠ 0", "KiB", "ANN, M ops", f"SNN, T={shown[-1]}"
     table = Table(
         *columns,
         caption="accuracy in percent; millions of operations for one image: MACs of the ANN, accumulates of the SNN",
     )
     for result in ladder:
-        facts = result["compression"]
+        facts = result.compression or {}
         table.add_row(
             " ".join(facts["stages"][-1:]) or "–",
-            f"{100 * result['ann_accuracy']:.2f}",
-            *[f"{100 * result['snn_accuracy'][t]:.2f}" for t in shown],
+            f"{100 * result.ann_accuracy:.2f}",
+            *[f"{100 * result.snn_accuracy[t]:.2f}" for t in shown],
             f"{facts['nonzero']:,}",
             f"{facts['bits'] / 8192:.1f}",
             f"{facts['macs'] / 1e6:.2f}",
-            f"{facts['accumulates'][shown[-1]] / 1e6:.2f}",
+            f"{facts['accumulates'][str(shown[-1])] / 1e6:.2f}",
         )
     rich.get_console().print(table)
 

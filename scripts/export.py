@@ -42,10 +42,7 @@ def main(cfg: DictConfig) -> None:
             **facts,
             "export": {key: value for key, value in settings.items() if key != "_partial_"},
             "method": cfg.names.method,
-            "seed": cfg.seed,
-            "versions": environment.versions(),
-            "commit": environment.commit(),
-            "command": environment.command(),
+            **environment.provenance(cfg.seed, run.device, cfg.precision),
         }
         files.write_json(run.folder / "export.json", found)
         show(run.folder, facts)

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from snnconv.hardware.integer.golden import differing_spikes
 from snnconv.hardware.integer.network import integerize
+from snnconv.results.records import IntegerResult
 from snnconv.results.summary import stored_weights
 from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.checkpoint import load_ann
@@ -46,43 +47,38 @@ def main(cfg: DictConfig) -> None:
             if beside_float or name == "integer"
         }
         network.require_exact()
-        found = {
-            "accuracy": {
-                name: {str(t): value for t, value in curve.accuracy.items()} for name, curve in curves.items()
-            },
-            "images_tested": curves["integer"].images,
-            "golden": {"images": compared, "differing_spikes": different},
+        result = IntegerResult(
+            **environment.provenance(cfg.seed, run.device, cfg.precision),
+            accuracy={name: {str(t): value for t, value in curve.accuracy.items()} for name, curve in curves.items()},
+            images_tested=curves["integer"].images,
+            golden={"images": compared, "differing_spikes": different},
             **network.summary(),
-            "integer": {**settings},
-            "network": run.network(),
-            "weights": stored_weights(cfg),
-            "model": cfg.names.model,
-            "data": cfg.names.data,
-            "levels": cfg.levels,
-            "method": cfg.names.method,
-            "seed": cfg.seed,
-            "versions": environment.versions(),
-            "commit": environment.commit(),
-            "command": environment.command(),
-        }
+            integer={**settings},
+            network=run.network(),
+            weights=stored_weights(cfg),
+            model=cfg.names.model,
+            data=cfg.names.data,
+            levels=cfg.levels,
+            method=cfg.names.method,
+        )
         if distributed.is_main():
-            files.write_json(run.folder / "integer.json", found)
-            show(found)
+            files.write_json(run.folder / "integer.json", result.as_dict())
+            show(result)
 
 
-def show(found: dict) -> None:
-    """Accuracies, and what the network holds."""
+def show(result: IntegerResult) -> None:
+    """Accuracies, and sizes of the network."""
     table = Table("T", "float", "integer", "difference")
-    for t, value in found["accuracy"]["integer"].items():
-        before = found["accuracy"].get("float", {}).get(t)
-        told = ("–", "–") if before is None else (f"{100 * before:.2f} %", f"{100 * (value - before):+.2f}")
-        table.add_row(t, told[0], f"{100 * value:.2f} %", told[1])
+    for t, value in result.accuracy["integer"].items():
+        before = result.accuracy.get("float", {}).get(t)
+        cells = ("–", "–") if before is None else (f"{100 * before:.2f} %", f"{100 * (value - before):+.2f}")
+        table.add_row(t, cells[0], f"{100 * value:.2f} %", cells[1])
     rich.get_console().print(table)
-    widths = found["membrane_bits"]
+    widths = result.membrane_bits.values()
     rich.get_console().print(
-        f"{found['weight_bytes'] / 1024:.1f} KiB of weights, biases, multipliers and thresholds (float32: "
-        f"{found['float_bytes'] / 1024:.1f}); membranes of {min(widths.values())} to {max(widths.values())} bits; golden model: "
-        f"{found['golden']['differing_spikes']} differing spikes on {found['golden']['images']} images",
+        f"{result.weight_bytes / 1024:.1f} KiB of weights, biases, multipliers and thresholds (float32: "
+        f"{result.float_bytes / 1024:.1f}); membranes of {min(widths)} to {max(widths)} bits; golden model: "
+        f"{result.golden['differing_spikes']} differing spikes on {result.golden['images']} images",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 

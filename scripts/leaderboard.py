@@ -13,13 +13,14 @@ neurons emitted −1) is an error that names the run, and nothing is written.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markdown import Markdown
 
 from snnconv.results.leaderboard import leaderboard, long_rows, plot
-from snnconv.results.records import read_baselines, read_results
+from snnconv.results.records import Record, read_baselines, read_results
 from snnconv.results.summary import as_csv
 from snnconv.results.tables import read_published
 from snnconv.runtime import files
@@ -43,10 +44,11 @@ def main() -> None:
         files.write_text(out / "leaderboard.csv", as_csv(long_rows(results)))
         plot(out / "leaderboard.png", results)
         if arguments.collect:
-            for name, read in {"results.jsonl": results, "baselines.jsonl": baselines}.items():
-                rows = [{key: value for key, value in result.items() if key != "source"} for result in read]
-                if rows:  # what was read from two places counts once
-                    files.write_text(out / name, "".join(dict.fromkeys(map(files.json_line, rows))))
+            collected: dict[str, Sequence[Record]] = {"results.jsonl": results, "baselines.jsonl": baselines}
+            for name, read in collected.items():
+                lines = [files.json_line(result.as_dict()) for result in read]
+                if lines:  # a result that was read from two places is written once
+                    files.write_text(out / name, "".join(dict.fromkeys(lines)))
     except (ValueError, OSError) as error:
         sys.exit(str(error))
     console = Console()

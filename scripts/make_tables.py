@@ -19,9 +19,8 @@ from pathlib import Path
 
 from snnconv.results.hardware_tables import integers, ladders, quantized
 from snnconv.results.leaderboard import leaderboard
-from snnconv.results.records import read_baselines, read_results
+from snnconv.results.records import IntegerResult, read, read_baselines, read_results
 from snnconv.results.tables import energies, losses, read_published, table
-from snnconv.runtime import files
 
 MADE = {"losses": losses, "energies": energies, "ladders": ladders}
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +40,7 @@ def fill(text: str, experiments: Path) -> str:
         if kind in MADE:
             text = MADE[kind](results)
         elif kind == "integers":
-            text = integers(files.read_lines(study / "integers.jsonl"))
+            text = integers(read(IntegerResult, study / "integers.jsonl"))
         elif kind == "quantized":
             text = quantized(read_baselines([study]), results)
         elif kind == "table":

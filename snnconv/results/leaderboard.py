@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from snnconv.results.figures import draw_curves, save_figure
-from snnconv.results.records import Result, Row, Sample, gather, precision, require_honest, sample
+from snnconv.results.records import Baseline, Result
+from snnconv.results.rows import (
+    Row,
+    Sample,
+    SpikingRow,
+    gather,
+    gather_baselines,
+    precision,
+    require_honest,
+    sample,
+)
 from snnconv.results.tables import (
     PLAIN,
     Published,
@@ -39,14 +49,14 @@ QUANTIZED_LEGEND = (
 
 
 def leaderboard(
-    results: Iterable[Result], published: Sequence[Published] = (), baselines: Iterable[Result] = ()
+    results: Iterable[Result], published: Sequence[Published] = (), baselines: Iterable[Baseline] = ()
 ) -> str:
     """Markdown: a table for each set of results that can be compared, and one for the same network in whole numbers.
 
     `baselines` as `read_baselines` has them; they stand below the results of their network.  ValueError if a result contradicts
     its latency class.
     """
-    quantized = [list(rows) for _, rows in groupby(gather(baselines), lambda row: row.comparison)]
+    quantized = [list(rows) for _, rows in groupby(gather_baselines(baselines), lambda row: row.comparison)]
     beside = {rows[0].comparison: quantized_table(rows) for rows in quantized}
     parts = []
     for rows in boards(results):
@@ -56,56 +66,60 @@ def leaderboard(
     return "\n\n".join([*parts, LEGEND, *([QUANTIZED_LEGEND] if quantized else [])])
 
 
-def boards(results: Iterable[Result]) -> list[list[Row]]:
+def boards(results: Iterable[Result]) -> list[list[SpikingRow]]:
     """Rows that can be compared, best first within each latency class, plain first; ValueError as for `leaderboard`."""
     results = list(results)
     require_honest(results)
     return [ranked(list(rows)) for _, rows in groupby(gather(results), lambda row: row.comparison)]
 
 
-def title(row: Row) -> str:
+def title(row: Row[Any]) -> str:
     """What all rows of a board share, in words."""
-    one, network = row.one, row.one.get("network") or {}
+    one, network = row.one, row.one.network or {}
     activation = network.get("activation")
-    levels = f", L = {one['levels']}" if activation != "ReLU" else ""
-    words = [f"{one['model']} on {one['data']}{levels}", *([activation] if activation else [])]
-    words += [f"{one['images_tested']} test images", precision(one)]
-    if one.get("select") == "test":
+    levels = f", L = {one.levels}" if activation != "ReLU" else ""
+    words = [f"{one.model} on {one.data}{levels}", *([activation] if activation else [])]
+    words += [f"{one.images_tested} test images", precision(one)]
+    if one.select == "test":
         words.append("epoch chosen on the test set")
     name = network.get("recipe") or network.get("weights")
     return " · ".join([*words, f"network {name[:8]}" if name else "network not recorded"])
 
 
-def _board(rows: list[Row], published: Sequence[Published]) -> str:
+def _board(rows: list[SpikingRow], published: Sequence[Published]) -> str:
     times = shown_times(rows)
     last = times[-1]
     head = ["class", "method", "steps", "ANN", *(f"T={t}" for t in times)]
     head += ["gap", "spikes", "convert s", "evaluate s", "seeds"]
     lines = []
     for row in rows:
-        cells = [row.latency_class, row.label, total_steps(row.one["warmup"])]
-        cells.append(mean_std([result["ann_accuracy"] for result in row.results]))
-        cells += [f"**{mean_std(row.at(t))}**" if leads(row, t, rows) else mean_std(row.at(t)) for t in times]
+        cells = [row.latency_class, row.label, total_steps(row.one.warmup)]
+        cells.append(mean_std([result.ann_accuracy for result in row.results]))
+        cells += [
+            f"**{mean_std(row.accuracy(t))}**" if leads(row, t, rows) else mean_std(row.accuracy(t)) for t in times
+        ]
         end = row.timesteps[-1]
-        at_end, spikes = "" if end == last else f" (T={end})", row.at(end, "spikes_per_image")
-        cells += [mean_std(row.at(end, "gap")) + at_end, f"{statistics.fmean(spikes):.0f}{at_end}" if spikes else "–"]
+        at_end, spikes = "" if end == last else f" (T={end})", row.spikes(end)
+        cells += [mean_std(row.gap(end)) + at_end, f"{statistics.fmean(spikes):.0f}{at_end}" if spikes else "–"]
         lines.append([*cells, f"{row.seconds('convert'):.1f}", f"{row.seconds('evaluate'):.1f}", str(len(row.seeds))])
-    about = {**rows[0].one, "activation": (rows[0].one.get("network") or {}).get("activation")}
+    one = rows[0].one
+    about = {
+        "data": one.data,
+        "model": one.model,
+        "levels": one.levels,
+        "activation": (one.network or {}).get("activation"),
+    }
     for entry in published:
-        if all(entry.get(key) in (None, about.get(key)) for key in ("data", "model", "activation", "levels")):
+        if all(entry.get(key) in (None, about.get(key)) for key in about):
             latency = entry.get("latency", PLAIN)
             told = [latency_class(latency), cited(entry), total_steps(latency["warmup"])]
             lines.append([*told, *published_accuracies(entry, times), *["–"] * 5])
     return "\n\n".join([f"**{title(rows[0])}**", markdown(head, lines), *_notes(rows)])
 
 
-def _notes(rows: list[Row]) -> list[str]:
-    unchecked = [row.label for row in rows if not all(result.get("emitted") for result in row.results)]
-    averaged = {
-        frozenset(sample(result) for result in row.results if str(t) in result["snn_accuracy"])
-        for row in rows
-        for t in row.timesteps
-    }
+def _notes(rows: list[SpikingRow]) -> list[str]:
+    unchecked = [row.label for row in rows if not all(result.emitted for result in row.results)]
+    averaged = {frozenset(sample(result) for result in row.at(t)) for row in rows for t in row.timesteps}
     repeated = [row.label for row in rows if len(row.seeds) < len(row.results)]
     unranked = [name for name, members in by_class(rows).items() if not common(members)]
     notes = {
@@ -122,19 +136,19 @@ def long_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
     return [_long(row, t) for rows in boards(results) for row in rows for t in row.timesteps]
 
 
-def _long(row: Row, t: int) -> dict[str, Any]:
-    one, accuracy, spikes = row.one, row.at(t), row.at(t, "spikes_per_image")
-    network = one.get("network") or {}
+def _long(row: SpikingRow, t: int) -> dict[str, Any]:
+    one, accuracy, spikes = row.one, row.accuracy(t), row.spikes(t)
+    network = one.network or {}
     return {
-        "data": one["data"], "model": one["model"], "activation": network.get("activation"), "levels": one["levels"],
-        "network": row.comparison[-1], "select": one.get("select"), "precision": precision(one),
-        "images_tested": one["images_tested"], "class": row.latency_class, "method": row.label,
-        "timesteps": t, "warmup": one["warmup"], "steps": t + one["warmup"],
+        "data": one.data, "model": one.model, "activation": network.get("activation"), "levels": one.levels,
+        "network": row.comparison[-1], "select": one.select, "precision": precision(one),
+        "images_tested": one.images_tested, "class": row.latency_class, "method": row.label,
+        "timesteps": t, "warmup": one.warmup, "steps": t + one.warmup,
         "accuracy": statistics.fmean(accuracy), "accuracy_std": statistics.stdev(accuracy) if len(accuracy) > 1 else None,
-        "ann_accuracy": statistics.fmean(result["ann_accuracy"] for result in row.results),
-        "gap": statistics.fmean(row.at(t, "gap")), "spikes_per_image": statistics.fmean(spikes) if spikes else None,
+        "ann_accuracy": statistics.fmean(result.ann_accuracy for result in row.results),
+        "gap": statistics.fmean(row.gap(t)), "spikes_per_image": statistics.fmean(spikes) if spikes else None,
         "convert_seconds": row.seconds("convert"), "evaluate_seconds": row.seconds("evaluate"),
-        "seeds": len(set(row.at(t, "seed"))),
+        "seeds": len({result.seed for result in row.at(t)}),
     }  # fmt: skip
 
 
@@ -149,36 +163,34 @@ def plot(path: Path, results: Iterable[Result]) -> None:
         for row in rows:
             name = row.label if row.latency_class == "plain" else f"{row.label} [{row.latency_class}]"
             name = textwrap.fill(name, 44)
-            curves[name] = {t + row.one["warmup"]: statistics.fmean(row.at(t)) for t in row.timesteps}
+            curves[name] = {t + row.one.warmup: statistics.fmean(row.accuracy(t)) for t in row.timesteps}
             styles.append("-" if row.latency_class == "plain" else "--")
-        ann = statistics.fmean(result["ann_accuracy"] for row in rows for result in row.results)
+        ann = statistics.fmean(result.ann_accuracy for row in rows for result in row.results)
         about = textwrap.fill(title(rows[0]), 60)
         draw_curves(axes, curves, {"ANN": ann}, about, xlabel="timesteps T + τ", styles=styles)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="x-small")
     save_figure(path, figure)
 
 
-def measured(row: Row) -> dict[tuple[int, Sample], float]:
+def measured(row: SpikingRow) -> dict[tuple[int, Sample], float]:
     """Accuracy at every T on every network."""
-    return {
-        (int(t), sample(result)): accuracy for result in row.results for t, accuracy in result["snn_accuracy"].items()
-    }
+    return {(t, sample(result)): accuracy for result in row.results for t, accuracy in result.snn_accuracy.items()}
 
 
-def by_class(rows: Iterable[Row]) -> dict[str, list[Row]]:
+def by_class(rows: Iterable[SpikingRow]) -> dict[str, list[SpikingRow]]:
     """Rows of each latency class, plain first."""
-    classes: dict[str, list[Row]] = {}
+    classes: dict[str, list[SpikingRow]] = {}
     for row in rows:
         classes.setdefault(row.latency_class, []).append(row)
     return {name: classes[name] for name in sorted(classes, key=lambda name: (name != "plain", name.count(","), name))}
 
 
-def common(rows: Iterable[Row]) -> set[tuple[int, Sample]]:
+def common(rows: Iterable[SpikingRow]) -> set[tuple[int, Sample]]:
     """The (T, network) that all of `rows` have; without any they cannot be ranked."""
     return set.intersection(*(set(measured(row)) for row in rows))
 
 
-def ranked(rows: Iterable[Row]) -> list[Row]:
+def ranked(rows: Iterable[SpikingRow]) -> list[SpikingRow]:
     """Class by class, the best first by mean accuracy over what is common."""
     order = []
     for members in by_class(rows).values():
@@ -187,7 +199,7 @@ def ranked(rows: Iterable[Row]) -> list[Row]:
     return order
 
 
-def leads(row: Row, t: int, rows: Iterable[Row]) -> bool:
+def leads(row: SpikingRow, t: int, rows: Iterable[SpikingRow]) -> bool:
     """At T = t, was `row` measured on a network of some rival in its class, and is none better on those that both have?"""
     own, compared = measured(row), False
     for rival in by_class(rows)[row.latency_class]:

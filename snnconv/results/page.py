@@ -10,7 +10,8 @@ from snnconv.analysis.advice import cause
 from snnconv.analysis.energy import Energy
 from snnconv.analysis.explanation import Explanation
 from snnconv.results.figures import as_data, draw_curves, draw_energy, draw_ladder, draw_raster, draw_rates, draw_shares
-from snnconv.results.records import Result, gather, read_baselines, read_results
+from snnconv.results.records import Baseline, Result, read_baselines, read_results
+from snnconv.results.rows import E, Row, gather, gather_baselines
 from snnconv.spiking.latency import latency_class
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ NEAR = 0.005  # of the ANN's accuracy
 
 def render(
     title: str,
-    result: Mapping[str, Any],
+    result: Result,
     rows: Sequence[Mapping[str, Any]],
     shown: Sequence[int],
     why: Explanation | None,
@@ -40,7 +41,7 @@ def render(
         rows=rows,
         shown=shown,
         near=next((row["timesteps"] for row in rows if row["gap"] <= NEAR), None),
-        latency_class=latency_class(result["latency"]),
+        latency_class=latency_class(result.latency),
         comparison=compared(folder),
         quantized=quantized(folder),
         why=why,
@@ -57,16 +58,16 @@ def _focus(why: Explanation) -> int:
 
 
 def pictures(
-    result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], why: Explanation | None, focus: int | None
+    result: Result, rows: Sequence[Mapping[str, Any]], why: Explanation | None, focus: int | None
 ) -> dict[str, Any]:
     """Every picture of the page, by name, as the address of an image."""
 
     def curve(axes: Any) -> None:
         accuracy = {row["timesteps"]: row["accuracy"] for row in rows}
-        draw_curves(axes, {"SNN": accuracy}, {"ANN": result["ann_accuracy"]}, "")
+        draw_curves(axes, {"SNN": accuracy}, {"ANN": result.ann_accuracy}, "")
         axes.legend(frameon=False, loc="lower right")
 
-    layers = result["firing_rate"]["layers"]
+    layers = result.firing_rate["layers"]
     tall = max(2.8, 0.17 * len(layers))
     made: dict[str, Any] = {
         "curve": as_data(curve, 6.4, 3.4),
@@ -102,9 +103,9 @@ def _home(folder: Path) -> Path:
     )
 
 
-def _of_this_network(results: Sequence[Result], home: Path) -> list[Result]:
+def _of_this_network(results: Sequence[E], home: Path) -> list[E]:
     """Those of `results` that do not lie in the folders of compressed networks."""
-    return [one for one in results if "compressed" not in Path(one["source"]).relative_to(home).parts]
+    return [one for one in results if "compressed" not in Path(one.source).relative_to(home).parts]
 
 
 def compared(folder: Path) -> dict[str, Any] | None:
@@ -119,18 +120,18 @@ def compared(folder: Path) -> dict[str, Any] | None:
         {
             "label": row.label,
             "class": row.latency_class,
-            "accuracy": {int(t): a for t, a in row.one["snn_accuracy"].items()},
+            "accuracy": row.one.snn_accuracy,
         }
         for row in rows
     ]
     return {"times": times, "lines": lines} if len(rows) > 1 else None
 
 
-def quantized(folder: Path) -> list[dict[str, Any]]:
+def quantized(folder: Path) -> list[Row[Baseline]]:
     """The quantized networks (`baseline.json`) of the run folder that `folder` is, or is an evaluation of, best first."""
     try:
-        rows = gather(_of_this_network(read_baselines([home := _home(folder)]), home))
+        rows = gather_baselines(_of_this_network(read_baselines([home := _home(folder)]), home))
     except (ValueError, OSError) as error:
         log.warning("The report shows no quantized network: %s", error)
         return []
-    return sorted(({**row.one, "label": row.label} for row in rows), key=lambda line: -line["accuracy"])
+    return sorted(rows, key=lambda row: -row.one.accuracy)

@@ -1,24 +1,160 @@
-"""Results of many runs: read, held to what they claim, and gathered into rows that differ in their seed alone."""
+"""Typed content of `result.json`, `baseline.json` and `integer.json`, and how these files are read.
+
+A key that was once written is never renamed.  Keys are added as fields with a default, so older files still load.
+"""
 
 import json
-import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from snnconv.runtime import files
-from snnconv.spiking.latency import latency_class
 
-Result = dict[str, Any]  # the content of a result.json, and where it was found, "source"
-Sample = tuple[int, str | None]  # a seed, and the weights of the network where they were recorded
-NEEDED = (
-    "ann_accuracy", "snn_accuracy", "method", "levels", "warmup", "latency", "model", "data", "images_tested", "seed",
-    "precision", "wall_seconds",
-)  # fmt: skip
+Curve = Mapping[int, float]  # a value at each T; the keys are strings in JSON
+R = TypeVar("R", bound="Record")
 
-NEEDED_OF_BASELINES = ("baseline", "settings", "accuracy", "weight_bits", "activation_bits", "size_bytes", "energy")
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Facts that every result file holds.  Fields without a default are required when a file is read."""
+
+    curves: ClassVar[tuple[str, ...]] = ()  # fields of type Curve
+
+    seed: int
+    network: Mapping[str, Any] | None = None  # `Run.network`: hashes of weights and recipe, activation
+    weights: Mapping[str, Any] | None = None  # bits and scales of quantized weights; None: float
+    device: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    command: str = ""
+    source: str = ""  # file (and line) that the record was read from; not written
+    others: Mapping[str, Any] = field(default_factory=dict)  # keys of other versions, written as they were read
+
+    @classmethod
+    def from_dict(cls: type[R], content: Any, source: str = "") -> R:
+        """The record in a parsed JSON object; ValueError names `source` and the required keys that are missing."""
+        known = {each.name: each for each in fields(cls) if each.name not in ("source", "others")}
+        required = [name for name, each in known.items() if each.default is each.default_factory is MISSING]
+        missing = [name for name in required if name not in content] if isinstance(content, Mapping) else ["everything"]
+        if missing:
+            raise ValueError(f"{source}: lacks {', '.join(missing)}; no result of snnconv")
+        values = {name: content[name] for name in known if name in content}
+        for name in cls.curves:
+            values[name] = {int(t): value for t, value in (values.get(name) or {}).items()}
+        others = {name: value for name, value in content.items() if name not in known and name != "source"}
+        return cls(**values, source=source, others=others)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of the JSON file."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("source", "others")}
+        for name in self.curves:
+            values[name] = {str(t): value for t, value in values[name].items()}
+        return {**self.others, **values}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Record):
+    """Accuracy of a network that a table can compare with others."""
+
+    levels: int
+    model: str
+    data: str
+    images_tested: int
+    precision: str
+    ann_accuracy: float
+    wall_seconds: Mapping[str, float]  # by stage: train, convert, evaluate, explain
+    settings: Mapping[str, Any] | None = None  # of the method or baseline, as `method_settings` has them
+    calibration_images: int | None = None
+    select: str | None = None  # which epoch was kept: best | last | test
+
+    @property
+    def name(self) -> str:
+        """The method or baseline, without settings."""
+        raise NotImplementedError
+
+    @property
+    def own_settings(self) -> dict[str, Any]:
+        """`settings` that `name` does not already tell.  Settings that are None are dropped, as in older results."""
+        return {key: value for key, value in (self.settings or {}).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Evaluation):
+    """One evaluation of a spiking network: `result.json`."""
+
+    curves: ClassVar[tuple[str, ...]] = ("snn_accuracy", "spikes_per_image")
+
+    snn_accuracy: Curve  # fraction of test images, by T
+    method: str
+    warmup: int  # steps before the first counted one
+    latency: Mapping[str, Any]  # `Latency.as_dict`
+    timesteps: int | None = None  # the largest T
+    spikes_per_image: Curve = field(default_factory=dict)  # up to T, warm-up included
+    emitted: Mapping[str, int] | None = None  # least and most spikes of one neuron in one step
+    firing_rate: Mapping[str, Any] = field(default_factory=dict)  # spikes per neuron and step: mean, and by layer
+    changed_predictions: float | None = None  # share that differs from float32 at the last T
+    exit: Mapping[str, Any] | None = None  # `EarlyExit.as_dict`
+    explanation: Mapping[str, Any] | None = None  # `Explanation.summary`
+    compression: Mapping[str, Any] | None = None  # stages, sizes and costs of a compressed network
+    baselines: list[Mapping[str, Any]] = field(default_factory=list)  # quantized ANNs of the same network
+    trained_with: list[str] | None = None  # overrides of the run that trained the network
+    ann_relu_accuracy: float | None = None
+    compile: bool | None = None
+    simulate: Mapping[str, Any] | None = None
+    neuron_implementation: str | None = None
+    convolutions: Any = None
+
+    @property
+    def name(self) -> str:
+        """The method."""
+        return self.method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline(Evaluation):
+    """One quantized ANN without spikes: `baseline.json`."""
+
+    baseline: str
+    accuracy: float
+    weight_bits: int
+    activation_bits: int
+    size_bytes: float
+    energy: Mapping[str, float] | None  # pJ for one image, by table of costs
+    float_bytes: float | None = None
+    ann_energy: Mapping[str, float] | None = None
+    energy_rule: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The baseline and its bits."""
+        return f"{self.baseline} W{self.weight_bits}A{self.activation_bits}"
+
+    @property
+    def own_settings(self) -> dict[str, Any]:
+        """Settings but the bits."""
+        return {k: v for k, v in super().own_settings.items() if k not in ("weight_bits", "activation_bits")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegerResult(Record):
+    """One spiking network in integers, beside the float one: `integer.json`."""
+
+    accuracy: Mapping[str, Mapping[str, float]]  # of "integer", and of "float" where it was simulated; by T
+    golden: Mapping[str, int]  # images compared with the golden model, differing spikes
+    integer: Mapping[str, Any]  # settings of `integerize`
+    membrane_bits: Mapping[str, int]  # by layer
+    weight_bytes: float
+    float_bytes: float
+    levels: int | None = None
+    model: str | None = None
+    data: str | None = None
+    images_tested: int | None = None
+    precision: str | None = None
+    method: str | None = None
+    extremes: Mapping[str, Any] | None = None
+    margin_bits: Any = None
+    requantized_bits: Any = None
 
 
 def read_results(paths: Iterable[Path]) -> list[Result]:
@@ -26,188 +162,40 @@ def read_results(paths: Iterable[Path]) -> list[Result]:
 
     Oldest first.  FileNotFoundError or ValueError name what is missing, damaged or no result.
     """
-    found: dict[Path, None] = {}
+    sources: dict[Path, None] = {}
     for path in paths:
         inside = sorted(path.rglob("result.json")) or sorted(path.rglob("results.jsonl")) if path.is_dir() else [path]
         if not inside or not all(file.is_file() for file in inside):
             raise FileNotFoundError(f"{path}: no result.json or results.jsonl there; it is written when a run ends")
-        found |= dict.fromkeys(inside)
-    return [result for file in sorted(found, key=lambda file: file.stat().st_mtime) for result in _in_file(file)]
+        sources |= dict.fromkeys(inside)
+    return _read(Result, sources)
 
 
-def read_baselines(paths: Iterable[Path]) -> list[Result]:
+def read_baselines(paths: Iterable[Path]) -> list[Baseline]:
     """Every `baseline.json` below the given folders (where there is none: every `baselines.jsonl`), or beside the given files.
 
-    Oldest first; with the keys by which `gather` tells results apart, the bits in "method".  ValueError as for `read_results`.
+    Oldest first; ValueError as for `read_results`.
     """
-    found: dict[Path, None] = {}
+    sources: dict[Path, None] = {}
     for path in paths:
         folder = path if path.is_dir() else path.parent
         inside = (sorted(path.rglob("baseline.json")) or sorted(path.rglob("baselines.jsonl"))) if path.is_dir() else []
-        found |= dict.fromkeys(inside or [file for file in [folder / "baselines.jsonl"] if file.is_file()])
-    needed = (
-        *NEEDED_OF_BASELINES,
-        *(key for key in NEEDED if key not in ("snn_accuracy", "method", "warmup", "latency")),
-    )
-    results = [one for file in sorted(found, key=lambda file: file.stat().st_mtime) for one in _in_file(file, needed)]
-    for one in results:
-        one["method"] = f"{one['baseline']} W{one['weight_bits']}A{one['activation_bits']}"
-        own = {key: value for key, value in one["settings"].items() if key not in ("weight_bits", "activation_bits")}
-        one |= {"settings": own, "latency": {}}
-    return results
+        sources |= dict.fromkeys(inside or [file for file in [folder / "baselines.jsonl"] if file.is_file()])
+    return _read(Baseline, sources)
 
 
-def _in_file(path: Path, needed: Sequence[str] = NEEDED) -> list[Result]:
+def _read(kind: type[R], sources: Iterable[Path]) -> list[R]:
+    return [record for file in sorted(sources, key=lambda file: file.stat().st_mtime) for record in read(kind, file)]
+
+
+def read(kind: type[R], path: Path) -> list[R]:
+    """The records of one file: one of `.json`, any number of `.jsonl`; ValueError names a line that is no such record."""
     if path.suffix != ".jsonl":
-        return [_checked(files.read_json(path), str(path), needed)]
-    results = []
+        return [kind.from_dict(files.read_json(path), str(path))]
+    records = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
-            results.append(_checked(json.loads(line), f"{path}:{number}", needed))
+            records.append(kind.from_dict(json.loads(line), f"{path}:{number}"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{number}: damaged, no valid JSON ({error})") from error
-    return results
-
-
-def _checked(content: Any, source: str, needed: Sequence[str]) -> Result:
-    missing = [key for key in needed if key not in content] if isinstance(content, Mapping) else ["everything"]
-    if missing:
-        raise ValueError(f"{source}: lacks {', '.join(missing)}; no result of snnconv")
-    return {**content, "source": source}
-
-
-def contradictions(result: Result) -> list[str]:
-    """Where a run did what its latency class rules out, a sentence each; what an older file does not tell is not checked."""
-    latency, emitted, found = result["latency"], result.get("emitted"), []
-    if latency["warmup"] != result["warmup"]:
-        found.append(f"claims τ = {latency['warmup']}, but ran with τ = {result['warmup']}")
-    if emitted and emitted["least"] < 0 and not latency["signed"]:
-        found.append(f"claims unsigned spikes, but a neuron emitted {emitted['least']} in one step")
-    if emitted and (most := max(emitted["most"], -emitted["least"])) > latency["spike_levels"]:
-        found.append(f"claims at most {latency['spike_levels']} spikes a step, but a neuron emitted {most}")
-    return found
-
-
-def require_honest(results: Iterable[Result]) -> None:
-    """ValueError naming every run whose latency class is contradicted by what it did."""
-    lies = [f"{result['source']}: {result['method']} {text}" for result in results for text in contradictions(result)]
-    if lies:
-        raise ValueError("\n".join([*lies, "Mend the method's Latency, evaluate again, and remove the old result."]))
-
-
-@dataclass(frozen=True)
-class Row:
-    """Results that differ in their seed alone, one for each."""
-
-    comparison: tuple[Any, ...]  # only rows in which this is equal can be compared
-    results: tuple[Result, ...]
-    label: str  # the method, with the settings that tell it from other rows of the comparison
-
-    @property
-    def one(self) -> Result:
-        """One of the results, for what they share."""
-        return self.results[-1]
-
-    @property
-    def latency_class(self) -> str:
-        """As `latency_class` has it."""
-        return latency_class(self.one["latency"])
-
-    @property
-    def seeds(self) -> list[int]:
-        """Of the results, each once."""
-        return sorted({result["seed"] for result in self.results})
-
-    @property
-    def timesteps(self) -> list[int]:
-        """Every T of some result."""
-        return sorted({int(t) for result in self.results for t in result["snn_accuracy"]})
-
-    def at(self, t: int, key: str = "snn_accuracy") -> list[float]:
-        """At T = t, one for each result that has it: "snn_accuracy", "spikes_per_image", "gap" (ANN − SNN), or the "seed"."""
-        if key == "seed":
-            return [result["seed"] for result in self.results if str(t) in result["snn_accuracy"]]
-        if key == "gap":
-            return [result["ann_accuracy"] - result["snn_accuracy"][str(t)] for result in self.results
-                    if str(t) in result["snn_accuracy"]]  # fmt: skip
-        return [result[key][str(t)] for result in self.results if str(t) in (result.get(key) or {})]
-
-    def seconds(self, *stages: str) -> float:
-        """Mean wall time of the stages together."""
-        return statistics.fmean(sum(result["wall_seconds"][stage] for stage in stages) for result in self.results)
-
-
-def comparison(result: Result) -> tuple[Any, ...]:
-    """What results must share to be compared: data, model, activation, L, images, selection, precision, and the network.
-
-    Networks are the same if one recipe trained them, whatever the seed; those that nothing trained, if their weights are.
-    (Results older than these facts are told apart by the others alone.)
-    """
-    network = result.get("network") or {}
-    shared = [result[key] for key in ("data", "model", "levels", "images_tested")]
-    return (
-        *shared,
-        precision(result),
-        result.get("select"),
-        network.get("activation"),
-        network.get("recipe") or network.get("weights"),
-    )
-
-
-def sample(result: Result) -> Sample:
-    """The seed and the trained network: a method counts once on each."""
-    return result["seed"], (result.get("network") or {}).get("weights")
-
-
-def precision(result: Result) -> str:
-    """That of the simulation: bf16 is a setting of its own, tf32 one of the device."""
-    simulated = (result.get("simulate") or {}).get("precision") or result["precision"]
-    return "bf16" if simulated == "bf16" else "tf32" if result["precision"] == "tf32" else "float32"
-
-
-def settings(result: Result) -> dict[str, Any]:
-    """What the method was told, images to calibrate with included, and bits of the weights that it converts.
-
-    None is as good as nothing, which is what results from before a setting have.
-    """
-    weights = result.get("weights") or {}
-    bits = {f"weights.{name}": weights.get(name) for name in ("bits", "per_channel")}
-    told = {name: value for name, value in (result.get("settings") or {}).items() if value is not None}
-    return {**told, "data.calibration": result.get("calibration_images"), **bits}
-
-
-def gather(results: Iterable[Result]) -> list[Row]:
-    """Rows over seeds, in the order of comparison, method and settings.
-
-    Of what was evaluated more than once (network, seed, method, settings) the last result counts, at every T.
-    """
-    groups: dict[str, dict[Any, Result]] = defaultdict(dict)
-    for result in results:
-        key = json.dumps([comparison(result), result["method"], settings(result), result["latency"]], sort_keys=True)
-        which = sample(result)
-        before = groups[key].get(which, {})
-        curves = {
-            name: {**(before.get(name) or {}), **(result.get(name) or {})}
-            for name in ("snn_accuracy", "spikes_per_image")
-        }
-        groups[key][which] = {**result, **curves}
-    found = [tuple(samples.values()) for _, samples in sorted(groups.items())]
-    return [Row(comparison(row[0]), row, _label(row[0], [other[0] for other in found])) for row in found]
-
-
-def _label(result: Result, others: Sequence[Result]) -> str:
-    """The method's name, and those of its settings in which it is not always the same among comparable results.
-
-    What was trained after conversion says for which T.
-    """
-    rivals = [
-        other for other in others if comparison(other) == comparison(result) and other["method"] == result["method"]
-    ]
-    own = settings(result)
-    differing = [
-        f"{key}={value}"
-        for key, value in own.items()
-        if any(settings(other).get(key) != value for other in rivals)
-        or (key == "timesteps" and result["latency"].get("needs_training") == "weights")
-    ]
-    return f"{result['method']} ({', '.join(differing)})" if differing else str(result["method"])
+    return records

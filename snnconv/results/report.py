@@ -1,6 +1,8 @@
-"""What a run tells: `result.json`, the accuracy-vs-timesteps table, CSV and picture, and `report.html`."""
+"""Files that a run writes at its end: `result.json`, the table of accuracy against timesteps, CSV, picture, `report.html`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -8,6 +10,7 @@ from omegaconf import OmegaConf
 from snnconv.analysis.explanation import Explanation
 from snnconv.results.figures import plot_curves
 from snnconv.results.page import quantized, render
+from snnconv.results.records import Result
 from snnconv.results.summary import as_csv, shown_timesteps, summarize, table_rows, title_of
 from snnconv.results.terminal import print_table
 from snnconv.runtime import distributed, files
@@ -24,26 +27,22 @@ def report(
     ann_accuracy: float,
     early: EarlyExit | None = None,
     why: Explanation | None = None,
-    more: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Write the result files of `run`, tell its tracker and the terminal; returns the content of `result.json`."""
+    compression: Mapping[str, Any] | None = None,
+) -> Result:
+    """Write the result files of `run`, report to its tracker and the terminal; returns the content of `result.json`."""
     run.seconds["convert"] += curve.prepare_seconds + snn.spent
     run.seconds["evaluate"] += curve.seconds
-    result = summarize(run.cfg, snn, curve, ann_accuracy, run.seconds, str(run.device))
-    result["exit"] = early.as_dict() if early else None
-    result["explanation"] = why.summary() if why else None
-    result |= more or {}
+    summary = {"exit": early and early.as_dict(), "explanation": why and why.summary(), "compression": compression}
+    result = summarize(run.cfg, snn, curve, ann_accuracy, run.seconds, **summary)
     if not distributed.is_main():
         return result
-    result["network"], result["trained_with"] = run.network(), run.trained_with()
-    told = ("baseline", "weight_bits", "activation_bits", "accuracy", "size_bytes", "energy")
-    result["baselines"] = [{key: other[key] for key in told} for other in quantized(run.folder)]
+    result = replace(result, network=run.network(), trained_with=run.trained_with(), baselines=_baselines(run.folder))
     rows = table_rows(curve.accuracy, ann_accuracy)
     figure, page = run.folder / "accuracy_vs_timesteps.png", run.folder / "report.html"
     files.write_text(run.folder / "accuracy_vs_timesteps.csv", as_csv(rows))
     title = title_of(result)
     plot_curves(figure, {"SNN": curve.accuracy}, {"ANN": ann_accuracy}, title)
-    files.write_json(run.folder / "result.json", result)
+    files.write_json(run.folder / "result.json", result.as_dict())
     if why:
         files.write_json(run.folder / "explanation.json", why.as_dict())
     files.write_text(
@@ -52,6 +51,12 @@ def report(
     )
     artifacts = [path for name in ("ann.safetensors", "ann.json") if (path := run.folder / name).is_file()]
     tables = {"accuracy_vs_timesteps": rows, **(why.tables() if why else {})}
-    run.tracker.result(result, tables, figure, page, artifacts)
+    run.tracker.result(result.as_dict(), tables, figure, page, artifacts)
     print_table(rows, title, snn.latency.warmup, result, run.folder)
     return result
+
+
+def _baselines(folder: Path) -> list[Mapping[str, Any]]:
+    """The quantized ANNs of the same network in short."""
+    keys = ("baseline", "weight_bits", "activation_bits", "accuracy", "size_bytes", "energy")
+    return [{key: getattr(row.one, key) for key in keys} for row in quantized(folder)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from snnconv.results.records import Result
 from snnconv.runtime import environment
 from snnconv.spiking.accuracy import Curve
 from snnconv.spiking.latency import latency_class
@@ -14,41 +15,36 @@ from snnconv.spiking.model import SpikingModel
 
 
 def summarize(
-    cfg: DictConfig, snn: SpikingModel, curve: Curve, ann_accuracy: float, seconds: Mapping[str, float], device: str
-) -> dict[str, Any]:
-    """The content of `result.json` (architecture.md, section 3)."""
-    return {
-        "ann_accuracy": ann_accuracy,
-        "ann_relu_accuracy": None,
-        "snn_accuracy": {str(t): value for t, value in curve.accuracy.items()},
-        "method": cfg.names.method,
-        "settings": method_settings(OmegaConf.to_container(cfg.method, resolve=True)) | snn.facts,  # type: ignore[arg-type]
-        "calibration_images": cfg.data.get("calibration"),
-        "levels": cfg.levels,
-        "weights": stored_weights(cfg),
-        "select": cfg.fit.select,
-        "timesteps": max(curve.correct),
-        "warmup": snn.latency.warmup,
-        "latency": snn.latency.as_dict(),
-        "model": cfg.names.model,
-        "data": cfg.names.data,
-        "images_tested": curve.images,
-        "seed": cfg.seed,
-        "device": device,
-        "precision": cfg.precision,
-        "compile": cfg.compile,
-        "simulate": OmegaConf.to_container(cfg.simulate, resolve=True),
-        "neuron_implementation": snn.implementation(),
-        "convolutions": snn.convolutions(),
-        "changed_predictions": curve.changed_predictions,
-        "spikes_per_image": {str(t): value for t, value in curve.spikes.items()},
-        "emitted": {"least": curve.emitted[0], "most": curve.emitted[1]},
-        "firing_rate": {"mean": curve.mean_firing_rate, "layers": curve.firing_rate},
-        "wall_seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-        "versions": environment.versions(),
-        "commit": environment.commit(),
-        "command": environment.command(),
-    }
+    cfg: DictConfig, snn: SpikingModel, curve: Curve, ann_accuracy: float, seconds: Mapping[str, float], **facts: Any
+) -> Result:
+    """The result of one evaluation; `facts` are further fields of `Result`."""
+    return Result(
+        **environment.provenance(cfg.seed, cfg.device, cfg.precision),
+        ann_accuracy=ann_accuracy,
+        snn_accuracy=curve.accuracy,
+        method=cfg.names.method,
+        settings=method_settings(OmegaConf.to_container(cfg.method, resolve=True)) | snn.facts,  # type: ignore[arg-type]
+        calibration_images=cfg.data.get("calibration"),
+        levels=cfg.levels,
+        weights=stored_weights(cfg),
+        select=cfg.fit.select,
+        timesteps=max(curve.correct),
+        warmup=snn.latency.warmup,
+        latency=snn.latency.as_dict(),
+        model=cfg.names.model,
+        data=cfg.names.data,
+        images_tested=curve.images,
+        compile=cfg.compile,
+        simulate=OmegaConf.to_container(cfg.simulate, resolve=True),  # type: ignore[arg-type]
+        neuron_implementation=snn.implementation(),
+        convolutions=snn.convolutions(),
+        changed_predictions=curve.changed_predictions,
+        spikes_per_image=curve.spikes,
+        emitted={"least": curve.emitted[0], "most": curve.emitted[1]},
+        firing_rate={"mean": curve.mean_firing_rate, "layers": curve.firing_rate},
+        wall_seconds={stage: round(value, 3) for stage, value in seconds.items()},
+        **facts,
+    )
 
 
 def stored_weights(cfg: DictConfig) -> dict[str, Any] | None:
@@ -94,12 +90,12 @@ def method_settings(method: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def title_of(result: Mapping[str, Any]) -> str:
+def title_of(result: Result) -> str:
     """Network, data and method in words, with what hides behind T; L only where the network has levels."""
-    activation, hidden = (result["network"] or {}).get("activation"), latency_class(result["latency"])
-    levels = "" if activation == "ReLU" else f", L = {result['levels']}"
-    smaller = "".join(f" {stage}" for stage in (result.get("compression") or {}).get("stages", []))
-    return f"{result['model']}{smaller} on {result['data']}{levels}, {result['method']}" + (
+    activation, hidden = (result.network or {}).get("activation"), latency_class(result.latency)
+    levels = "" if activation == "ReLU" else f", L = {result.levels}"
+    smaller = "".join(f" {stage}" for stage in (result.compression or {}).get("stages", []))
+    return f"{result.model}{smaller} on {result.data}{levels}, {result.method}" + (
         f" ({hidden})" if hidden != "plain" else ""
     )
 

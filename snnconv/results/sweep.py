@@ -1,11 +1,11 @@
-"""What a sweep leaves behind: one table of all runs and one picture of all curves.
+"""Summary of a sweep: one table of all runs and one picture of all curves.
 
 python -m snnconv.results.sweep runs/sweeps/…      the same again, for a sweep that was cut short
 """
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from snnconv.results.figures import plot_curves
+from snnconv.results.records import Baseline, Result
 from snnconv.results.summary import shown_timesteps
 from snnconv.runtime import distributed, files
 from snnconv.runtime.run import explain
@@ -27,7 +28,7 @@ OUTCOMES = (
     "ladder.json",
     "result.json",
     "baseline.json",
-)  # of which one table is made; other scripts tell of themselves
+)  # summed up in one table; other scripts print their own
 
 
 class Summary(Callback):
@@ -77,14 +78,21 @@ def summarize(folder: Path) -> bool:
     done = [job for job in jobs if "result" in job]
     troubles = [f"Failed: {job['name']}: {job['error']}" for job in jobs if "error" in job]
     if done:
-        spiking = [job for job in done if "snn_accuracy" in job["result"]]
-        quantized = [job for job in done if "weight_bits" in job["result"]]
-        for some, make in ((spiking, summary_table), (quantized, quantized_table)):
-            if some:
-                console.print(make(some))
-        curves = {
-            _legend(job): {int(t): value for t, value in job["result"]["snn_accuracy"].items()} for job in spiking
-        }
+        spiking = [
+            (job["name"], Result.from_dict(job["result"], job["folder"]))
+            for job in done
+            if "snn_accuracy" in job["result"]
+        ]
+        quantized = [
+            (job["name"], Baseline.from_dict(job["result"], job["folder"]))
+            for job in done
+            if "weight_bits" in job["result"]
+        ]
+        if spiking:
+            console.print(summary_table(spiking))
+        if quantized:
+            console.print(quantized_table(quantized))
+        curves = {_legend(name, result): result.snn_accuracy for name, result in spiking}
         title = " ".join(text for text in jobs[0]["overrides"] if text in common)
         try:
             files.write_json(folder / "summary.json", done)
@@ -98,10 +106,10 @@ def summarize(folder: Path) -> bool:
     return bool(done) and not troubles
 
 
-def _legend(job: Mapping[str, Any]) -> str:
-    """The name of a run for a picture, with what its T hides."""
-    hidden = latency_class(job["result"]["latency"])
-    return str(job["name"]) if hidden == "plain" else f"{job['name']} [{hidden}]"
+def _legend(name: str, result: Result) -> str:
+    """The name of a run for a picture, with its latency class unless it is plain."""
+    hidden = latency_class(result.latency)
+    return name if hidden == "plain" else f"{name} [{hidden}]"
 
 
 def _short(override: str) -> str:
@@ -110,36 +118,34 @@ def _short(override: str) -> str:
     return f"{key}={Path(value).name}" if key in ("run", "resume") else override
 
 
-def summary_table(jobs: list[dict[str, Any]]) -> Table:
-    """One row a run: what its T hides, if one's does (then also τ), the ANN's accuracy and the SNN's over time."""
-    times = sorted({t for job in jobs for t in shown_timesteps(sorted(map(int, job["result"]["snn_accuracy"])))})
-    classes = [latency_class(job["result"]["latency"]) for job in jobs]
-    told = set(classes) != {"plain"}
+def summary_table(results: Sequence[tuple[str, Result]]) -> Table:
+    """One row a run: its latency class (if one is not plain), the ANN's accuracy and the SNN's over time."""
+    times = sorted({t for _, result in results for t in shown_timesteps(sorted(result.snn_accuracy))})
+    classes = [latency_class(result.latency) for _, result in results]
+    with_class = set(classes) != {"plain"}
     table = Table(title="Test accuracy (%)")
-    keys = {job["name"].partition("=")[0] if job["name"].count("=") == 1 else "run" for job in jobs}
+    keys = {name.partition("=")[0] if name.count("=") == 1 else "run" for name, _ in results}
     key = keys.pop() if len(keys) == 1 else "run"  # the one that is swept over, if it is one
-    for column in (key, *(["class"] if told else [])):
+    for column in (key, *(["class"] if with_class else [])):
         table.add_column(column, overflow="fold")
     for column in ("ANN", *(f"T={t}" for t in times)):
         table.add_column(column, justify="right", min_width=6)
-    for job, hidden in zip(jobs, classes, strict=True):
-        result = job["result"]
-        values = [result["ann_accuracy"], *(result["snn_accuracy"].get(str(t)) for t in times)]
+    for (name, result), hidden in zip(results, classes, strict=True):
+        values = [result.ann_accuracy, *(result.snn_accuracy.get(t) for t in times)]
         table.add_row(
-            job["name"].removeprefix(f"{key}="),
-            *([hidden] if told else []),
+            name.removeprefix(f"{key}="),
+            *([hidden] if with_class else []),
             *("–" if value is None else f"{100 * value:.2f}" for value in values),
         )
     return table
 
 
-def quantized_table(jobs: list[dict[str, Any]]) -> Table:
+def quantized_table(results: Sequence[tuple[str, Baseline]]) -> Table:
     """One row a run of scripts/baseline.py."""
     table = Table("run", "weights", "activations", "quantized", "ANN", title="Test accuracy (%)")
-    for job in jobs:
-        result = job["result"]
-        bits = (f"{result[name]} bits" for name in ("weight_bits", "activation_bits"))
-        table.add_row(job["name"], *bits, *(f"{100 * result[name]:.2f}" for name in ("accuracy", "ann_accuracy")))
+    for name, result in results:
+        bits = (f"{each} bits" for each in (result.weight_bits, result.activation_bits))
+        table.add_row(name, *bits, *(f"{100 * each:.2f}" for each in (result.accuracy, result.ann_accuracy)))
     return table
 
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from snnconv.results.records import Result, Row, gather
+from snnconv.results.records import Baseline, Result
+from snnconv.results.rows import Row, SpikingRow, gather
 from snnconv.runtime import files
 
 TIMES = (1, 2, 4, 8, 16, 32, 64, 128)  # the T that a wide table shows; the CSV has all
@@ -66,14 +67,17 @@ def table(results: Iterable[Result], published: Sequence[Published] = ()) -> str
     for number, row in enumerate(rows):
         one = row.one
         cells = [
-            one["data"],
-            one["model"],
-            str(one["levels"]),
+            one.data,
+            one.model,
+            str(one.levels),
             *([trained[number]] if trained else []),
             row.label,
-            str(one["warmup"]),
+            str(one.warmup),
         ]
-        cells += [mean_std([result["ann_accuracy"] for result in row.results]), *(mean_std(row.at(t)) for t in times)]
+        cells += [
+            mean_std([result.ann_accuracy for result in row.results]),
+            *(mean_std(row.accuracy(t)) for t in times),
+        ]
         lines.append([*cells, str(len(row.seeds)), f"{row.seconds('train'):.0f}"])
     for entry in published:
         tau = str(entry.get("latency", PLAIN)["warmup"])
@@ -82,42 +86,40 @@ def table(results: Iterable[Result], published: Sequence[Published] = ()) -> str
     return markdown(head, lines)
 
 
-def _training_settings(rows: Sequence[Row]) -> list[str]:
+def _training_settings(rows: Sequence[SpikingRow]) -> list[str]:
     """Of each row the overrides of training that not all of them have, where only these tell rows apart; else nothing.
 
     They are those of the run that trained, which a later evaluation or `resume` does not repeat.
     """
-    alike = [(row.one["data"], row.one["model"], row.one["levels"], row.label) for row in rows]
+    alike = [(row.one.data, row.one.model, row.one.levels, row.label) for row in rows]
     if len(set(alike)) == len(alike):
         return []
-    words = [
-        shlex.split(row.one["command"]) if row.one.get("trained_with") is None else row.one["trained_with"]
-        for row in rows
-    ]
+    words = [shlex.split(row.one.command) if row.one.trained_with is None else row.one.trained_with for row in rows]
     given = [{word for word in each if word.startswith(("fit.", "calibration"))} for each in words]
     common = set.intersection(*(words for words in given if words)) if any(given) else set()
     return [", ".join(sorted(word.removeprefix("fit.") for word in words - common)) or "–" for words in given]
 
 
-def quantized_table(rows: Sequence[Row]) -> str:
+def quantized_table(rows: Sequence[Row[Baseline]]) -> str:
     """Markdown: one network in whole numbers, the most accurate first; what several rows have is a mean over seeds."""
-    tables = list(dict.fromkeys(name for row in rows for name in row.one["energy"] or {}))
+    tables = list(dict.fromkeys(name for row in rows for name in row.one.energy or {}))
     head = ["quantized ANN", "accuracy", "ANN", "gap", "KiB", *(f"µJ {name}" for name in tables), "seeds"]
     lines = []
-    for row in sorted(rows, key=lambda row: -statistics.fmean(result["accuracy"] for result in row.results)):
-        gaps = [result["ann_accuracy"] - result["accuracy"] for result in row.results]
+    for row in sorted(rows, key=lambda row: -statistics.fmean(result.accuracy for result in row.results)):
+        gaps = [result.ann_accuracy - result.accuracy for result in row.results]
         cells = [
             row.label,
-            *(mean_std([result[key] for result in row.results]) for key in ("accuracy", "ann_accuracy")),
+            mean_std([result.accuracy for result in row.results]),
+            mean_std([result.ann_accuracy for result in row.results]),
         ]
-        cells += [mean_std(gaps), f"{row.one['size_bytes'] / 1024:.1f}"]
-        energy = row.one["energy"] or {}
+        cells += [mean_std(gaps), f"{row.one.size_bytes / 1024:.1f}"]
+        energy = row.one.energy or {}
         cells += [f"{energy[name] / 1e6:.4g}" if name in energy else "–" for name in tables]
         lines.append([*cells, str(len(row.seeds))])
     return markdown(head, lines)
 
 
-def shown_times(rows: Sequence[Row]) -> list[int]:
+def shown_times(rows: Sequence[SpikingRow]) -> list[int]:
     """The T that a wide table shows: powers of two, or whatever there is where none of these was evaluated."""
     every = sorted({t for row in rows for t in row.timesteps})
     return [t for t in TIMES if t in every] or every
@@ -142,8 +144,8 @@ def published_accuracies(entry: Published, times: Sequence[int]) -> list[str]:
 def losses(results: Iterable[Result]) -> str:
     """Markdown: points of accuracy that clipping, quantization and unevenness cost at each T, on the images of the explanation."""
     lines = []
-    for one, label in _explained(results):
-        errors = one["explanation"]["errors"]
+    for why, label in _explained(results):
+        errors = why["errors"]
         for t in errors["snn"]:
             clipped = errors.get("clipped_at", {}).get(t, errors["clipped"])
             steps = errors["ann"], clipped, errors["even"][t], errors["snn"][t]
@@ -157,8 +159,8 @@ def energies(results: Iterable[Result]) -> str:
     """Markdown: energy of one image in µJ at each T, SNN / equally quantized ANN, and the largest T at which the SNN costs less."""
     lines: list[Sequence[str]] = []
     tables: list[str] = []
-    for one, label in _explained(results):
-        energy = one["explanation"]["energy"]
+    for why, label in _explained(results):
+        energy = why["energy"]
         tables = list(energy["tables"])
         for t, bits in energy["bits"].items():
             pairs = (
@@ -170,7 +172,7 @@ def energies(results: Iterable[Result]) -> str:
     return markdown(["method", "T", "bits", *tables], lines)
 
 
-def _explained(results: Iterable[Result]) -> list[tuple[dict[str, Any], str]]:
-    """The last result of every row that was explained, and what to call it."""
-    found = [(dict(row.one), f"{row.label}, {row.one['model']}") for row in gather(results)]
-    return [(one, label) for one, label in found if one.get("explanation")]
+def _explained(results: Iterable[Result]) -> list[tuple[Mapping[str, Any], str]]:
+    """The explanation of the last result of every row that has one, and the row's name."""
+    named = [(row.one.explanation, f"{row.label}, {row.one.model}") for row in gather(results)]
+    return [(explanation, name) for explanation, name in named if explanation]

@@ -8,12 +8,11 @@ from typing import Any
 import rich
 from rich.table import Table
 
+from snnconv.results.records import Result
 from snnconv.results.summary import shown_timesteps
 
 
-def print_table(
-    rows: Sequence[Mapping[str, Any]], title: str, warmup: int, result: Mapping[str, Any], folder: Path
-) -> None:
+def print_table(rows: Sequence[Mapping[str, Any]], title: str, warmup: int, result: Result, folder: Path) -> None:
     """The rows at the shown T in the terminal."""
     table = Table()
     for column in ("T", "T + warm-up", "accuracy", "gap to ANN") if warmup else ("T", "accuracy", "gap to ANN"):
@@ -24,20 +23,20 @@ def print_table(
         if t in shown:
             times = (str(t), str(t + warmup)) if warmup else (str(t),)
             table.add_row(*times, f"{100 * row['accuracy']:.2f} %", f"{100 * row['gap']:+.2f}")
-    seconds = result["wall_seconds"]["train"]
+    seconds = result.wall_seconds["train"]
     trained = f"train {seconds:.0f} s, " if seconds else ""  # not where a trained network is evaluated
     console = rich.get_console()
     console.print(title, style="bold", highlight=False)
     console.print(table)
     console.print(
-        f"ANN {100 * result['ann_accuracy']:.2f} %, {result['images_tested']} test images, "
-        f"{100 * result['firing_rate']['mean']:.1f} % of the neurons fire in a step, "
-        f"{trained}evaluate {result['wall_seconds']['evaluate']:.1f} s",
+        f"ANN {100 * result.ann_accuracy:.2f} %, {result.images_tested} test images, "
+        f"{100 * result.firing_rate['mean']:.1f} % of the neurons fire in a step, "
+        f"{trained}evaluate {result.wall_seconds['evaluate']:.1f} s",
         highlight=False,
         soft_wrap=True,
     )
-    if result["exit"]:
-        early = result["exit"]
+    if result.exit:
+        early = result.exit
         console.print(
             f"Early exit: {100 * early['accuracy']:.2f} % after {early['mean_timesteps']:.2f} steps (mean), "
             f"{early['seconds']:.1f} s; full run: {100 * early['full_accuracy']:.2f} % after {early['full_timesteps']}, "
@@ -45,22 +44,25 @@ def print_table(
             highlight=False,
             soft_wrap=True,
         )
-    if result["changed_predictions"] is not None:
+    if result.changed_predictions is not None:
         console.print(
-            f"{result['precision']}: {100 * result['changed_predictions']:.2f} % of the predictions differ from float32"
+            f"{result.precision}: {100 * result.changed_predictions:.2f} % of the predictions differ from float32"
         )
-    if told := _worth_telling(result["explanation"]):
-        console.print(f"On {result['explanation']['images']} {result['explanation']['role']} images:", highlight=False)
-    for sentence in told:
-        console.print(sentence, highlight=False)
+    if why := result.explanation:
+        sentences = _worth_telling(why["advice"])
+        if sentences:
+            console.print(f"On {why['images']} {why['role']} images:", highlight=False)
+        for sentence in sentences:
+            console.print(sentence, highlight=False)
     console.print(f"Run folder: {os.path.relpath(folder)} (report.html tells more)", soft_wrap=True, highlight=False)
 
 
-def _worth_telling(explanation: Mapping[str, Any] | None) -> list[str]:
-    """Of the advice: about the largest T at which there is a cause to name, what would help, and about more timesteps."""
-    advice = explanation["advice"] if explanation else []
-    told = [sentence for sentence in advice if "Most of it is" in sentence][-1:]
-    helps = [
-        sentence for sentence in advice if sentence.startswith("Against") and told and sentence.split()[1] in told[0]
+def _worth_telling(advice: Sequence[str]) -> list[str]:
+    """Sentences about the largest T at which there is a cause to name, about its remedies, and about more timesteps."""
+    causes = [sentence for sentence in advice if "Most of it is" in sentence][-1:]
+    remedies = [
+        sentence
+        for sentence in advice
+        if sentence.startswith("Against") and causes and sentence.split()[1] in causes[0]
     ]
-    return [*told, *helps, *advice[-1:]]
+    return [*causes, *remedies, *advice[-1:]]

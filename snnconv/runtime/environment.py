@@ -10,6 +10,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,6 +55,18 @@ def commit() -> str | None:
 def command() -> str:
     """The command line of this process, to be typed again."""
     return shlex.join(["python", *sys.argv])
+
+
+def provenance(seed: int, device: object, precision: str) -> dict[str, Any]:
+    """Facts that a result file holds about its origin: seed, device, precision, versions, commit and command."""
+    return {
+        "seed": seed,
+        "device": str(device),
+        "precision": precision,
+        "versions": versions(),
+        "commit": commit(),
+        "command": command(),
+    }
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,12 +1,15 @@
 """Tables for those who deploy say what the results say."""
 
+from dataclasses import replace
+
 import pytest
-from test_leaderboard import cells, result
+from test_leaderboard import cells, content, result
 
 from snnconv.results.hardware_tables import integers, ladders, quantized
+from snnconv.results.records import Baseline, IntegerResult, Result
 
 
-def stage(stages: list[str], scale: float, weights: str, **changes) -> dict:
+def stage(stages: list[str], scale: float, weights: str, **changes) -> Result:
     energy = {"int8": {"ann": 4e6 * scale, "quantized": {"2": 1.0}, "snn": {"1": 1e6 * scale, "2": 2e6 * scale}}}
     facts = {"stages": stages, "epochs": 2 * bool(stages), "parameters": 1000, "nonzero": int(1000 * scale), "bits": 8192 * 4,
              "macs": int(8e6 * scale), "accumulates": {"1": 1e6 * scale, "2": 3e6 * scale}, "energy": energy}  # fmt: skip
@@ -44,7 +47,8 @@ def test_ladders_of_several_seeds_say_which():
 
 def test_ladders_compare_at_a_time_that_all_have():
     short = stage(["sparse24"], 0.5, "b")
-    del short["snn_accuracy"]["2"], short["compression"]["accumulates"]["2"]
+    short = replace(short, snn_accuracy={1: short.snn_accuracy[1]})
+    del short.compression["accumulates"]["2"]
     table = cells(ladders([stage([], 1.0, "a"), short]))
     assert table[0][8] == "M accumulates, T=1"
     assert [row[8] for row in table[1:]] == ["1.00 (100%)", "0.50 (50%)"]
@@ -53,18 +57,18 @@ def test_ladders_compare_at_a_time_that_all_have():
         ladders([result("mse")])
 
 
-def whole_numbers(bits: int, **changes) -> dict:
-    return {
+def in_integers(bits: int, **changes) -> IntegerResult:
+    return IntegerResult.from_dict({
         "accuracy": {"integer": {"4": 0.5, "8": 0.7}}, "membrane_bits": {"a": 14, "b": 17}, "weight_bytes": 2048.0,
         "float_bytes": 8192.0, "golden": {"images": 8, "differing_spikes": 0},
         "integer": {"bits": bits, "per_channel": True, "membrane_bits": None}, "weights": None, "seed": 0, **changes,
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def test_integers_stand_below_the_float_network():
     both = {"float": {"4": 0.51, "8": 0.71}, "integer": {"4": 0.5, "8": 0.7}}
     trained = {"bits": 2, "per_channel": True, "train": True}
-    rows = cells(integers([whole_numbers(8, accuracy=both), whole_numbers(2, weights=trained)]))[1:]
+    rows = cells(integers([in_integers(8, accuracy=both), in_integers(2, weights=trained)]))[1:]
     assert rows == [
         ["float", "float", "51.00", "71.00", "32", "8", "–"],
         ["int8, a scale for each channel", "float", "50.00", "70.00", "14–17", "2", "0 on 8 images"],
@@ -73,7 +77,7 @@ def test_integers_stand_below_the_float_network():
 
 
 def test_integers_of_several_seeds_say_which():
-    rows = cells(integers([whole_numbers(8, seed=1), whole_numbers(8)]))
+    rows = cells(integers([in_integers(8, seed=1), in_integers(8)]))
     assert [row[2] for row in rows] == ["seed", "0", "1"]
 
 
@@ -82,9 +86,11 @@ def test_quantized_networks_stand_beside_the_spikes_of_as_many_levels():
     net = {"weights": "a"}
     spiking = result("qcfs", snn_accuracy={"3": 0.6}, explanation={"energy": {"tables": tables}}, network=net)
     other = result("burst", snn_accuracy={"3": 0.1}, network={"weights": "b"})
-    base = {"baseline": "ptq_static", "weight_bits": 2, "activation_bits": 2, "accuracy": 0.4, "size_bytes": 1024, "network": net,
-            "energy": {"int8": 3e6}}  # fmt: skip
-    rows = cells(quantized([base, {**base, "activation_bits": 3}], [other, spiking]))[1:]
+    base = content(network=net) | {
+        "baseline": "ptq_static", "weight_bits": 2, "accuracy": 0.4, "size_bytes": 1024, "energy": {"int8": 3e6}
+    }  # fmt: skip
+    baselines = [Baseline.from_dict({**base, "activation_bits": bits}) for bits in (2, 3)]
+    rows = cells(quantized(baselines, [other, spiking]))[1:]
     assert rows == [
         ["ptq_static", "2", "3", "40.00", "1", "7", "–", "3 / –"],
         ["ptq_static", "2", "2", "40.00", "1", "3", "60.00 (qcfs)", "3 / 2"],

@@ -5,13 +5,15 @@ import csv
 import io
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from matplotlib import image
 
 from snnconv.results.leaderboard import boards, leaderboard, long_rows, plot
-from snnconv.results.records import contradictions, gather, read_baselines, read_results
+from snnconv.results.records import Result, read_baselines, read_results
+from snnconv.results.rows import contradictions, gather, gather_baselines
 from snnconv.results.summary import as_csv
 from snnconv.results.tables import mean_std, read_published, table
 from snnconv.spiking.latency import latency_class
@@ -20,14 +22,19 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 PLAIN = {"warmup": 0, "waits": False, "spike_levels": 1, "signed": False, "readout_from": 1, "needs_training": "none"}
 
 
-def result(method: str = "qcfs", seed: int = 0, curve=(0.5, 0.75), **changes) -> dict:
+def result(method: str = "qcfs", seed: int = 0, curve=(0.5, 0.75), **changes) -> Result:
     """A result at T = 1, 2, …; changes of latency, network or emitted go into these."""
+    return Result.from_dict(content(method, seed, curve, **changes), f"runs/{method}-{seed}/result.json")
+
+
+def content(method: str = "qcfs", seed: int = 0, curve=(0.5, 0.75), **changes) -> dict:
+    """The same, as `result.json` has it."""
     made = {
         "ann_accuracy": 0.9, "snn_accuracy": {str(t): value for t, value in enumerate(curve, 1)}, "method": method,
         "settings": {}, "calibration_images": 100, "levels": 8, "select": "best", "warmup": 0, "latency": PLAIN,
         "model": "resnet20", "data": "cifar10", "images_tested": 10000, "seed": seed, "precision": "float32",
         "spikes_per_image": {str(t): 1000.0 * t for t, _ in enumerate(curve, 1)}, "emitted": {"least": 0, "most": 1},
-        "wall_seconds": {"train": 60.0, "convert": 1.0, "evaluate": 2.0}, "source": f"runs/{method}-{seed}/result.json",
+        "wall_seconds": {"train": 60.0, "convert": 1.0, "evaluate": 2.0},
         "network": {"weights": f"w{seed}", "recipe": "r1", "activation": "QCFS"},
     }  # fmt: skip
     for key, value in changes.items():
@@ -73,14 +80,14 @@ def test_every_latency_field_that_hides_something_is_in_the_class(changes, name)
 )  # fmt: skip
 def test_a_claim_that_the_run_contradicts_is_an_error_that_names_it(changes, text):
     honest, liar = result("srp"), result("sly", **changes)
-    with pytest.raises(ValueError, match="Mend the method's Latency") as error:
+    with pytest.raises(ValueError, match="Correct the method's Latency") as error:
         leaderboard([honest, liar])
     assert str(error.value).splitlines()[0] == f"runs/sly-0/result.json: sly {text}"
     assert "srp" not in str(error.value)
 
 
 def test_a_warmup_that_the_latency_does_not_tell_is_a_contradiction():
-    sly = result() | {"warmup": 4}
+    sly = replace(result(), warmup=4)
     assert contradictions(sly) == ["claims τ = 0, but ran with τ = 4"]
 
 
@@ -98,9 +105,9 @@ def test_an_honest_claim_passes(changes):
 
 
 def test_what_an_older_result_does_not_tell_is_not_checked_and_that_is_said():
-    old = result("old", curve=(0.5, 0.6))
+    old = content("old", curve=(0.5, 0.6))
     del old["emitted"], old["network"], old["settings"], old["calibration_images"], old["spikes_per_image"]
-    text = leaderboard([old])
+    text = leaderboard([Result.from_dict(old)])
     assert "Class not checked against what was emitted (older results): old." in text
     assert "network not recorded" in text
     assert "not checked" not in leaderboard([result()])
@@ -111,18 +118,18 @@ def test_what_an_older_result_does_not_tell_is_not_checked_and_that_is_said():
 
 def test_mean_and_deviation_over_seeds_by_hand():
     (row,) = gather([result(seed=s, curve=[value]) for s, value in enumerate((0.5, 0.6, 0.7))])
-    assert mean_std(row.at(1)) == "60.00 ± 10.00"
-    assert mean_std(row.at(1, "gap")) == "30.00 ± 10.00"
-    assert row.at(2) == []
+    assert mean_std(row.accuracy(1)) == "60.00 ± 10.00"
+    assert mean_std(row.gap(1)) == "30.00 ± 10.00"
+    assert row.at(2) == row.accuracy(2) == []
     assert (mean_std([]), mean_std([0.5])) == ("–", "50.00")
 
 
 def test_what_was_evaluated_twice_counts_once_the_last_time():
     again = result(curve=(0.6, 0.7, 0.8))
     (row,) = gather([result(curve=(0.5, 0.75)), again, result(seed=1, curve=(0.4,))])
-    assert [len(row.results), row.at(1), row.at(3)] == [2, [0.6, 0.4], [0.8]]
+    assert [len(row.results), row.accuracy(1), row.accuracy(3)] == [2, [0.6, 0.4], [0.8]]
     (row,) = gather([again, result(curve=(0.5,))])  # a shorter one leaves the other T
-    assert [row.at(1), row.at(3)] == [[0.5], [0.8]]
+    assert [row.accuracy(1), row.accuracy(3)] == [[0.5], [0.8]]
 
 
 @pytest.mark.parametrize(
@@ -254,14 +261,14 @@ def test_any_leaderboard_can_be_drawn(tmp_path):
 def test_results_are_read_from_folders_and_lines_the_last_written_last(tmp_path):
     for name in ("b/result.json", "a/evaluations/srp/1/result.json"):
         (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_text(json.dumps(result(name)))
+        (tmp_path / name).write_text(json.dumps(content(name)))
     lines = tmp_path / "lines.jsonl"
-    lines.write_text("".join(json.dumps(result(name)) + "\n" for name in ("x", "y")))
-    assert [found["method"] for found in read_results([tmp_path])] == [
+    lines.write_text("".join(json.dumps(content(name)) + "\n" for name in ("x", "y")))
+    assert [found.method for found in read_results([tmp_path])] == [
         "b/result.json",
         "a/evaluations/srp/1/result.json",
     ]
-    assert [found["source"] for found in read_results([lines])] == [f"{lines}:1", f"{lines}:2"]
+    assert [found.source for found in read_results([lines])] == [f"{lines}:1", f"{lines}:2"]
 
 
 @pytest.mark.parametrize(
@@ -269,8 +276,8 @@ def test_results_are_read_from_folders_and_lines_the_last_written_last(tmp_path)
     [
         ("result.json", "{", "result.json: damaged, no valid JSON"),
         ("result.json", "[]", "result.json: lacks everything; no result of snnconv"),
-        ("result.json", '{"method": "x"}', "result.json: lacks ann_accuracy, snn_accuracy, levels"),
-        ("results.jsonl", "{}\n", "results.jsonl:1: lacks ann_accuracy"),
+        ("result.json", '{"method": "x"}', "result.json: lacks seed, levels, model"),
+        ("results.jsonl", "{}\n", "results.jsonl:1: lacks seed"),
         ("results.jsonl", "half", "results.jsonl:1: damaged"),
         ("other.txt", "", "no result.json or results.jsonl there; it is written when a run ends"),
     ],
@@ -311,9 +318,7 @@ def test_a_published_figure_without_a_source_is_refused(tmp_path):
 def written(folder: Path, *baselines: dict) -> Path:
     """A folder of baseline.json files."""
     for number, changes in enumerate(baselines):
-        shared = {
-            key: value for key, value in result().items() if key not in ("snn_accuracy", "method", "latency", "source")
-        }
+        shared = {key: value for key, value in content().items() if key not in ("snn_accuracy", "method", "latency")}
         made = {
             **shared, "baseline": "ptq_static", "settings": {"observer": "mse", "weight_bits": 8, "activation_bits": 4},
             "accuracy": 0.5, "weight_bits": 8, "activation_bits": 4, "size_bytes": 2048.0,
@@ -327,7 +332,7 @@ def written(folder: Path, *baselines: dict) -> Path:
 def test_quantized_networks_stand_below_the_results_of_theirs(tmp_path):
     """The most accurate first, mean and deviation over seeds; another network's in a table of its own."""
     other = {"network": {"weights": "x", "recipe": "r2", "activation": "QCFS"}, "baseline": "qat", "energy": None}
-    folder = written(tmp_path, {}, {"seed": 1, "accuracy": 0.6, "network": result(seed=1)["network"]}, other,
+    folder = written(tmp_path, {}, {"seed": 1, "accuracy": 0.6, "network": content(seed=1)["network"]}, other,
                      {"accuracy": 0.85, "weight_bits": 4, "settings": {"observer": "kl"}})  # fmt: skip
     text = leaderboard([result("qcfs")], [], read_baselines([folder]))
     rows = cells(text)
@@ -343,13 +348,16 @@ def test_quantized_networks_stand_below_the_results_of_theirs(tmp_path):
 
 def test_collected_baselines_are_read_back(tmp_path):
     first = read_baselines([written(tmp_path / "a", {}, {"accuracy": 0.6, "settings": {"observer": "kl"}})])
-    lines = [{key: value for key, value in one.items() if key != "source"} for one in first]
+    lines = [one.as_dict() for one in first]
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "baselines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for place in (tmp_path / "b", tmp_path / "b" / "results.jsonl"):
         again = read_baselines([place])
-        assert [one | {"source": ""} for one in again] == [one | {"source": ""} for one in first]
-    assert [row.label for row in gather(first)] == ["ptq_static W8A4 (observer=kl)", "ptq_static W8A4 (observer=mse)"]
+        assert [replace(one, source="") for one in again] == [replace(one, source="") for one in first]
+    assert [row.label for row in gather_baselines(first)] == [
+        "ptq_static W8A4 (observer=kl)",
+        "ptq_static W8A4 (observer=mse)",
+    ]
 
 
 # the README's tables
@@ -362,7 +370,7 @@ def fill():
 
 def test_blocks_are_filled_and_the_text_around_them_stays(fill, tmp_path):
     (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "results.jsonl").write_text(json.dumps(result()) + "\n")
+    (tmp_path / "study" / "results.jsonl").write_text(json.dumps(content()) + "\n")
     text = (
         "Before\n<!-- table study -->\nstale\n<!-- end -->\nbetween\n<!-- leaderboard study -->\n<!-- end -->\nafter\n"
     )

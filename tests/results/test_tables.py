@@ -4,11 +4,12 @@ import runpy
 
 from test_leaderboard import SCRIPTS, cells, result
 
+from snnconv.results.records import Result
 from snnconv.results.tables import energies, losses
 from snnconv.runtime import files
 
 
-def explained(**changes) -> dict:
+def explained(**changes) -> Result:
     errors = {"ann": 0.9, "clipped": 0.8, "clipped_at": {"1": 0.85, "2": 0.8}, "limit": 0.82,
               "even": {"1": 0.5, "2": 0.7}, "snn": {"1": 0.4, "2": 0.75}}  # fmt: skip
     tables = {"fp32": {"snn": {"1": 1e6, "2": 3e6}, "quantized": {"1": 2e6, "2": 2.5e6}, "ann": 9e6,
@@ -39,7 +40,7 @@ def test_energies_stand_beside_the_quantized_ann():
 
 def test_make_tables_fills_them(tmp_path):
     (tmp_path / "study").mkdir()
-    files.append_line(tmp_path / "study" / "results.jsonl", explained())
+    files.append_line(tmp_path / "study" / "results.jsonl", explained().as_dict())
     fill = runpy.run_path(str(SCRIPTS / "make_tables.py"))["fill"]
     text = fill("<!-- losses study -->\n<!-- end -->\n<!-- energies study -->\nold\n<!-- end -->", tmp_path)
     assert "| mse, resnet20 | 1 | 90.0 |" in text
