@@ -492,7 +492,7 @@ def test_baselines_of_a_run_are_found_from_any_of_its_evaluations(tmp_path):
     (tmp_path / "evaluations" / "qcfs" / "3").mkdir(parents=True)
     for folder in (tmp_path, tmp_path / "evaluations" / "qcfs" / "3"):
         lines = quantized(folder)
-        assert [(line["label"], line["accuracy"]) for line in lines] == [
+        assert [(line.label, line.one.accuracy) for line in lines] == [
             ("ptq_static W4A3 (observer=kl)", 0.75), ("ptq_static W4A3 (observer=mse)", 0.5)
         ]  # fmt: skip
     assert quantized(tmp_path / "evaluations" / "none") != []
