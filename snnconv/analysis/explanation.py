@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnconv.analysis.advice import diagnose
+from snnconv.analysis.advice import Advice, diagnose
 from snnconv.analysis.costs import Costs
 from snnconv.analysis.energy import FIRST_LAYER, Energy
 from snnconv.analysis.errors import Decomposition, decompose
@@ -34,7 +34,7 @@ class Explanation:
     role: str  # valid | calibration
     timesteps: tuple[int, ...]
     errors: Decomposition | None  # None of a method that shows the image in its first steps only
-    advice: list[str]
+    advice: list[Advice]
     energy: Energy
     thresholds: dict[str, tuple[float, float]]  # smallest and largest θ of each layer
     robustness: dict[str, dict[str, Any]]  # accuracy of ANN and SNN, by disturbance; empty if none was asked for
@@ -51,7 +51,7 @@ class Explanation:
             "images": self.images,
             "role": self.role,
             "errors": ladder and {key: value for key, value in ladder.items() if key != "layers"},
-            "advice": self.advice,
+            "advice": [advice.text() for advice in self.advice],
             "robustness": self.robustness,
             "energy": {"what": energy["what"], "bits": energy["bits"], "tables": tables},
         }
@@ -62,7 +62,8 @@ class Explanation:
             "images": self.images,
             "role": self.role,
             "errors": self.errors and self.errors.as_dict(),
-            "advice": self.advice,
+            "advice": [advice.text() for advice in self.advice],
+            "findings": [advice.as_dict() for advice in self.advice],
             "robustness": self.robustness,
             "energy": self.energy.as_dict(),
         }

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snnconv.analysis.advice import cause
 from snnconv.analysis.energy import Energy
 from snnconv.analysis.explanation import Explanation
 from snnconv.results.figures import as_data, draw_curves, draw_energy, draw_ladder, draw_raster, draw_rates, draw_shares
@@ -54,7 +53,8 @@ def render(
 
 def _focus(why: Explanation) -> int:
     """The T to look at closely: the largest with a cause to name, else the last."""
-    return max((t for t in why.timesteps if why.errors and cause(why.errors, t)), default=why.timesteps[-1])
+    causes = [t for advice in why.advice if advice.kind == "loss" and advice.cause for t in advice.timesteps]
+    return max(causes, default=why.timesteps[-1])
 
 
 def pictures(

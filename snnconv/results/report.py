@@ -52,7 +52,7 @@ def report(
     artifacts = [path for name in ("ann.safetensors", "ann.json") if (path := run.folder / name).is_file()]
     tables = {"accuracy_vs_timesteps": rows, **(why.tables() if why else {})}
     run.tracker.result(result.as_dict(), tables, figure, page, artifacts)
-    print_table(rows, title, snn.latency.warmup, result, run.folder)
+    print_table(rows, title, snn.latency.warmup, result, why, run.folder)
     return result
 
 

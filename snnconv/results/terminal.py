@@ -8,12 +8,21 @@ from typing import Any
 import rich
 from rich.table import Table
 
+from snnconv.analysis.advice import most_important
+from snnconv.analysis.explanation import Explanation
 from snnconv.results.records import Result
 from snnconv.results.summary import shown_timesteps
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], title: str, warmup: int, result: Result, folder: Path) -> None:
-    """The rows at the shown T in the terminal."""
+def print_table(
+    rows: Sequence[Mapping[str, Any]],
+    title: str,
+    warmup: int,
+    result: Result,
+    why: Explanation | None,
+    folder: Path,
+) -> None:
+    """Print the rows at the shown T, the main figures of `result`, and the most important advice of `why`."""
     table = Table()
     for column in ("T", "T + warm-up", "accuracy", "gap to ANN") if warmup else ("T", "accuracy", "gap to ANN"):
         table.add_column(column, justify="right")
@@ -48,21 +57,8 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str, warmup: int, resu
         console.print(
             f"{result.precision}: {100 * result.changed_predictions:.2f} % of the predictions differ from float32"
         )
-    if why := result.explanation:
-        sentences = _worth_telling(why["advice"])
-        if sentences:
-            console.print(f"On {why['images']} {why['role']} images:", highlight=False)
-        for sentence in sentences:
-            console.print(sentence, highlight=False)
+    if why and why.advice:
+        console.print(f"On {why.images} {why.role} images:", highlight=False)
+        for advice in most_important(why.advice):
+            console.print(advice.text(), highlight=False)
     console.print(f"Run folder: {os.path.relpath(folder)} (report.html tells more)", soft_wrap=True, highlight=False)
-
-
-def _worth_telling(advice: Sequence[str]) -> list[str]:
-    """Sentences about the largest T at which there is a cause to name, about its remedies, and about more timesteps."""
-    causes = [sentence for sentence in advice if "Most of it is" in sentence][-1:]
-    remedies = [
-        sentence
-        for sentence in advice
-        if sentence.startswith("Against") and causes and sentence.split()[1] in causes[0]
-    ]
-    return [*causes, *remedies, *advice[-1:]]

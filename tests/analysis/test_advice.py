@@ -1,4 +1,4 @@
-"""What the words say follows from the figures."""
+"""The advice follows from the figures of the decomposition."""
 
 import re
 
@@ -7,7 +7,7 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from snnconv.analysis.advice import REMEDIES, diagnose
+from snnconv.analysis.advice import REMEDIES, diagnose, most_important
 from snnconv.analysis.errors import Decomposition, decompose
 from snnconv.analysis.layer_errors import PARTS, LayerErrors
 from snnconv.conversion.method import takes
@@ -39,34 +39,41 @@ QUANTIZED, PLAIN = nn.Sequential(QCFS(4)), nn.Sequential(nn.ReLU())
 )  # fmt: skip
 def test_names_the_error_that_costs_most_and_where_it_is_largest(ladder, cause, path):
     for network, which in ((QUANTIZED, 0), (PLAIN, 1)):
-        told, remedy, _ = diagnose(errors(*ladder), network, [4])
-        assert f"Most of it is {cause}, by itself largest in {path} " in told
-        assert remedy == f"Against {cause} (T = 4): {REMEDIES[cause][which]}."
+        loss, remedy, limit = diagnose(errors(*ladder), network, [4])
+        assert [each.kind for each in (loss, remedy, limit)] == ["loss", "remedy", "limit"]
+        assert loss.cause == remedy.cause == cause
+        assert f"The main cause is {cause}, largest in {path} " in loss.text()
+        assert remedy.remedies == REMEDIES[cause][which]
+        assert remedy.text() == f"Against {cause} (T = 4): {'; '.join(REMEDIES[cause][which])}."
 
 
 def test_costs_are_those_of_the_ladder():
-    told, *_ = diagnose(errors(0.9, 0.92, 0.8, 0.5), PLAIN, [4])
-    assert "T = 4: 50.0 %, ANN 90.0 %" in told
-    assert "clipping costs -2.0 points, quantization costs 12.0 points, unevenness costs 30.0 points" in told
+    loss, *_ = diagnose(errors(0.9, 0.92, 0.8, 0.5), PLAIN, [4])
+    assert "T = 4: 50.0 %, ANN 90.0 %" in loss.text()
+    assert "clipping costs -2.0 points, quantization costs 12.0 points, unevenness costs 30.0 points" in loss.text()
 
 
 def test_a_difference_within_the_noise_has_no_cause():
     small = errors(0.9, 0.9, 0.89, 0.88, images=100)
-    assert diagnose(small, PLAIN, [4])[0].endswith("the difference is small for 100 images.")
-    assert "Most of it" in diagnose(errors(0.9, 0.9, 0.89, 0.88), PLAIN, [4])[0]
+    loss, limit = diagnose(small, PLAIN, [4])
+    assert (loss.cause, limit.kind) == (None, "limit")
+    assert loss.text().endswith("the difference is small for 100 images.")
+    assert diagnose(errors(0.9, 0.9, 0.89, 0.88), PLAIN, [4])[0].cause == "unevenness"
 
 
 @pytest.mark.parametrize(
     ("limit", "snn", "said"),
-    [(0.7, 0.7, "more cannot help"), (0.7, 0.5, "20.0 points more than at T = 4, and clipping keeps the rest"),
-     (0.9, 0.5, "where only clipping is left: that is 40.0 points more than at T = 4.")],
+    [(0.7, 0.7, "more steps do not help"), (0.7, 0.5, "20.0 points more than at T = 4; the rest is lost to clipping"),
+     (0.9, 0.5, "where only clipping is left: 40.0 points more than at T = 4.")],
 )  # fmt: skip
 def test_says_whether_more_timesteps_would_help(limit, snn, said):
-    assert said in diagnose(errors(0.9, 0.8, 0.7, snn, limit=limit), PLAIN, [4])[-1]
+    assert said in diagnose(errors(0.9, 0.8, 0.7, snn, limit=limit), PLAIN, [4])[-1].text()
 
 
 def test_remedies_are_there_to_be_chosen(list_options):
-    named = {name for texts in REMEDIES.values() for text in texts for name in re.findall(r"method=(\w+)", text)}
+    named = {
+        name for both in REMEDIES.values() for texts in both for name in re.findall(r"method=(\w+)", " ".join(texts))
+    }
     assert named
     assert named <= set(list_options("method"))
 
@@ -75,8 +82,8 @@ def test_remedies_are_there_to_be_chosen(list_options):
 def test_remedies_take_the_network_and_the_settings(network, compose_config):
     """What is said is what can be typed: every method with the settings said with it, for the activations at hand."""
     kinds = {type(module) for module in network}
-    for texts in REMEDIES.values():
-        for chosen in re.findall(r"method=\w+(?: method[\w.@]+=\w+)*", texts[network is PLAIN]):
+    for both in REMEDIES.values():
+        for chosen in re.findall(r"method=\w+(?: method[\w.@]+=\w+)*", " ".join(both[network is PLAIN])):
             method = instantiate(compose_config(*chosen.split()).method)
             starts = takes(method) or takes(instantiate(method.keywords["base"]))
             assert kinds <= set(starts), chosen
@@ -86,6 +93,22 @@ def test_a_real_network(exact_network, exact_images):
     ann = exact_network("residual", lambda: QCFS(4), seed=3).double()
     snn = qcfs.convert(ann, [], neuron=IntegrateFire)
     batches = [(exact_images(40).double(), torch.arange(40) % 3)]
-    told = diagnose(decompose(ann, snn, batches, [1, 4]), ann, [1, 4])
-    assert [text.split(":")[0] for text in told[:2]] == ["T = 1", "T = 4"]
-    assert told[-1].startswith("Without errors of timing")
+    advice = diagnose(decompose(ann, snn, batches, [1, 4]), ann, [1, 4])
+    assert [(each.kind, each.timesteps) for each in (*advice[:2], advice[-1])] == [
+        ("loss", (1,)), ("loss", (4,)), ("limit", (4,)),
+    ]  # fmt: skip
+    assert advice[-1].text().startswith("With more timesteps the accuracy approaches")
+
+
+def test_the_most_important_advice_is_about_the_largest_t_with_a_cause():
+    layers = [layer("only", t, clipping=0.3, quantization=0.1, unevenness=0.02) for t in (2, 4, 8)]
+    ladder = Decomposition(10_000, layers, 0.9, 0.89, 0.9, {2: 0.4, 4: 0.88, 8: 0.89}, {2: 0.3, 4: 0.5, 8: 0.9})
+    every = diagnose(ladder, QUANTIZED, [2, 4, 8])
+    assert [each.cause for each in every if each.kind == "loss"] == ["quantization", "unevenness", None]
+    chosen = most_important(every)
+    assert [(each.kind, each.timesteps, each.cause) for each in chosen] == [
+        ("loss", (4,), "unevenness"), ("remedy", (4,), "unevenness"), ("limit", (8,), None),
+    ]  # fmt: skip
+    nothing = diagnose(errors(0.9, 0.9, 0.89, 0.9), QUANTIZED, [4])
+    assert [each.kind for each in most_important(nothing)] == ["limit"]
+    assert most_important([]) == []

@@ -104,7 +104,7 @@ def test_says_what_was_found(write):
     ):
         assert heading in words
     assert "T = 1:" in words
-    assert "Without errors of timing" in words
+    assert "With more timesteps the accuracy approaches" in words
     assert "12 calibration images" in words
     for layer in ("2", "3.act1", "3.act2"):
         assert f" {layer} " in words
