@@ -1,4 +1,4 @@
-"""Write the tables of README.md and experiments/*/README.md from `experiments/*/results.jsonl`: no number in them is typed.
+"""Write the tables of README.md, docs/*.md and experiments/*/README.md from `experiments/*/results.jsonl`.
 
 python scripts/make_tables.py [--check]       --check only says whether they are up to date
 
@@ -6,7 +6,7 @@ python scripts/make_tables.py [--check]       --check only says whether they are
     <!-- leaderboard NAME --> … <!-- end -->    as leaderboards, ranked within equal latency classes
     <!-- losses NAME --> … <!-- end -->         where accuracy went; energies NAME: what an image costs
     <!-- ladders NAME --> … <!-- end -->        stages of compression
-    <!-- integers NAME --> … <!-- end -->       networks in whole numbers, from experiments/NAME/integers.jsonl
+    <!-- integers NAME --> … <!-- end -->       networks in integers, from experiments/NAME/integers.jsonl
     <!-- quantized NAME --> … <!-- end -->      quantized ANNs beside spikes, from experiments/NAME/baselines.jsonl
 
 Published figures stand beside ours where experiments/NAME/published.json holds them, each with its source.
@@ -28,10 +28,15 @@ KINDS = "|".join(["table", "leaderboard", "integers", "quantized", *MADE])
 BLOCK = re.compile(rf"<!-- ({KINDS}) (\S+) -->\n(.*?)(<!-- end -->|(?=<!-- (?:{KINDS}) )|\Z)", re.DOTALL)
 
 
-def fill(text: str, experiments: Path) -> str:
-    """`text` with what stands in its blocks made anew; ValueError naming a block that cannot be filled."""
+def pages(root: Path) -> list[Path]:
+    """The files whose blocks are filled."""
+    return [root / "README.md", *sorted(root.glob("docs/*.md")), *sorted(root.glob("experiments/*/README.md"))]
 
-    def made(block: re.Match) -> str:
+
+def fill(text: str, experiments: Path) -> str:
+    """`text` with its blocks written anew; ValueError naming a block that cannot be filled."""
+
+    def filled(block: re.Match) -> str:
         kind, name, _, end = block.groups()
         source = experiments / name / "results.jsonl"
         if not end or not source.is_file():
@@ -49,7 +54,7 @@ def fill(text: str, experiments: Path) -> str:
             text = leaderboard(results, read_published(study), read_baselines([study]))
         return f"<!-- {kind} {name} -->\n{text}\n<!-- end -->"
 
-    return BLOCK.sub(made, text)
+    return BLOCK.sub(filled, text)
 
 
 def main() -> None:
@@ -57,16 +62,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    for readme in (ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))):
-        old = readme.read_text()
+    for page in pages(ROOT):
+        old = page.read_text(encoding="utf-8")
         try:
             new = fill(old, ROOT / "experiments")
         except (ValueError, OSError) as error:
-            sys.exit(f"{readme.relative_to(ROOT)}: {error}")
+            sys.exit(f"{page.relative_to(ROOT)}: {error}")
         if check and new != old:
-            sys.exit(f"{readme.relative_to(ROOT)} is not up to date: python scripts/make_tables.py")
+            sys.exit(f"{page.relative_to(ROOT)} is not up to date: python scripts/make_tables.py")
         if new != old:
-            readme.write_text(new)
+            page.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def obstacles(network: nn.Module, kind: Kinds) -> list[str]:
         return [
             f"{type(network).__name__} has no {_names(kind)}: nothing to convert; "
             f"its activations are {' and '.join(others) or 'of no known kind'}: choose a method that starts from these "
-            "(README.md lists them), or another activation=…"
+            "(docs/methods.md lists them), or another activation=…"
         ]
     try:
         return list(dict.fromkeys(step.problem for step in steps(network, kind) if step.problem))

@@ -29,9 +29,11 @@ def test_a_sweep_over_methods_names_what_takes_the_network(sweep, kind):
     assert [name for name in names if kind not in takes(name)] == []
 
 
-def test_the_readme_says_what_methods_start_from():
+def test_the_page_of_methods_says_what_they_start_from():
     kinds = {"QCFS": {QCFS}, "ReLU": {nn.ReLU}, "both": {QCFS, nn.ReLU}}
-    rows = re.findall(r"^\| (QCFS|ReLU|both) \| [^|]+ \| ([^|]+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (QCFS|ReLU|both) \| [^|]+ \| ([^|]+) \|", (ROOT / "docs" / "methods.md").read_text(), re.MULTILINE
+    )
     listed = {name: kinds[start] for start, names in rows for name in re.findall(r"`(\w+)`", names)}
     assert len(listed) > 20
     assert {name: takes(name) for name in listed} == listed
