@@ -33,7 +33,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def commit() -> str | None:
-    """The git commit of the code, with "+" if files have changed since; outside a checkout $SNNCONV_COMMIT, or None.
+    """The git commit of the code, with "+" if files (but results) have changed since; outside a checkout $SNNCONV_COMMIT, or None.
 
     As it is when first asked for: a run asks when it starts, since the checkout may have moved on when it ends.
     """
@@ -47,7 +47,8 @@ def commit() -> str | None:
     if not (folder / ".git").exists():
         return os.environ.get("SNNCONV_COMMIT")
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        changed = git("status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)experiments/*/results.jsonl")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
