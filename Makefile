@@ -29,7 +29,7 @@ help:
 setup: .venv/dev
 
 demo: .venv/demo
-	$(BIN)/python train.py
+	$(BIN)/python train.py experiment=demo
 
 smoke: .venv/demo
 	$(BIN)/python train.py experiment=smoke

@@ -82,7 +82,6 @@ def facts() -> dict[str, Any]:
     return {
         **environment.provenance(0, torch.cuda.get_device_name() if cuda else DEVICE, "float32"),
         "convolutions_in_tf32": cuda and torch.backends.cudnn.allow_tf32,  # torch's default; float32 rows
-        "threads": torch.get_num_threads(),
     }
 
 

@@ -25,6 +25,7 @@ class Record:
     network: Mapping[str, Any] | None = None  # `Run.network`: hashes of weights and recipe, activation
     weights: Mapping[str, Any] | None = None  # bits and scales of quantized weights; None: float
     device: str | None = None
+    threads: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
     command: str = ""

@@ -59,11 +59,12 @@ def command() -> str:
 
 
 def provenance(seed: int, device: object, precision: str) -> dict[str, Any]:
-    """Facts that a result file holds about its origin: seed, device, precision, versions, commit and command."""
+    """Facts that a result file holds about its origin: seed, device, precision, threads, versions, commit and command."""
     return {
         "seed": seed,
         "device": str(device),
         "precision": precision,
+        "threads": torch.get_num_threads(),
         "versions": versions(),
         "commit": commit(),
         "command": command(),
