@@ -1,10 +1,10 @@
-"""What quantized training and spiking simulation cost over plain arithmetic, as ratios measured in one process.
+"""Time and memory of quantized training and spiking simulation, as ratios to plain baselines measured in one process.
 
 python scripts/benchmark.py [--quick] [--json FILE] [--only training,simulation,…] [--models resnet18,vgg16]
 
 The variants of a group run in turns, round after round; a figure is the median over the rounds, with the extremes beside it,
-and a ratio is the median of the ratios round by round.  Memory is the most that the tensors made by one call hold at once (on
-CUDA: what the allocator gave out), without workspaces inside kernels and without what lives before the call.
+and a ratio is the median of the ratios round by round.  Memory is the peak of tensors allocated by one call (on
+CUDA: by the allocator), without workspaces inside kernels and without tensors that exist before the call.
 """
 
 import argparse
@@ -59,16 +59,16 @@ def main() -> None:
         files.write_json(options.json, {**about, "rows": report.rows})
 
 
-def names(known: Iterable[str], text: str) -> list[str]:
-    """The parts of a list with commas; an error of the command line unless all are `known`."""
+def names(choices: Iterable[str], text: str) -> list[str]:
+    """The parts of a list with commas; an error of the command line unless all are among `choices`."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if strange := [part for part in parts if part not in known]:
-        raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(known)}")
+    if strange := [part for part in parts if part not in choices]:
+        raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(choices)}")
     return parts
 
 
 def methods(timesteps: int) -> dict[str, Any]:
-    """Every method of conf/method for T steps, but `finetune`: it trains, for as long as it is told."""
+    """Every method of conf/method for T steps, without `finetune`, which trains."""
     stems = sorted(file.stem for file in (CONF / "method").glob("*.yaml") if file.stem != "finetune")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return {
@@ -77,7 +77,7 @@ def methods(timesteps: int) -> dict[str, Any]:
 
 
 def facts() -> dict[str, Any]:
-    """Where the figures come from."""
+    """Origin of the figures."""
     cuda = DEVICE == "cuda"
     return {
         **environment.provenance(0, torch.cuda.get_device_name() if cuda else DEVICE, "float32"),

@@ -1,14 +1,14 @@
-"""What only a GPU can show, in slices that end in time; each goes on where the last one ended, most important jobs first.
+"""Jobs that need a GPU, in slices of limited time; each slice continues where the last one ended, most important jobs first.
 
 make gpu                                                    the same as python scripts/gpu.py
 python scripts/gpu.py [--minutes 9] [--only NAME,…] [--data DIR] [--out DIR] [--dry]
 python scripts/gpu.py --device cpu --tiny --out DIR         a rehearsal: every job for real, on little data
 
 A job is a command of this repository in a process of its own.  Trainings are interrupted at the end of a slice and resumed
-from their run folder (runs/gpu/…) by the next; any other job that does not fit waits for a slice of its own.  What is worth
-keeping lies in --out, small enough to travel, with the state: on another machine the next slice goes on there, and only a
-training that had begun begins anew, because its run folder (weights, momentum) is too large to take along.
-experiments/gpu/README.md says how to use a machine that is lent for half an hour.
+from their run folder (runs/gpu/…) by the next; any other job that does not fit waits for a slice of its own.  Results and
+state are in --out, which is small: on another machine the next slice continues from it, and only an unfinished training starts
+again, because its run folder (weights, momentum) is too large to copy.
+experiments/gpu/README.md describes the use of a machine that is lent for half an hour.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from rich.table import Table
 from snnconv.runtime import files
 
 ROOT = Path(__file__).resolve().parents[1]
-GRACE = 20  # seconds that an interrupted job gets to end by itself
-YOUNG = 5  # seconds in which a job has begun nothing that it could save
+GRACE = 20  # seconds in which an interrupted job can end by itself
+YOUNG = 5  # a job younger than this (seconds) has nothing to save
 FRESH = {"status": "waiting", "minutes": 0.0, "slices": 0, "note": ""}
 
 
@@ -47,7 +47,7 @@ class Job:
 
     @property
     def trains(self) -> bool:
-        """Can it be interrupted and resumed?"""
+        """True if the job can be interrupted and resumed."""
         return self.command[0] == "train.py"
 
 
@@ -65,7 +65,7 @@ def benchmark(name: str, models: str, groups: str, batch: int, minutes: float) -
     return Job(name, ("scripts/benchmark.py", *options), minutes)
 
 
-# The papers train in float32; on a GPU of today torch's default is to convolve in TF32, and a state of 300 MB is not written
+# The papers train in float32; torch's default on current GPUs is TF32 convolutions, and a state of 300 MB is not written
 # after every epoch.
 PAPER = ("precision=tf32", "compile=true", "fit.channels_last=true", "fit.save_every=10")
 PLAN = [
@@ -89,7 +89,7 @@ TINY = ("model=mlp", "model.hidden=[32]", "data=synthetic", "fit.epochs=40", "fi
 
 
 class Slice:
-    """The jobs that are run until `end`, and what is known of all of them."""
+    """Runs jobs until `end`, and holds the state of all of them."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.out = options, options.out
@@ -99,7 +99,7 @@ class Slice:
         self.end = time.monotonic() + 60 * options.minutes
 
     def of(self, job: Job) -> dict[str, Any]:
-        """What is known of a job."""
+        """State of a job."""
         return self.state["jobs"].setdefault(job.name, dict(FRESH))
 
     def save(self) -> None:
@@ -113,51 +113,51 @@ class Slice:
         self.state["machines"] = sorted({*self.state["machines"], machine})
         begun = False
         for job in jobs:
-            known, left = self.of(job), self.end - time.monotonic()
-            retry = self.options.only and known["status"] == "failed"
-            if known["status"] in ("done", "failed") and not retry:
+            state, left = self.of(job), self.end - time.monotonic()
+            retry = self.options.only and state["status"] == "failed"
+            if state["status"] in ("done", "failed") and not retry:
                 continue
             if job.data and not self.options.tiny and not (self.options.data / job.data).is_dir():
-                known["note"] = f"no {job.data} in --data"
+                state["note"] = f"no {job.data} in --data"
                 continue
             if left <= 0 or (begun and left < 60 * (1 if job.trains else job.minutes)):
                 continue
             begun = True
             try:
-                self.step(job, known, left)
+                self.step(job, state, left)
             except KeyboardInterrupt:
                 break
             finally:
                 self.save()
         self.save()
 
-    def step(self, job: Job, known: dict[str, Any], seconds: float) -> None:
-        """Run or resume one job for at most so many seconds, and keep what it gave."""
+    def step(self, job: Job, state: dict[str, Any], seconds: float) -> None:
+        """Run or resume one job for at most so many seconds, and collect its results."""
         folder, log, start = self.work / job.name, self.work / f"{job.name}.log", time.monotonic()
-        if known["status"] == "unfinished" and not (folder / "last.ckpt").is_file():
-            known |= FRESH | {"note": "begun anew: no state of it here"}
+        if state["status"] == "unfinished" and not (folder / "last.ckpt").is_file():
+            state |= FRESH | {"note": "started again: no state of it here"}
         print(f"{job.name}: up to {seconds / 60:.1f} minutes, {log}", flush=True)
         whole, interrupted, status = seconds >= 0.9 * 60 * self.options.minutes, False, None
-        known |= {"status": "unfinished", "slices": known["slices"] + 1}
+        state |= {"status": "unfinished", "slices": state["slices"] + 1}
         self.save()
         try:
             status = until(self.command(job, folder), self.environment(), log, seconds)
         except KeyboardInterrupt:
             interrupted = True
-        known["minutes"] = round(known["minutes"] + (time.monotonic() - start) / 60, 2)
+        state["minutes"] = round(state["minutes"] + (time.monotonic() - start) / 60, 2)
         if status == 0:
-            known |= {"status": "done", "note": self.collect(job, folder, log)}
+            state |= {"status": "done", "note": self.collect(job, folder, log)}
         elif status is not None:
             lines = log.read_text(errors="replace").strip().splitlines() or [""]
-            known |= {"status": "failed", "note": f"status {status}: {lines[-1]}"}
+            state |= {"status": "failed", "note": f"status {status}: {lines[-1]}"}
             with (self.out / "failures.txt").open("a") as stream:
                 stream.write("\n".join([job.name, *lines[-200:], "", ""]))
         elif job.trains:
-            known["note"] = f"{len(files.read_lines(folder / 'metrics.jsonl'))} epochs"
+            state["note"] = f"{len(files.read_lines(folder / 'metrics.jsonl'))} epochs"
         elif whole and not interrupted:
-            known |= {"status": "failed", "note": "takes longer than a slice"}
+            state |= {"status": "failed", "note": "takes longer than a slice"}
         else:
-            known |= {"status": "waiting", "note": "did not fit into the rest of a slice"}
+            state |= {"status": "waiting", "note": "did not fit into the rest of a slice"}
         if interrupted:
             raise KeyboardInterrupt
 
@@ -174,33 +174,33 @@ class Slice:
         return [*program, f"device={self.options.device}", f"hydra.run.dir={folder}", *tiny]
 
     def environment(self) -> dict[str, str]:
-        """Of the jobs."""
+        """Environment variables of the jobs."""
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         hidden = {"CUDA_VISIBLE_DEVICES": ""} if self.options.device == "cpu" else {}
         return {**os.environ, "PYTHONPATH": path, "SNNCONV_DATA": str(self.options.data.resolve()), **hidden}
 
     def collect(self, job: Job, folder: Path, log: Path) -> str:
-        """Put what a finished job gave into --out; its outcome in a few words."""
+        """Copy the results of a finished job to --out; returns a summary of a few words."""
         if job.trains:
             result = json.loads((folder / "result.json").read_text())
-            kept = [row for row in files.read_lines(self.out / "results.jsonl") if row["job"] != job.name]
-            rows = [*kept, {"job": job.name, **result}]
+            others = [row for row in files.read_lines(self.out / "results.jsonl") if row["job"] != job.name]
+            rows = [*others, {"job": job.name, **result}]
             files.write_text(self.out / "results.jsonl", "".join(map(files.json_line, rows)))
             self.plot(rows)
             curve = {t: value for t, value in result["snn_accuracy"].items() if int(t) in (2, 4, 8, 32)}
             return f"ANN {100 * result['ann_accuracy']:.2f}" + "".join(
                 f", T={t} {100 * v:.2f}" for t, v in curve.items()
             )
-        said = log.read_text(errors="replace").strip()
+        output = log.read_text(errors="replace").strip()
         if job.name == "tests":
-            files.write_text(self.out / "tests.txt", said + "\n")
-            return said.rpartition("\n")[2]
+            files.write_text(self.out / "tests.txt", output + "\n")
+            return output.rpartition("\n")[2]
         path = self.out / "benchmark.json"
         figures = files.read_json(path) if path.is_file() else {}
         figures[job.name] = files.read_json(folder.with_suffix(".json"))
         files.write_json(path, figures)
         with (self.out / "benchmark.txt").open("a") as stream:
-            stream.write(f"{job.name}\n{said}\n\n")
+            stream.write(f"{job.name}\n{output}\n\n")
         seconds = {row["variant"]: min(row["seconds"]) for row in figures[job.name]["rows"] if "variant" in row}
         return ", ".join(f"{name} {value:.3g} s" for name, value in seconds.items()) if job.name == "simulation" else ""
 
@@ -212,20 +212,20 @@ class Slice:
         for row in rows:
             recipes[row["job"].partition("-")[0]].append(row["snn_accuracy"])
         curves = {
-            f"{name} (n = {len(found)})": {int(t): sum(curve[t] for curve in found) / len(found) for t in found[0]}
-            for name, found in recipes.items()
+            f"{name} (n = {len(seeds)})": {int(t): sum(curve[t] for curve in seeds) / len(seeds) for t in seeds[0]}
+            for name, seeds in recipes.items()
         }
         plot_curves(self.out / "curves.png", curves, {}, "trained on a GPU, L = 4, qcfs")
 
     def table(self, jobs: Sequence[Job]) -> Table:
-        """The plan and how far it is."""
+        """The plan with the status of each job."""
         table = Table(title=", ".join(self.state["machines"]))
         for column in ("job", "status", "minutes", "guess", "slices", "outcome"):
             table.add_column(column, justify="right" if column in ("minutes", "guess", "slices") else "left")
         for job in jobs:
-            known = self.of(job)
-            numbers = (f"{known['minutes']:.1f}", f"{job.minutes:g}", str(known["slices"]))
-            table.add_row(job.name, known["status"], *numbers, known["note"])
+            state = self.of(job)
+            numbers = (f"{state['minutes']:.1f}", f"{job.minutes:g}", str(state["slices"]))
+            table.add_row(job.name, state["status"], *numbers, state["note"])
         return table
 
 
@@ -279,9 +279,9 @@ def main() -> None:
     wanted = tuple(filter(None, options.only.split(",")))
     jobs = [job for job in PLAN if not wanted or job.name.startswith(wanted)]
     if not jobs:
-        parser.error(f"--only {options.only}: known are {', '.join(job.name for job in PLAN)}")
+        parser.error(f"--only {options.only}: choose from {', '.join(job.name for job in PLAN)}")
     if options.tiny and options.out == parser.get_default("out"):
-        parser.error("--tiny: what it gives is no result; name another folder with --out")
+        parser.error("--tiny produces no results; name another folder with --out")
     part = Slice(options)
     if not options.dry:
         part.run(jobs, machine_name(options.device))

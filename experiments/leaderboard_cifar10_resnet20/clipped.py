@@ -1,9 +1,9 @@
-"""What clipping alone costs: test accuracy where activations are only cut at what the neurons of a method can put out.
+"""Cost of clipping alone: test accuracy with activations cut at the largest output of a method's neurons.
 
 python experiments/leaderboard_cifar10_resnet20/clipped.py runs/relu20 method=threshold_balancing method.iterations=1000
 
 Run it in the root of the project, with methods whose network does not depend on T.  Nothing spikes, so it takes a minute.
-`explain.images=` of scripts/evaluate.py tells the same, and of the other errors as well, on images that are not those of the test.
+`explain.images=` of scripts/evaluate.py reports the same and the other errors, on validation or calibration images.
 """
 
 import sys

@@ -1,1 +1,1 @@
-"""What things cost over plain arithmetic, as ratios measured in one process."""
+"""Benchmarks: variants timed in turns, as ratios to a plain baseline."""

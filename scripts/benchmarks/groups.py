@@ -12,7 +12,7 @@ from benchmarks.timing import Report, peak_memory, slope, timed
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to run; `quick` asks only whether everything runs.  `methods` gives conversion methods for a T, by name."""
+    """Size of the benchmark; `quick` only tests that everything runs.  `methods` gives conversion methods for a T, by name."""
 
     batch: int = 32
     rounds: int = 7
@@ -68,7 +68,7 @@ def converted(report: Report, name: str, plan: Plan) -> None:
 
 
 def explained(report: Report, name: str, plan: Plan) -> None:
-    """What is found besides the accuracy."""
+    """Analysis of errors and operations."""
     images, timesteps = (50, 8) if plan.quick else (500, 32)
     title = f"explanation, {name}, {images} images, T = 1, 2, 4 … {timesteps}"
     report.group(title, explanation(name, images, timesteps), min(plan.rounds, 3), images=images, warmup=1)

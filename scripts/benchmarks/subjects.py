@@ -1,4 +1,4 @@
-"""Networks to measure, and what is done with them besides simulation: training steps, curves, conversions, explanations."""
+"""Networks to measure, and their training steps, curves, conversions and explanations."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,7 +22,7 @@ MODELS = {"resnet18": resnet18, "resnet20": resnet20, "vgg16": vgg16, "mlp": mlp
 
 
 class NaiveQCFS(QCFS):
-    """The formula as one would write it with autograd: the baseline that published code corresponds to."""
+    """The formula written with autograd, as in published code: the baseline."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Clamp first, then round down with the gradient passed through."""
@@ -79,8 +79,8 @@ def conversions(name: str, images: int, timesteps: int, methods: Mapping[str, An
     The floor is one pass of the ReLU network over these images.
     """
     torch.manual_seed(1)
-    seen = torch.randn(images, 3, 32, 32, device=DEVICE)
-    batches = [(part, torch.zeros(len(part), dtype=torch.long, device=DEVICE)) for part in seen.split(100)]
+    inputs = torch.randn(images, 3, 32, 32, device=DEVICE)
+    batches = [(part, torch.zeros(len(part), dtype=torch.long, device=DEVICE)) for part in inputs.split(100)]
     anns = {nn.ReLU: network(name, nn.ReLU).eval(), QCFS: network(name, partial(QCFS, 4, 2.0)).eval()}
     floor = anns[nn.ReLU]
 
@@ -93,10 +93,10 @@ def conversions(name: str, images: int, timesteps: int, methods: Mapping[str, An
 
 
 def explanation(name: str, images: int, timesteps: int) -> dict[str, Action]:
-    """What is found besides the accuracy, at T = 1, 2, 4, …, beside the simulation of the same images."""
+    """Analysis of errors and operations at T = 1, 2, 4, …, beside the simulation of the same images."""
     torch.manual_seed(1)
-    seen = torch.randn(images, 3, 32, 32, device=DEVICE)
-    batches = [(part, torch.zeros(len(part), dtype=torch.long, device=DEVICE)) for part in seen.split(100)]
+    inputs = torch.randn(images, 3, 32, 32, device=DEVICE)
+    batches = [(part, torch.zeros(len(part), dtype=torch.long, device=DEVICE)) for part in inputs.split(100)]
     ann = network(name, partial(QCFS, 4, 2.0)).eval()
     snn = qcfs.convert(ann, [], neuron=IntegrateFire, simulate={"channels_last": True})
     wanted = [2**k for k in range(timesteps.bit_length())]

@@ -1,8 +1,8 @@
 """Seconds and memory of actions that run in turns, round after round.
 
 A figure is the median over the rounds, with the extremes beside it, and a ratio is the median of the ratios round by round, so that
-a machine whose speed drifts bends none of them.  Memory is the most that the tensors made by one call hold at once (on CUDA: what
-the allocator gave out); workspaces inside a kernel and what lives before the call (weights, momentum) are not in it.
+a drift of the machine's speed does not change it.  Memory is the peak of tensors allocated by one call (on CUDA: by the allocator),
+without workspaces inside a kernel and without tensors that exist before the call (weights, momentum).
 """
 
 import gc
@@ -43,19 +43,22 @@ def timed(actions: dict[str, Action], rounds: int, warmup: int = 2) -> dict[str,
 
 
 class LiveBytes(TorchDispatchMode):
-    """Follows the storage of every tensor made while open, and keeps the largest sum alive at once."""
+    """Peak bytes of the tensors that are allocated while the context is open."""
 
     def __init__(self) -> None:
         super().__init__()
-        there = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
-        self.known = {StorageWeakRef(tensor.untyped_storage()) for tensor in there}
+        tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+        self.existing = {StorageWeakRef(tensor.untyped_storage()) for tensor in tensors}
         self.alive: dict[StorageWeakRef, int] = {}
         self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and (storage := StorageWeakRef(tensor.untyped_storage())) not in self.known:
+            if (
+                isinstance(tensor, Tensor)
+                and (storage := StorageWeakRef(tensor.untyped_storage())) not in self.existing
+            ):
                 self.alive.setdefault(storage, tensor.untyped_storage().nbytes())
         self.alive = {storage: size for storage, size in self.alive.items() if not storage.expired()}
         self.peak = max(self.peak, sum(self.alive.values()))
@@ -63,7 +66,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def peak_memory(action: Action) -> float:
-    """MiB of tensors that an action makes and holds at its peak, beyond what is there before."""
+    """Peak MiB of tensors that an action allocates, beyond those that exist before."""
     action()
     if DEVICE == "cuda":
         before = torch.cuda.memory_allocated()

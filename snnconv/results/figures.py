@@ -22,20 +22,20 @@ def plot_curves(path: Path, curves: Mapping[str, Mapping[int, float]], lines: Ma
 
 def new_figure(width: float, height: float) -> Any:
     """An empty figure, in inches."""
-    from matplotlib.figure import Figure  # takes a while, and most commands draw nothing
+    from matplotlib.figure import Figure  # slow to import, and most commands draw nothing
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(path: Path, figure: Any) -> None:
-    """Replace `path` by the figure as PNG."""
+    """Write the figure to `path` as PNG."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=160)
     files.replace(path, picture.getvalue())
 
 
 def as_data(draw: Callable[[Any], None], width: float, height: float) -> str:
-    """What `draw(axes)` draws, as an address that a page can show without any other file (SVG)."""
+    """The picture that `draw(axes)` draws, as a data address (SVG), so that a page needs no other file."""
     figure, picture = new_figure(width, height), io.BytesIO()
     draw(figure.subplots())
     figure.savefig(picture, format="svg", metadata={"Date": None})

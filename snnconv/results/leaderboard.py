@@ -36,11 +36,11 @@ LEGEND = (
     "Test accuracy in percent, mean ± standard deviation over networks (one of each seed unless said otherwise); **bold**: no row "
     "of its class is better at that T on the networks that both ran on. Rows of a class stand in the order of their mean over the "
     "T and networks that all of them have; without any, and across classes, nothing is ranked. "
-    "*steps*: what an image costs before T can be read. *gap* (ANN − SNN) and *spikes* (of one image in all layers, those before "
-    "the first counted step included): at the last T of a row. *convert s*: calibration and training, that of files which it "
-    "starts from included, for each T where they depend on it; *evaluate s*: the simulation of all test images, for each T anew "
-    "where T enters the network. *waiting*: a layer needs several inputs before its first output, so a network of "
-    "depth D answers after up to D times as long."
+    "*steps*: timesteps that an image takes before T can be read. *gap* (ANN − SNN) and *spikes* (of one image in all layers, "
+    "those before the first counted step included): at the last T of a row. *convert s*: calibration and training, that of "
+    "files which it starts from included, for each T if they depend on it; *evaluate s*: the simulation of all test images, "
+    "for each T again if T enters the network. *waiting*: a layer needs several inputs before its first output, so a network "
+    "of depth D answers after up to D times as long."
 )
 QUANTIZED_LEGEND = (
     "*Quantized ANN*: the same networks without spikes, WxAy with weights of x and activations of y bits, not ranked among the "
@@ -51,7 +51,7 @@ QUANTIZED_LEGEND = (
 def leaderboard(
     results: Iterable[Result], published: Sequence[Published] = (), baselines: Iterable[Baseline] = ()
 ) -> str:
-    """Markdown: a table for each set of results that can be compared, and one for the same network in whole numbers.
+    """Markdown: a table for each set of results that can be compared, and one for quantized ANNs of the same network.
 
     `baselines` as `read_baselines` has them; they stand below the results of their network.  ValueError if a result contradicts
     its latency class.
@@ -74,7 +74,7 @@ def boards(results: Iterable[Result]) -> list[list[SpikingRow]]:
 
 
 def title(row: Row[Any]) -> str:
-    """What all rows of a board share, in words."""
+    """Facts that all rows of a board share, in words."""
     one, network = row.one, row.one.network or {}
     activation = network.get("activation")
     levels = f", L = {one.levels}" if activation != "ReLU" else ""
@@ -112,8 +112,8 @@ def _board(rows: list[SpikingRow], published: Sequence[Published]) -> str:
     for entry in published:
         if all(entry.get(key) in (None, about.get(key)) for key in about):
             latency = entry.get("latency", PLAIN)
-            told = [latency_class(latency), cited(entry), total_steps(latency["warmup"])]
-            lines.append([*told, *published_accuracies(entry, times), *["–"] * 5])
+            cells = [latency_class(latency), cited(entry), total_steps(latency["warmup"])]
+            lines.append([*cells, *published_accuracies(entry, times), *["–"] * 5])
     return "\n\n".join([f"**{title(rows[0])}**", markdown(head, lines), *_notes(rows)])
 
 
@@ -127,8 +127,8 @@ def _notes(rows: list[SpikingRow]) -> list[str]:
         "Several networks of one seed, each of which counts: {}.": repeated,
         "No T and network are common to all rows of a class, which are not ranked: {}.": unranked,
     }
-    told = [text.format(", ".join(found)) for text, found in notes.items() if found]
-    return [*told, "Not every figure is a mean over the same networks."] if len(averaged) > 1 else told
+    sentences = [text.format(", ".join(labels)) for text, labels in notes.items() if labels]
+    return [*sentences, "Not every figure is a mean over the same networks."] if len(averaged) > 1 else sentences
 
 
 def long_rows(results: Iterable[Result]) -> list[dict[str, Any]]:
@@ -186,12 +186,12 @@ def by_class(rows: Iterable[SpikingRow]) -> dict[str, list[SpikingRow]]:
 
 
 def common(rows: Iterable[SpikingRow]) -> set[tuple[int, Sample]]:
-    """The (T, network) that all of `rows` have; without any they cannot be ranked."""
+    """The pairs (T, network) that all of `rows` have; rows without any cannot be ranked."""
     return set.intersection(*(set(measured(row)) for row in rows))
 
 
 def ranked(rows: Iterable[SpikingRow]) -> list[SpikingRow]:
-    """Class by class, the best first by mean accuracy over what is common."""
+    """Rows class by class, the best first by mean accuracy over the pairs (T, network) that all rows of the class have."""
     order = []
     for members in by_class(rows).values():
         shared = sorted(common(members), key=str)
@@ -200,14 +200,14 @@ def ranked(rows: Iterable[SpikingRow]) -> list[SpikingRow]:
 
 
 def leads(row: SpikingRow, t: int, rows: Iterable[SpikingRow]) -> bool:
-    """At T = t, was `row` measured on a network of some rival in its class, and is none better on those that both have?"""
-    own, compared = measured(row), False
+    """True if at T = t `row` shares networks with a rival of its class, and no rival is better on the shared ones."""
+    values, compared = measured(row), False
     for rival in by_class(rows)[row.latency_class]:
         other = measured(rival)
-        shared = sorted((at for at in own.keys() & other.keys() if at[0] == t), key=str)
+        shared = sorted((at for at in values.keys() & other.keys() if at[0] == t), key=str)
         if rival is row or not shared:
             continue
         compared = True
-        if statistics.fmean(own[at] for at in shared) < statistics.fmean(other[at] for at in shared):
+        if statistics.fmean(values[at] for at in shared) < statistics.fmean(other[at] for at in shared):
             return False
     return compared

@@ -1,4 +1,4 @@
-"""`report.html`: everything that a run tells, in one file that needs no other and no network."""
+"""`report.html`: all results of a run in one file that needs no other file and no network connection."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -69,23 +69,23 @@ def pictures(
 
     layers = result.firing_rate["layers"]
     tall = max(2.8, 0.17 * len(layers))
-    made: dict[str, Any] = {
+    images: dict[str, Any] = {
         "curve": as_data(curve, 6.4, 3.4),
         "rates": as_data(lambda axes: draw_rates(axes, layers), 5, tall),
         "energy": {},
     }
     if why is None:
-        return made
-    made["raster"] = as_data(lambda axes: draw_raster(axes, why.trains), 5, tall)
+        return images
+    images["raster"] = as_data(lambda axes: draw_raster(axes, why.trains), 5, tall)
     if (errors := why.errors) is not None and focus is not None:
         at = errors.at(focus)
         shares = {part: [layer.share[part] for layer in at] for part in at[0].share if part != "total"}
         drops = {t: errors.drops(t) for t in why.timesteps}
-        made["ladder"] = as_data(lambda axes: draw_ladder(axes, drops), 5, tall)
-        made["shares"] = as_data(lambda axes: draw_shares(axes, [layer.path for layer in at], shares), 5, tall)
+        images["ladder"] = as_data(lambda axes: draw_ladder(axes, drops), 5, tall)
+        images["shares"] = as_data(lambda axes: draw_shares(axes, [layer.path for layer in at], shares), 5, tall)
     for name in why.energy.costs:
-        made["energy"][name] = as_data(partial(_draw_energy, energy=why.energy, costs=name), 5, 3.2)
-    return made
+        images["energy"][name] = as_data(partial(_draw_energy, energy=why.energy, costs=name), 5, 3.2)
+    return images
 
 
 def _draw_energy(axes: Any, energy: Energy, costs: str) -> None:

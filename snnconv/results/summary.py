@@ -48,7 +48,7 @@ def summarize(
 
 
 def stored_weights(cfg: DictConfig) -> dict[str, Any] | None:
-    """What is known of the weights, None for floats; `train` if a training used them so."""
+    """Format of the weights, None for floats; `train` is true if the training used them in this format."""
     if cfg.weights.bits is None:
         return None
     trained = bool(cfg.weights.train and cfg.fit.epochs)
@@ -74,24 +74,24 @@ NOT_OF_A_METHOD = (
 def method_settings(method: Mapping[str, Any]) -> dict[str, Any]:
     """A method's own settings, flat: {"warmup": 8, "rule": "percentile", "rule.percent": 99.9}.
 
-    How to simulate, data, seed and files are none of them; of what came from files, the model's `facts` tell.
+    Simulation, data, seed and files are left out; the model's `facts` describe what came from files.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for key, value in method.items():
         if key in NOT_OF_A_METHOD:
             continue
         if isinstance(value, Mapping):
             if "_target_" in value:
                 module, _, name = value["_target_"].rpartition(".")
-                found[key] = module.rpartition(".")[2] if name == "convert" else name
-            found |= {f"{key}.{name}": inner for name, inner in method_settings(value).items()}
+                settings[key] = module.rpartition(".")[2] if name == "convert" else name
+            settings |= {f"{key}.{name}": inner for name, inner in method_settings(value).items()}
         else:
-            found[key] = value
-    return found
+            settings[key] = value
+    return settings
 
 
 def title_of(result: Result) -> str:
-    """Network, data and method in words, with what hides behind T; L only where the network has levels."""
+    """Network, data and method in words, with the latency class unless it is plain, and L if the network has levels."""
     activation, hidden = (result.network or {}).get("activation"), latency_class(result.latency)
     levels = "" if activation == "ReLU" else f", L = {result.levels}"
     smaller = "".join(f" {stage}" for stage in (result.compression or {}).get("stages", []))
@@ -118,7 +118,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def shown_timesteps(timesteps: Sequence[int]) -> list[int]:
-    """What a table shows: every T of a list, and of a whole curve 1…T the powers of two and the last."""
+    """Timesteps that a table shows: every T of a list; of a complete curve 1…T the powers of two and the last."""
     if list(timesteps) != list(range(1, len(timesteps) + 1)):
         return list(timesteps)
     return [t for t in timesteps if t & (t - 1) == 0 or t == timesteps[-1]]

@@ -1,4 +1,4 @@
-"""Markdown tables of many results: a study's, that of the quantized ANN, and what tables have in common."""
+"""Markdown tables of many results: of a study, of quantized ANNs, of explanations; and their shared formatting."""
 
 import shlex
 import statistics
@@ -30,10 +30,10 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def read_published(study: Path) -> list[Published]:
-    """The published figures beside which a study stands (`published.json`, if there is one); ValueError where one lacks its source.
+    """The published figures shown beside a study (`published.json`, if there is one); ValueError if one lacks its source.
 
     Each is an object with "method", "snn_accuracy" {"T": fraction} and "source"; "ann_accuracy" and "latency" if known; and
-    whichever of "data", "model", "activation", "levels" a leaderboard must have for it to stand there.
+    those of "data", "model", "activation", "levels" that a leaderboard must have to show it.
     """
     path = study / "published.json"
     entries = files.read_json(path) if path.is_file() else []
@@ -87,9 +87,9 @@ def table(results: Iterable[Result], published: Sequence[Published] = ()) -> str
 
 
 def _training_settings(rows: Sequence[SpikingRow]) -> list[str]:
-    """Of each row the overrides of training that not all of them have, where only these tell rows apart; else nothing.
+    """Training overrides that not all rows have, for each row; empty unless rows differ in these alone.
 
-    They are those of the run that trained, which a later evaluation or `resume` does not repeat.
+    They are the overrides of the run that trained; a later evaluation or `resume` does not repeat them.
     """
     alike = [(row.one.data, row.one.model, row.one.levels, row.label) for row in rows]
     if len(set(alike)) == len(alike):
@@ -101,7 +101,7 @@ def _training_settings(rows: Sequence[SpikingRow]) -> list[str]:
 
 
 def quantized_table(rows: Sequence[Row[Baseline]]) -> str:
-    """Markdown: one network in whole numbers, the most accurate first; what several rows have is a mean over seeds."""
+    """Markdown: quantized ANNs of one network, the most accurate first; mean and deviation over seeds."""
     tables = list(dict.fromkeys(name for row in rows for name in row.one.energy or {}))
     head = ["quantized ANN", "accuracy", "ANN", "gap", "KiB", *(f"µJ {name}" for name in tables), "seeds"]
     lines = []
@@ -120,13 +120,13 @@ def quantized_table(rows: Sequence[Row[Baseline]]) -> str:
 
 
 def shown_times(rows: Sequence[SpikingRow]) -> list[int]:
-    """The T that a wide table shows: powers of two, or whatever there is where none of these was evaluated."""
+    """The T that a wide table shows: powers of two, or every evaluated T if none of these was."""
     every = sorted({t for row in rows for t in row.timesteps})
     return [t for t in TIMES if t in every] or every
 
 
 def total_steps(warmup: int) -> str:
-    """What an image costs before T can be read."""
+    """Timesteps that an image takes before T can be read."""
     return f"T + {warmup}" if warmup else "T"
 
 

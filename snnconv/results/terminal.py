@@ -1,4 +1,4 @@
-"""What a run prints when it ends."""
+"""Summary that a run prints when it ends."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -61,4 +61,6 @@ def print_table(
         console.print(f"On {why.images} {why.role} images:", highlight=False)
         for advice in most_important(why.advice):
             console.print(advice.text(), highlight=False)
-    console.print(f"Run folder: {os.path.relpath(folder)} (report.html tells more)", soft_wrap=True, highlight=False)
+    console.print(
+        f"Run folder: {os.path.relpath(folder)} (report.html has the details)", soft_wrap=True, highlight=False
+    )
