@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
         calibrate = instantiate(cfg.calibration)  # finds the thresholds that given weights lack
         convert = instantiate(cfg.method)  # one of snnconv/conversion/methods/*.py
         weights = instantiate(cfg.weights)  # how many bits they have
-        settings = instantiate(cfg.fit)
+        settings = instantiate(cfg.fit, compile=cfg.compile, precision=cfg.precision)
         explain = instantiate(cfg.explain)  # why the accuracy is what it is, and what it costs
 
         calibrate(ann, data.calibration)

@@ -46,7 +46,8 @@ def main(cfg: DictConfig) -> None:
         stages = {name: instantiate(stage) for name, stage in (cfg.compress.get("stages") or {}).items()}
         if not stages:
             raise ValueError("compress: no stages; choose some of conf/compress/, as compress=[prune30,sparse24]")
-        settings, weights, convert = instantiate(cfg.compress.fit), instantiate(cfg.weights), instantiate(cfg.method)
+        settings = instantiate(cfg.compress.fit, compile=cfg.compile, precision=cfg.precision)
+        weights, convert = instantiate(cfg.weights), instantiate(cfg.method)
         if settings.keep_zeros and (stored := describe_ann(cfg.run).get("weights")):
             raise ValueError(
                 f"run={cfg.run}: its weights were trained with {stored['bits']} bits, and which of their zeros have to stay "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from benchmarks.timing import DEVICE, Action
 from snnconv.analysis.errors import decompose
 from snnconv.analysis.operations import count_operations
+from snnconv.conversion.method import takes
 from snnconv.conversion.methods import qcfs
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.models.mlp import mlp
@@ -85,7 +86,7 @@ def conversions(name: str, images: int, timesteps: int, methods: Mapping[str, An
     floor = anns[nn.ReLU]
 
     def convert(method: Any) -> None:
-        kind = nn.ReLU if nn.ReLU in method.func.takes else QCFS
+        kind = nn.ReLU if nn.ReLU in (takes(method) or ()) else QCFS
         method(anns[kind], batches).prepare(timesteps)
 
     converted = {method: partial(convert, how) for method, how in methods.items()}

@@ -1,91 +1,18 @@
 """Thresholds from activations: what θ a layer needs, so that its quantized activation comes close to its ReLU."""
 
 import logging
-import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from snnconv.conversion.rules import Rule
 from snnconv.data.batches import in_batches
-from snnconv.nn.functional import qcfs
 from snnconv.nn.graph.kinds import is_activation
 from snnconv.nn.graph.rewrite import replace_modules, set_submodule
 
 log = logging.getLogger(__name__)
-Samples = Float[Tensor, "*C M"]  # ReLU activations of one layer, or of each of its channels
-Rule = Callable[[Samples, int], Float[Tensor, "*C"]]  # samples, levels → θ
-
-
-def largest(samples: Samples, levels: int) -> Float[Tensor, "*C"]:
-    """The largest activation: nothing is clipped.  Source: Diehl et al., IJCNN 2015 (max-norm)."""
-    return samples.amax(-1)
-
-
-def percentile(samples: Samples, levels: int, percent: float = 99.9) -> Float[Tensor, "*C"]:
-    """The smallest activation that at least `percent` % do not exceed, zeros included.
-
-    Source: Rueckauer et al., Front. Neurosci. 2017 (robust norm).  ValueError where there are so few that it is the largest.
-    """
-    if not 0 < percent <= 100:
-        raise ValueError(f"percent={percent}: above 0 and at most 100")
-    fewest = math.ceil(100 / (100 - percent) - 1e-6) if percent < 100 else 1
-    if samples.shape[-1] < fewest:
-        raise ValueError(f"percent={percent}: takes {fewest} activations or more, got {samples.shape[-1]}; use more "
-                         "images (data.calibration), a lower percent, or the largest activation (method=max_norm)")  # fmt: skip
-    rank = -int(-samples.shape[-1] * percent // 100)  # rounded up
-    return samples.kthvalue(max(rank, 1), dim=-1).values
-
-
-def least_squares(samples: Samples, levels: int, candidates: int = 100) -> Float[Tensor, "*C"]:
-    """The θ of least Σ (relu(z) − qcfs(z, θ, L))² among k/`candidates` of the largest activation, k = 1, 2, …
-
-    Source: Li et al., ICML 2021 (SNN calibration), a grid of 95 with the clip-floor of T steps; here with the activation
-    itself, L = `levels`.
-    """
-    if candidates < 1:
-        raise ValueError(f"candidates={candidates}: at least 1")
-    if samples.dim() > 1:
-        return torch.stack([least_squares(channel, levels, candidates) for channel in samples])
-    grid = samples.max() * torch.arange(1, candidates + 1, device=samples.device) / candidates
-    errors = [(samples - qcfs(samples, threshold, levels)).double().square().sum() for threshold in grid]
-    return grid[int(torch.stack(errors).argmin())]
-
-
-def kullback_leibler(samples: Samples, levels: int, candidates: int = 128, bins: int = 2048) -> Float[Tensor, "*C"]:
-    """The θ of least Σ P log(P/Q) among k/`candidates` of the largest activation, k = 1, 2, …: entropy calibration.
-
-    From a histogram of the positive activations (zero is exact whatever θ is) in `bins` equal bins:
-    P   the bins below θ, the last of them with all that is clipped, and
-    Q   the same bins in `levels` groups of equal width, what is in a group spread evenly over its bins that are not empty;
-    every bin of Q counts 10⁻⁴ more, so that clipping into an empty bin costs much, not everything.
-    Candidates of fewer than `levels` bins are left out.
-
-    Source: S. Migacz, "8-bit inference with TensorRT", GTC 2017; smoothing after MXNet's quantization.
-    """
-    if not 1 <= candidates <= bins or levels > bins:
-        raise ValueError(f"candidates={candidates}, bins={bins}: at least 1 candidate, and at least as many bins as candidates "
-                         f"and as levels ({levels})")  # fmt: skip
-    if samples.dim() > 1:
-        return torch.stack([kullback_leibler(channel, levels, candidates, bins) for channel in samples])
-    top = samples.max()
-    if not top > 0:
-        return top
-    positive = samples[samples > 0].double()
-    histogram = torch.bincount((positive / top * bins).long().clamp_max(bins - 1), minlength=bins).double()
-    place = torch.arange(bins, device=samples.device)
-    ends = bins * torch.arange(1, candidates + 1, device=samples.device) // candidates
-    ends = ends[ends >= levels].unsqueeze(1)  # [K, 1]
-    kept = histogram * (place < ends)  # [K, bins]
-    group = (place * levels // ends).clamp_max(levels - 1)
-    empty = torch.zeros(len(ends), levels, dtype=torch.float64, device=samples.device)
-    means = empty.scatter_add(1, group, kept) / empty.scatter_add(1, group, kept.sign()).clamp_min(1)
-    q = (means.gather(1, group) * kept.sign() + 1e-4) * (place < ends)
-    p = kept.scatter_add(1, ends - 1, len(positive) - kept.sum(1, keepdim=True)) / len(positive)
-    divergence = torch.special.xlogy(p, p * q.sum(1, keepdim=True) / q.clamp_min(1e-4)).sum(1)
-    return top * ends[divergence.argmin()].item() / bins
 
 
 class _Observer(nn.Module):

@@ -5,18 +5,15 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_method
-from omegaconf import OmegaConf
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from snnconv.conversion.method import rehearse, takes
 from snnconv.conversion.obstacles import Step, obstacles, steps
+from snnconv.conversion.registry import methods
 from snnconv.nn.functional import SMALLEST_THRESHOLD
 from snnconv.nn.graph.folding import foldable
 from snnconv.nn.graph.kinds import NORMS, is_activation
@@ -77,7 +74,7 @@ def check(ann: nn.Module, convert: Any, batches: Iterable[Batch], *, calibrates:
     declared = takes(convert)
     kinds = declared or (*{type(module) for module in ann.modules() if is_activation(module)}, nn.ReLU)
     found = obstacles(ann, kinds) if declared else []  # else the rehearsal will tell
-    methods = methods_for(ann) if found else []
+    others = methods(ann) if found else []
     try:
         walked, folded = steps(ann, kinds), foldable(ann)
     except ValueError:  # an obstacle, which says why
@@ -119,7 +116,7 @@ def check(ann: nn.Module, convert: Any, batches: Iterable[Batch], *, calibrates:
         if (step.module is not None or step.problem) and (step.path, step.name) not in listed:
             row = Layer(step.path, step.name, seen.shapes.get(step.node), _size(step.module), becomes(step))
             listed[step.path, step.name] = row
-    return Check(type(ann).__name__, [*listed.values(), *_idle(ann, kinds, walked)], found, warnings, methods)
+    return Check(type(ann).__name__, [*listed.values(), *_idle(ann, kinds, walked)], found, warnings, others)
 
 
 class _Seen(fx.Interpreter):
@@ -229,24 +226,3 @@ def _idle(ann: nn.Module, kinds: tuple[type, ...], walked: Sequence[Step]) -> li
         if walked and path not in called and (isinstance(module, kinds) or (_size(module) and not [*module.children()]))
     }
     return [Layer(path, type(module).__name__, None, _size(module), "never called") for path, module in idle.items()]
-
-
-def methods_for(ann: nn.Module) -> list[str]:
-    """The methods that meet no obstacle in `ann`, by the names in the configuration (conf/method/); [] outside a Hydra run."""
-    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
-    found = {}
-    for folder in [Path(source.path) / "method" for source in sources if source.schema == "file"]:
-        for path in folder.glob("*.yaml"):
-            if kinds := _kinds(path):
-                found[path.stem] = kinds
-    fits = {kinds: not obstacles(ann, kinds) for kinds in set(found.values())}
-    return sorted(name for name, kinds in found.items() if fits[kinds])
-
-
-def _kinds(path: Path) -> tuple[type[nn.Module], ...] | None:
-    """What the method of a yaml file, or the one whose settings it changes, starts from; None if that is not said."""
-    content: Any = OmegaConf.load(path)
-    if "_target_" in content:
-        return takes(get_method(content._target_))
-    base = path.parent / f"{next(iter(content.get('defaults', [])), '_self_')}.yaml"
-    return _kinds(base) if base.is_file() else None

@@ -1,64 +1,119 @@
-"""What conversion methods share: which activations one takes, thresholds of the sites, neurons in the place of activations."""
+"""Conversion methods: what one declares, and what several share (thresholds of the sites, rehearsals)."""
 
 import functools
+import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from hydra.utils import get_method
 from torch import Tensor, nn
 
-from snnconv.conversion.calibration import Rule, observed_thresholds
+from snnconv.conversion.calibration import observed_thresholds
 from snnconv.conversion.obstacles import require_convertible
+from snnconv.conversion.rules import Rule
 from snnconv.nn.graph.kinds import is_activation
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.neurons.base import Threshold
 
-FEW = 2048  # activations that rules as we know them are content with
+ENOUGH = 2048  # activations that every rule accepts
 Convert = Callable[..., SpikingModel]
+METHODS: dict[str, "Method"] = {}  # by name; filled when the modules of `snnconv.conversion.methods` are imported
 
 
-def converts(*kinds: type[nn.Module]) -> Callable[[Convert], Convert]:
-    """Decorates a method's `convert(ann, batches, …)`: it takes networks whose activations are of `kinds`.
+@dataclass(eq=False)
+class Method:
+    """A conversion method: call it as `method(ann, batches, **settings) -> SpikingModel`.
 
-    ValueError names the path of every layer of another network that cannot be carried, before anything is computed.
+    Networks with activations other than `takes` are refused before anything is computed: ValueError naming the path of every layer
+    that cannot be converted.
     """
 
-    def decorate(convert: Convert) -> Convert:
-        @functools.wraps(convert)
-        def checked(ann: nn.Module, batches: Iterable, **settings: Any) -> SpikingModel:
-            require_convertible(ann, kinds)
-            return convert(ann, batches, **settings)
+    name: str  # as in conf/method/
+    function: Convert
+    takes: tuple[type[nn.Module], ...] | None  # kinds of activations; None: those of the method that `base` names
+    summary: str  # one line, with the source
+    rehearse: Callable[..., Any]  # a quick trial with the same arguments, which raises what `function` would raise
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # settings that differ from those in the signature
 
-        checked.takes = kinds  # type: ignore[attr-defined]
-        return checked
+    def __post_init__(self) -> None:
+        functools.update_wrapper(self, self.function)
+
+    def __call__(self, ann: nn.Module, batches: Iterable, **settings: Any) -> SpikingModel:
+        """The spiking network that `ann` becomes."""
+        if self.takes:
+            require_convertible(ann, self.takes)
+        return self.function(ann, batches, **settings)
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting with its default, `inspect.Parameter.empty` where it has none."""
+        parameters = inspect.signature(self.function).parameters.values()
+        keywords = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        return {**keywords, **self.defaults}
+
+    def variant(self, name: str, summary: str, **defaults: Any) -> "Method":
+        """The same method under another name with other defaults."""
+        return register(replace(self, name=name, summary=summary, defaults={**self.defaults, **defaults}))
+
+
+def register(method: Method) -> Method:
+    """Make `method` known by its name."""
+    METHODS[method.name] = method
+    return method
+
+
+def converts(
+    *kinds: type[nn.Module], rehearse: Callable[..., Any] | None = None, only_variants: bool = False, **defaults: Any
+) -> Callable[[Convert], Method]:
+    """Decorator that makes a `Method` of `convert(ann, batches, *, …)`, for networks whose activations are of `kinds`.
+
+    The module gives the method its name and, with the first line of its docstring, its summary.  `defaults` are settings that
+    differ from the signature's; `rehearse` is the quick trial of a method that takes long.  With `only_variants` the method has no
+    name of its own, only those of its variants.
+    """
+
+    def decorate(convert: Convert) -> Method:
+        summary = (sys.modules[convert.__module__].__doc__ or "").partition("\n")[0]
+        name = convert.__module__.rpartition(".")[2]
+        method = Method(name, convert, kinds or None, summary, rehearse or convert, defaults)
+        return method if only_variants else register(method)
 
     return decorate
 
 
+def _bound(convert: Any) -> tuple[Any, dict[str, Any]]:
+    """A method, and the settings that the configuration has bound to it (`_partial_`)."""
+    return (convert.func, dict(convert.keywords)) if isinstance(convert, functools.partial) else (convert, {})
+
+
 def takes(convert: Any) -> tuple[type[nn.Module], ...] | None:
-    """The kinds of activations from which a method starts, or the one it is based on (`base`); None if it does not say."""
-    function, base = getattr(convert, "func", convert), getattr(convert, "keywords", {}).get("base")
-    if hasattr(function, "takes") or base is None:
-        return getattr(function, "takes", None)
+    """The kinds of activations from which a method starts, or the one it is based on (`base`); None if it does not declare them."""
+    method, settings = _bound(convert)
+    base = settings.get("base")
+    if base is None or getattr(method, "takes", None):
+        return getattr(method, "takes", None)
     return takes(get_method(base["_target_"]) if isinstance(base, Mapping) else base)
 
 
 def rehearse(convert: Any, ann: nn.Module, batches: Iterable, images: int = 32) -> Any:
-    """Try `convert` on a few images: what it refuses is told now, not after hours of training.  Returns what it gives.
+    """Try `convert` on a few images, so that what it refuses is an error now and not after hours of training.
 
-    A method that takes long by itself says with `convert.rehearse = …`, a function of the same arguments, what to try instead.
+    Returns the result of the trial: a `SpikingModel`, or None where a method has nothing to show before it is trained.
     """
-    function, settings = getattr(convert, "func", convert), dict(getattr(convert, "keywords", {}))
+    method, settings = _bound(convert)
     if settings.get("rule") is not None:
         settings["rule"] = functools.partial(_of_any_number, settings["rule"])
     few = next(((x[:images], y[:images]) for x, y in batches), None)
-    return getattr(function, "rehearse", function)(ann, [few] if few else [], **settings)
+    if isinstance(method, Method) and method.takes:
+        require_convertible(ann, method.takes)
+    return (method.rehearse if isinstance(method, Method) else method)(ann, [few] if few else [], **settings)
 
 
 def _of_any_number(rule: Rule, samples: Tensor, levels: int) -> Tensor:
-    """θ by `rule`, from `samples` repeated where a rule takes more than a rehearsal has."""
-    return rule(torch.cat([samples] * max(1, FEW // samples.shape[-1]), -1), levels)
+    """θ by `rule`, from `samples` repeated where a rule needs more than a rehearsal has."""
+    return rule(torch.cat([samples] * max(1, ENOUGH // samples.shape[-1]), -1), levels)
 
 
 def thresholds(

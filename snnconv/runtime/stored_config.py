@@ -56,6 +56,10 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         raise ValueError(f"timesteps={timesteps!r}: a whole number of at least 1, or a list of them, [1,2,4,8]")
     if not OmegaConf.is_list(settled.trust) or not all(isinstance(entry, str) for entry in settled.trust):
         raise ValueError(f"trust={settled.trust!r}: a list of packages and .py files, [package, examples/net.py]")
+    begins = HydraConfig.get().job.name == "train" and not settled.resume
+    if begins and settled.fit.epochs == 0 and not settled.model.get("weights"):
+        raise ValueError("fit.epochs=0 keeps the network as it was given, but there are no weights in it; name them "
+                         "with model.weights=…, or train with fit.epochs of at least 1")  # fmt: skip
     if not isinstance(settled.compile, bool):
         raise ValueError(f"compile={settled.compile!r}: true or false")
     return settled

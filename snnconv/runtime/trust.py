@@ -18,6 +18,7 @@ ROOMS = tuple(
         "spiking.neurons",
         "conversion.methods",
         "conversion.calibration",
+        "conversion.rules",
         "training.quantized_weights",
         "hardware.compression",
         "analysis.costs",

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from snnconv.nn.graph.kinds import is_activation
+from snnconv.runtime.environment import PRECISIONS
 from snnconv.runtime.settings import (
     COUNT,
     FRACTION,
@@ -19,6 +20,7 @@ from snnconv.runtime.settings import (
     or_null,
     require,
 )
+from snnconv.training.epochs import half_cosine
 
 _RULES = {
     "epochs": WHOLE, "batch_size": COUNT, "lr": POSITIVE, "momentum": FRACTION, "nesterov": SWITCH,
@@ -27,7 +29,7 @@ _RULES = {
     "schedule_every": one_of("step", "epoch"), "warmup_epochs": NOT_NEGATIVE, "label_smoothing": FRACTION,
     "clip_grad_norm": or_null(POSITIVE), "ema": or_null(FRACTION), "channels_last": SWITCH,
     "select": one_of("best", "last", "test"), "save_every": COUNT,
-    "keep_zeros": SWITCH, "distill_layers": NOT_NEGATIVE,
+    "keep_zeros": SWITCH, "distill_layers": NOT_NEGATIVE, "compile": SWITCH, "precision": one_of(*PRECISIONS),
     "teacher": or_null((lambda value: isinstance(value, str), "a run folder")), "distill": SHARE, "temperature": POSITIVE,
 }  # fmt: skip
 
@@ -38,7 +40,7 @@ class Fit:
 
     epochs: int  # 0: the given network as it is
     lr: float
-    batch_size: int
+    batch_size: int = 64  # of the data (conf/data/); `Batches` and loaders have their own
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
@@ -58,6 +60,8 @@ class Fit:
     distill_layers: float = 0.0  # weight of a further loss: the distance from the teacher's activations, layer by layer
     keep_zeros: bool = False  # weights that are 0 stay 0
     save_every: int = 1  # epochs between the states from which a run can be resumed
+    compile: bool = False  # torch.compile
+    precision: str = "float32"  # float32 | tf32 | bf16: weight layers in bfloat16
 
     def __post_init__(self) -> None:
         require(self, _RULES, "fit")
@@ -74,12 +78,9 @@ class Fit:
             return self.lr * (step + 1) / (self.warmup_epochs * steps_per_epoch)
         if self.schedule == "constant":
             return self.lr
-        progress = (
-            step // steps_per_epoch / self.epochs
-            if self.schedule_every == "epoch"
-            else step / (self.epochs * steps_per_epoch)
-        )
-        return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+        if self.schedule_every == "epoch":
+            return self.lr * half_cosine(math.pi * (step // steps_per_epoch / self.epochs))
+        return self.lr * half_cosine(math.pi * (step / (self.epochs * steps_per_epoch)))
 
     def optimizer(self, ann: nn.Module) -> torch.optim.SGD:
         """SGD over three groups: weights, thresholds, and norms with biases; on CUDA one kernel a group."""

@@ -1,11 +1,12 @@
 """Training a spiking network through time, with surrogate gradients: settings, loss, loop."""
 
+import inspect
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from snnconv.data.batches import Batches
 from snnconv.nn.graph.split import split
 from snnconv.nn.recompute import RecomputedOutputs
 from snnconv.runtime import distributed
@@ -24,6 +24,7 @@ from snnconv.runtime.run import TrainingError
 from snnconv.runtime.settings import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, SWITCH, number, one_of, require
 from snnconv.spiking.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
 from snnconv.training.distillation import distillation
+from snnconv.training.epochs import Totals, all_finite, half_cosine, set_lr
 
 log = logging.getLogger(__name__)
 DIVERGED = "method=finetune: the {} is not finite in epoch {}; try a smaller method.lr"
@@ -44,12 +45,10 @@ _RULES = {
 class Settings:
     """How to train; ValueError for values that make no sense."""
 
-    epochs: int
-    lr: float
     timesteps: int | Sequence[int]  # T; of several the largest
-    loss: str = (
-        "last"  # last: of the mean output over all T | every: of the means up to each t, so that all t ≤ T are good
-    )
+    epochs: int = 5
+    lr: float = 2e-4  # the largest, of AdamW
+    loss: str = "last"  # last: of the mean output over all T | every: of the means up to each t, for all t ≤ T
     thresholds: str = "free"  # free: θ is trained as well | frozen
     surrogate: str = "rect"  # a surrogate gradient of SpikingJelly
     sharpness: float = 1.0  # its alpha, for the distance to the threshold in units of θ
@@ -71,6 +70,11 @@ class Settings:
         """What says how a network was trained; compilation changes it by rounding alone, and float32 goes without saying."""
         return {name: value for name, value in asdict(self).items()
                 if name != "compile" and (name, value) not in (("precision", "float32"), ("precision", "tf32"))}  # fmt: skip
+
+
+def defaults() -> dict[str, Any]:
+    """Every setting with its default, `inspect.Parameter.empty` where it has none."""
+    return {f.name: inspect.Parameter.empty if f.default is MISSING else f.default for f in fields(Settings)}
 
 
 class Unrolled(nn.Module):
@@ -101,13 +105,13 @@ def loss(
 
 def lr_at(step: int, steps: int, lr: float) -> float:
     """Half a cosine from `lr` to 0, after a short linear rise."""
-    return lr * min(1.0, (step + 1) / (WARMUP * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return lr * min(1.0, (step + 1) / (WARMUP * steps + 1)) * half_cosine(math.pi * step / steps)
 
 
 def train_through_time(
     network: nn.Module,
     teacher: nn.Module | None,
-    train: Batches,
+    train: Any,
     how: Settings,
     after_epoch: Callable[[int], None] = lambda done: None,
 ) -> None:
@@ -120,7 +124,7 @@ def train_through_time(
     if distributed.world_size() > 1:
         model = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     optimizer = _optimizer(network, how)
-    dtype, steps, totals = next(network.parameters()).dtype, how.epochs * len(train), torch.zeros(3, device=device)
+    dtype, steps, totals = next(network.parameters()).dtype, how.epochs * len(train), Totals(device)
     for step, (images, labels) in enumerate(_epochs(train, how.epochs)):
         images = images.to(dtype)
         images = images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
@@ -129,19 +133,17 @@ def train_through_time(
         with autocast(device, how.precision), nullcontext() if how.compile else RecomputedOutputs():
             logits = model(images)
         value = loss(logits.float(), labels, taught, how)
-        for group in optimizer.param_groups:
-            group["lr"] = lr_at(step, steps, how.lr)
+        set_lr(optimizer, lr_at(step, steps, how.lr))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
-        right = (logits.detach().mean(0).argmax(1) == labels).sum()
-        totals += torch.stack([value.detach() * len(labels), right, torch.full_like(right, len(labels))])
+        totals.add(value, logits.mean(0), labels)
         if (step + 1) % len(train) == 0:
             epoch = (step + 1) // len(train)
-            _tell(totals, epoch, how, time.perf_counter() - start)
-            if not all(parameter.isfinite().all() for parameter in network.parameters()):
+            _report(totals, epoch, how, time.perf_counter() - start)
+            if not all_finite(network):
                 raise TrainingError(DIVERGED.format("network", epoch))
-            totals.zero_()
+            totals = Totals(device)
             after_epoch(epoch)
 
 
@@ -155,7 +157,7 @@ def _optimizer(network: nn.Module, how: Settings) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=how.lr, betas=(how.momentum, 0.999), fused=trained[0].is_cuda or None)
 
 
-def _epochs(train: Batches, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _epochs(train: Any, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of all epochs, under one progress bar."""
 
     def passes() -> Iterator[tuple[Tensor, Tensor]]:
@@ -166,10 +168,10 @@ def _epochs(train: Batches, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
     return track(passes(), "finetune", epochs * len(train), transient=True, disable=not distributed.is_main())  # type: ignore[return-value]
 
 
-def _tell(totals: Tensor, epoch: int, how: Settings, seconds: float) -> None:
-    """Log one epoch; TrainingError where its loss is not finite."""
-    summed, right, images = distributed.sum_over_ranks(totals).tolist()
-    if not math.isfinite(summed):
+def _report(totals: Totals, epoch: int, how: Settings, seconds: float) -> None:
+    """Log one epoch; TrainingError if its loss is not finite."""
+    mean_loss, correct = totals.over_ranks()
+    if not math.isfinite(mean_loss):
         raise TrainingError(DIVERGED.format("loss", epoch))
-    log.info("finetune %d/%d  T=%s  loss %.4f  train %.2f %%  %.0f s", epoch, how.epochs, how.timesteps,
-             summed / images, 100 * right / images, seconds)  # fmt: skip
+    log.info("finetune %d/%d  T=%s  loss %.4f  train %.2f %%  %.0f s", epoch, how.epochs, how.timesteps, mean_loss,
+             100 * correct, seconds)  # fmt: skip

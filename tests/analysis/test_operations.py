@@ -12,6 +12,7 @@ from torch import nn
 
 from networks import TRAINING
 from snnconv.analysis.operations import count_operations
+from snnconv.conversion.method import takes
 from snnconv.conversion.methods.cos import convert as cos
 from snnconv.conversion.methods.parallel import convert as parallel
 from snnconv.conversion.methods.qcfs import convert as qcfs
@@ -62,7 +63,7 @@ def test_every_method_is_counted_spike_by_spike(
     """Binary, signed or multi-level spikes, with warm-up, look-ahead or a network of its own for each T."""
     settings = ["timesteps=5", "levels=4", f"simulate.schedule={schedule}", *TRAINING]
     convert = instantiate(compose_config(f"method={any_method}", *settings).method)
-    takes_qcfs = QCFS in getattr(convert.func, "takes", (QCFS,))
+    takes_qcfs = QCFS in (takes(convert) or (QCFS,))
     activation = (lambda: QCFS(4)) if takes_qcfs else nn.ReLU
     images, batches = (
         exact_images(4).double(),

@@ -10,14 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from snnconv.conversion.calibration import (
-    calibrate,
-    kullback_leibler,
-    largest,
-    least_squares,
-    observed_thresholds,
-    percentile,
-)
+from snnconv.conversion.calibration import calibrate, observed_thresholds
+from snnconv.conversion.rules import kullback_leibler, largest, least_squares, percentile
 from snnconv.data.batches import in_batches
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.activations.relu import ReLU

@@ -9,10 +9,10 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.nn import functional as F
 
-from snnconv.conversion.calibration import largest
 from snnconv.conversion.checks import check
 from snnconv.conversion.method import takes
 from snnconv.conversion.methods import finetune, qcfs, threshold
+from snnconv.conversion.rules import largest
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.rewrite import replace_relus
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
@@ -128,8 +128,7 @@ def test_a_forward_pass_that_cannot_be_followed():
 # nothing to convert, and which methods would
 
 
-def test_nothing_to_convert_names_the_methods_that_would(compose_config):
-    compose_config()  # the methods are those of the configuration
+def test_nothing_to_convert_names_the_methods_that_would():
     found = check(Net(activation=nn.ReLU), DIRECT, noise(1, 8, 8))
     assert len(found.obstacles) == 1
     assert "Net has no QCFS: nothing to convert; its activations are ReLU" in found.obstacles[0]
@@ -142,8 +141,7 @@ def test_nothing_to_convert_names_the_methods_that_would(compose_config):
     assert "max_norm" not in found.methods
 
 
-def test_no_method_is_named_where_none_would_take_it(compose_config):
-    compose_config()
+def test_no_method_is_named_where_none_would_take_it():
     found = check(Net(nn.MaxPool2d(2)), DIRECT, noise(1, 8, 8))
     assert (found.methods, found.advice()) == ([], "")
 
@@ -152,7 +150,6 @@ def test_the_methods_that_are_named_convert(compose_config, any_method):
     """What is recommended for a network keeps its word, and what is not would not."""
     for activation in (nn.ReLU, lambda: QCFS(4, 1.0)):
         network = Net(activation=activation)
-        compose_config()
         named = any_method in check(network, FROM_RELU if activation is not nn.ReLU else DIRECT, noise(1, 8, 8)).methods
         method = instantiate(compose_config(f"method={any_method}", "timesteps=2").method)
         found = check(network, method, noise(1, 8, 8))

@@ -20,6 +20,8 @@ from snnconv.conversion.method import rehearse
 from snnconv.conversion.methods import finetune
 from snnconv.conversion.methods.finetune import convert
 from snnconv.conversion.methods.qcfs import convert as qcfs
+from snnconv.conversion.trainable import plain
+from snnconv.conversion.trainable import trainable as trainable_network
 from snnconv.data.batches import Batches
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.rewrite import replace_modules
@@ -154,7 +156,7 @@ def test_the_trained_neuron_is_the_ordinary_one(theta, v_initial):
 
 def trainable(ann, **settings):
     how = Settings(**{"epochs": 1, "lr": 0.01, "timesteps": 3, "surrogate": "atan", "sharpness": 2.0, **settings})
-    return finetune._trainable(BASE(ann, []), how)
+    return trainable_network(BASE(ann, []), how)
 
 
 @pytest.mark.parametrize("kind", ["plain", "residual"])
@@ -184,7 +186,7 @@ def test_training_and_the_converted_network_see_the_same_logits(
         if isinstance(module, SurrogateIntegrateFire):
             module.theta.data.fill_(0.75)  # as trained
     in_training = Unrolled(network, 3)(exact_images()).detach()
-    snn = SpikingModel(finetune._plain(network), BASE(exact_network(kind), []).latency, schedule=schedule)
+    snn = SpikingModel(plain(network), BASE(exact_network(kind), []).latency, schedule=schedule)
     same(snn(exact_images(), 3), in_training)
 
 
@@ -361,7 +363,7 @@ def test_seconds_of_earlier_trainings_count(ann, data, tmp_path, monkeypatch, ca
     assert made.pop("seconds") == 5
     save_file(weights, older, {"training": json.dumps(made)})
     assert convert(ann, [], epochs=1, start=older, save=second, **options).spent == 0
-    assert "does not say how long it was trained" in caplog.text
+    assert "does not record how long it was trained" in caplog.text
     with safe_open(second, "pt") as stored:
         assert "seconds" not in json.loads(stored.metadata()["training"])  # unknown, not the last second of them
 
@@ -401,11 +403,11 @@ def test_a_file_that_does_not_say_how_it_was_trained(ann, data, tmp_path, said, 
     convert(ann, [], data=data, save=str(file), **options)
     save_file(load_file(file), file, {"training": said})
     for how in ("load", "start"):
-        with pytest.raises(ValueError, match=r"snn\.safetensors: damaged, says in no known way how it was trained"):
+        with pytest.raises(ValueError, match=r"snn\.safetensors: damaged, its record of the training cannot be read"):
             rehearse(partial(convert, data=data, **options | {how: str(file)}), ann, [])
     save_file(load_file(file), file)
     convert(ann, [], data=None, load=str(file), **options)
-    assert "does not say how it was trained" in caplog.text
+    assert "has no record of its training" in caplog.text
     assert convert(ann, [], data=data, start=str(file), **options).facts["start"] == "unknown"
 
 
@@ -420,14 +422,14 @@ def test_training_that_begins_with_a_file_keeps_its_own_potential(ann, data, tmp
 
 def test_every_epoch_is_kept(ann, data, tmp_path, exact_images, monkeypatch, caplog):
     """What an interrupted training leaves is its last whole epoch, and it says so."""
-    file, told, rate = str(tmp_path / "snn.safetensors"), through_time._tell, through_time.lr_at
+    file, told, rate = str(tmp_path / "snn.safetensors"), through_time._report, through_time.lr_at
 
     def interrupted(totals, epoch, *rest):
         if epoch == 2:
             raise KeyboardInterrupt
         told(totals, epoch, *rest)
 
-    monkeypatch.setattr(through_time, "_tell", interrupted)
+    monkeypatch.setattr(through_time, "_report", interrupted)
     options = {"base": BASE, "timesteps": 2, "data": data, "lr": 0.02}
     with pytest.raises(KeyboardInterrupt):
         convert(ann, [], epochs=2, save=file, **options)
@@ -502,7 +504,7 @@ def test_rehearsing_does_not_train(ann):
         ({"load": __file__, "start": __file__}, "start=.*: nothing is trained"),
         ({"load": __file__, "teacher": "no/run"}, "teacher=no/run: nothing is trained"),
         ({"teacher": "no/run"}, "teacher=no/run: no such run folder"),
-        ({"teacher": "no/run", "distill": 0.0}, "teacher=no/run: has no say with method.distill=0"),
+        ({"teacher": "no/run", "distill": 0.0}, "teacher=no/run: has no effect with method.distill=0"),
         ({"save": "bashrc"}, "save=bashrc: has to end in .safetensors"),
         ({"save": "no/where.safetensors"}, "save=no/where.safetensors: no is no folder"),
     ],

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from snnconv.conversion.calibration import largest
 from snnconv.conversion.methods.layer_calibration import convert, distill
 from snnconv.conversion.methods.qcfs import convert as qcfs
+from snnconv.conversion.rules import largest
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.activations.relu import ReLU
 from snnconv.nn.functional import qcfs as quantized

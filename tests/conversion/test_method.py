@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from snnconv.conversion.calibration import largest, least_squares, percentile
 from snnconv.conversion.method import rehearse
 from snnconv.conversion.methods import burst, cos, layer_calibration, srp, temporal_bias, threshold
+from snnconv.conversion.rules import largest, least_squares, percentile
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 

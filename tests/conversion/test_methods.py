@@ -15,7 +15,7 @@ from torch import nn
 from networks import TRAINING
 from snnconv.analysis.errors import decompose
 from snnconv.analysis.layer_errors import PARTS
-from snnconv.conversion.method import rehearse
+from snnconv.conversion.method import rehearse, takes
 from snnconv.conversion.methods.qcfs import convert
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.spiking.model import SpikingModel, running_mean
@@ -72,7 +72,7 @@ def ann(request, make_ann, method, batches):
     """A network that the method takes."""
     kind, activation = request.param.split("-")
     network = make_ann(activation, kind)
-    kinds = getattr(method.func, "takes", None)
+    kinds = takes(method)
     if kinds and not any(isinstance(module, kinds) for module in network.modules()):
         pytest.skip(f"not its activation: {activation}")
     why = None if kinds else refusal(method, network, batches)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from snnconv.conversion.calibration import largest
 from snnconv.conversion.methods.potential_init import convert
+from snnconv.conversion.rules import largest
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.activations.relu import ReLU
 from snnconv.spiking.model import SpikingModel

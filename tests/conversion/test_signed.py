@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from snnconv.conversion.calibration import largest, observed_thresholds
+from snnconv.conversion.calibration import observed_thresholds
 from snnconv.conversion.methods.signed import convert
+from snnconv.conversion.rules import largest
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.activations.relu import ReLU
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire

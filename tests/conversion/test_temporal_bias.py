@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from snnconv.conversion.calibration import largest
 from snnconv.conversion.methods.qcfs import convert as qcfs
 from snnconv.conversion.methods.temporal_bias import convert, temporal_bias
+from snnconv.conversion.rules import largest
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.activations.relu import ReLU
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire

@@ -7,9 +7,9 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from snnconv.conversion.calibration import kullback_leibler, largest, least_squares, percentile
 from snnconv.conversion.method import rehearse
 from snnconv.conversion.methods.threshold import convert
+from snnconv.conversion.rules import kullback_leibler, largest, least_squares, percentile
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.activations.relu import ReLU
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire

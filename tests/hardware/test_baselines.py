@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from networks import Net
 from snnconv.analysis.costs import Costs
-from snnconv.conversion import calibration
+from snnconv.conversion import rules
 from snnconv.data.batches import Batches
 from snnconv.data.digits import digits
 from snnconv.data.splits import Splits
@@ -217,8 +217,8 @@ def test_an_observer_follows_its_formula(name, symmetric):
         "min_max": every.max(),
         "moving_average": 0.75**2 * highest[0] + 0.75 * 0.25 * highest[1] + 0.25 * highest[2],
         "percentile": every.kthvalue(math.ceil(0.98 * len(every))).values,
-        "mse": calibration.least_squares(every, levels),
-        "kl": calibration.kullback_leibler(every, levels),
+        "mse": rules.least_squares(every, levels),
+        "kl": rules.kullback_leibler(every, levels),
     }[name]
     quantize = settled(observer)
     assert quantize.scale.item() == pytest.approx(float(top) / levels, rel=1e-5)
@@ -249,7 +249,7 @@ def test_least_squares_of_all_channels_at_once_is_that_of_each(bits):
         alone(weights[1:2])
         torch.testing.assert_close(settled(observer).scale[1:2], settled(alone).scale)
     q = 2 ** (bits - 1) - 1
-    expected = [calibration.least_squares(channel.abs().flatten(), q) / q for channel in weights]
+    expected = [rules.least_squares(channel.abs().flatten(), q) / q for channel in weights]
     symmetric = weight_observer("mse", Integers(bits, True), per_channel=True)
     symmetric(weights)
     torch.testing.assert_close(settled(symmetric).scale, torch.stack(expected), rtol=1e-4, atol=0)

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from networks import Net
-from snnconv.conversion.calibration import largest
 from snnconv.conversion.methods import burst, qcfs, signed, threshold
+from snnconv.conversion.rules import largest
 from snnconv.hardware.export import nir as exporter
 from snnconv.hardware.export.nir import FILE, check, export, replay, to_nir
 from snnconv.hardware.export.normal_form import normal_form

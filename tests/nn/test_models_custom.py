@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from snnconv.conversion.calibration import calibrate, largest
+from snnconv.conversion.calibration import calibrate
 from snnconv.conversion.methods.qcfs import convert
 from snnconv.conversion.obstacles import obstacles
+from snnconv.conversion.rules import largest
 from snnconv.data.vision import cifar10
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.activations.relu import ReLU

@@ -4,21 +4,18 @@ import re
 from pathlib import Path
 
 import pytest
-from hydra.utils import get_method
 from omegaconf import OmegaConf
 from torch import nn
 
+from snnconv.conversion.registry import find
 from snnconv.nn.activations.qcfs import QCFS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def takes(method: str) -> set[type]:
-    """The kinds of activations that conf/method/<method>.yaml takes; both where it leaves that to another method."""
-    yaml = OmegaConf.load(ROOT / "conf" / "method" / f"{method}.yaml")
-    if "_target_" not in yaml:
-        return takes(yaml.defaults[0])
-    return set(getattr(get_method(yaml._target_), "takes", (QCFS, nn.ReLU)))
+    """The kinds of activations that a method takes; both where it leaves that to another method."""
+    return set(find(method).takes or (QCFS, nn.ReLU))
 
 
 @pytest.mark.parametrize(("sweep", "kind"), [("methods_qcfs", QCFS), ("methods_relu", nn.ReLU)])

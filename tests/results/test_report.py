@@ -87,7 +87,7 @@ def test_rows_and_csv_by_hand():
 
 def test_settings_are_the_methods_own_and_plain():
     """Rows of a leaderboard are told apart by them, so what differs between seeds and machines must not be there."""
-    rule = {"_target_": "snnconv.conversion.calibration.percentile", "_partial_": True, "percent": 99.9}
+    rule = {"_target_": "snnconv.conversion.rules.percentile", "_partial_": True, "percent": 99.9}
     base = {
         "_target_": "snnconv.conversion.methods.srp.convert",
         "_partial_": True,

@@ -167,9 +167,9 @@ def test_layers_are_learned(open_tiny_run, tiny_batches):
 def test_layers_need_a_teacher_and_eager_code(open_tiny_run, tiny_batches, teacher):
     with pytest.raises(ValueError, match=r"fit\.distill_layers: needs the network that teaches"):
         Fit(epochs=1, lr=0.1, batch_size=4, distill_layers=1.0)
-    settings = Fit(epochs=1, lr=0.1, batch_size=4, distill_layers=1.0, teacher=str(teacher))
+    settings = Fit(epochs=1, lr=0.1, batch_size=4, distill_layers=1.0, teacher=str(teacher), compile=True)
     with pytest.raises(ValueError, match="compile=false"):
-        fit(_mlp(), tiny_batches(), tiny_batches(), settings, open_tiny_run("x", "compile=true"))
+        fit(_mlp(), tiny_batches(), tiny_batches(), settings, open_tiny_run("x"))
 
 
 def test_networks_that_share_no_layer_are_told():

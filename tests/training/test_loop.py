@@ -13,6 +13,7 @@ from snnconv.data.augment import RandomCrop
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.runtime import checkpoint, files
 from snnconv.runtime.run import Run, TrainingError
+from snnconv.runtime.stored_config import settle
 from snnconv.training import loop as training
 from snnconv.training.loop import fit
 from snnconv.training.settings import Fit
@@ -449,8 +450,8 @@ def test_no_epochs_keep_the_given_network(open_tiny_run, fresh_network, train, v
     assert files.read_lines(run.folder / "metrics.jsonl") == []
 
 
-def test_no_epochs_and_no_weights_is_a_mistake(open_tiny_run, fresh_network, train, valid):
-    run = open_tiny_run("none")
+def test_no_epochs_and_no_weights_is_a_mistake(compose_config):
+    cfg = compose_config("fit=none")
     with pytest.raises(ValueError, match=r"fit.epochs=0 keeps the network as it was given, .* model.weights="):
-        fit(fresh_network(), train, valid, Fit(**{**FIT, "epochs": 0}), run)
-    assert not list(run.folder.iterdir())
+        settle(cfg, ["fit=none"])
+    assert settle(compose_config("fit=none", "model.weights=given.pt"), ["fit=none"]).model.weights == "given.pt"

@@ -1,13 +1,14 @@
 """Burst neurons: several spikes in one step release what a single one would leave behind.  Li & Zeng, IJCAI 2022."""
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
-from snnconv.conversion.calibration import Rule
 from snnconv.conversion.method import converts, thresholds, training_of
+from snnconv.conversion.rules import Rule, percentile
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
@@ -17,7 +18,7 @@ from snnconv.spiking.neurons.burst import Burst
 KINDS = (QCFS, nn.ReLU)
 
 
-@converts(*KINDS)
+@converts(*KINDS, rule=functools.partial(percentile, percent=99.9))
 def convert(
     ann: nn.Module,
     batches: Iterable,

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from snnconv.conversion.calibration import Rule
 from snnconv.conversion.method import converts, thresholds, training_of
+from snnconv.conversion.rules import Rule, least_squares
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
@@ -16,7 +16,7 @@ from snnconv.spiking.neurons.burst import Burst
 KINDS = (QCFS, nn.ReLU)
 
 
-@converts(*KINDS)
+@converts(*KINDS, rule=least_squares)
 def convert(
     ann: nn.Module,
     batches: Iterable,

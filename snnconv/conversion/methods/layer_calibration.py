@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from snnconv.conversion.calibration import Rule
 from snnconv.conversion.method import converts, thresholds, training_of
+from snnconv.conversion.rules import Rule, least_squares
 from snnconv.data.batches import calibration_images
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.functional import qcfs
@@ -24,7 +24,7 @@ from snnconv.spiking.side_by_side import Site, channel_mean, side_by_side
 KINDS = (QCFS, nn.ReLU)
 
 
-@converts(*KINDS)
+@converts(*KINDS, rule=least_squares)
 def convert(
     ann: nn.Module,
     batches: Iterable,
@@ -84,6 +84,10 @@ def convert(
     latency = Latency(needs_training="weights" if variant == "advanced" and epochs else training_of(ann))
     first = uncalibrated(8)  # until a T is asked for
     return SpikingModel(first, latency, anytime=False, for_timesteps=calibrated, **(simulate or {}))
+
+
+ADVANCED = "SNN calibration with initial potentials and weights in place of biases.  Li et al., ICML 2021; IJCV 2024."
+convert.variant("layer_calibration_advanced", ADVANCED, variant="advanced")
 
 
 def distill(

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from snnconv.conversion.calibration import Rule
 from snnconv.conversion.method import converts, thresholds, training_of
+from snnconv.conversion.rules import Rule, least_squares
 from snnconv.data.batches import calibration_images
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.spiking.latency import Latency
@@ -19,7 +19,7 @@ from snnconv.spiking.side_by_side import side_by_side
 KINDS = (QCFS, nn.ReLU)
 
 
-@converts(*KINDS)
+@converts(*KINDS, rule=least_squares)
 def convert(
     ann: nn.Module,
     batches: Iterable,

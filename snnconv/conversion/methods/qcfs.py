@@ -10,11 +10,16 @@ from snnconv.nn.activations.qcfs import QCFS
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 
 @converts(QCFS)
 def convert(
-    ann: nn.Module, batches: Iterable, *, neuron: Callable[..., nn.Module], simulate: Mapping[str, Any] | None = None
+    ann: nn.Module,
+    batches: Iterable,
+    *,
+    neuron: Callable[..., nn.Module] = IntegrateFire,
+    simulate: Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` as a spiking network.  Thresholds come from training, so `batches` is unused.
 

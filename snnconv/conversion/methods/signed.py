@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from snnconv.conversion.calibration import Rule
 from snnconv.conversion.method import converts, thresholds, training_of
+from snnconv.conversion.rules import Rule, largest, least_squares
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
@@ -16,7 +16,7 @@ from snnconv.spiking.neurons.signed import Signed
 KINDS = (QCFS, nn.ReLU)
 
 
-@converts(*KINDS)
+@converts(*KINDS, negative=0.001, v_initial=0.5, rule=least_squares)
 def convert(
     ann: nn.Module,
     batches: Iterable,
@@ -37,3 +37,7 @@ def convert(
     found = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
     network = to_spiking(ann, KINDS, lambda path, _: Signed(found[path], v_initial, negative))
     return SpikingModel(network, Latency(signed=True, needs_training=training_of(ann)), **(simulate or {}))
+
+
+SNM = "Signed neurons with memory: a spike is taken back once v has fallen to −θ.  Wang et al., IJCAI 2022."
+convert.variant("signed_snm", SNM, negative=1.0, v_initial=0.0, rule=largest)

@@ -1,6 +1,7 @@
 """SpikingJelly's own conversion as an entrant: what its recipes make of a ReLU network, under the same clock as the others."""
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -59,7 +60,12 @@ def local_threshold_balancing(batches: Iterable, **settings: Any) -> ann2snn.Loc
     return _LocalThresholdBalancing(batches, **settings)
 
 
-@converts(nn.ReLU)
+def _briefly(ann: nn.Module, batches: Iterable, *, iterations: int = 1, **settings: Any) -> SpikingModel:
+    """`convert` with one iteration (or fewer, if that is the mistake)."""
+    return convert(ann, batches, iterations=min(iterations, 1), **settings)
+
+
+@converts(nn.ReLU, rehearse=_briefly, only_variants=True)
 def convert(
     ann: nn.Module,
     batches: Iterable,
@@ -93,6 +99,18 @@ def convert(
     return SpikingModel(network, Latency(readout_from=readout_from), **(simulate or {}))
 
 
+EXAMPLE: dict[str, Any] = {
+    "mode": "99.9%",
+    "momentum": 0.1,
+    "channel_wise": True,
+    "half_threshold": True,
+}  # of SpikingJelly, for ImageNet
+RATE = "SpikingJelly's RateCodingRecipe, with the settings of its own ImageNet example (robust)."
+LTB = "SpikingJelly's LocalThresholdBalancingRecipe."
+convert.variant("spikingjelly_rate", RATE, recipe=functools.partial(rate_coding, **EXAMPLE))
+convert.variant("spikingjelly_ltb", LTB, recipe=local_threshold_balancing)
+
+
 def spikingjelly_neurons(network: nn.Module, recipe: ann2snn.FXConversionRecipe) -> dict[str, SpikingJellyNeuron]:
     """What `recipe` puts in the place of each ReLU of `network`, by the path of the ReLU."""
     paths = [str(node.target) for node in trace(network).nodes if node.op == "call_module"]
@@ -112,11 +130,3 @@ def spikingjelly_neurons(network: nn.Module, recipe: ann2snn.FXConversionRecipe)
             before, after = modules[node.args[0].target], modules[next(iter(node.users)).target]
             found.append(SpikingJellyNeuron(modules[node.target], before.scale, after.scale))
     return dict(zip(paths, found, strict=True))  # both in the order of the forward pass
-
-
-def _rehearse(ann: nn.Module, batches: Iterable, **settings: Any) -> SpikingModel:
-    """With one iteration (or fewer, if that is the mistake)."""
-    return convert(ann, batches, **{**settings, "iterations": min(settings.get("iterations", 1), 1)})
-
-
-convert.rehearse = _rehearse  # type: ignore[attr-defined]

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from snnconv.conversion.calibration import Rule
 from snnconv.conversion.method import converts, thresholds, training_of
+from snnconv.conversion.rules import Rule, least_squares
 from snnconv.data.batches import calibration_images
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.kinds import is_activation
@@ -23,7 +23,7 @@ from snnconv.spiking.side_by_side import channel_mean, side_by_side
 KINDS = (QCFS, nn.ReLU)
 
 
-@converts(*KINDS)
+@converts(*KINDS, rule=least_squares)
 def convert(
     ann: nn.Module,
     batches: Iterable,

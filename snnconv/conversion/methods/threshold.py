@@ -5,24 +5,27 @@ Sources of the rules (`conversion.calibration`): Diehl et al., IJCNN 2015 (max-n
 of 1 compute the same spikes as θ here, with the weights left alone.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
-from snnconv.conversion.calibration import Rule, observed_thresholds
+from snnconv.conversion.calibration import observed_thresholds
 from snnconv.conversion.method import converts
+from snnconv.conversion.rules import Rule, kullback_leibler, largest, least_squares, percentile
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 
-@converts(nn.ReLU)
+@converts(nn.ReLU, only_variants=True)
 def convert(
     ann: nn.Module,
     batches: Iterable,
     *,
-    neuron: Callable[..., nn.Module],
+    neuron: Callable[..., nn.Module] = IntegrateFire,
     rule: Rule,
     levels: int = 8,
     per_channel: bool = False,
@@ -43,3 +46,15 @@ def convert(
     found = observed_thresholds(ann, sites, batches, rule, **how)
     network = to_spiking(ann, nn.ReLU, lambda path, site: neuron(threshold=found[path]))
     return SpikingModel(network, Latency(), **(simulate or {}))
+
+
+MAX_NORM = "θ is the largest activation on calibration images.  Diehl et al., IJCNN 2015."
+EMA = "θ is the moving average of the largest activation of each calibration batch."
+PERCENTILE = "θ is what 99.9 % of the activations do not exceed.  Rueckauer et al., Front. Neurosci. 2017."
+MSE = "θ of least squared error between ReLU and its quantization to `levels`.  Li et al., ICML 2021."
+KL = "θ of least Kullback-Leibler divergence between ReLU and its quantization to `levels`.  Migacz, GTC 2017."
+convert.variant("max_norm", MAX_NORM, rule=largest)
+convert.variant("ema", EMA, rule=largest, momentum=0.9)
+convert.variant("percentile", PERCENTILE, rule=functools.partial(percentile, percent=99.9))
+convert.variant("mse", MSE, rule=least_squares)
+convert.variant("kl", KL, rule=kullback_leibler)

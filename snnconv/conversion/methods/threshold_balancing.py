@@ -39,7 +39,12 @@ class Balancing(nn.Module):
         return torch.minimum(x.clamp_min(0), per_channel(self.threshold, x))
 
 
-@converts(nn.ReLU)
+def _briefly(ann: nn.Module, batches: Iterable, *, iterations: int = 1, **settings: Any) -> SpikingModel:
+    """`convert` with one iteration (or fewer, if that is the mistake)."""
+    return convert(ann, batches, iterations=min(iterations, 1), **settings)
+
+
+@converts(nn.ReLU, rehearse=_briefly)
 def convert(
     ann: nn.Module,
     batches: Iterable,
@@ -84,11 +89,3 @@ def balanced_thresholds(ann: nn.Module, batches: Iterable, rate: float) -> dict[
             )
         found[path] = torch.where(threshold > 0, threshold, threshold.max())
     return found  # type: ignore[return-value]
-
-
-def _rehearse(ann: nn.Module, batches: Iterable, **settings: Any) -> SpikingModel:
-    """With one iteration (or fewer, if that is the mistake)."""
-    return convert(ann, batches, **{**settings, "iterations": min(settings.get("iterations", 1), 1)})
-
-
-convert.rehearse = _rehearse  # type: ignore[attr-defined]

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from snnconv.conversion import calibration
-from snnconv.conversion.calibration import Rule
+from snnconv.conversion import rules
+from snnconv.conversion.rules import Rule
 
 _talker = logging.getLogger(
     "torch.utils._pytree"
@@ -136,7 +136,7 @@ class RuleObserver(UniformQuantizationObserverBase):
 def least_squares(
     samples: Float[Tensor, "C M"], levels: Float[Tensor, " C"], candidates: int = 100
 ) -> Float[Tensor, " C"]:
-    """`calibration.least_squares` of every channel at once, each with levels of its own."""
+    """`rules.least_squares` of every channel at once, each with levels of its own."""
     top, levels = samples.amax(1, keepdim=True), levels.unsqueeze(1)
     best, found = torch.full_like(top, torch.inf), top.clone()
     for k in range(1, candidates + 1):
@@ -162,15 +162,15 @@ def weight_observer(name: str, integers: Integers, per_channel: bool) -> nn.Modu
 
 def activation_observer(name: str, integers: Integers, *, momentum: float, percent: float, per_image: int) -> nn.Module:
     """What finds the range of the values at one place of a network.  ValueError for an unknown name."""
-    rules: dict[str, Rule] = {
-        "percentile": partial(calibration.percentile, percent=percent),
-        "mse": calibration.least_squares,
-        "kl": calibration.kullback_leibler,
+    by_name: dict[str, Rule] = {
+        "percentile": partial(rules.percentile, percent=percent),
+        "mse": rules.least_squares,
+        "kl": rules.kullback_leibler,
     }
     make: dict[str, Callable[..., nn.Module]] = {
         "min_max": MinMaxObserver,
         "moving_average": partial(MovingAverageMinMaxObserver, averaging_constant=1 - momentum),
-        **{key: partial(RuleObserver, _of_one(rule), per_image) for key, rule in rules.items()},
+        **{key: partial(RuleObserver, _of_one(rule), per_image) for key, rule in by_name.items()},
     }
     return make[name](**integers.options())
 

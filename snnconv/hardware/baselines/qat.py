@@ -5,7 +5,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import torch
 from rich.progress import track
 from torch import nn
 from torch.nn import functional as F
@@ -15,6 +14,7 @@ from snnconv.hardware.baselines.ptq import Quantized, Settings, calibrated
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.runtime import distributed
 from snnconv.runtime.run import TrainingError
+from snnconv.training.epochs import Totals, set_lr
 from snnconv.training.settings import Fit
 
 log = logging.getLogger(__name__)
@@ -60,17 +60,17 @@ def _train(network: nn.Module, data: Splits, how: Fit) -> None:
     for epoch in range(how.epochs):
         data.train.set_epoch(epoch)
         network.train()
-        total = torch.zeros((), dtype=torch.float64, device=data.train.device)
+        totals = Totals(data.train.device)
         batches = track(data.train, f"epoch {epoch + 1}/{how.epochs}", steps, transient=True)
         for index, (images, labels) in enumerate(batches):
-            for group in optimizer.param_groups:
-                group["lr"] = how.lr_at(epoch * steps + index, steps)
-            loss = F.cross_entropy(network(images), labels)
+            set_lr(optimizer, how.lr_at(epoch * steps + index, steps))
+            logits = network(images)
+            loss = F.cross_entropy(logits, labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            total += loss.detach()
-        mean = total.item() / steps
+            totals.add(loss, logits, labels)
+        mean, correct = totals.means()
         if not math.isfinite(mean):
             raise TrainingError(f"baseline=qat: the loss is not finite in epoch {epoch + 1}; try a smaller baseline.lr")
-        log.info("qat %d/%d  loss %.4f", epoch + 1, how.epochs, mean)
+        log.info("qat %d/%d  loss %.4f  train %.2f %%", epoch + 1, how.epochs, mean, 100 * correct)

@@ -1,0 +1,198 @@
+"""Every conversion method by name, and `convert`, which applies one to any network."""
+
+import copy
+import difflib
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from snnconv.conversion.calibration import calibrate
+from snnconv.conversion.method import METHODS, Method
+from snnconv.conversion.obstacles import obstacles
+from snnconv.conversion.rules import RULES, least_squares
+from snnconv.data.loaders import Loader, device_of
+from snnconv.nn.graph.kinds import is_activation
+from snnconv.nn.graph.rewrite import replace_relus
+from snnconv.spiking.model import SpikingModel
+
+CALIBRATION = 1000  # samples that calibrate, as in conf/data/
+REQUIRED = inspect.Parameter.empty
+
+
+@functools.cache
+def _import_methods() -> None:
+    """Import every module of `snnconv.conversion.methods`; each registers its methods."""
+    package = importlib.import_module("snnconv.conversion.methods")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def find(name: str) -> Method:
+    """The method called `name`; ValueError with the nearest names if there is none."""
+    _import_methods()
+    if name not in METHODS:
+        raise ValueError(f"method={name!r}: no such method; {_nearest(name, METHODS)}")
+    return METHODS[name]
+
+
+def methods(model: nn.Module | None = None) -> list[str]:
+    """The names of all conversion methods, or of those that take `model` as it is.
+
+    A method takes a network if every layer can be converted and its activations are of a kind that the method starts from: ReLU
+    (modules or calls), or activations with a trained threshold such as QCFS.
+
+    >>> from torch import nn
+    >>> from snnconv.conversion.registry import methods
+    >>> "mse" in methods(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
+    True
+    """
+    _import_methods()
+    if model is None:
+        return sorted(METHODS)
+    try:
+        model = with_relu_modules(model)
+    except ValueError:  # it cannot be followed, or has no activation
+        return []
+    fits = {kinds: not obstacles(model, kinds) for kinds in {m.takes for m in METHODS.values() if m.takes}}
+    return sorted(name for name, method in METHODS.items() if method.takes and fits[method.takes])
+
+
+def convert(
+    model: nn.Module,
+    calibration: Any = None,
+    *,
+    method: str = "auto",
+    simulation: Any = None,
+    **settings: Any,
+) -> SpikingModel:
+    """The spiking network that `model` becomes.
+
+    `model` is any network whose activations are ReLUs (`nn.ReLU`, `F.relu`, `x.relu()`), or were trained as QCFS (`prepare`).
+    It is not changed, and its mode (train or eval) stays; the result is a copy in eval mode on the same device.
+
+    `calibration` gives the inputs from which methods find thresholds: any iterable of (inputs [N, …], targets) or of inputs, for
+    example a DataLoader; a tensor is one batch.  Values are used as they are, so they have to be normalized as in training.  The
+    first 1000 samples are used.  Methods for trained thresholds need none.
+
+    `method` is one of `methods()`.  "auto" takes `qcfs` where every activation has a trained threshold, and else `mse`: θ of least
+    squared error.  Of the methods that fix one network for all timesteps, `mse` has the best accuracy for T = 16 and above on deep
+    networks (experiments/leaderboard_cifar10_resnet20); `temporal_bias` is better for T ≤ 32 and calibrates anew for each T.
+
+    `settings` are those of the method's yaml (conf/method/), by the same names and with the same defaults; settings of a rule or a
+    neuron are given directly (`percent=99.99`), and `rule` may be a name: "max", "percentile", "mse", "kl".  `simulation` holds
+    settings of conf/simulate/: a mapping or a `Simulation`.
+
+    Returns a `SpikingModel`: `snn(inputs, timesteps=T)` gives logits [T, N, K], one for each step.
+
+    ValueError for an unknown method or setting (with the nearest names), a layer that cannot be converted (with its path and a
+    remedy), or missing calibration inputs.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from snnconv.conversion.registry import convert
+    >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    >>> snn = convert(model, torch.rand(100, 4))
+    >>> snn(torch.rand(5, 4), timesteps=8).shape
+    torch.Size([8, 5, 3])
+    >>> snn = convert(model, torch.rand(100, 4), method="percentile", percent=99.0)
+    >>> convert(model, torch.rand(100, 4), method="percentil")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: method='percentil': no such method; did you mean percentile? ...
+    """
+    network = with_relu_modules(model)
+    chosen = find(_automatic(network) if method == "auto" else method)
+    inputs = Loader([] if calibration is None else calibration, device_of(network))
+    batches = inputs.first(CALIBRATION)
+    network = _with_thresholds(network, batches)
+    given = bound_settings(chosen, settings)
+    if "data" in given:  # it trains
+        given["data"] = given["data"] or inputs
+    if "base" in given and not callable(given["base"]):
+        base = find(given["base"] or _automatic(network))
+        given["base"] = functools.partial(base, **bound_settings(base, {}))
+    return chosen(network, batches, **given, simulate=simulation_settings(simulation))
+
+
+def _automatic(network: nn.Module) -> str:
+    """The method for networks of this kind."""
+    trained = [is_activation(m) for m in network.modules() if is_activation(m) or isinstance(m, nn.ReLU)]
+    return "qcfs" if trained and all(trained) else "potential_init" if any(trained) else "mse"
+
+
+def with_relu_modules(model: nn.Module) -> nn.Module:
+    """`model` if its activations have thresholds, else a copy in which every ReLU is a module of its own."""
+    if any(is_activation(module) for module in model.modules()):
+        return model
+    return replace_relus(model, nn.ReLU)
+
+
+def _with_thresholds(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> nn.Module:
+    """`network`, or a copy with calibrated thresholds where some are unknown (NaN); ValueError if there are no inputs for that."""
+    sites: dict[str, Any] = {path: module for path, module in network.named_modules() if is_activation(module)}
+    unknown = [path for path, site in sites.items() if bool(site.threshold.isnan().any())]
+    if not unknown:
+        return network
+    if not batches:
+        raise ValueError(f"{unknown[0]}: its threshold is not known yet; train the network first, or pass calibration=")
+    network = copy.deepcopy(network)
+    calibrate(network, batches, rule=least_squares)
+    return network
+
+
+def bound_settings(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of `method` but `simulate`: its default, or what is `given`.
+
+    A setting that is not the method's own belongs to a function that is one (`rule`, `neuron`, `recipe`).  ValueError for a name
+    that neither has, and for a setting without default that is not given.
+    """
+    own = {name: default for name, default in method.settings().items() if name != "simulate"}
+    values = {**own, **{name: value for name, value in given.items() if name in own}}
+    if isinstance(values.get("rule"), str):
+        values["rule"] = _rule(values["rule"])
+    options = {name: _options(value) for name, value in values.items() if callable(value) and value is not REQUIRED}
+    for name, value in given.items():
+        if name in own:
+            continue
+        part = next((part for part, names in options.items() if name in names), None)
+        if part is None:
+            names = [*own, *(name for names in options.values() for name in names)]
+            raise ValueError(f"method={method.name}: has no setting {name!r}; {_nearest(name, names)}")
+        values[part] = functools.partial(values[part], **{name: value})
+    if missing := [name for name, value in values.items() if value is REQUIRED]:
+        raise ValueError(f"method={method.name}: needs {' and '.join(f'{name}=…' for name in missing)}")
+    return values
+
+
+def _rule(name: str) -> Callable:
+    """The threshold rule called `name`; ValueError with the known names if there is none."""
+    if name not in RULES:
+        raise ValueError(f"rule={name!r}: one of {', '.join(RULES)}, or a function of (samples, levels)")
+    return RULES[name]
+
+
+def _options(function: Callable) -> list[str]:
+    """The names of the settings that `function` has besides what it is applied to."""
+    parameters = inspect.signature(function).parameters.values()
+    bound = function.keywords if isinstance(function, functools.partial) else {}
+    return list(dict.fromkeys([*(p.name for p in parameters if p.default is not REQUIRED), *bound]))
+
+
+def simulation_settings(simulation: Any) -> dict[str, Any]:
+    """`simulation`, a mapping or a dataclass, as keyword arguments of `SpikingModel`."""
+    return asdict(simulation) if is_dataclass(simulation) else dict(simulation or {})  # type: ignore[arg-type]
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """A suggestion for a name that is unknown."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, 3, 0.5)
+    if not close:
+        return f"there are {', '.join(sorted(names))}"
+    return f"did you mean {' or '.join(close)}?  There are {', '.join(sorted(names))}"

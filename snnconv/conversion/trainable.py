@@ -1,0 +1,38 @@
+"""Neurons that can be trained in the place of plain integrate-and-fire neurons, and back."""
+
+from typing import Any
+
+from torch import nn
+
+from snnconv.nn.graph.rewrite import set_submodule
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import OverTime
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
+from snnconv.training.through_time import Settings
+
+
+def trainable(snn: SpikingModel, how: Settings) -> nn.Module:
+    """The network of `snn`, changed in place: its neurons have surrogate gradients.  ValueError if they are not plain."""
+    others = [f"{path} is a {type(n).__name__} neuron" for path, n in snn.neurons().items()
+              if type(n) is not IntegrateFire or n.amplitude is not n.threshold]  # fmt: skip
+    if others or not snn.anytime or snn.lookahead != 1 or snn.discard:
+        reason = others[0] if others else str(snn.latency)
+        raise ValueError(f"method.base: only plain integrate-and-fire neurons that run step by step can be trained; here {reason}; "
+                         "use method@method.base=qcfs")  # fmt: skip
+    network = snn.network.requires_grad_()
+    slope, frozen = surrogate_slope(how.surrogate), how.thresholds == "frozen"
+    for path, module in list(network.named_modules()):
+        if isinstance(module, OverTime):
+            neuron: Any = SurrogateIntegrateFire(module.neuron, slope, how.sharpness, how.detach_reset, frozen)  # type: ignore[arg-type]
+            neuron.timesteps = how.timesteps
+            set_submodule(network, path, neuron)
+    return network
+
+
+def plain(network: nn.Module) -> nn.Module:
+    """`network`, changed in place: its neurons are ordinary ones again."""
+    for path, module in list(network.named_modules()):
+        if isinstance(module, SurrogateIntegrateFire):
+            set_submodule(network, path, OverTime(module.trained()))
+    return network

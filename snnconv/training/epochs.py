@@ -1,0 +1,50 @@
+"""What every training loop needs: a schedule, the sums of an epoch, and the check that numbers are finite."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from snnconv.runtime import distributed
+
+
+def half_cosine(angle: float) -> float:
+    """½(1 + cos `angle`): the factor of a learning rate that falls from 1 at angle 0 to 0 at π."""
+    return 0.5 * (1 + math.cos(angle))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group of `optimizer` the learning rate `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def all_finite(network: nn.Module) -> bool:
+    """Are all weights and buffers of `network` finite?"""
+    return all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
+
+
+class Totals:
+    """Loss, correct predictions and samples of an epoch, summed on the device so that no step waits for the result."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """One step: its mean loss, logits [N, K] and labels [N]."""
+        loss = loss.detach().double()
+        count = torch.full_like(loss, len(labels))  # filled on the device: a copy to it would make every step wait
+        self.sums += torch.stack([loss * count, (logits.detach().argmax(1) == labels).sum().double(), count])
+
+    def means(self) -> tuple[float, float]:
+        """Mean loss and accuracy so far, of this process."""
+        return self._of(self.sums)
+
+    def over_ranks(self) -> tuple[float, float]:
+        """Mean loss and accuracy so far, of all processes."""
+        return self._of(distributed.sum_over_ranks(self.sums.clone()))
+
+    @staticmethod
+    def _of(sums: Tensor) -> tuple[float, float]:
+        loss, correct, samples = sums.tolist()
+        return (loss / samples, correct / samples) if samples else (math.nan, math.nan)
