@@ -1,12 +1,11 @@
 """Every conversion method by name, and `convert`, which applies one to any network."""
 
 import copy
-import difflib
 import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from snnconv.conversion.rules import RULES, least_squares
 from snnconv.data.loaders import Loader, device_of
 from snnconv.nn.graph.kinds import is_activation
 from snnconv.nn.graph.rewrite import replace_relus
+from snnconv.runtime.settings import nearest
 from snnconv.spiking.model import SpikingModel
 
 CALIBRATION = 1000  # samples that calibrate, as in conf/data/
@@ -37,7 +37,7 @@ def find(name: str) -> Method:
     """The method called `name`; ValueError with the nearest names if there is none."""
     _import_methods()
     if name not in METHODS:
-        raise ValueError(f"method={name!r}: no such method; {_nearest(name, METHODS)}")
+        raise ValueError(f"method={name!r}: no such method; {nearest(name, METHODS)}")
     return METHODS[name]
 
 
@@ -163,7 +163,7 @@ def bound_settings(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
         part = next((part for part, names in options.items() if name in names), None)
         if part is None:
             names = [*own, *(name for names in options.values() for name in names)]
-            raise ValueError(f"method={method.name}: has no setting {name!r}; {_nearest(name, names)}")
+            raise ValueError(f"method={method.name}: has no setting {name!r}; {nearest(name, names)}")
         values[part] = functools.partial(values[part], **{name: value})
     if missing := [name for name, value in values.items() if value is REQUIRED]:
         raise ValueError(f"method={method.name}: needs {' and '.join(f'{name}=…' for name in missing)}")
@@ -187,12 +187,3 @@ def _options(function: Callable) -> list[str]:
 def simulation_settings(simulation: Any) -> dict[str, Any]:
     """`simulation`, a mapping or a dataclass, as keyword arguments of `SpikingModel`."""
     return asdict(simulation) if is_dataclass(simulation) else dict(simulation or {})  # type: ignore[arg-type]
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    """A suggestion for a name that is unknown."""
-    names = list(names)
-    close = difflib.get_close_matches(name, names, 3, 0.5)
-    if not close:
-        return f"there are {', '.join(sorted(names))}"
-    return f"did you mean {' or '.join(close)}?  There are {', '.join(sorted(names))}"

@@ -1,7 +1,8 @@
 """What a setting may be, and how the message says it."""
 
+import difflib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Rule = tuple[Callable[[Any], bool], str]  # does a value fit, and what would
@@ -36,3 +37,14 @@ def require(settings: object, rules: Mapping[str, Rule], group: str) -> None:
     for name, (fits, words) in rules.items():
         if not fits(getattr(settings, name)):
             raise ValueError(f"{group}.{name}={getattr(settings, name)!r}: {words}")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A suggestion in place of `name`, which is not among `names`."""
+    known = sorted(names)
+    close = difflib.get_close_matches(name, known, 3, 0.5)
+    return (
+        f"did you mean {' or '.join(close)}?  There are {', '.join(known)}"
+        if close
+        else f"there are {', '.join(known)}"
+    )

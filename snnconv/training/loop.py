@@ -47,7 +47,14 @@ class Recorder(Protocol):
 
 
 def fit(
-    ann: nn.Module, train: Any, valid: Any, settings: Fit, recorder: Recorder, weights: Weights | None = None
+    ann: nn.Module,
+    train: Any,
+    valid: Any,
+    settings: Fit,
+    recorder: Recorder,
+    weights: Weights | None = None,
+    *,
+    progress: bool = True,
 ) -> None:
     """Train `ann` in place; it ends with the weights of the best epoch on `valid` (or the last, `select="last"`).
 
@@ -55,6 +62,7 @@ def fit(
     Where `weights` are quantized in training, so are those that are evaluated and kept.
     With `select="test"` the caller gives the test images as `valid` (`Splits.selecting`), and the numbers are named so.
     With `epochs=0` the network is saved as it was given.
+    `progress` shows a bar while an epoch runs.
     Resumes from the last saved epoch if there is one: on a CPU, to the same numbers as without the interruption.
     """
     if settings.teacher is not None:
@@ -71,12 +79,12 @@ def fit(
     best, score = recorder.best(), "test_accuracy" if settings.select == "test" else "valid_accuracy"
     if settings.select == "test":
         log.warning("fit.select=test: the epoch is chosen on the test set, so the accuracy reported on it is flattered")
-    with _progress() as progress:
+    with _bar(progress) as bar:
         for epoch in range(first, settings.epochs):
             start = time.perf_counter()
             with weights.trained(ann):
                 measure_noise(ann, valid)
-            loss, train_accuracy = trainer.epoch(epoch, train, progress)
+            loss, train_accuracy = trainer.epoch(epoch, train, bar)
             distributed.share_buffers(trainer.evaluated)
             with weights.trained(trainer.evaluated):
                 scores = {score: accuracy(trainer.evaluated, valid)} if valid.count else {}
@@ -118,7 +126,7 @@ def _start(trainer: Trainer, recorder: Recorder) -> int:
     return first
 
 
-def _progress() -> Progress:
+def _bar(visible: bool) -> Progress:
     """The progress bar of an epoch, in the first process."""
     columns = [
         TextColumn("{task.description}"),
@@ -128,4 +136,4 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     ]
-    return Progress(*columns, transient=True, disable=not distributed.is_main())
+    return Progress(*columns, transient=True, disable=not (visible and distributed.is_main()))

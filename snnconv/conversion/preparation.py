@@ -1,0 +1,90 @@
+"""Networks prepared for training with quantized activations: every ReLU becomes a QCFS with a threshold that fits the data."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snnconv.conversion.calibration import observed_thresholds
+from snnconv.conversion.rules import least_squares
+from snnconv.data.loaders import Loader, device_of
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.kinds import NORMS, is_activation
+from snnconv.nn.graph.rewrite import replace_relus
+from snnconv.runtime import distributed
+
+CALIBRATION = 1000  # samples that calibrate, as in conf/data/
+ENOUGH = 2**16  # activations of the first batch from which a threshold is found
+
+
+def prepare(
+    model: nn.Module, levels: int = 8, calibration: Any = None, activation: Callable[[int], nn.Module] = QCFS
+) -> nn.Module:
+    """A copy of `model` in which every ReLU (`nn.ReLU`, `F.relu`, `x.relu()`) is a trainable `activation(levels)`.
+
+    Train the copy with any loop, then `convert` it.  Weights keep their names, so a state dict of `model` loads with
+    `strict=False`; each activation adds one parameter, its threshold θ in the unit of its input.  `levels` is L, the number of
+    steps between 0 and θ; few levels are best for few timesteps.
+
+    θ starts where it fits the data, with the least squared error between ReLU and its quantization: of `calibration`, any
+    iterable of (inputs [N, …], targets) or of inputs, of which the first 1000 samples are used, or else of the first batch that
+    the network receives.  (A fixed start such as 8 would take thousands of steps of Adam to leave.)
+
+    A network that already has such activations and no ReLU gets new thresholds from `calibration`.
+
+    ValueError if there is no ReLU, if the forward pass cannot be followed, or naming a layer that no calibration input activates.
+
+    >>> import torch
+    >>> from sklearn.datasets import load_digits
+    >>> from torch import nn
+    >>> from snnconv.conversion.preparation import prepare
+    >>> images = torch.tensor(load_digits().data / 16, dtype=torch.float32)
+    >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    >>> network = prepare(model, levels=4, calibration=images)
+    >>> network[1].levels, bool(0.1 < network[1].threshold < 10)
+    (4, True)
+    """
+    trained = {path for path, module in model.named_modules() if is_activation(module)}
+    if trained and calibration is not None and not any(isinstance(module, nn.ReLU) for module in model.modules()):
+        network, trained = copy.deepcopy(model), set()
+    else:
+        network = replace_relus(model, lambda: activation(levels)).to(device_of(model))
+    network.train(model.training)
+    sites = {path: site for path, site in network.named_modules() if is_activation(site) and path not in trained}
+    for site in sites.values():
+        for parameter in site.parameters():
+            parameter.data.fill_(torch.nan)  # not known yet
+        site.register_forward_pre_hook(_fit_to_first_batch)
+    if calibration is not None:
+        _calibrate(network, sites, Loader(calibration, device_of(model)).first(CALIBRATION))
+    return network
+
+
+def _calibrate(network: nn.Module, sites: dict[str, Any], batches: list[tuple[Tensor, Tensor]]) -> None:
+    """Set θ of `sites` from `batches`; a network whose batch norms are untrained is observed with the statistics of a batch."""
+    norms = [module for module in network.modules() if isinstance(module, NORMS)]
+    if batches and any(norm.num_batches_tracked == 0 for norm in norms if norm.num_batches_tracked is not None):
+        trial = copy.deepcopy(network).train()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            trial(batches[0][0])
+        found: dict[str, Any] = {path: trial.get_submodule(path).threshold.item() for path in sites}  # type: ignore[operator]
+    else:
+        found = observed_thresholds(network, sites, batches, least_squares)
+    for path, threshold in found.items():
+        sites[path].set_threshold(threshold)
+
+
+def _fit_to_first_batch(site: Any, inputs: tuple[Tensor]) -> None:
+    """Hook: set θ from the first input of `site` unless it is known by then, and remove the hook."""
+    if torch.compiler.is_compiling():
+        return
+    for key in [key for key, hook in site._forward_pre_hooks.items() if hook is _fit_to_first_batch]:
+        del site._forward_pre_hooks[key]
+    if not site.threshold.isnan().any():  # calibrated, or loaded
+        return
+    samples = inputs[0].detach().float().clamp_min(0).flatten()
+    samples = samples[:: -(-len(samples) // ENOUGH)]  # evenly
+    threshold = least_squares(samples, site.levels) if samples.max() > 0 else samples.new_ones(())
+    site.set_threshold(distributed.sum_over_ranks(threshold.clone()).item() / distributed.world_size())

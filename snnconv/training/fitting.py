@@ -1,0 +1,131 @@
+"""Training an ANN from a Python program: `fit`, and the history that it returns."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch import Tensor, nn
+
+from snnconv.data.loaders import Loader, device_of
+from snnconv.training import loop
+from snnconv.training.settings import Fit
+
+
+@dataclass
+class History:
+    """What a training reports, epoch by epoch: a list of `rows`, and the facts of the epoch that was kept.
+
+    A row has `epoch` (from 0), `loss`, `train_accuracy`, `lr`, `seconds` since the start and, with validation data,
+    `valid_accuracy`; accuracies are fractions in 0…1.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    kept: dict[str, Any] = field(default_factory=dict)  # epoch (from 1), valid_accuracy
+    seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0}, repr=False)
+    folder: None = field(default=None, repr=False)
+    _weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, name: str) -> list[Any]:
+        """One column, such as history["loss"]."""
+        return [row[name] for row in self.rows]
+
+    def load_state(self) -> None:
+        """None: a training in memory starts from the beginning."""
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        """Nothing is written."""
+
+    def best(self) -> dict[str, Any] | None:
+        """The facts of the network kept so far, None before the first."""
+        return self.kept or None
+
+    def save_ann(self, ann: nn.Module, facts: Mapping[str, Any]) -> None:
+        """Keep the weights of `ann` in memory."""
+        self.kept = dict(facts)
+        self._weights = {name: tensor.detach().clone() for name, tensor in ann.state_dict().items()}
+
+    def restore_best(self, ann: nn.Module) -> None:
+        """Put the weights of the epoch that was kept into `ann`."""
+        if self._weights:
+            ann.load_state_dict(self._weights)
+        self._weights = {}
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Take one epoch's numbers."""
+        self.rows.append(dict(metrics))
+
+
+def fit(
+    model: nn.Module,
+    train: Any,
+    valid: Any = None,
+    *,
+    epochs: int,
+    lr: float,
+    seed: int | None = None,
+    verbose: bool = True,
+    **settings: Any,
+) -> History:
+    """Train `model` in place as a classifier: SGD with momentum, a cosine schedule and cross-entropy.
+
+    `train` and `valid` are any iterables of (inputs [N, …], targets [N] of class numbers) that can be passed through again in each
+    epoch, for example DataLoaders; tensors move to the device of `model`.  The model ends in eval mode with the weights of the
+    epoch of best accuracy on `valid`, or of the last epoch if there is no `valid` (or with `select="last"`).
+
+    `settings` are those of conf/fit/ (`training.settings.Fit`): momentum, weight_decay, threshold_weight_decay, schedule,
+    warmup_epochs, label_smoothing, clip_grad_norm, ema, precision, compile, …  `seed` seeds Python, NumPy and torch first.
+    Prints a line for each epoch unless `verbose` is false.
+
+    Returns a `History`; `history["loss"]` is a list with a number for each epoch.
+
+    ValueError for settings that make no sense or data that can be passed through only once; TrainingError if the loss is not
+    finite.
+
+    >>> import torch
+    >>> from sklearn.datasets import load_digits
+    >>> from torch import nn
+    >>> from snnconv.training.fitting import fit
+    >>> digits = load_digits()
+    >>> images, labels = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
+    >>> batches = list(zip(images.split(64), labels.split(64)))
+    >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    >>> history = fit(model, batches, epochs=2, lr=0.1, seed=0, verbose=False)
+    >>> len(history["loss"]), history["train_accuracy"][-1] > 0.8
+    (2, True)
+    """
+    if seed is not None:
+        seed_everything(seed)
+    for name, data in (("train", train), ("valid", valid)):
+        if isinstance(data, Iterator):
+            raise ValueError(
+                f"{name}: an iterator gives its batches once, and every epoch needs them; use a list or a DataLoader"
+            )
+    if valid is None and settings.setdefault("select", "last") != "last":
+        raise ValueError(f"fit.select={settings['select']}: needs data to choose the epoch on, valid=")
+    if unknown := sorted(set(settings) - {f.name for f in fields(Fit)}):
+        raise ValueError(f"fit: has no setting {unknown[0]!r}; {nearest(unknown[0], [f.name for f in fields(Fit)])}")
+    device, history = device_of(model), History()
+    how = Fit(epochs=epochs, lr=lr, **settings)
+    with _printed() if verbose else nullcontext():
+        batches = Loader(train, device), Loader([] if valid is None else valid, device)
+        loop.fit(model, *batches, how, history, progress=verbose)
+    return history
+
+
+@contextmanager
+def _printed() -> Iterator[None]:
+    """The loop's messages go to the terminal inside, unless the program shows messages of this level itself."""
+    logger = loop.log
+    if logger.isEnabledFor(logging.INFO):
+        yield
+        return
+    handler, before = console.Handler(), (logger.level, logger.propagate)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
