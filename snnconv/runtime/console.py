@@ -9,6 +9,11 @@ import rich
 from snnconv.runtime import distributed
 
 
+def shows_progress() -> bool:
+    """Whether progress bars belong here: in the main process, on a terminal.  Elsewhere they leave empty lines."""
+    return distributed.is_main() and rich.get_console().is_terminal
+
+
 class Handler(logging.Handler):
     """Prints log messages through rich's console, above a live progress bar if there is one; ranks other than 0 only errors."""
 

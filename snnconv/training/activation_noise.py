@@ -1,9 +1,11 @@
 """How far spikes fall short of activations, layer by layer: the noise under which an activation may train."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from snnconv.data.batches import Batches, calibration_images
+from snnconv.data.batches import calibration_images
 from snnconv.nn.activations.noisy_qcfs import NoisyQCFS
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
@@ -11,7 +13,7 @@ from snnconv.spiking.side_by_side import side_by_side
 
 
 @torch.no_grad()
-def measure_noise(network: nn.Module, held_out: Batches, images: int = 256) -> None:
+def measure_noise(network: nn.Module, held_out: Any, images: int = 256) -> None:
     """Set σ of every NoisyQCFS to what conversion would bring; a network without them is left alone.
 
     σ is the standard deviation, over neurons and the first `images` of `held_out`, of activation − mean output in the

@@ -1,12 +1,17 @@
 """Training an ANN from a Python program: `fit`, and the history that it returns."""
 
+import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor, nn
 
 from snnconv.data.loaders import Loader, device_of
+from snnconv.runtime import console
+from snnconv.runtime.seed import seed_everything
+from snnconv.runtime.settings import nearest
 from snnconv.training import loop
 from snnconv.training.settings import Fit
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from snnconv.runtime import distributed
+from snnconv.runtime import console, distributed
 from snnconv.spiking.accuracy import accuracy
 from snnconv.training.activation_noise import measure_noise
 from snnconv.training.distillation import require_teacher
@@ -136,4 +136,4 @@ def _bar(visible: bool) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     ]
-    return Progress(*columns, transient=True, disable=not (visible and distributed.is_main()))
+    return Progress(*columns, transient=True, disable=not (visible and console.shows_progress()))

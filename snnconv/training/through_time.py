@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from snnconv.nn.graph.split import split
 from snnconv.nn.recompute import RecomputedOutputs
-from snnconv.runtime import distributed
+from snnconv.runtime import console, distributed
 from snnconv.runtime.environment import autocast
 from snnconv.runtime.run import TrainingError
 from snnconv.runtime.settings import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, SWITCH, number, one_of, require
@@ -165,7 +165,7 @@ def _epochs(train: Any, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
             train.set_epoch(epoch)
             yield from train
 
-    return track(passes(), "finetune", epochs * len(train), transient=True, disable=not distributed.is_main())  # type: ignore[return-value]
+    return track(passes(), "finetune", epochs * len(train), transient=True, disable=not console.shows_progress())  # type: ignore[return-value]
 
 
 def _report(totals: Totals, epoch: int, how: Settings, seconds: float) -> None:
