@@ -159,7 +159,7 @@ def recipe(cfg: DictConfig) -> str | None:
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     if not plain["fit"]["epochs"]:
         return None
-    of_the_place = ("weights", "root", "device", "workers", "seed", "save_every")
+    of_the_place = ("weights", "root", "device", "workers", "seed", "save_every", "tune", "tune_precision")
     later = ("distill_layers", "keep_zeros")  # settings that older runs did not have
     made = {
         part: {key: Path(value).name if isinstance(value, str) else value  # files may lie elsewhere

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +17,7 @@ from snnconv.training.distillation import require_teacher
 from snnconv.training.quantized_weights import Weights
 from snnconv.training.settings import Fit
 from snnconv.training.trainer import Trainer
+from snnconv.training.tune import as_facts, tune
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ def fit(
     With `select="test"` the caller gives the test images as `valid` (`Splits.selecting`), and the numbers are named so.
     With `epochs=0` the network is saved as it was given.
     `progress` shows a bar while an epoch runs.
+    With `settings.tune="auto"` a long training on a CPU runs as a measurement finds fastest, which is saved with its state.
     Resumes from the last saved epoch if there is one: on a CPU, to the same numbers as without the interruption.
     """
     if settings.teacher is not None:
@@ -71,46 +74,58 @@ def fit(
             raise ValueError(
                 "fit.distill_layers reads the outputs of layers, which compiled code hides; use compile=false"
             )
-    weights = weights or Weights()
-    trainer = Trainer(ann, settings, train.device, weights)
-    first = _start(trainer, recorder)
-    trained = settings.epochs and weights.train and weights.bits is not None
-    quantized = {"weights": {"bits": weights.bits, "per_channel": weights.per_channel}} if trained else {}
-    best, score = recorder.best(), "test_accuracy" if settings.select == "test" else "valid_accuracy"
-    if settings.select == "test":
-        log.warning("fit.select=test: the epoch is chosen on the test set, so the accuracy reported on it is flattered")
-    with _bar(progress) as bar:
-        for epoch in range(first, settings.epochs):
-            start = time.perf_counter()
-            with weights.trained(ann):
-                measure_noise(ann, valid)
-            loss, train_accuracy = trainer.epoch(epoch, train, bar)
-            distributed.share_buffers(trainer.evaluated)
-            with weights.trained(trainer.evaluated):
-                scores = {score: accuracy(trainer.evaluated, valid)} if valid.count else {}
-                recorder.seconds["train"] += time.perf_counter() - start
-                if settings.select == "last" or best is None or scores[score] > best[score]:
-                    best = {"epoch": epoch + 1, **scores}
-                    recorder.save_ann(trainer.evaluated, {**best, **quantized})
-            seconds = recorder.seconds["train"]
-            recorder.log({
-                "epoch": epoch, "loss": loss, "train_accuracy": train_accuracy, **scores,
-                "lr": trainer.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 3),
-            })  # fmt: skip
-            if (epoch + 1) % settings.save_every == 0 or epoch + 1 == settings.epochs:
-                recorder.save_state({"epoch": epoch + 1, "seconds": seconds, "training": trainer.state()})
-            shares = "".join(f"{name.split('_')[0]} {100 * value:.2f} %  " for name, value in scores.items())
-            log.info("epoch %d/%d  loss %.4f  train %.2f %%  %s%.0f s", epoch + 1, settings.epochs, loss,
-                     100 * train_accuracy, shares, seconds)  # fmt: skip
+    weights, state, start = weights or Weights(), recorder.load_state(), time.perf_counter()
+    tuning = tune(ann.to(train.device), train, settings, weights, state)
+    recorder.seconds["train"] += time.perf_counter() - start
+    with tuning.applied(ann) if tuning else nullcontext():
+        trainer = Trainer(ann, tuning.settings(settings) if tuning else settings, train.device, weights)
+        facts = as_facts(tuning)
+        first = _start(trainer, recorder, state, facts)
+        with _bar(progress) as bar:
+            _epochs(trainer, train, valid, recorder, first, facts, bar)
     if trainer.layers is not None:
         trainer.layers.close()
     recorder.restore_best(ann)
     ann.eval()
 
 
-def _start(trainer: Trainer, recorder: Recorder) -> int:
-    """The epoch to start from: that of the saved state, or 0 with the network as it was given."""
-    state, first = recorder.load_state(), 0
+def _epochs(
+    trainer: Trainer, train: Any, valid: Any, recorder: Recorder, first: int, facts: Mapping[str, Any], bar: Progress
+) -> None:
+    """Train, evaluate, report and save, from epoch number `first` on; `facts` are stored with every state."""
+    ann, settings, weights = trainer.ann, trainer.settings, trainer.weights
+    trained = settings.epochs and weights.train and weights.bits is not None
+    quantized = {"weights": {"bits": weights.bits, "per_channel": weights.per_channel}} if trained else {}
+    best, score = recorder.best(), "test_accuracy" if settings.select == "test" else "valid_accuracy"
+    if settings.select == "test":
+        log.warning("fit.select=test: the epoch is chosen on the test set, so the accuracy reported on it is flattered")
+    for epoch in range(first, settings.epochs):
+        start = time.perf_counter()
+        with weights.trained(ann):
+            measure_noise(ann, valid)
+        loss, train_accuracy = trainer.epoch(epoch, train, bar)
+        distributed.share_buffers(trainer.evaluated)
+        with weights.trained(trainer.evaluated):
+            scores = {score: accuracy(trainer.evaluated, valid)} if valid.count else {}
+            recorder.seconds["train"] += time.perf_counter() - start
+            if settings.select == "last" or best is None or scores[score] > best[score]:
+                best = {"epoch": epoch + 1, **scores}
+                recorder.save_ann(trainer.evaluated, {**best, **quantized, **facts})
+        seconds = recorder.seconds["train"]
+        recorder.log({
+            "epoch": epoch, "loss": loss, "train_accuracy": train_accuracy, **scores,
+            "lr": trainer.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 3),
+        })  # fmt: skip
+        if (epoch + 1) % settings.save_every == 0 or epoch + 1 == settings.epochs:
+            recorder.save_state({"epoch": epoch + 1, "seconds": seconds, "training": trainer.state(), **facts})
+        shares = "".join(f"{name.split('_')[0]} {100 * value:.2f} %  " for name, value in scores.items())
+        log.info("epoch %d/%d  loss %.4f  train %.2f %%  %s%.0f s", epoch + 1, settings.epochs, loss,
+                 100 * train_accuracy, shares, seconds)  # fmt: skip
+
+
+def _start(trainer: Trainer, recorder: Recorder, state: dict[str, Any] | None, facts: Mapping[str, Any]) -> int:
+    """The epoch to start from: that of the saved `state`, or 0 with the network as it was given."""
+    first = 0
     if state is not None:
         try:
             trainer.load(state["training"])
@@ -121,7 +136,9 @@ def _start(trainer: Trainer, recorder: Recorder) -> int:
     else:
         if not trainer.settings.epochs:
             recorder.save_ann(trainer.ann, {"epoch": 0})
-        recorder.save_state({"epoch": 0, "seconds": 0.0, "training": trainer.state()})
+        recorder.save_state({
+            "epoch": 0, "seconds": recorder.seconds["train"], "training": trainer.state(), **facts,
+        })  # fmt: skip
     trainer.keep_zeros()
     return first
 

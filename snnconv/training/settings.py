@@ -30,6 +30,7 @@ _RULES = {
     "clip_grad_norm": or_null(POSITIVE), "ema": or_null(FRACTION), "channels_last": SWITCH,
     "select": one_of("best", "last", "test"), "save_every": COUNT,
     "keep_zeros": SWITCH, "distill_layers": NOT_NEGATIVE, "compile": SWITCH, "precision": one_of(*PRECISIONS),
+    "tune": one_of("auto", "none"), "tune_precision": SWITCH,
     "teacher": or_null((lambda value: isinstance(value, str), "a run folder")), "distill": SHARE, "temperature": POSITIVE,
 }  # fmt: skip
 
@@ -62,6 +63,8 @@ class Fit:
     save_every: int = 1  # epochs between the states from which a run can be resumed
     compile: bool = False  # torch.compile
     precision: str = "float32"  # float32 | tf32 | bf16: weight layers in bfloat16
+    tune: str = "auto"  # auto: on a CPU a long training runs as a short measurement finds fastest (tune.py) | none
+    tune_precision: bool = False  # may it choose bf16?
 
     def __post_init__(self) -> None:
         require(self, _RULES, "fit")
