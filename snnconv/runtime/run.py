@@ -122,6 +122,7 @@ class Run:
             "weights": checkpoint.weights_hash(folder),
             "recipe": description["recipe"] if "recipe" in description else recipe(self.cfg),
             "activation": str(activation.get("_target_", "")).rpartition(".")[2] or None,
+            **{key: description[key] for key in ("tuning",) if key in description},  # how its training ran
         }
 
     @contextmanager

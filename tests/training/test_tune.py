@@ -9,7 +9,10 @@ from torch import nn
 
 from snnconv.data.batches import Batches
 from snnconv.nn.activations.qcfs import QCFS
+from snnconv.runtime import files
+from snnconv.runtime.run import Run
 from snnconv.training import tune as tune_module
+from snnconv.training.loop import fit
 from snnconv.training.quantized_weights import Weights
 from snnconv.training.settings import Fit
 from snnconv.training.tune import Tuning, as_facts, tune
@@ -131,3 +134,35 @@ def test_facts_are_plain():
     assert as_facts(tuning) == {"tuning": asdict(tuning)}
     assert as_facts(None) == {}
     assert str(tuning) == "2 threads, float32, channels_last, 1 small convolutions as products"
+
+
+class Interrupted(Run):
+    """A run that is killed after its second epoch."""
+
+    def save_state(self, state):
+        super().save_state(state)
+        if state["epoch"] == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_run_keeps_its_tuning_and_its_numbers(ann, train, open_tiny_run, monkeypatch):
+    """Bit for bit, wherever it goes on and whatever would be chosen there; the choice is in ann.json."""
+    monkeypatch.setattr(tune_module, "FEW", 0)
+    settings = Fit(epochs=4, lr=0.05, batch_size=4)
+    tuning = Tuning(True, False, "bf16", torch.get_num_threads(), {"4": [2, 2]})
+    monkeypatch.setattr(tune_module, "_choose", lambda *arguments: tuning)
+    whole, broken = open_tiny_run("whole"), open_tiny_run("broken", kind=Interrupted)
+    networks = [copy.deepcopy(ann) for _ in range(3)]
+    torch.manual_seed(7)
+    fit(networks[0], train, train, settings, whole)
+    torch.manual_seed(7)
+    with pytest.raises(KeyboardInterrupt):
+        fit(networks[1], train, train, settings, broken)
+    monkeypatch.setattr(tune_module, "_choose", lambda *arguments: Tuning(False, False, "float32", 1))
+    fit(networks[2], train, train, settings, open_tiny_run("broken"))
+    for name, tensor in networks[0].state_dict().items():
+        assert tensor.equal(networks[2].state_dict()[name]), name
+    for run in (whole, broken):
+        assert Tuning(**files.read_json(run.folder / "ann.json")["tuning"]) == tuning
+        assert run.network()["tuning"] == asdict(tuning)
+    assert not networks[0][4].weight.equal(ann[4].weight)
