@@ -1,6 +1,7 @@
-"""What operations cost: one table is one yaml in conf/costs/."""
+"""Costs of operations.  A table is one entry of `TABLES` and one yaml in conf/costs/ with the same numbers."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from snnconv.analysis.fan_out import Target
@@ -8,7 +9,7 @@ from snnconv.analysis.fan_out import Target
 
 @dataclass(frozen=True)
 class Costs:
-    """What operations cost, in pJ, and what they move, in bits.  ValueError for numbers out of range."""
+    """Costs of operations in pJ, and widths in bits of what they move.  ValueError for numbers out of range."""
 
     mac: float  # multiply-accumulate
     accumulate: float
@@ -58,3 +59,46 @@ class Costs:
             + accumulates * (self.accumulate + self.access(self.weight_bits + 2 * self.potential_bits))
             + target.neurons * steps * (self.update + self.access(2 * self.potential_bits))
         )
+
+
+_HOROWITZ = "Horowitz, ISSCC 2014, doi 10.1109/ISSCC.2014.6757323, as in SpikingJelly 2.0"
+_SRAM = "with 10 pJ for 64 bits of SRAM as in ANN2SNN_TMA (snn_energy_meter.py); no reuse"
+TABLES = {
+    "fp32_45nm": Costs(mac=4.6, accumulate=0.9, source=f"{_HOROWITZ} (SimpleEnergyCostConfig.fp32)"),
+    "int8_45nm": Costs(
+        mac=0.23, accumulate=0.03, weight_bits=8, activation_bits=8, source=f"{_HOROWITZ} (SimpleEnergyCostConfig.int8)"
+    ),
+    "fp32_45nm_sram": Costs(
+        mac=4.6, accumulate=0.9, update=0.9, memory=10 / 64, source=f"fp32_45nm, {_SRAM}: an assumption"
+    ),
+    "int8_45nm_sram": Costs(
+        mac=0.23, accumulate=0.03, update=0.03, memory=10 / 64, weight_bits=8, activation_bits=8,
+        source=f"int8_45nm, {_SRAM}, 32-bit potentials: assumptions",
+    ),
+}  # fmt: skip
+DEFAULT = tuple(TABLES)
+TableNames = str | Costs | Sequence[str] | Mapping[str, Costs]
+
+
+def tables_of(costs: TableNames) -> dict[str, Costs]:
+    """Tables by name, from one name or several of `TABLES`, from `Costs`, or from such a mapping.
+
+    ValueError for an unknown name, and without any table.
+
+    >>> tables_of("fp32_45nm")["fp32_45nm"].mac
+    4.6
+    """
+    if isinstance(costs, Costs):
+        return {"costs": costs}
+    if isinstance(costs, Mapping):
+        tables = dict(costs)
+    else:
+        names = [costs] if isinstance(costs, str) else list(costs)
+        if unknown := [name for name in names if name not in TABLES]:
+            raise ValueError(
+                f"costs: no table {unknown[0]!r}; there are {', '.join(TABLES)}, or pass Costs(mac=…, accumulate=…)"
+            )
+        tables = {name: TABLES[name] for name in names}
+    if not tables:
+        raise ValueError("costs: no table; choose some of conf/costs, as costs=[fp32_45nm,int8_45nm]")
+    return tables

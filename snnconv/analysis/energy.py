@@ -1,17 +1,25 @@
 """Energy of a converted network beside that of its ANN: estimates, from counted operations and tables of costs.
 
-Nothing here is measured on hardware, and every figure is told with its rule.
+Nothing is measured on hardware, and every figure comes with the rule by which it was counted.
 """
 
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from snnconv.analysis.costs import Costs
-from snnconv.analysis.operations import Operations
+from snnconv.analysis.costs import DEFAULT, Costs, TableNames, tables_of
+from snnconv.analysis.counterpart import counterpart
+from snnconv.analysis.operations import Operations, count_operations, listed_timesteps
+from snnconv.data.batches import Batches
+from snnconv.data.loaders import Loader, device_of
+from snnconv.spiking.model import SpikingModel
 
+WIDTH = 100  # of a printed table, in characters
 FIRST_LAYER = {
     "every_step": "The SNN computes the first layer, which sees the image, anew in every step that shows it.",
     "once": "The SNN computes the first layer, which sees the image, once, and holds the current for all steps.",
@@ -46,8 +54,7 @@ class Energy:
     def __post_init__(self) -> None:
         if self.first_layer not in FIRST_LAYER:
             raise ValueError(f"first_layer={self.first_layer!r}: {' or '.join(FIRST_LAYER)}")
-        if not self.costs:
-            raise ValueError("costs: no table; choose some of conf/costs, as costs=[fp32_45nm,int8_45nm]")
+        tables_of(self.costs)
 
     @property
     def timesteps(self) -> list[int]:
@@ -115,6 +122,12 @@ class Energy:
             "layers": layers,
         }
 
+    def __str__(self) -> str:
+        """The table of `as_table` as text."""
+        text = io.StringIO()
+        Console(file=text, width=WIDTH, color_system=None).print(self.as_table())
+        return text.getvalue()
+
     def as_table(self) -> Table:
         """For the terminal: at each T the SNN beside the equally quantized ANN, under every table of costs."""
         shown = Table(title=f"Energy: estimates in µJ for one image, counted on {self.operations.images} images")
@@ -144,6 +157,49 @@ class Energy:
             counts = f"{target.macs:,}", f"{self.operations.accumulates[t][target.path]:,.0f}"
             shown.add_row(target.path, *counts, *[_microjoules({"": layers[target.path]}) for layers in energies])
         return shown
+
+
+def energy(
+    model: nn.Module,
+    snn: SpikingModel,
+    loader: Any,
+    timesteps: int | Sequence[int] = 32,
+    *,
+    images: int = 500,
+    costs: TableNames = DEFAULT,
+    first_layer: str = "every_step",
+) -> Energy:
+    """Estimate the energy of `snn`, converted from `model`, beside that of the ANN, from operations counted on images.
+
+    Args:
+        model: the ANN that `snn` was converted from; its mode and weights stay.
+        snn: the spiking network.
+        loader: any iterable of (inputs [N, …], targets), for example a DataLoader; targets are not used.
+        timesteps: the T to count up to: a list, or a number T for 1, 2, 4, … and T.
+        images: operations are counted on the first `images` samples, and averaged.
+        costs: names of tables ("fp32_45nm", "int8_45nm", "fp32_45nm_sram", "int8_45nm_sram"), a `Costs`, or a mapping of name to
+            `Costs`; the default is every table.
+        first_layer: "every_step" if the layer that sees the image is computed in each step, "once" if its current is held.
+
+    Returns an `Energy` in pJ for one image: `print` shows a table in µJ, `.snn(table, T)` and `.ann(table)` have every layer.
+
+    ValueError for an unknown table, without images, or where spikes pass through what cannot be counted.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from snnconv.conversion.methods import qcfs
+    >>> from snnconv.nn.activations.qcfs import QCFS
+    >>> from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 16), QCFS(4), nn.Linear(16, 3))
+    >>> snn = qcfs.convert(model, [], neuron=IntegrateFire)
+    >>> estimate = energy(model, snn, [(torch.rand(20, 1, 2, 2), None)], timesteps=[2, 8], costs="fp32_45nm")
+    >>> estimate.ann("fp32_45nm")["1"]  # 64 multiply-accumulates of 4.6 pJ
+    294.4
+    """
+    counterpart(model, snn)
+    batches = loader if isinstance(loader, Batches) else Loader(loader, device_of(model))
+    operations = count_operations(snn, batches, listed_timesteps(timesteps), images=images)
+    return Energy(operations, tables_of(costs), first_layer)
 
 
 def _microjoules(layers: Mapping[str, float]) -> str:

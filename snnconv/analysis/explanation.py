@@ -1,44 +1,60 @@
-"""Beside the accuracy of a converted network: why it is lower than the ANN's, what it costs, and how its spikes look."""
+"""Explanation of a converted network: causes of lost accuracy, energy, spikes."""
 
 import copy
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snnconv.analysis.advice import Advice, diagnose
-from snnconv.analysis.costs import Costs
+from snnconv.analysis.advice import Advice, diagnose, most_important
+from snnconv.analysis.costs import DEFAULT, Costs, TableNames, tables_of
+from snnconv.analysis.counterpart import counterpart
 from snnconv.analysis.energy import FIRST_LAYER, Energy
 from snnconv.analysis.errors import Decomposition, decompose
-from snnconv.analysis.operations import count_operations
+from snnconv.analysis.operations import count_operations, listed_timesteps
+from snnconv.analysis.page import page
 from snnconv.analysis.robustness import Disturbance, robustness
+from snnconv.analysis.spike_trains import spike_trains
 from snnconv.data.batches import Batches
+from snnconv.data.loaders import Loader, device_of
 from snnconv.data.splits import Splits
-from snnconv.runtime import distributed
+from snnconv.runtime import distributed, files
 from snnconv.spiking.model import SpikingModel
-from snnconv.spiking.recording import watched
 
 log = logging.getLogger(__name__)
-SHOWN = 24  # neurons of a layer in the raster
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was found on some images, which are never those that the accuracy is reported on."""
+    """Errors, energy and spikes of a converted network, measured on some images; `print` shows a summary."""
 
     images: int
-    role: str  # valid | calibration
+    role: str  # valid | calibration, of a run; given, of a loader
     timesteps: tuple[int, ...]
-    errors: Decomposition | None  # None of a method that shows the image in its first steps only
+    errors: Decomposition | None  # None for a method that shows the image in its first steps only
     advice: list[Advice]
     energy: Energy
     thresholds: dict[str, tuple[float, float]]  # smallest and largest θ of each layer
     robustness: dict[str, dict[str, Any]]  # accuracy of ANN and SNN, by disturbance; empty if none was asked for
     trains: dict[str, Tensor]  # spikes [T, neurons] of some neurons, by layer, for one image
+
+    def __str__(self) -> str:
+        """Accuracies, the most important advice, and energies."""
+        lines = [f"Explanation on {self.images} {self.role} images"]
+        if self.errors:
+            accuracies = [f"T={t} {100 * self.errors.snn[t]:.1f}" for t in self.timesteps]
+            lines.append(f"accuracy in percent: ANN {100 * self.errors.ann:.1f}, SNN {', '.join(accuracies)}")
+        return "\n".join([*lines, *(advice.text() for advice in most_important(self.advice)), "", str(self.energy)])
+
+    def to_html(self, path: str | Path, title: str = "Explanation of a converted network") -> Path:
+        """Write a page to `path` that needs no other file; returns the path."""
+        files.write_text(Path(path), page(self, title))
+        return Path(path)
 
     def summary(self) -> dict[str, Any]:
         """For `result.json`: accuracies of the ladder, advice, and energy of whole networks."""
@@ -69,9 +85,9 @@ class Explanation:
         }
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """The same as rows, by the name of the table: what each error costs, the errors of each layer, and energy in µJ."""
+        """Rows by the name of the table: accuracy lost to each error, errors of each layer, energy in µJ, robustness."""
         energy = self.energy
-        found = {
+        tables = {
             "energy": [
                 {"timesteps": t, "costs": name, "snn": _microjoules(energy.snn(name, t)),
                  "quantized_ann": _microjoules(energy.quantized(name, t)), "ann": _microjoules(energy.ann(name))}
@@ -80,83 +96,121 @@ class Explanation:
             ]
         }  # fmt: skip
         if self.robustness:
-            found["robustness"] = [
+            tables["robustness"] = [
                 {"disturbance": name, "ann": each["ann"], **{f"T={t}": value for t, value in each["snn"].items()}}
                 for name, each in self.robustness.items()
             ]
         if self.errors is not None:
-            found["accuracy_lost"] = [{"timesteps": t, **self.errors.drops(t)} for t in self.timesteps]
-            found["layer_errors"] = [
+            tables["accuracy_lost"] = [{"timesteps": t, **self.errors.drops(t)} for t in self.timesteps]
+            tables["layer_errors"] = [
                 {"timesteps": layer.timesteps, "layer": layer.path, **layer.size, "firing_rate": layer.firing_rate,
                  "saturated": layer.saturated, "silent": layer.silent}
                 for layer in self.errors.layers
             ]  # fmt: skip
-        return found
+        return tables
+
+
+def explain(
+    model: nn.Module,
+    snn: SpikingModel,
+    loader: Any,
+    timesteps: int | Sequence[int] = 32,
+    *,
+    images: int = 500,
+    costs: TableNames = DEFAULT,
+    first_layer: str = "every_step",
+    disturbances: Mapping[str, Disturbance] | None = None,
+) -> Explanation:
+    """Explain the accuracy of `snn`, converted from `model`, and its energy, on the first `images` samples of `loader`.
+
+    Args:
+        model: the ANN; its mode is restored, and its weights are not changed.
+        snn: the spiking network that was converted from it.
+        loader: any iterable of (inputs [N, …], labels [N]), for example a DataLoader, normalized as in training.  Take images that
+            the accuracy is not reported on, since the advice leads to changes.
+        timesteps: the T to look at: a list, or a number T for 1, 2, 4, … and T.
+        images: at most this many images are used; errors take several runs of both networks.
+        costs: tables of costs for the energy, as in `energy`.
+        first_layer: "every_step" or "once", as in `energy`.
+        disturbances: functions of (pixels, gradient) by name (`snnconv.analysis.robustness`); needs `snnconv.data.batches.Batches`,
+            which know the range of the pixels.
+
+    Returns an `Explanation`: `print` shows a summary, `to_html(path)` writes a page with all layers.
+
+    ValueError without images, if `snn` was not converted from `model`, or where spikes pass through what cannot be counted.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from snnconv.conversion.methods import qcfs
+    >>> from snnconv.nn.activations.qcfs import QCFS
+    >>> from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 16), QCFS(4), nn.Linear(16, 3))
+    >>> snn = qcfs.convert(model, [], neuron=IntegrateFire)
+    >>> why = explain(model, snn, [(torch.rand(20, 1, 2, 2), torch.arange(20) % 3)], timesteps=[2, 8])
+    >>> why.timesteps, why.images, sorted(why.errors.drops(8))
+    ((2, 8), 20, ['clipping', 'quantization', 'unevenness'])
+    """
+    wanted = listed_timesteps(timesteps)
+    model, batches = (
+        counterpart(model, snn),
+        loader if isinstance(loader, Batches) else Loader(loader, device_of(model)),
+    )
+    if disturbances and not isinstance(batches, Batches):
+        raise ValueError("disturbances: change pixels in [0, 1], and only data of snnconv (Batches) say how to normalize these; "
+                         "disturb the images of the loader instead")  # fmt: skip
+    errors = decompose(model, snn, batches, wanted, images) if snn.presented is None else None
+    operations = count_operations(snn, batches, wanted, images=images)
+    return Explanation(
+        images=operations.images,
+        role="given",
+        timesteps=tuple(wanted),
+        errors=errors,
+        advice=diagnose(errors, model, wanted) if errors else [],
+        energy=Energy(operations, tables_of(costs), first_layer),
+        robustness=robustness(model, snn, batches, disturbances, wanted, images)
+        if disturbances and isinstance(batches, Batches)
+        else {},
+        thresholds={path: _extremes(neuron.threshold) for path, neuron in snn.neurons().items()},
+        trains=spike_trains(snn, batches, max(wanted)),
+    )
 
 
 def explaining(*, images: int, costs: Mapping[str, Costs], **settings: Any) -> Callable[..., Explanation | None]:
-    """`explain` with these settings; ValueError for those that make no sense, before anything takes long."""
+    """`explain_run` with these settings; ValueError for settings out of range, before anything takes long."""
     if type(images) is not int or images < 0:
-        raise ValueError(f"explain.images={images!r}: a whole number of images, 0 for no explanation")
-    if images and not costs:
-        raise ValueError("costs: no table; choose some of conf/costs, as costs=[fp32_45nm,int8_45nm]")
+        raise ValueError(f"explain.images={images!r}: an integer of at least 0; 0 for no explanation")
+    if images:
+        tables_of(costs)
     if (first := settings.get("first_layer", "every_step")) not in FIRST_LAYER:
         raise ValueError(f"explain.first_layer={first!r}: {' or '.join(FIRST_LAYER)}")
-    return functools.partial(explain, images=images, costs=costs, **settings)
+    return functools.partial(explain_run, images=images, costs=costs, **settings)
 
 
-def explain(ann: nn.Module, snn: SpikingModel, *arguments: Any, **settings: Any) -> Explanation | None:
-    """As `explanation` has it; None, and a warning, where something cannot be explained: results are not lost with it."""
+def explain_run(
+    ann: nn.Module, snn: SpikingModel, data: Splits, timesteps: Sequence[int], *, images: int, **settings: Any
+) -> Explanation | None:
+    """`explain` for a run: on validation images, or on calibration images where none are kept for validation.
+
+    Test images take no part, because the advice leads to changes.  None for `images` = 0 or without images; None and a warning
+    where something cannot be explained, so that the results are not lost.
+    """
+    role, batches = ("valid", data.valid) if data.valid.count else ("calibration", data.calibration)
+    if not images or not batches.count:
+        return None
     try:
-        return explanation(ann, snn, *arguments, **settings)
+        if min(images, batches.count) < distributed.world_size():
+            raise ValueError(f"{min(images, batches.count)} images for {distributed.world_size()} processes; "
+                             "use fewer, or more images (explain.images, data.valid)")  # fmt: skip
+        batches = copy.copy(batches)
+        batches.everywhere = False  # each process takes its part
+        return replace(explain(ann, snn, batches, timesteps, images=images, **settings), role=role)
     except ValueError as error:
-        log.warning("report.html explains nothing: %s", error)
+        log.warning("report.html has no explanation: %s", error)
     except torch.OutOfMemoryError as error:
         if distributed.world_size() > 1:  # the others wait for this one
             raise
-        log.warning("report.html explains nothing: %s; fewer images (explain.images) may do", error)
+        log.warning("report.html has no explanation: %s; fewer images (explain.images) may fit", error)
     return None
-
-
-def explanation(
-    ann: nn.Module,
-    snn: SpikingModel,
-    data: Splits,
-    timesteps: Sequence[int],
-    *,
-    images: int,
-    costs: Mapping[str, Costs],
-    first_layer: str = "every_step",
-    disturbances: Mapping[str, Disturbance] | None = None,
-) -> Explanation | None:
-    """Errors, energy and spikes of `snn`, converted from `ann`, at each T, on the first `images` validation images.
-
-    On calibration images where no images are kept for validation: what is found here suggests what to change, so test images
-    have no part in it.  None for `images` = 0.  ValueError, in every process, where there is no image for each of them.
-    """
-    if not images:
-        return None
-    role, batches = ("valid", data.valid) if data.valid.count else ("calibration", data.calibration)
-    if not batches.count:
-        return None
-    if min(images, batches.count) < distributed.world_size():
-        raise ValueError(f"{min(images, batches.count)} images for {distributed.world_size()} processes; "
-                         "use fewer, or more images (explain.images, data.valid)")  # fmt: skip
-    batches = copy.copy(batches)
-    batches.everywhere = False  # each process takes its part
-    errors = decompose(ann, snn, batches, timesteps, images) if snn.presented is None else None
-    operations = count_operations(snn, batches, timesteps, images=images)
-    return Explanation(
-        images=operations.images,
-        role=role,
-        timesteps=tuple(timesteps),
-        errors=errors,
-        advice=diagnose(errors, ann, timesteps) if errors else [],
-        energy=Energy(operations, costs, first_layer),
-        robustness=robustness(ann, snn, batches, disturbances, timesteps, images) if disturbances else {},
-        thresholds={path: _extremes(neuron.threshold) for path, neuron in snn.neurons().items()},
-        trains=spike_trains(snn, batches, max(timesteps)),
-    )
 
 
 def _microjoules(layers: Mapping[str, float]) -> float:
@@ -166,28 +220,3 @@ def _microjoules(layers: Mapping[str, float]) -> float:
 def _extremes(threshold: Any) -> tuple[float, float]:
     values = torch.as_tensor(threshold)
     return float(values.min()), float(values.max())
-
-
-def spike_trains(snn: SpikingModel, batches: Batches, timesteps: int) -> dict[str, Tensor]:
-    """Spikes [T, neurons] of the first, a middle and the last layer for the first image, warm-up included.
-
-    Of each layer at most `SHOWN` neurons, spread evenly over those that fire at all.
-    """
-    image = next(iter(batches))[0][:1]
-    paths = list(snn.neurons())
-    seen: dict[str, list[Tensor]] = {path: [] for path in (paths[0], paths[len(paths) // 2], paths[-1])}
-
-    def observe(path: str, spikes: Tensor) -> None:
-        if path in seen:  # all layers at every step would be too much to keep
-            seen[path].append(spikes[:, :1].flatten(1).cpu())
-
-    snn.prepare(timesteps)
-    with watched(snn, observe):
-        snn(image, timesteps)
-    return {path: _some(torch.cat(spikes)) for path, spikes in seen.items()}
-
-
-def _some(spikes: Tensor) -> Tensor:
-    firing = spikes.any(0).nonzero().flatten()
-    every = firing if len(firing) else torch.arange(spikes.shape[1])
-    return spikes[:, every[torch.linspace(0, len(every) - 1, min(SHOWN, len(every))).long()]]

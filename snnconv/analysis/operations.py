@@ -36,6 +36,16 @@ class Operations:
         return {"images": self.images, "steps": {str(t): steps for t, steps in self.steps.items()}, "layers": layers}
 
 
+def listed_timesteps(timesteps: int | Sequence[int]) -> list[int]:
+    """The listed T in order, or 1, 2, 4, … and T for a number T; ValueError unless all are integers of at least 1.
+
+    >>> listed_timesteps(6)
+    [1, 2, 4, 6]
+    """
+    every = wanted_timesteps(timesteps)
+    return [t for t in every if t & (t - 1) == 0 or t == every[-1]] if isinstance(timesteps, int) else every
+
+
 @torch.no_grad()
 def count_operations(
     snn: SpikingModel,

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snnconv.analysis.energy import Energy
 from snnconv.analysis.explanation import Explanation
-from snnconv.results.figures import as_data, draw_curves, draw_energy, draw_ladder, draw_raster, draw_rates, draw_shares
+from snnconv.analysis.figures import as_data
+from snnconv.analysis.page import environment, height, section_values
+from snnconv.results.figures import draw_curves, draw_rates
 from snnconv.results.records import Baseline, Result, read_baselines, read_results
 from snnconv.results.rows import E, Row, gather, gather_baselines
 from snnconv.spiking.latency import latency_class
@@ -27,14 +27,8 @@ def render(
     configuration: str,
 ) -> str:
     """The page for the `result` of a run in `folder`; of the `rows` (`report.table_rows`) a table lists the `shown` T."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    templates = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(
-        loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    focus = _focus(why) if why and why.errors else None
-    return environment.get_template("report.html.j2").render(
+    pages, sections = environment(Path(__file__).parent / "templates"), section_values(why)
+    return pages.get_template("report.html.j2").render(
         title=title,
         result=result,
         rows=rows,
@@ -43,24 +37,13 @@ def render(
         latency_class=latency_class(result.latency),
         comparison=compared(folder),
         quantized=quantized(folder),
-        why=why,
-        focus=focus,
-        energy=why.energy.as_dict() if why else None,
-        pictures=pictures(result, rows, why, focus),
         configuration=configuration,
+        **{**sections, "pictures": {**sections["pictures"], **pictures(result, rows)}},
     )
 
 
-def _focus(why: Explanation) -> int:
-    """The T to look at closely: the largest with a cause to name, else the last."""
-    causes = [t for advice in why.advice if advice.kind == "loss" and advice.cause for t in advice.timesteps]
-    return max(causes, default=why.timesteps[-1])
-
-
-def pictures(
-    result: Result, rows: Sequence[Mapping[str, Any]], why: Explanation | None, focus: int | None
-) -> dict[str, Any]:
-    """Every picture of the page, by name, as the address of an image."""
+def pictures(result: Result, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Pictures of accuracy and firing rates as addresses of images, by name."""
 
     def curve(axes: Any) -> None:
         accuracy = {row["timesteps"]: row["accuracy"] for row in rows}
@@ -68,31 +51,10 @@ def pictures(
         axes.legend(frameon=False, loc="lower right")
 
     layers = result.firing_rate["layers"]
-    tall = max(2.8, 0.17 * len(layers))
-    images: dict[str, Any] = {
+    return {
         "curve": as_data(curve, 6.4, 3.4),
-        "rates": as_data(lambda axes: draw_rates(axes, layers), 5, tall),
-        "energy": {},
+        "rates": as_data(lambda axes: draw_rates(axes, layers), 5, height(layers)),
     }
-    if why is None:
-        return images
-    images["raster"] = as_data(lambda axes: draw_raster(axes, why.trains), 5, tall)
-    if (errors := why.errors) is not None and focus is not None:
-        at = errors.at(focus)
-        shares = {part: [layer.share[part] for layer in at] for part in at[0].share if part != "total"}
-        drops = {t: errors.drops(t) for t in why.timesteps}
-        images["ladder"] = as_data(lambda axes: draw_ladder(axes, drops), 5, tall)
-        images["shares"] = as_data(lambda axes: draw_shares(axes, [layer.path for layer in at], shares), 5, tall)
-    for name in why.energy.costs:
-        images["energy"][name] = as_data(partial(_draw_energy, energy=why.energy, costs=name), 5, 3.2)
-    return images
-
-
-def _draw_energy(axes: Any, energy: Energy, costs: str) -> None:
-    snn, quantized = (
-        {t: sum(each(costs, t).values()) / 1e6 for t in energy.timesteps} for each in (energy.snn, energy.quantized)
-    )
-    draw_energy(axes, snn, quantized, sum(energy.ann(costs).values()) / 1e6)
 
 
 def _home(folder: Path) -> Path:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from hypothesis import given
@@ -13,8 +14,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from test_operations import fires_always
 
-from snnconv.analysis.costs import Costs
+from snnconv.analysis.costs import TABLES, Costs, tables_of
 from snnconv.analysis.energy import FIRST_LAYER, Energy
+from snnconv.analysis.energy import energy as of
 from snnconv.analysis.fan_out import Target
 from snnconv.analysis.operations import Operations, count_operations
 from snnconv.conversion.methods.qcfs import convert as qcfs
@@ -216,3 +218,35 @@ def test_settings_out_of_range_are_told():
         Energy(counted({1: 1.0}), {"plain": PLAIN}, first_layer="never")
     with pytest.raises(ValueError, match=r"costs: no table; choose some of conf/costs"):
         Energy(counted({1: 1.0}), {})
+
+
+# the function for Python programs
+
+
+def test_tables_of_python_and_of_the_yamls_are_equal(compose_config):
+    assert instantiate(compose_config().costs, _convert_="all") == TABLES
+
+
+def test_costs_are_given_by_name_by_value_or_by_mapping():
+    assert tables_of("int8_45nm") == {"int8_45nm": TABLES["int8_45nm"]}
+    assert list(tables_of(["int8_45nm", "fp32_45nm"])) == ["int8_45nm", "fp32_45nm"]
+    assert tables_of(PLAIN) == {"costs": PLAIN}
+    assert tables_of({"mine": PLAIN}) == {"mine": PLAIN}
+    with pytest.raises(ValueError, match=r"no table 'fp16'; there are fp32_45nm, "):
+        tables_of("fp16")
+    for nothing in ([], {}):
+        with pytest.raises(ValueError, match="costs: no table"):
+            tables_of(nothing)
+
+
+def test_the_function_counts_as_its_parts_do(exact_network, exact_images):
+    ann = exact_network("residual")
+    snn, images = qcfs(ann, [], neuron=IntegrateFire), exact_images(6)
+    expected = Energy(count_operations(snn, [(images, None)], [1, 2, 4, 5]), tables_of("int8_45nm"), "once")
+    for loader in ([(images[:4], None), (images[4:], None)], images, iter([images]), [[images, torch.zeros(6)]]):
+        estimate = of(ann, snn, loader, 5, costs="int8_45nm", first_layer="once")
+        assert estimate == expected
+    assert "int8_45nm" in str(estimate)
+    assert len(str(estimate).splitlines()[-2]) <= 100
+    with pytest.raises(ValueError, match="model: has no activation at 2, where snn has neurons"):
+        of(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()), snn, images)

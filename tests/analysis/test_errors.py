@@ -10,7 +10,7 @@ from torch import nn
 
 from snnconv.analysis.costs import Costs
 from snnconv.analysis.errors import _small, decompose
-from snnconv.analysis.explanation import explain
+from snnconv.analysis.explanation import explain_run
 from snnconv.analysis.ideal_networks import Counted, Even, evenly
 from snnconv.analysis.layer_errors import PARTS
 from snnconv.conversion.methods import burst, parallel, qcfs, srp, st_bif, threshold
@@ -292,7 +292,7 @@ def _one_of(rank: int, world: int, ann: nn.Module, folder: str) -> None:
     none, all_ = (Batches(images[:n], torch.arange(n) % 3, 5, [0.5], [0.25], everywhere=True) for n in (0, 12))
     data = Splits(train=none, valid=none, calibration=all_, test=none)
     costs = {"some": Costs(mac=1.0, accumulate=1.0)}
-    found = explain(ann.float(), convert(ann.float()), data, [1, 4], images=7, costs=costs)
+    found = explain_run(ann.float(), convert(ann.float()), data, [1, 4], images=7, costs=costs)
     figures = [*found.errors.snn.values(), *found.errors.even.values(), found.errors.ann, found.errors.limit]
     figures += [value for layer in found.errors.layers for value in (*layer.share.values(), layer.silent)]
     figures += [count for counts in found.energy.operations.accumulates.values() for count in counts.values()]

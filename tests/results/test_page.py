@@ -11,7 +11,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
-from snnconv.analysis.explanation import SHOWN, explain, spike_trains
+from snnconv.analysis.explanation import explain_run
+from snnconv.analysis.spike_trains import SHOWN, spike_trains
 from snnconv.conversion.methods import burst, parallel, qcfs, signed, srp, st_bif
 from snnconv.data.splits import Splits
 from snnconv.results.report import report
@@ -76,7 +77,7 @@ def write(fresh_network, open_tiny_run, data, costs, compose_config):
         run, snn = open_tiny_run(name, f"method={method}", *overrides), METHODS[method](ann)
         curve = accuracy_over_time(snn, data.test, timesteps)
         times = shown_timesteps(list(curve.correct))
-        why = explain(ann, snn, data, times, images=images, costs=costs, disturbances=asked)
+        why = explain_run(ann, snn, data, times, images=images, costs=costs, disturbances=asked)
         report(run, snn, curve, accuracy(ann, data.test), None, why)
         return (run.folder / "report.html").read_text()
 
@@ -97,7 +98,7 @@ def test_says_what_was_found(write):
     words = " ".join(Page(write("qcfs")).text)
     for heading in (
         "Accuracy against timesteps",
-        "Why it is not the ANN",
+        "Why the accuracy is not",
         "Spikes",
         "Energy: an estimate",
         "How to reproduce",
@@ -115,14 +116,14 @@ def test_says_what_was_found(write):
 def test_without_images_there_is_nothing_to_explain(write):
     words = " ".join(Page(write("qcfs", images=0)).text)
     assert "Accuracy against timesteps" in words
-    assert "Why it is not" not in words
+    assert "Why the accuracy is not" not in words
     assert "Energy: an estimate" not in words
 
 
 def test_a_method_without_a_mean_current_has_energy_but_no_errors(write):
     words = " ".join(Page(write("st_bif")).text)
     assert "Energy: an estimate" in words
-    assert "Why it is not" not in words
+    assert "Why the accuracy is not" not in words
 
 
 def test_disturbed_images_where_they_were_asked_for(write):
@@ -171,8 +172,8 @@ def test_words_of_the_user_are_words(write):
 def test_validation_images_come_first(fresh_network, data, costs, tiny_batches):
     ann = fresh_network("residual").eval()
     snn = METHODS["qcfs"](ann)
-    assert explain(ann, snn, data, [1], images=5, costs=costs).role == "calibration"
-    found = explain(ann, snn, replace(data, valid=tiny_batches(8)), [1], images=5, costs=costs)
+    assert explain_run(ann, snn, data, [1], images=5, costs=costs).role == "calibration"
+    found = explain_run(ann, snn, replace(data, valid=tiny_batches(8)), [1], images=5, costs=costs)
     assert (found.role, found.images, found.errors.images) == ("valid", 5, 5)
 
 
@@ -199,16 +200,18 @@ def test_what_cannot_be_explained_does_not_lose_the_result(fresh_network, data, 
     """Spikes that are interpolated cannot be counted."""
     ann = fresh_network("residual").eval()
     ann[4] = nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.AdaptiveAvgPool2d(1))
-    assert explain(ann, METHODS["qcfs"](ann), data, [1], images=5, costs=costs) is None
-    assert "report.html explains nothing: 4.0 (Upsample): what spikes cause behind it cannot be counted" in caplog.text
+    assert explain_run(ann, METHODS["qcfs"](ann), data, [1], images=5, costs=costs) is None
+    assert (
+        "report.html has no explanation: 4.0 (Upsample): what spikes cause behind it cannot be counted" in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("explain.images=-1", "explain.images=-1: a whole number of images"),
-        ("explain.images=abc", "explain.images='abc': a whole number"),
-        ("explain.images=1e9", "explain.images=1000000000.0: a whole number"),
+        ("explain.images=-1", "explain.images=-1: an integer of at least 0"),
+        ("explain.images=abc", "explain.images='abc': an integer"),
+        ("explain.images=1e9", "explain.images=1000000000.0: an integer"),
         ("costs=[]", "costs: no table"),
         ("explain.first_layer=never", "explain.first_layer='never': every_step or once"),
     ],
