@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from snnconv.hardware.export.checking import images_to_compare
 from snnconv.hardware.integer import file as integer_file
@@ -29,7 +28,7 @@ WIDTH = 124  # of a line of numbers
 
 
 def export(
-    ann: nn.Module, snn: SpikingModel, data: Any, folder: Path, *, images: int = 4, timesteps: int = 8, source: bool = True,
+    ann: Any, snn: SpikingModel, data: Any, folder: Path, *, images: int = 4, timesteps: int = 8, source: bool = True,
     bits: int = 8, per_channel: bool = True, image_bits: int = 8, membrane_bits: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write `snn` in whole numbers (`integer.integerize`) to `folder`; returns what was checked.  `ann` is not needed.

@@ -1,0 +1,125 @@
+"""`export`: a network as a file for other programs, from Python, without a configuration or a run folder."""
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+from torch import nn
+
+from snnconv.data.loaders import Loader
+from snnconv.hardware.export import c, nir, onnx
+from snnconv.spiking.model import SpikingModel
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format: `write(ann, snn, data, folder, **settings) -> facts`, and the suffixes that stand for it."""
+
+    write: Callable[..., dict[str, Any]]
+    suffixes: tuple[str, ...]
+    spiking: bool  # does it hold the spiking network, or the ANN?
+
+
+FORMATS = {
+    "nir": Format(nir.export, (".nir",), spiking=True),
+    "onnx": Format(onnx.export, (".onnx",), spiking=False),
+    "c": Format(c.export, (".c", ".npz"), spiking=True),
+}
+
+
+def export(
+    network: nn.Module, path: str | Path, *, example: Any, format: str | None = None, **settings: Any
+) -> dict[str, Any]:
+    """Write `network` to `path` for other programs, and check the file against the network before it is kept.
+
+    | format | suffix | network | file |
+    | --- | --- | --- | --- |
+    | nir | .nir | `SpikingModel` | NIR graph |
+    | onnx | .onnx | trained ANN | quantized ANN with QDQ nodes |
+    | c | .npz | `SpikingModel` | integer network for NumPy |
+    | c | .c | `SpikingModel` | C99 source, with a header .h and an integer network .npz of the same name |
+
+    Args:
+        network: the spiking network, or for ONNX the ANN.  It is not changed.
+        path: the file to write; its folder is made if it is missing.
+        example: inputs [N, …], or any iterable of (inputs, targets), normalized as in training.  The file is run on the first of
+            them, and every spike (ONNX: every activation) is compared with the network.  For `c` the largest absolute value of all
+            of them sets the unit of the integer images.
+        format: "nir", "onnx" or "c"; None: by the suffix of `path`.
+        settings: those of conf/export/ and, for `c`, of conf/integer/: `images` and `timesteps` to compare, `normalize` (nir),
+            `weight_bits`, `per_channel`, `opset` (onnx), `bits`, `per_channel`, `image_bits`, `membrane_bits` (c).
+
+    Returns facts: the sizes of the files in bytes by path, and what was compared.
+
+    ValueError for an unknown format or setting, for a network of the wrong kind, and, naming the layer, where the format has no
+    such operation or the file differs from the network; then nothing is written.
+
+    >>> import tempfile, torch
+    >>> from torch import nn
+    >>> from snnconv.conversion.methods import qcfs
+    >>> from snnconv.nn.activations.qcfs import QCFS
+    >>> from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 16), QCFS(4), nn.Linear(16, 3))
+    >>> snn = qcfs.convert(model, [], neuron=IntegrateFire)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     facts = export(snn, f"{folder}/net.npz", example=torch.rand(20, 1, 2, 2), timesteps=4)
+    >>> facts["compared"]
+    '256 spikes and 48 logits on 4 images, 4 timesteps'
+    """
+    path = Path(path)
+    name = _format_of(path, format)
+    chosen = FORMATS[name]
+    if isinstance(network, SpikingModel) != chosen.spiking:
+        remedies = {
+            True: "the spiking network; convert the model first",
+            False: "the ANN; pass the model, not the SpikingModel",
+        }
+        raise ValueError(f"format={name}: holds {remedies[chosen.spiking]}")
+    if name == "c":
+        settings = {"source": path.suffix == ".c", **settings}
+    _require_settings(name, chosen.write, settings)
+    batches = list(Loader(example, "cpu"))
+    if not any(len(inputs) for inputs, _ in batches):
+        raise ValueError("example: no inputs; a file is checked on at least one")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent, prefix=".export_") as place:
+        data = SimpleNamespace(test=batches, calibration=batches)
+        networks = {"ann": None, "snn": network} if chosen.spiking else {"ann": network, "snn": None}
+        facts = chosen.write(**networks, data=data, folder=Path(place), **settings)
+        return {**facts, "files": _put(Path(place), list(facts["files"]), path)}
+
+
+def _format_of(path: Path, name: str | None) -> str:
+    """The format called `name`, or that of the suffix; ValueError with the known ones."""
+    named = {suffix: format for format, known in FORMATS.items() for suffix in known.suffixes}
+    if name is None:
+        name = named.get(path.suffix.lower())
+    if name not in FORMATS:
+        known = ", ".join(f"{format} ({', '.join(each.suffixes)})" for format, each in FORMATS.items())
+        raise ValueError(f"{path}: format={name!r}; known formats are {known}")
+    return name
+
+
+def _require_settings(name: str, write: Callable, settings: dict[str, Any]) -> None:
+    """ValueError naming a setting that the format does not have."""
+    parameters = inspect.signature(write).parameters.values()
+    known = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    if unknown := [setting for setting in settings if setting not in known]:
+        raise ValueError(f"format={name}: no setting {unknown[0]!r}; there are {', '.join(known)}")
+
+
+def _put(folder: Path, names: list[str], path: Path) -> dict[str, int]:
+    """Move the files from `folder` to `path`, or to names like it; returns their sizes."""
+    sizes = {}
+    for name in names:
+        source, target = folder / name, path if len(names) == 1 else path.with_suffix(Path(name).suffix)
+        if name == "snn.c":
+            source.write_text(source.read_text().replace('#include "snn.h"', f'#include "{path.stem}.h"'))
+        os.replace(source, target)
+        sizes[str(target)] = target.stat().st_size
+    return sizes
