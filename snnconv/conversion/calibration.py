@@ -1,4 +1,4 @@
-"""Thresholds from activations: what θ a layer needs, so that its quantized activation comes close to its ReLU."""
+"""Thresholds from activations: the θ with which the quantized activation of a layer comes close to its ReLU."""
 
 import logging
 from collections.abc import Collection, Iterable
@@ -16,27 +16,27 @@ log = logging.getLogger(__name__)
 
 
 class _Observer(nn.Module):
-    """ReLU that keeps some of what it puts out: a tensor [C, M] a batch (one channel for the layer unless `per_channel`).
+    """ReLU that stores a sample of its outputs: a tensor [C, M] for each batch (C = 1 unless `per_channel`).
 
-    `per_image` values of each image, or of each channel of it, drawn evenly, and the largest of the batch.
+    The sample holds `per_image` values of each image, or of each channel of it, drawn at random, and the largest of the batch.
     """
 
     def __init__(self, per_image: int, per_channel: bool = False) -> None:
         super().__init__()
         self.per_image, self.per_channel, self.generator = per_image, per_channel, torch.Generator().manual_seed(0)
-        self.kept: list[Tensor] = []
+        self.samples: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         output = x.clamp_min(0)
         values = output.float().flatten(2) if self.per_channel and x.dim() > 2 else output.float().flatten(1)
         values = values if values.dim() == 3 else values.unsqueeze(2 if self.per_channel else 1)  # [N, C, M]
-        kept = [values.amax((0, 2)).unsqueeze(1)]
+        largest = [values.amax((0, 2)).unsqueeze(1)]
         if values.shape[2] > self.per_image:
             places = torch.randperm(values.shape[2], generator=self.generator)[: self.per_image]
             values = values[:, :, places.to(values.device)]
         else:
-            kept = []
-        self.kept.append(torch.cat([*kept, values.transpose(0, 1).flatten(1)], 1))
+            largest = []
+        self.samples.append(torch.cat([*largest, values.transpose(0, 1).flatten(1)], 1))
         return output
 
 
@@ -53,14 +53,14 @@ def observed_thresholds(
     batch_size: int = 50,
     per_image: int = 256,
 ) -> dict[str, float | Tensor]:
-    """θ of the activations at `paths` by `rule`, which sees what ReLU puts out there, in eval mode, on all `batches`.
+    """θ of the activations at `paths` by `rule`, applied to the outputs of ReLU there, in eval mode, on all `batches`.
 
     A number for each layer, or [C] if `per_channel` (a channel that is never active gets the layer's largest θ).  `levels` is
-    what the rule is told, by default the activation's own.  With `momentum` m the rule is applied to `batch_size` images at a
+    the rule's argument, by default the activation's own.  With `momentum` m the rule is applied to `batch_size` images at a
     time, θ ← m·θ + (1 − m)·rule(batch).  ValueError without images, or naming a layer that is never active.
     """
     if levels is not None and (type(levels) is not int or levels < 1):
-        raise ValueError(f"levels={levels}: what a rule is told is a whole number of at least 1")
+        raise ValueError(f"levels={levels}: the levels of a rule are an integer of at least 1")
     if momentum is not None:
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum}: at least 0 and below 1")
@@ -71,22 +71,24 @@ def observed_thresholds(
         set_submodule(plain, path, observer)
     for images, _ in batches:
         plain.to(images.device)(images)
-    found: dict[str, float | Tensor] = {}
+    thresholds: dict[str, float | Tensor] = {}
     for path, observer in observers.items():
-        if not observer.kept:
-            raise ValueError(f"{path}: no calibration images to find a threshold with (data.calibration)")
-        parts = observer.kept if per_channel else [samples[0] for samples in observer.kept]
-        known = levels if levels is not None else int(network.get_submodule(path).levels)  # type: ignore[arg-type]
+        if not observer.samples:
+            raise ValueError(
+                f"{path}: no calibration images to find a threshold with; pass calibration data (data.calibration)"
+            )
+        parts = observer.samples if per_channel else [samples[0] for samples in observer.samples]
+        rule_levels = levels if levels is not None else int(network.get_submodule(path).levels)  # type: ignore[arg-type]
         try:
-            theta = _by_rule(rule, parts, known, momentum)
+            theta = _by_rule(rule, parts, rule_levels, momentum)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if not theta.max() > 0:
             raise ValueError(f"{path}: calibration gives a threshold of {theta.max():.4g}, so (almost) no calibration image "
                              "makes this layer active; use more images (data.calibration) or the largest activation "
                              "(calibration=max, method=max_norm)")  # fmt: skip
-        found[path] = torch.where(theta > 0, theta, theta.max()) if per_channel else theta.item()
-    return found
+        thresholds[path] = torch.where(theta > 0, theta, theta.max()) if per_channel else theta.item()
+    return thresholds
 
 
 def _by_rule(rule: Rule, batches: list[Tensor], levels: int, momentum: float | None) -> Tensor:
@@ -111,8 +113,8 @@ def calibrate(
 ) -> None:
     """Set the thresholds of `network` that are not known yet (NaN: its weights came from a ReLU network), by `rule`.
 
-    The rule sees the activations of the ReLU network, all at once, or with `momentum` as `observed_thresholds` says.  Thresholds
-    that are known stay.  (With several processes each sees its share of the images, and training starts from the first one's.)
+    The rule is applied to the activations of the ReLU network, all at once, or with `momentum` as in `observed_thresholds`.
+    Known thresholds stay.  (With several processes each uses its share of the images, and training starts from the first one's.)
     """
     sites = {path: module for path, module in network.named_modules() if is_activation(module) and _is_unknown(module)}
     if not sites:

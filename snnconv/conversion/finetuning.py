@@ -11,8 +11,9 @@ from snnconv.conversion.registry import CALIBRATION, convert, simulation_setting
 from snnconv.conversion.trainable import plain, trainable
 from snnconv.data.loaders import Loader, device_of
 from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.runtime.settings import require_known
 from snnconv.spiking.model import SpikingModel
-from snnconv.training.through_time import Settings, train_through_time
+from snnconv.training.through_time import Settings, defaults, train_through_time
 
 
 def finetune(
@@ -55,6 +56,7 @@ def finetune(
         raise ValueError(
             "train: an iterator gives its batches once, and every epoch needs them; use a list or a DataLoader"
         )
+    require_known(settings, defaults(), "finetune")
     batches = Loader(train, device_of(snn))
     if isinstance(snn, SpikingModel):
         start = copy.deepcopy(snn)

@@ -69,10 +69,10 @@ def _calibrate(network: nn.Module, sites: dict[str, Any], batches: list[tuple[Te
         trial = copy.deepcopy(network).train()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             trial(batches[0][0])
-        found: dict[str, Any] = {path: trial.get_submodule(path).threshold.item() for path in sites}  # type: ignore[operator]
+        thresholds: dict[str, Any] = {path: trial.get_submodule(path).threshold.item() for path in sites}  # type: ignore[operator]
     else:
-        found = observed_thresholds(network, sites, batches, least_squares)
-    for path, threshold in found.items():
+        thresholds = observed_thresholds(network, sites, batches, least_squares)
+    for path, threshold in thresholds.items():
         sites[path].set_threshold(threshold)
 
 

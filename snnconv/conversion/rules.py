@@ -74,12 +74,12 @@ def kullback_leibler(samples: Samples, levels: int, candidates: int = 128, bins:
     place = torch.arange(bins, device=samples.device)
     ends = bins * torch.arange(1, candidates + 1, device=samples.device) // candidates
     ends = ends[ends >= levels].unsqueeze(1)  # [K, 1]
-    kept = histogram * (place < ends)  # [K, bins]
+    inside = histogram * (place < ends)  # [K, bins]
     group = (place * levels // ends).clamp_max(levels - 1)
     empty = torch.zeros(len(ends), levels, dtype=torch.float64, device=samples.device)
-    means = empty.scatter_add(1, group, kept) / empty.scatter_add(1, group, kept.sign()).clamp_min(1)
-    q = (means.gather(1, group) * kept.sign() + 1e-4) * (place < ends)
-    p = kept.scatter_add(1, ends - 1, len(positive) - kept.sum(1, keepdim=True)) / len(positive)
+    means = empty.scatter_add(1, group, inside) / empty.scatter_add(1, group, inside.sign()).clamp_min(1)
+    q = (means.gather(1, group) * inside.sign() + 1e-4) * (place < ends)
+    p = inside.scatter_add(1, ends - 1, len(positive) - inside.sum(1, keepdim=True)) / len(positive)
     divergence = torch.special.xlogy(p, p * q.sum(1, keepdim=True) / q.clamp_min(1e-4)).sum(1)
     return top * ends[divergence.argmin()].item() / bins
 

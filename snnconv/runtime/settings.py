@@ -39,6 +39,14 @@ def require(settings: object, rules: Mapping[str, Rule], group: str) -> None:
             raise ValueError(f"{group}.{name}={getattr(settings, name)!r}: {words}")
 
 
+def require_known(given: Iterable[str], names: Iterable[str], group: str) -> None:
+    """ValueError with the nearest names if one of `given` is no setting of `group`, whose settings are `names`."""
+    known = list(names)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{group}: has no setting {name!r}; {nearest(name, known)}")
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """A suggestion in place of `name`, which is not among `names`."""
     known = sorted(names)

@@ -1,4 +1,4 @@
-"""How far spikes fall short of activations, layer by layer: the noise under which an activation may train."""
+"""Noise of activations in training: the difference between activations and spikes, measured layer by layer."""
 
 from typing import Any
 

@@ -50,39 +50,39 @@ def load_teacher(
     if channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
-        found = network(images[:1]).shape[-1]
+        taught = network(images[:1]).shape[-1]
     except RuntimeError as error:
         shape = list(images.shape[1:])
         raise ValueError(f"{setting}={run}: its network cannot take images of {shape} ({error})") from error
-    if found != classes:
-        raise ValueError(f"{setting}={run}: its network knows {found} classes, this one {classes}")
+    if taught != classes:
+        raise ValueError(f"{setting}={run}: its network knows {taught} classes, this one {classes}")
     return network
 
 
 class LayerDistances:
-    """How far a student's activations are from its teacher's, after both have seen the same images.
+    """The distance of a student's activations from its teacher's, after both have received the same images.
 
-    Layers are paired by the path of their activation; those of other shapes, as pruning leaves them, have no part in it.
+    Layers are paired by the path of their activation; those whose shapes differ, as after pruning, are left out.
     ValueError if none are left.  Source: Romero et al., ICLR 2015 (FitNets), with every layer a hint.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
-        self.seen: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+        self.outputs: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
         self.hooks = [
-            module.register_forward_hook(functools.partial(_keep, seen, path))
-            for network, seen in zip((student, teacher), self.seen, strict=True)
+            module.register_forward_hook(functools.partial(_store, outputs, path))
+            for network, outputs in zip((student, teacher), self.outputs, strict=True)
             for path, module in network.named_modules()
             if is_activation(module) or isinstance(module, nn.ReLU)
         ]
 
     def close(self) -> None:
-        """Look no more."""
+        """Remove the hooks."""
         for hook in self.hooks:
             hook.remove()
 
     def __call__(self) -> Float[Tensor, ""]:
         """Mean over layers of |student − teacher|² / |teacher|²."""
-        ours, theirs = self.seen
+        ours, theirs = self.outputs
         shared = [path for path in ours if path in theirs and ours[path].shape == theirs[path].shape]
         if not shared:
             raise ValueError("fit.distill_layers: no activation has the path and the shape of one of the teacher's")
@@ -96,5 +96,5 @@ class LayerDistances:
         return torch.stack(each).mean()
 
 
-def _keep(seen: dict[str, Tensor], path: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-    seen[path] = output
+def _store(outputs: dict[str, Tensor], path: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    outputs[path] = output

@@ -1,4 +1,4 @@
-"""What every training loop needs: a schedule, the sums of an epoch, and the check that numbers are finite."""
+"""Parts of every training loop: a schedule, the sums of an epoch, and the check that numbers are finite."""
 
 import math
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from snnconv.data.loaders import Loader, device_of
 from snnconv.runtime import console
 from snnconv.runtime.seed import seed_everything
-from snnconv.runtime.settings import nearest
+from snnconv.runtime.settings import require_known
 from snnconv.training import loop
 from snnconv.training.settings import Fit
 
 
 @dataclass
 class History:
-    """What a training reports, epoch by epoch: a list of `rows`, and the facts of the epoch that was kept.
+    """The numbers of a training, epoch by epoch: a list of `rows`, and the facts of the epoch that was kept.
 
     A row has `epoch` (from 0), `loss`, `train_accuracy`, `lr`, `seconds` since the start and, with validation data,
     `valid_accuracy`; accuracies are fractions in 0…1.
@@ -107,8 +107,7 @@ def fit(
             )
     if valid is None and settings.setdefault("select", "last") != "last":
         raise ValueError(f"fit.select={settings['select']}: needs data to choose the epoch on, valid=")
-    if unknown := sorted(set(settings) - {f.name for f in fields(Fit)}):
-        raise ValueError(f"fit: has no setting {unknown[0]!r}; {nearest(unknown[0], [f.name for f in fields(Fit)])}")
+    require_known(settings, (f.name for f in fields(Fit)), "fit")
     device, history = device_of(model), History()
     how = Fit(epochs=epochs, lr=lr, **settings)
     with _printed() if verbose else nullcontext():

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @runtime_checkable
 class Recorder(Protocol):
-    """What `fit` reports to: `runtime.run.Run` writes a run folder, `training.fitting.History` stays in memory."""
+    """The receiver of what `fit` reports: `runtime.run.Run` writes a run folder, `training.fitting.History` stays in memory."""
 
     folder: Any  # where states are saved, for messages
     seconds: dict[str, float]  # wall time by stage; `fit` adds to "train"

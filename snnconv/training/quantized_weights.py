@@ -1,4 +1,4 @@
-"""Networks whose weights are small whole numbers times a scale: after training, during it, and after conversion."""
+"""Networks whose weights are small integers times a scale: after training, during it, and after conversion."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +17,9 @@ from snnconv.spiking.model import SpikingModel
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What convolutions and linear layers store (`conf/weights/`): `bits` None: floats; 2: ternary.  Biases stay floats.
+    """Number format of the weights of convolutions and linear layers (`conf/weights/`); biases stay floats.
+
+    `bits` None: floats; 2: ternary.
 
     One scale for each output channel, or for the layer.  With `train` a training learns weights that it only ever uses
     quantized, the gradient straight through to the floats behind them.  ValueError for bits that there are not.
@@ -49,7 +51,7 @@ class Weights:
         Bengio et al., 2013 (straight through); Courbariaux et al., 2015 (the floats are kept beside).
         """
         layers = _layers(network) if self.bits is not None and self.train else {}
-        kept = [layer.weight.data.clone() for layer in layers.values()]
+        floats = [layer.weight.data.clone() for layer in layers.values()]
         with torch.no_grad():
             for layer in layers.values():
                 layer.weight.data.copy_(self._quantized(layer.weight))
@@ -57,7 +59,7 @@ class Weights:
             yield
         finally:
             with torch.no_grad():
-                for layer, weight in zip(layers.values(), kept, strict=True):
+                for layer, weight in zip(layers.values(), floats, strict=True):
                     layer.weight.data.copy_(weight)
 
     def convert(self, method: Callable[..., SpikingModel], ann: nn.Module, batches: Iterable) -> SpikingModel:

@@ -1,4 +1,4 @@
-"""How to train an ANN: SGD with momentum and a cosine, and the paper's other habits as named settings (`conf/fit/`)."""
+"""Settings of the training of an ANN (`conf/fit/`): SGD with momentum and a cosine, and the options of the papers."""
 
 import math
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ _RULES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How to train; ValueError for values that make no sense.  Weight decays default to `weight_decay`, as in the papers."""
+    """Settings of a training; ValueError for values out of range.  Weight decays default to `weight_decay`, as in the papers."""
 
     epochs: int  # 0: the given network as it is
     lr: float
@@ -54,8 +54,8 @@ class Fit:
     clip_grad_norm: float | None = None
     ema: float | None = None  # decay per step of the averaged weights that are evaluated and kept
     channels_last: bool = False
-    select: str = "best"  # epoch that is kept: best on valid | last | test: best on the test set
-    teacher: str | None = None  # a run folder: its network's outputs are learned as well (distillation)
+    select: str = "best"  # epoch whose weights are used: best on valid | last | test: best on the test set
+    teacher: str | None = None  # a run folder, whose network's outputs are learned as well (distillation)
     distill: float = 1.0  # share of the loss that is distance from the teacher; the rest is cross-entropy
     temperature: float = 2.0  # of both outputs in that distance
     distill_layers: float = 0.0  # weight of a further loss: the distance from the teacher's activations, layer by layer

@@ -34,7 +34,7 @@ WARMUP = 0.02  # share of the steps in which the learning rate rises to its full
 _RULES = {
     "epochs": COUNT, "lr": POSITIVE, "loss": one_of("last", "every"), "thresholds": one_of("free", "frozen"),
     "timesteps": (lambda value: bool(value) and all(map(COUNT[0], value if isinstance(value, Sequence) else [value])),
-                  "whole numbers of at least 1"),
+                  "integers of at least 1"),
     "sharpness": POSITIVE, "detach_reset": SWITCH, "momentum": FRACTION, "weight_decay": NOT_NEGATIVE,
     "distill": number(lambda value: 0 <= value <= 1, "0 (labels) to 1 (the teacher's outputs)"), "temperature": POSITIVE,
     "precision": one_of("float32", "tf32", "bf16"), "compile": SWITCH,
@@ -43,7 +43,7 @@ _RULES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to train; ValueError for values that make no sense."""
+    """Settings of training through time; ValueError for values out of range."""
 
     timesteps: int | Sequence[int]  # T; of several the largest
     epochs: int = 5
@@ -67,7 +67,7 @@ class Settings:
         object.__setattr__(self, "timesteps", max(steps))
 
     def as_dict(self) -> dict[str, Any]:
-        """What says how a network was trained; compilation changes it by rounding alone, and float32 goes without saying."""
+        """The settings that identify a training: all but `compile`, which changes rounding alone, and a precision of float32."""
         return {name: value for name, value in asdict(self).items()
                 if name != "compile" and (name, value) not in (("precision", "float32"), ("precision", "tf32"))}  # fmt: skip
 

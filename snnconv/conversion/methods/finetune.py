@@ -120,7 +120,7 @@ def _check_loaded(record: Mapping[str, Any], network: str, load: str) -> None:
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What `result.json` states of a training: its settings, and the planned epochs if it was interrupted."""
+    """The facts of a training for `result.json`: its settings, and the planned epochs if it was interrupted."""
     hidden = {"network", "seconds"} | ({"of"} if record.get("of") == record.get("epochs") else set())
     return {key: value for key, value in record.items() if value is not None and key not in hidden}
 
