@@ -10,9 +10,10 @@ from torch import nn
 from snnconv.conversion.registry import CALIBRATION, convert, simulation_settings
 from snnconv.conversion.trainable import plain, trainable
 from snnconv.data.loaders import Loader, device_of
-from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.nn.graph.folding import fold_batchnorm, unfold_amplitudes
 from snnconv.runtime.settings import require_known
 from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import OverTime
 from snnconv.training.through_time import Settings, defaults, train_through_time
 
 
@@ -60,10 +61,12 @@ def finetune(
     batches = Loader(train, device_of(snn))
     if isinstance(snn, SpikingModel):
         start = copy.deepcopy(snn)
+        start.network = unfold_amplitudes((start.exact or start).network, OverTime)
         if teacher is None:
             settings.setdefault("distill", 0.0)
     else:
-        start, teacher = convert(snn, batches.first(CALIBRATION)), teacher or snn
+        start = convert(snn, batches.first(CALIBRATION), simulation={"fold_threshold": False})
+        teacher = teacher or snn
     how = Settings(timesteps=timesteps, epochs=epochs, lr=lr, **settings)
     network = trainable(start, how)
     taught_by = None

@@ -105,7 +105,7 @@ def test_a_lost_process_ends_the_job_and_any_number_goes_on(tmp_path: Path):
 
     done = torchrun(TRAIN, f"resume={folder}", cwd=tmp_path)
     assert done.status == 0, done.output
-    assert "Going on after epoch " in done.output
+    assert "Resuming after epoch " in done.output
     rows = [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == list(range(24))
     assert json.loads((tmp_path / folder / "result.json").read_text())["ann_accuracy"] > 0.9

@@ -41,7 +41,7 @@ def test_a_training_over_several_slices(tmp_path: Path):
 
     text = succeed(GPU, *REHEARSAL, "--only", PAPER, cwd=tmp_path)
     log = (work / f"{PAPER}.log").read_text()
-    assert "Going on after epoch " in log
+    assert "Resuming after epoch " in log
     assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()] == list(range(40))
     (result,) = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert (result["job"], result["levels"], result["data"]) == (PAPER, 4, "synthetic")

@@ -69,7 +69,7 @@ def test_killed_three_times(uninterrupted: Path, tmp_path: Path):
         process = start(TRAIN, [resume], tmp_path)
     done = finish(process, tmp_path)
     assert done.status == 0, done.output
-    assert "Going on after epoch " in done.output
+    assert "Resuming after epoch " in done.output
     assert_same(only_run(tmp_path), uninterrupted)
 
 

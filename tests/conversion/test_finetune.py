@@ -16,6 +16,8 @@ from spikingjelly.activation_based import surrogate
 from torch import nn
 from torch.nn import functional as F
 
+from snnconv.conversion import registry
+from snnconv.conversion.finetuning import finetune as finetune_snn
 from snnconv.conversion.method import rehearse
 from snnconv.conversion.methods import finetune
 from snnconv.conversion.methods.finetune import convert
@@ -526,3 +528,29 @@ def test_a_base_of_other_neurons_is_refused(compose_config, ann, base):
 def test_the_base_says_what_it_cannot_convert(ann):
     with pytest.raises(ValueError, match="nothing to convert"):
         rehearse(partial(convert, base=BASE, data=NoData(), epochs=1, lr=0.1, timesteps=2), nn.Linear(16, 2), [])
+
+
+# from a Python program
+
+
+@pytest.mark.parametrize("simulation", [{"fold_threshold": True}, {"precision": "bf16"}], ids=["folded", "bf16"])
+def test_a_converted_network_is_trained_as_the_ann_is(ann, data, simulation, exact_images):
+    """However it was to be simulated: its neurons emit θ again, and its weights have all their bits."""
+    expected = finetune_snn(ann, list(data.train), timesteps=2, epochs=2, lr=0.02, distill=0.0)
+    snn = registry.convert(ann, simulation=simulation)
+    before = copy.deepcopy(snn.state_dict())
+    trained = finetune_snn(snn, list(data.train), timesteps=2, epochs=2, lr=0.02)
+    torch.testing.assert_close(
+        trained(exact_images(), 4).mean(0), expected(exact_images(), 4).mean(0), rtol=1e-3, atol=1e-3
+    )
+    assert all(torch.equal(before[name], tensor) for name, tensor in snn.state_dict().items())
+    assert trained.latency.needs_training == "weights"
+
+
+def test_settings_that_do_not_exist_are_named(ann, data):
+    with pytest.raises(ValueError, match=r"finetune: has no setting 'epoch'; did you mean epochs"):
+        finetune_snn(ann, list(data.train), timesteps=2, epoch=2)
+    with pytest.raises(ValueError, match="an iterator gives its batches once"):
+        finetune_snn(ann, iter(data.train), timesteps=2)
+    with pytest.raises(ValueError, match="only plain integrate-and-fire neurons"):
+        finetune_snn(registry.convert(ann, method="srp"), list(data.train), timesteps=2)

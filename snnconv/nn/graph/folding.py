@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,22 +23,40 @@ def fold_amplitudes(network: nn.Module, kind: type) -> nn.Module:
     if it differs from channel to channel, where a layer mixes channels in another way than convolutions and flattening do.
     """
     network = copy.deepcopy(network)
+    for neuron, calls, modules in _feeding_weights(network, kind):
+        if all(_carries(modules[str(call.target)], neuron.amplitude, call, modules) for call in calls):
+            for layer in (modules[str(call.target)] for call in calls):
+                layer.weight = nn.Parameter(
+                    layer.weight * _by_input(layer, neuron.amplitude)
+                )  # its own, if it was shared
+            neuron.amplitude = 1.0
+    return network
+
+
+@torch.no_grad()
+def unfold_amplitudes(network: nn.Module, kind: type) -> nn.Module:
+    """A copy of `network` whose neurons emit θ again: the inverse of `fold_amplitudes`, up to rounding."""
+    network = copy.deepcopy(network)
+    for neuron, calls, modules in _feeding_weights(network, kind):
+        if neuron.amplitude is not neuron.threshold:
+            for layer in (modules[str(call.target)] for call in calls):
+                layer.weight = nn.Parameter(layer.weight / _by_input(layer, neuron.threshold))
+            neuron.amplitude = neuron.threshold
+    return network
+
+
+def _feeding_weights(network: nn.Module, kind: type) -> Iterator[tuple[Any, list[fx.Node], dict[str, nn.Module]]]:
+    """The neurons of `network` that feed weight layers only, with the calls of these layers, and all modules by path."""
     modules = dict(network.named_modules())
     nodes = trace(network, (kind,)).nodes
     uses = Counter(node.target for node in nodes if node.op == "call_module")
     for node in nodes:
         module = modules[str(node.target)] if node.op == "call_module" else None
         neuron: Any = getattr(module, "neuron", None) if isinstance(module, kind) else None
-        if neuron is None or not hasattr(neuron, "amplitude"):
-            continue
-        fed = _weights_fed_by(node, modules, uses)
-        if fed and all(_carries(modules[str(user.target)], neuron.amplitude, user, modules) for user in fed):
-            for layer in (modules[str(user.target)] for user in fed):
-                layer.weight = nn.Parameter(
-                    layer.weight * _by_input(layer, neuron.amplitude)
-                )  # its own, if it was shared
-            neuron.amplitude = 1.0
-    return network
+        if neuron is not None and hasattr(neuron, "amplitude"):
+            calls = _weights_fed_by(node, modules, uses)
+            if calls:
+                yield neuron, calls, modules
 
 
 def _carries(layer: Any, amplitude: Any, node: fx.Node, modules: dict[str, nn.Module]) -> bool:
