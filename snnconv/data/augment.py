@@ -40,6 +40,22 @@ class RandomFlip:
         return torch.where(flip[:, None, None, None], images.flip(-1), images)
 
 
+class AlternatingFlip:
+    """Mirror each image left and right in every other epoch; in the first, a random half of them.
+
+    Two epochs in a row show both sides of every image, where `RandomFlip` repeats one half the time.  Source:
+    cifar10-airbench (K. Jordan, 2024).  For sets that lie in memory (`data.batches.Batches`).
+    """
+
+    by_image = True  # is called with the numbers of the images and of the epoch
+
+    def __call__(self, images: Images, generator: torch.Generator, indices: Tensor, epoch: int) -> Images:
+        """Images, about half of them mirrored."""
+        first = indices * 2654435761 >> 16  # Knuth's multiplicative hash: one fixed bit for each image
+        flip = ((first + epoch) & 1).bool()
+        return torch.where(flip[:, None, None, None], images.flip(-1), images)
+
+
 class Cutout:
     """Blank one square of `size` pixels, centred anywhere, with `fill` per channel (DeVries & Taylor, 2017).
 

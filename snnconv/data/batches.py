@@ -15,7 +15,7 @@ from snnconv.runtime.seed import derive
 AT_ONCE = 2**25  # bytes of pixels: some ten thousand images of CIFAR
 
 
-Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+Augmentation = Callable[..., Tensor]  # of (images, generator), and (indices, epoch) if its attribute `by_image` is true
 
 
 def first_images(batches: Iterable[tuple[Tensor, Any]], count: int) -> list[Tensor]:
@@ -103,9 +103,11 @@ class Batches:
         together = self._together()
         for start in range(0, len(batches), together):
             part = batches[start : start + together]
-            images = self.images[torch.cat(list(part))]
+            indices = torch.cat(list(part))
+            images = self.images[indices]
             for transform in self.augment:
-                images = transform(images, generator)
+                more = (indices, self.epoch) if getattr(transform, "by_image", False) else ()
+                images = transform(images, generator, *more)
             yield from images.split([len(indices) for indices in part])
 
     def _together(self) -> int:

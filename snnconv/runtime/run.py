@@ -161,7 +161,13 @@ def recipe(cfg: DictConfig) -> str | None:
     if not plain["fit"]["epochs"]:
         return None
     of_the_place = ("weights", "root", "device", "workers", "seed", "save_every", "tune", "tune_precision")
-    later = ("distill_layers", "keep_zeros")  # settings that older runs did not have
+    later = (
+        "distill_layers",
+        "keep_zeros",
+        "dirac_init",
+        "norm_bias_lr",
+        "lookahead",
+    )  # settings that older runs did not have
     made = {
         part: {key: Path(value).name if isinstance(value, str) else value  # files may lie elsewhere
                for key, value in plain[part].items() if key not in of_the_place and not (key in later and not value)}

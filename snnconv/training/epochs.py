@@ -14,9 +14,9 @@ def half_cosine(angle: float) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group of `optimizer` the learning rate `lr`."""
+    """Give every group of `optimizer` the learning rate `lr`, times its own "lr_scale" if it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def all_finite(network: nn.Module) -> bool:

@@ -14,6 +14,7 @@ from snnconv.runtime import console, distributed
 from snnconv.spiking.accuracy import accuracy
 from snnconv.training.activation_noise import measure_noise
 from snnconv.training.distillation import require_teacher
+from snnconv.training.initialization import dirac
 from snnconv.training.quantized_weights import Weights
 from snnconv.training.settings import Fit
 from snnconv.training.trainer import Trainer
@@ -75,6 +76,8 @@ def fit(
                 "fit.distill_layers reads the outputs of layers, which compiled code hides; use compile=false"
             )
     weights, state, start = weights or Weights(), recorder.load_state(), time.perf_counter()
+    if settings.dirac_init and settings.epochs and state is None:
+        dirac(ann)
     tuning = tune(ann.to(train.device), train, settings, weights, state)
     recorder.seconds["train"] += time.perf_counter() - start
     with tuning.applied(ann) if tuning else nullcontext():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from snnconv.nn.graph.kinds import is_activation
 from snnconv.runtime.environment import PRECISIONS
@@ -25,12 +26,13 @@ from snnconv.training.epochs import half_cosine
 _RULES = {
     "epochs": WHOLE, "batch_size": COUNT, "lr": POSITIVE, "momentum": FRACTION, "nesterov": SWITCH,
     "weight_decay": NOT_NEGATIVE, "threshold_weight_decay": or_null(NOT_NEGATIVE),
-    "norm_weight_decay": or_null(NOT_NEGATIVE), "schedule": one_of("cosine", "constant"),
+    "norm_weight_decay": or_null(NOT_NEGATIVE), "schedule": one_of("cosine", "linear", "constant"),
     "schedule_every": one_of("step", "epoch"), "warmup_epochs": NOT_NEGATIVE, "label_smoothing": FRACTION,
     "clip_grad_norm": or_null(POSITIVE), "ema": or_null(FRACTION), "channels_last": SWITCH,
     "select": one_of("best", "last", "test"), "save_every": COUNT,
     "keep_zeros": SWITCH, "distill_layers": NOT_NEGATIVE, "compile": SWITCH, "precision": one_of(*PRECISIONS),
     "tune": one_of("auto", "none"), "tune_precision": SWITCH,
+    "dirac_init": SWITCH, "norm_bias_lr": or_null(POSITIVE), "lookahead": or_null(COUNT),
     "teacher": or_null((lambda value: isinstance(value, str), "a run folder")), "distill": SHARE, "temperature": POSITIVE,
 }  # fmt: skip
 
@@ -47,7 +49,7 @@ class Fit:
     weight_decay: float = 5e-4
     threshold_weight_decay: float | None = None  # on θ
     norm_weight_decay: float | None = None  # on batch norms and biases
-    schedule: str = "cosine"  # cosine | constant
+    schedule: str = "cosine"  # cosine | linear: down to 0 from the end of the warm-up | constant
     schedule_every: str = "step"  # step | epoch
     warmup_epochs: float = 0.0  # linear, from 0
     label_smoothing: float = 0.0
@@ -63,6 +65,9 @@ class Fit:
     save_every: int = 1  # epochs between the states from which a run can be resumed
     compile: bool = False  # torch.compile
     precision: str = "float32"  # float32 | tf32 | bf16: weight layers in bfloat16
+    dirac_init: bool = False  # convolutions start by passing their input on (initialization.py)
+    norm_bias_lr: float | None = None  # learning rate of the biases of batch norms, as a multiple of `lr`
+    lookahead: int | None = None  # steps between two pulls of the weights to their moving average (lookahead.py)
     tune: str = "auto"  # auto: on a CPU a long training runs as a short measurement finds fastest (tune.py) | none
     tune_precision: bool = False  # may it choose bf16?
 
@@ -81,20 +86,32 @@ class Fit:
             return self.lr * (step + 1) / (self.warmup_epochs * steps_per_epoch)
         if self.schedule == "constant":
             return self.lr
-        if self.schedule_every == "epoch":
-            return self.lr * half_cosine(math.pi * (step // steps_per_epoch / self.epochs))
-        return self.lr * half_cosine(math.pi * (step / (self.epochs * steps_per_epoch)))
+        done = (
+            step // steps_per_epoch / self.epochs
+            if self.schedule_every == "epoch"
+            else step / (self.epochs * steps_per_epoch)
+        )
+        if self.schedule == "linear":
+            return self.lr * min((1 - done) / (1 - self.warmup_epochs / self.epochs), 1.0)
+        return self.lr * half_cosine(math.pi * done)
 
     def optimizer(self, ann: nn.Module) -> torch.optim.SGD:
-        """SGD over three groups: weights, thresholds, and norms with biases; on CUDA one kernel a group."""
+        """SGD over groups: weights, thresholds, norms with biases, and biases of batch norms if they have a rate of their own.
+
+        Those decay as slowly as they would at the common rate.  On CUDA one kernel a group.
+        """
         thresholds = {id(p) for m in ann.modules() if is_activation(m) for p in m.parameters()}
-        groups: dict[str, list[nn.Parameter]] = {"weight": [], "threshold": [], "norm": []}
+        shifts = {id(m.bias) for m in ann.modules() if isinstance(m, _BatchNorm)} if self.norm_bias_lr else set()
+        groups: dict[str, list[nn.Parameter]] = {"weight": [], "threshold": [], "norm": [], "shift": []}
         for parameter in ann.parameters():
-            group = "threshold" if id(parameter) in thresholds else "norm" if parameter.dim() < 2 else "weight"
-            groups[group].append(parameter)
-        decays = {"weight": None, "threshold": self.threshold_weight_decay, "norm": self.norm_weight_decay}
+            small = "shift" if id(parameter) in shifts else "norm" if parameter.dim() < 2 else "weight"
+            groups["threshold" if id(parameter) in thresholds else small].append(parameter)
+        norm = self.weight_decay if self.norm_weight_decay is None else self.norm_weight_decay
+        scale = self.norm_bias_lr or 1.0
+        theta = self.weight_decay if self.threshold_weight_decay is None else self.threshold_weight_decay
+        decays = {"weight": self.weight_decay, "threshold": theta, "norm": norm, "shift": norm / scale}
         settings = [
-            {"params": parameters, "weight_decay": self.weight_decay if decays[name] is None else decays[name]}
+            {"params": parameters, "weight_decay": decays[name], **({"lr_scale": scale} if name == "shift" else {})}
             for name, parameters in groups.items()
             if parameters
         ]

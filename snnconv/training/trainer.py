@@ -18,6 +18,7 @@ from snnconv.runtime.environment import autocast
 from snnconv.runtime.run import TrainingError
 from snnconv.training.distillation import LayerDistances, distillation, load_teacher
 from snnconv.training.epochs import Totals, all_finite, set_lr
+from snnconv.training.lookahead import Lookahead
 from snnconv.training.quantized_weights import Weights
 from snnconv.training.settings import Fit
 
@@ -35,6 +36,7 @@ class Trainer:
             if settings.ema
             else None
         )
+        self.lookahead = Lookahead(ann, settings.lookahead) if settings.lookahead else None
         network: nn.Module = torch.compile(ann) if settings.compile else ann  # type: ignore[assignment]
         if distributed.world_size() > 1:
             network = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
@@ -61,6 +63,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "ema": average,
             "rng": seed.rng_state(),
+            **({"lookahead": self.lookahead.average} if self.lookahead else {}),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -70,6 +73,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average:
                 self.average.load_state_dict(state["ema"])
+            if self.lookahead:
+                self.lookahead.load(state["lookahead"])
             seed.set_rng_state(state["rng"])
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ValueError(f"belongs to another run ({error}); start a new run") from error
@@ -84,6 +89,8 @@ class Trainer:
         for index, (images, labels) in enumerate(batches):
             set_lr(self.optimizer, settings.lr_at(epoch * steps + index, steps))
             self._step(images, labels, totals)
+            if self.lookahead:
+                self.lookahead.step(epoch * steps + index + 1, settings.epochs * steps)
             last = index + 1 == steps
             if last or self.device.type == "cpu" or time.monotonic() - shown > 0.5:
                 shown = time.monotonic()

@@ -283,7 +283,7 @@ def test_a_loss_that_is_not_finite_stops_and_loses_nothing(
 WRONG = {
     "epochs": [-1, 1.5, True, "3"], "lr": [0, -0.1, math.nan, math.inf, 10**400, "fast"], "batch_size": [0, 2.5],
     "momentum": [1.0, -0.1], "weight_decay": [-1e-4, math.nan], "threshold_weight_decay": [-1.0], "norm_weight_decay": [-1.0],
-    "schedule": ["linear", None], "schedule_every": ["batch"], "warmup_epochs": [-1, 4], "label_smoothing": [1.0, -0.1],
+    "schedule": ["step", None], "schedule_every": ["batch"], "warmup_epochs": [-1, 4], "label_smoothing": [1.0, -0.1],
     "clip_grad_norm": [0.0, -1.0], "save_every": [0, None], "ema": [1.0, -0.5], "select": ["first"], "channels_last": ["yes", 1],
 }  # fmt: skip
 
