@@ -4,7 +4,7 @@ Libraries are tuned for large maps: at 512 channels on 2×2 the convolutions of 
 `training/tune.py` measures which layers gain, and `compute_as_product` makes them so: class, parameters and state_dict
 stay what they were, and results differ by rounding.  Measured on one core of an AMD EPYC with AVX512-BF16, 512 → 512
 channels, 3×3, 128 images, forward and backward, TFLOP/s against `F.conv2d`: 2×2 0.16 to 0.08 in float32 and 0.32 to 0.18 in
-bfloat16; 4×4 0.09 to 0.12 and 0.19 to 0.26, which is why the choice is left to a measurement.
+bfloat16; 4×4 0.07 to 0.12 and 0.19 to 0.26, which is why the choice is left to a measurement.
 """
 
 import functools

@@ -1,8 +1,8 @@
 """The fastest way to run the same training on a CPU, found by measuring a few steps (`fit.tune=auto`).
 
-Which layout, how many threads, whether compiled code, and whether products for small convolutions are faster depends on
-the network and on the machine: bfloat16 and compiled code make a ResNet-20 1.9 × as fast as float32 in channels_last on an
-AMD EPYC, while a VGG-16 gains most from products.  Results differ by rounding; the precision changes only if asked for.
+Which layout, how many threads, and whether compiled code and products for small convolutions are faster depends on the network
+and on the machine (experiments/benchmark/README.md).  On a machine that others use as well, fewer threads can be several
+times as fast.  Results differ by rounding; the precision changes only if asked for.
 """
 
 import copy
