@@ -1,5 +1,6 @@
 """What conversion will make of every layer, and what stands in its way: told before anything takes long."""
 
+import contextlib
 import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,13 +12,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from snnconv.conversion.method import rehearse, takes
+from snnconv.conversion.method import operators_of, rehearse, takes
 from snnconv.conversion.obstacles import Step, obstacles, steps
 from snnconv.conversion.registry import methods
 from snnconv.nn.functional import SMALLEST_THRESHOLD
 from snnconv.nn.graph.folding import foldable
 from snnconv.nn.graph.kinds import NORMS, is_activation
 from snnconv.nn.graph.trace import path_of
+from snnconv.spiking.operators.base import Site
+from snnconv.spiking.operators.choice import place_operators
 
 log = logging.getLogger(__name__)
 FAR = 1000  # as many times above or below the largest current, θ is out of proportion
@@ -73,6 +76,8 @@ def check(ann: nn.Module, convert: Any, batches: Iterable[Batch], *, calibrates:
     ann, few = copy.deepcopy(ann).eval(), [(images[:32], labels[:32]) for images, labels in islice(batches, 1)]
     declared = takes(convert)
     kinds = declared or (*{type(module) for module in ann.modules() if is_activation(module)}, nn.ReLU)
+    with contextlib.suppress(ValueError):  # it cannot be followed, which is an obstacle
+        ann = place_operators(ann, kinds, operators_of(convert)) if declared else ann
     found = obstacles(ann, kinds) if declared else []  # else the rehearsal will tell
     others = methods(ann) if found else []
     try:
@@ -109,12 +114,14 @@ def check(ann: nn.Module, convert: Any, batches: Iterable[Batch], *, calibrates:
         if isinstance(step.module, kinds):
             neuron = f"{type(neurons[step.path]).__name__} neuron" if step.path in neurons else "neuron"
             return f"{neuron}, {_trained(step) if step.path in known else 'θ from calibration images'}"
+        if isinstance(step.module, Site):
+            return step.module.operator.summary()
         return f"folded into {folded[step.path]}" if step.path in folded else _carried(step)
 
     listed: dict[tuple[str, str], Layer] = {}
     for step in walked:
         if (step.module is not None or step.problem) and (step.path, step.name) not in listed:
-            row = Layer(step.path, step.name, seen.shapes.get(step.node), _size(step.module), becomes(step))
+            row = Layer(step.path, _name(step), seen.shapes.get(step.node), _size(step.module), becomes(step))
             listed[step.path, step.name] = row
     return Check(type(ann).__name__, [*listed.values(), *_idle(ann, kinds, walked)], found, warnings, others)
 
@@ -211,6 +218,11 @@ def _carried(step: Step) -> str:
     if isinstance(step.module, NORMS):
         return "stays, an affine map in every step"
     return "weights, receive spikes" if _size(step.module) else "acts on each step alone"
+
+
+def _name(step: Step) -> str:
+    """The kind of a layer; of the layer that an operator stands for."""
+    return type(step.module.operator.function).__name__ if isinstance(step.module, Site) else step.name
 
 
 def _size(module: nn.Module | None) -> int:

@@ -17,6 +17,8 @@ from snnconv.conversion.rules import Rule
 from snnconv.nn.graph.kinds import is_activation
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.neurons.base import Threshold
+from snnconv.spiking.operators.choice import Choice, auto, place_operators
+from snnconv.spiking.operators.signals import departures
 
 ENOUGH = 2048  # activations that every rule accepts
 Convert = Callable[..., SpikingModel]
@@ -40,16 +42,28 @@ class Method:
 
     def __post_init__(self) -> None:
         functools.update_wrapper(self, self.function)
-
-    def __call__(self, ann: nn.Module, batches: Iterable, **settings: Any) -> SpikingModel:
-        """The spiking network that `ann` becomes."""
+        signature = inspect.signature(self.function)
         if self.takes:
+            operators = inspect.Parameter("operators", inspect.Parameter.KEYWORD_ONLY, default=auto)
+            signature = signature.replace(parameters=[*signature.parameters.values(), operators])
+        self.__signature__ = signature
+
+    def __call__(self, ann: nn.Module, batches: Iterable, *, operators: Choice = auto, **settings: Any) -> SpikingModel:
+        """The spiking network that `ann` becomes, with `operators` (conf/operators/) for layers that are no activations."""
+        snn = self.function(self.prepared(ann, operators), batches, **settings)
+        snn.latency = replace(snn.latency, **departures(snn.network))  # type: ignore[arg-type]
+        return snn
+
+    def prepared(self, ann: nn.Module, operators: Choice = auto) -> nn.Module:
+        """`ann` with `operators` in their places; ValueError where it cannot be converted."""
+        if self.takes:
+            ann = place_operators(ann, self.takes, operators)
             require_convertible(ann, self.takes)
-        return self.function(ann, batches, **settings)
+        return ann
 
     def settings(self) -> dict[str, Any]:
         """Every setting with its default, `inspect.Parameter.empty` where it has none."""
-        parameters = inspect.signature(self.function).parameters.values()
+        parameters = inspect.signature(self).parameters.values()
         keywords = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
         return {**keywords, **self.defaults}
 
@@ -97,6 +111,15 @@ def takes(convert: Any) -> tuple[type[nn.Module], ...] | None:
     return takes(get_method(base["_target_"]) if isinstance(base, Mapping) else base)
 
 
+def operators_of(convert: Any) -> Choice:
+    """The choice of operators of a method, or of the one it is based on."""
+    settings = _bound(convert)[1]
+    base, chosen = settings.get("base"), settings.get("operators", auto)
+    if base is not None and "operators" not in settings:
+        return operators_of(functools.partial(convert, **base) if isinstance(base, Mapping) else base)
+    return get_method(chosen["_target_"]) if isinstance(chosen, Mapping) else chosen
+
+
 def rehearse(convert: Any, ann: nn.Module, batches: Iterable, images: int = 32) -> Any:
     """Try `convert` on a few images, so that what it refuses is an error now and not after hours of training.
 
@@ -107,7 +130,7 @@ def rehearse(convert: Any, ann: nn.Module, batches: Iterable, images: int = 32) 
         settings["rule"] = functools.partial(_of_any_number, settings["rule"])
     few = next(((x[:images], y[:images]) for x, y in batches), None)
     if isinstance(method, Method) and method.takes:
-        require_convertible(ann, method.takes)
+        ann = method.prepared(ann, settings.pop("operators", auto))
     return (method.rehearse if isinstance(method, Method) else method)(ann, [few] if few else [], **settings)
 
 

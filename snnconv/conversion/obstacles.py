@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from snnconv.nn.graph.kinds import NORMS, Kinds, is_activation, is_linear
+from snnconv.nn.graph.sites import OPERATORS
 from snnconv.nn.graph.trace import path_of, trace
+from snnconv.spiking.operators.base import Site
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,20 @@ def _problem(
         return None
     if isinstance(module, NORMS) and module.running_mean is None and after_spikes:
         return f"{site}: normalizes by the batch it is given, which differs in every step; use track_running_stats=True"
-    if is_linear(node, module):
+    if is_linear(node, module) or isinstance(module, Site):
         return None
+    if isinstance(module, OPERATORS) and after_spikes:
+        return f"{site}: " + (
+            f"used {uses} times; an operator remembers its inputs, so give each call a module of its own"
+            if uses > 1
+            else "no operator takes its place; choose operators=auto"
+        )
     if "pool" in site.rpartition("(")[2].lower():
-        return f"{site}: max pooling has no spiking equivalent here; use average pooling" if after_spikes else None
+        return (
+            f"{site}: a function, not a module, so no operator takes its place; make it a module"
+            if after_spikes
+            else None
+        )
     if module is None:
         return f"{site}: a function, not a module, so it would not be converted; make it a {_names(kind)} module"
     if is_activation(module):

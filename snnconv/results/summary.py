@@ -55,6 +55,7 @@ def stored_weights(cfg: DictConfig) -> dict[str, Any] | None:
     return {"bits": cfg.weights.bits, "per_channel": cfg.weights.per_channel, "train": trained}
 
 
+AUTO = {"_target_": "snnconv.spiking.operators.choice.auto", "_partial_": True}  # conf/operators/auto.yaml
 NOT_OF_A_METHOD = (
     "_target_",
     "_partial_",
@@ -74,11 +75,12 @@ NOT_OF_A_METHOD = (
 def method_settings(method: Mapping[str, Any]) -> dict[str, Any]:
     """A method's own settings, flat: {"warmup": 8, "rule": "percentile", "rule.percent": 99.9}.
 
-    Simulation, data, seed and files are left out; the model's `facts` describe what came from files.
+    Simulation, data, seed and files are left out; the model's `facts` describe what came from files.  Operators are listed where
+    they differ from the default: results of older versions have no such setting.
     """
     settings: dict[str, Any] = {}
     for key, value in method.items():
-        if key in NOT_OF_A_METHOD:
+        if key in NOT_OF_A_METHOD or (key, value) == ("operators", AUTO):
             continue
         if isinstance(value, Mapping):
             if "_target_" in value:

@@ -23,7 +23,7 @@ RESUMABLE = ("device", "data.root", "track", "data.workers", "timesteps", "simul
 HARDWARE = ("weights", "integer", "baseline", "compress", "export")  # groups of what leads to hardware
 
 
-REEVALUABLE = (*RESUMABLE, *HARDWARE, "precision", "compile", "method", "neuron", "data.calibration")
+REEVALUABLE = (*RESUMABLE, *HARDWARE, "precision", "compile", "method", "operators", "neuron", "data.calibration")
 
 
 USED = {  # by which commands; elsewhere a choice would do nothing
@@ -35,10 +35,18 @@ USED = {  # by which commands; elsewhere a choice would do nothing
 }
 
 
-ANEW = ("method", "neuron", "integer", "baseline", "compress", "export")  # what to do with a run, not what it did
+ANEW = (
+    "method",
+    "operators",
+    "neuron",
+    "integer",
+    "baseline",
+    "compress",
+    "export",
+)  # what to do with a run, not what it did
 
 
-LATER = ("costs", "explain", *HARDWARE)  # which runs of older versions did not store
+LATER = ("costs", "explain", "operators", *HARDWARE)  # which runs of older versions did not store
 
 
 def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -16,6 +16,7 @@ ROOMS = tuple(
         "nn.models",
         "data",
         "spiking.neurons",
+        "spiking.operators",
         "conversion.methods",
         "conversion.calibration",
         "conversion.rules",

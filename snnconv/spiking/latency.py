@@ -15,6 +15,8 @@ class Latency:
     signed: bool = False  # may neurons emit negative spikes?
     readout_from: int = 1  # first step that counts in the readout
     needs_training: str = "none"  # none | activation | weights
+    float_operators: int = 0  # non-linear functions that are evaluated in floating point in every step (one a layer)
+    analog_currents: bool = False  # does a weight layer behind the first neuron receive values that are no spikes?
 
     def as_dict(self) -> dict:
         """For `result.json`."""
@@ -23,6 +25,7 @@ class Latency:
 
 def latency_class(latency: Mapping[str, Any]) -> str:
     """What hides behind T, in words with their numbers; only equal ones share a ranking (architecture.md, section 6)."""
+    operators = latency.get("float_operators", 0)  # results of older versions have none
     traits = {
         f"pre-simulated τ={latency['warmup']}": latency["warmup"] > 0,
         "waiting": latency["waits"],
@@ -30,5 +33,7 @@ def latency_class(latency: Mapping[str, Any]) -> str:
         f"{latency['spike_levels']} levels": latency["spike_levels"] > 1,
         f"readout from {latency['readout_from']}": latency["readout_from"] > 1,
         "trained after conversion": latency["needs_training"] == "weights",
+        f"{operators} float operators": operators > 0,
+        "analog currents": latency.get("analog_currents", False),
     }
     return ", ".join(trait for trait, holds in traits.items() if holds) or "plain"

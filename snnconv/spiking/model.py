@@ -15,6 +15,7 @@ from snnconv.nn.graph.split import split
 from snnconv.spiking.event_driven import library, refresh, walk_spikes
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.network import OverTime
+from snnconv.spiking.operators.base import Operator, OperatorOverTime
 
 SMALLEST_BATCH = 16  # to which compiled code shrinks a batch that samples leave
 TOGETHER = 4096  # images × timesteps that are simulated at once where layers wait for all of them
@@ -159,7 +160,7 @@ class SpikingModel(nn.Module):
             return
         before, after = self._split()
         refresh(after)
-        clock = [module for module in self.network.modules() if isinstance(module, OverTime)]
+        clock = [module for module in self.network.modules() if isinstance(module, OverTime | OperatorOverTime)]
         layerwise = self.schedule == "layer" or (self.schedule == "auto" and images.is_cuda)
         functional.reset_net(self.network)
         functional.set_step_mode(self.network, "m" if layerwise or self.lookahead != 1 else "s")
@@ -175,8 +176,8 @@ class SpikingModel(nn.Module):
             if keep is not None:
                 count, keep = len(keep), self._filled_up(keep, len(constants[0]))
                 constants = [constant[keep] for constant in constants]
-                for neuron in self.neurons().values():
-                    keep_samples(neuron, keep)
+                for module in clock:
+                    keep_samples(module, keep)
 
     def _shown(self, constants: Sequence[Tensor], first: int, steps: int) -> list[Tensor]:
         """What the network after the first neurons gets in `steps` steps from number `first` (0, 1, …) on."""
@@ -240,6 +241,11 @@ class SpikingModel(nn.Module):
     def neurons(self) -> dict[str, nn.Module]:
         """The spiking neurons by path, in order of definition."""
         return {path: module.neuron for path, module in self.network.named_modules() if isinstance(module, OverTime)}
+
+    def operators(self) -> dict[str, Operator]:
+        """The operators by path: non-linear layers that are no neurons."""
+        clocks = {path: m for path, m in self.network.named_modules() if isinstance(m, OperatorOverTime)}
+        return {path: clock.operator for path, clock in clocks.items()}
 
     def implementation(self) -> str:
         """What computes an integrate-and-fire layer: the kernel SpikingJelly picks here, or our single step."""

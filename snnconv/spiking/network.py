@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.nn.graph.rewrite import set_submodule
+from snnconv.spiking.operators.base import OperatorOverTime, Site
 
 
 class OverTime(nn.Module):
@@ -27,9 +28,14 @@ class OverTime(nn.Module):
 
 
 def to_spiking(ann: nn.Module, kinds: type | tuple[type, ...], make: Callable[[str, Any], nn.Module]) -> nn.Module:
-    """A copy of `ann`, batch norms folded, in which every activation of `kinds` is the neuron `make(path, activation)`."""
+    """A copy of `ann`, batch norms folded, in which every activation of `kinds` is the neuron `make(path, activation)`.
+
+    Operators run in the places where `operators.choice.place_operators` put them.
+    """
     network = fold_batchnorm(ann)
     sites = {path: module for path, module in network.named_modules() if isinstance(module, kinds)}
     for path, site in sites.items():
         set_submodule(network, path, OverTime(make(path, site)))
+    for path, site in [(path, site) for path, site in network.named_modules() if isinstance(site, Site)]:
+        set_submodule(network, path, OperatorOverTime(site.operator))
     return network

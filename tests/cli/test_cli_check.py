@@ -15,7 +15,7 @@ from torch import nn
 class Pooled(nn.Module):
     def __init__(self, num_classes):
         super().__init__()
-        self.conv, self.act, self.pool = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+        self.conv, self.act, self.pool = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.LPPool2d(2, 2)
         self.fc = nn.Linear(4 * 16 * 16, num_classes)
 
     def forward(self, x):
@@ -25,9 +25,16 @@ class Pooled(nn.Module):
 
 @pytest.fixture
 def pooled(tmp_path: Path) -> list[str]:
-    """A user's network whose max pooling stands behind the first spikes, for data that are not here."""
+    """A user's network whose pooling stands behind the first spikes, for data that are not here."""
     (tmp_path / "pooled.py").write_text(BROKEN)
-    return ["model=custom", "model.path=pooled.py", "model.name=Pooled", "data=cifar10", "data.root=nowhere"]
+    return [
+        "model=custom",
+        "model.path=pooled.py",
+        "model.name=Pooled",
+        "operators=none",
+        "data=cifar10",
+        "data.root=nowhere",
+    ]
 
 
 def test_a_model_is_told_layer_by_layer(tmp_path: Path):
@@ -41,10 +48,10 @@ def test_a_model_is_told_layer_by_layer(tmp_path: Path):
 def test_an_obstacle_is_status_1_here_and_stops_training_before_it_begins(pooled: list[str], tmp_path: Path):
     text = fail(CHECK, *pooled, cwd=tmp_path)
     assert "│ pool " in text
-    line = "pool (MaxPool2d): max pooling has no spiking equivalent here; use average pooling"
+    line = "pool (LPPool2d): no operator takes its place; choose operators=auto"
     assert f"Obstacle 1: {line}" in text
     assert "Pooled cannot be converted by method=qcfs." in text
-    again = fail(TRAIN, *pooled[:3], "data=synthetic", "data.input_shape=[3,32,32]", "data.mean=[0.5,0.5,0.5]",
+    again = fail(TRAIN, *pooled[:4], "data=synthetic", "data.input_shape=[3,32,32]", "data.mean=[0.5,0.5,0.5]",
                  "data.std=[0.2,0.2,0.2]", "track=none", cwd=tmp_path)  # fmt: skip
     assert f"Pooled cannot be converted:\n  {line}" in again
     assert {path.name for path in tmp_path.iterdir()} == {"pooled.py"}

@@ -67,7 +67,11 @@ def with_threshold(value: float, kind: type[QCFS] = QCFS) -> Net:
 
 BROKEN = {
     "functional ReLU": (lambda: Net(FunctionalReLU()), "body (calls relu): a function, not a module", "make it a QCFS module"),
-    "max pooling": (lambda: Net(nn.MaxPool2d(2)), "body (MaxPool2d): max pooling", "use average pooling"),
+    "max pooling": (
+        lambda: Net(nn.Sequential(pool := nn.MaxPool2d(2), pool)),
+        "body.0 (MaxPool2d): used 2 times",
+        "give each call a module of its own",
+    ),
     "batch norm by batch": (
         lambda: Net(nn.BatchNorm2d(4, track_running_stats=False)),
         "body (BatchNorm2d): normalizes by the batch it is given",
@@ -78,7 +82,7 @@ BROKEN = {
     "θ = 0": (lambda: with_threshold(0.0, Bare), "act2 (Bare): θ = 0, L = 4", "train again"),
     "θ infinite": (lambda: with_threshold(float("inf"), Bare), "act2 (Bare): θ = inf", "train again"),
     "θ unknown": (lambda: with_threshold(float("nan")), "act2 (QCFS): θ = nan", "for which calibration finds θ"),
-    "unsupported layer": (lambda: Net(nn.GELU()), "body (GELU): cannot be carried", "replace it by QCFS or a linear layer"),
+    "unsupported layer": (lambda: Net(nn.ReLU()), "body (ReLU): cannot be carried", "replace it by QCFS or a linear layer"),
     "another size": (
         lambda: Net(nn.Conv2d(5, 4, 1)),
         "body (Conv2d): fails on images of 1×8×8",
@@ -108,7 +112,7 @@ def test_what_is_refused_is_what_conversion_refuses(make, message, remedy):
 
 
 def test_all_obstacles_are_told_at_once():
-    network = Net(nn.Sequential(nn.MaxPool2d(2), nn.GELU(), nn.Softmax(1)))
+    network = Net(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()))
     found = check(network, DIRECT, noise(1, 8, 8))
     assert [text.split(" ")[0] for text in found.obstacles] == ["body.0", "body.1", "body.2"]
     assert {layer.path: layer.becomes for layer in found.layers}["body.2"] == "obstacle 3"
@@ -202,6 +206,18 @@ def test_every_layer_is_told_with_what_becomes_of_it(exact_network):
         ("8", "Dropout", (8,), 0, "acts on each step alone"),
         ("9", "Linear", (3,), 27, "weights, receive spikes"),
     ]
+
+
+def test_what_an_operator_does_is_told(exact_network):
+    """By name of the layer that it stands for; after which weights receive analog values."""
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 1), QCFS(4), nn.Conv2d(4, 4, 1), QCFS(4), nn.MaxPool2d(2), nn.GELU(), nn.Conv2d(4, 4, 1)
+    )
+    found = check(network, DIRECT, noise(1, 8, 8))
+    becomes = {layer.path: (layer.name, layer.becomes) for layer in found.layers}
+    assert not found.obstacles
+    assert becomes["4"] == ("MaxPool2d", "max pooling of spike counts, binary for spikes")
+    assert becomes["5"] == ("GELU", "running mean, floating point in every step")
 
 
 def test_the_neuron_is_the_methods_own(compose_config, exact_network):

@@ -24,7 +24,17 @@ from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.training import fitting
 
-FROM_THE_RUN = {"levels", "seed", "timesteps", "precision", "data", "neuron", "simulate", "base"}  # ${…} in the yaml
+FROM_THE_RUN = {
+    "levels",
+    "seed",
+    "timesteps",
+    "precision",
+    "data",
+    "neuron",
+    "operators",
+    "simulate",
+    "base",
+}  # ${…} in the yaml
 
 
 def same(a, b):

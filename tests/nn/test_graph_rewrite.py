@@ -162,12 +162,12 @@ def stage(module: nn.Module) -> nn.Module:
 
 
 OBSTACLES = {
-    "max pooling": (lambda: stage(nn.MaxPool2d(2)), "body.1 (MaxPool2d): max pooling has no spiking equivalent"),
-    "adaptive max pooling": (lambda: stage(nn.AdaptiveMaxPool2d(1)), "body.1 (AdaptiveMaxPool2d): max pooling"),
+    "max pooling": (lambda: stage(nn.MaxPool2d(2)), "body.1 (MaxPool2d): no operator takes its place"),
+    "adaptive max pooling": (lambda: stage(nn.AdaptiveMaxPool2d(1)), "body.1 (AdaptiveMaxPool2d): no operator"),
     "ReLU": (lambda: stage(nn.ReLU()), "body.1 (ReLU): cannot be carried into spikes; replace it by QCFS"),
-    "GELU": (lambda: stage(nn.GELU()), "body.1 (GELU): cannot be carried"),
-    "softmax": (lambda: stage(nn.Softmax(1)), "body.1 (Softmax): cannot be carried"),
-    "group norm": (lambda: stage(nn.GroupNorm(1, 2)), "body.1 (GroupNorm): cannot be carried"),
+    "GELU": (lambda: stage(nn.GELU()), "body.1 (GELU): no operator"),
+    "softmax": (lambda: stage(nn.Softmax(1)), "body.1 (Softmax): no operator"),
+    "group norm": (lambda: stage(nn.GroupNorm(1, 2)), "body.1 (GroupNorm): no operator"),
     "unknown module": (lambda: stage(Wave()), "body.1 (calls sin): a function, not a module"),
     "another method's": (lambda: stage(Foreign()), "body.1 (Foreign): this method converts QCFS"),
     "functional relu": (
@@ -180,7 +180,7 @@ OBSTACLES = {
     ),
     "functional max pooling": (
         lambda: stage(Net(lambda net, x: F.max_pool2d(net.conv(x), 2), conv=nn.Conv2d(2, 2, 1))),
-        "body.1 (calls max_pool2d): max pooling has no spiking equivalent",
+        "body.1 (calls max_pool2d): a function, not a module, so no operator",
     ),
     "product of two currents": (
         lambda: stage(Net(lambda net, x: net.conv(x) * x, conv=nn.Conv2d(2, 2, 1))),

@@ -12,6 +12,7 @@ from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime, to_spiking
 from snnconv.spiking.neurons.st_bif import STBIF
+from snnconv.spiking.operators.running_mean import RunningMean
 
 
 @converts(QCFS)
@@ -31,6 +32,9 @@ def convert(
         )
     levels = max(site.levels for site in ann.modules() if isinstance(site, QCFS))
     network = to_spiking(ann, QCFS, lambda path, site: STBIF(site.threshold.item(), site.levels))
+    for module in network.modules():
+        if isinstance(module, RunningMean):
+            module.normalized = False  # inputs are given in parts, so sums stand for activations
     return SpikingModel(
         homogeneous(network, OverTime),
         Latency(signed=True, needs_training="activation"),

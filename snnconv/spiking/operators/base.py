@@ -1,0 +1,94 @@
+"""Base class of operators, and the time axis that each of them gets in a network."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from spikingjelly.activation_based import base
+from torch import Tensor, nn
+
+from snnconv.nn.graph.trace import Operation
+
+
+class Operator(base.MemoryModule):
+    """A function F of one or several signals, computed step by step from signals that change over time.
+
+    Subclasses write `step(*signals) -> output` for one timestep, and keep what they remember in memories whose first dimension is
+    the batch (or that are one number for all samples).  SpikingJelly's `functional.reset_net` forgets them.  In step mode "m"
+    signals are [T, N, …], in "s" [N, …]; both modes compute the same.
+
+    function      F as a module; it must treat every sample alone.
+    emits_spikes  True if the output is a spike train wherever the input is one, so that layers behind it stay spike-driven.
+    """
+
+    emits_spikes = False
+
+    def __init__(self, function: nn.Module) -> None:
+        super().__init__()
+        self.function, self.step_mode = function, "m"
+
+    @abstractmethod
+    def step(self, *signals: Tensor) -> Tensor:
+        """Output of the next timestep."""
+
+    def single_step_forward(self, *signals: Tensor) -> Tensor:
+        """One timestep."""
+        return self.step(*signals)
+
+    def multi_step_forward(self, *signals: Tensor) -> Tensor:
+        """All timesteps of [T, N, …]."""
+        steps = [self.step(*step) for step in zip(*signals, strict=True)]
+        return steps[0].unsqueeze(0) if len(steps) == 1 else torch.stack(steps)
+
+    def evaluate(self, *signals: Tensor) -> Tensor:
+        """F in the precision of `signals`: its parameters are converted where the network is simulated in lower precision."""
+        parameters = dict(self.function.named_parameters())
+        if all(parameter.dtype == signals[0].dtype for parameter in parameters.values()):
+            return self.function(*signals)
+        converted = {name: parameter.to(signals[0].dtype) for name, parameter in parameters.items()}
+        return torch.func.functional_call(self.function, converted, signals)
+
+    def summed(self, name: str, signal: Tensor) -> Tensor:
+        """The sum over time in memory `name`, after `signal` was added; float32, or float64 for float64 signals."""
+        total = getattr(self, name)
+        wide = signal.to(torch.promote_types(signal.dtype, torch.float32))
+        return wide if total is None or total.shape != wide.shape else total.to(wide) + wide
+
+    def summary(self) -> str:
+        """A line for the table of `check`."""
+        return f"{type(self).__name__} operator"
+
+    def extra_repr(self) -> str:
+        """Shown by print(network), beside the function."""
+        return ""
+
+
+class OperatorOverTime(Operation):
+    """Hands an operator its time axis: each signal [T·N, …] → [T, N, …] → operator → [T·N, …]."""
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__()
+        self.operator = operator
+        self.timesteps = 1
+
+    def forward(self, *signals: Float[Tensor, "TN *_"]) -> Float[Tensor, "TN *_"]:
+        """Outputs of T = `timesteps` consecutive steps."""
+        if self.operator.step_mode == "s" and self.timesteps == 1:
+            return self.operator(*signals)
+        parts = [signal.unflatten(0, (self.timesteps, -1)) for signal in signals]
+        if self.operator.step_mode == "m":
+            return self.operator(*parts).flatten(0, 1)
+        return torch.cat([self.operator(*step) for step in zip(*parts, strict=True)])
+
+
+class Site(Operation):
+    """A non-linear layer of the ANN and the operator that takes its place in the spiking network: computes F, without time."""
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, *signals: Any) -> Any:
+        """F of the signals."""
+        return self.operator.function(*signals)
