@@ -68,7 +68,7 @@ class Tuning:
     def __str__(self) -> str:
         parts = [f"{self.threads} thread{'s' * (self.threads != 1)}", self.precision]
         parts += ["channels_last"] * self.channels_last + ["compiled"] * self.compile
-        return ", ".join(parts + [f"{len(self.products)} small convolutions as products"] * bool(self.products))
+        return ", ".join(parts + [f"small convolutions as products: {len(self.products)}"] * bool(self.products))
 
 
 def tune(

@@ -133,7 +133,7 @@ def test_facts_are_plain():
     tuning = Tuning(True, False, "float32", 2, {"4": [2, 2]})
     assert as_facts(tuning) == {"tuning": asdict(tuning)}
     assert as_facts(None) == {}
-    assert str(tuning) == "2 threads, float32, channels_last, 1 small convolutions as products"
+    assert str(tuning) == "2 threads, float32, channels_last, small convolutions as products: 1"
 
 
 class Interrupted(Run):
