@@ -92,4 +92,4 @@ def test_mistakes_are_named_and_write_nothing(ann, snn, data, tmp_path):
 
 
 def test_the_example_runs():
-    assert doctest.testmod(to_file) == (0, 8)
+    assert doctest.testmod(to_file) == (0, 9)
