@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from snnconv.nn.graph.biases import One, Shift
 from snnconv.nn.graph.kinds import DIVISIONS, NORMS, SCALING
+from snnconv.nn.graph.pooling import AveragePool, average_pool
 from snnconv.nn.graph.trace import path_of, trace
 from snnconv.spiking.network import OverTime
 
@@ -25,8 +26,6 @@ LOGITS = "(logits)"  # where the network ends
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
-POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-ADAPTIVE_POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,9 @@ class _Walk(fx.Interpreter):
         """One operation."""
         self.site = path_of(n)
         self.inputs = [value for source in n.all_input_nodes if isinstance(value := self.env[source], Tensor)]
+        module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
+        if (pool := average_pool(n, module)) is not None:
+            return _sum_pool(self.inputs[0], pool)
         return super().run_node(n)
 
     def get_attr(self, target: Any, args: tuple, kwargs: dict) -> Any:
@@ -93,10 +95,6 @@ class _Walk(fx.Interpreter):
             return self._neurons(target, x)
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             return self._weights(target, module, x)
-        if isinstance(module, POOLS):
-            return _sum_pool(x, module.kernel_size, module.stride, module.padding, module.ceil_mode)
-        if isinstance(module, ADAPTIVE_POOLS):
-            return _adaptive_sum_pool(x, module.output_size)
         if isinstance(module, (*NORMS, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, One, Shift)):
             return x
         if isinstance(module, nn.Flatten | nn.ZeroPad2d) or _copies(getattr(module, "mode", "")):
@@ -214,13 +212,16 @@ def _sum(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     return x.sum(dim, keepdim)
 
 
-def _sum_pool(
-    x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, *_: Any, **more: Any
-) -> Tensor:
-    pool: Any = F.avg_pool3d if x.dim() == 5 else F.avg_pool2d
+def _sum_pool(x: Tensor, pool: AveragePool) -> Tensor:
+    """Sums over the windows of average pooling."""
+    if pool.adaptive:
+        return _adaptive_sum_pool(x, pool.output_size)
+    sizes = pool.window(x.shape[2:])
     if x.dim() == 3:  # one dimension: there a divisor cannot be given
-        return _sum_pool(x.unsqueeze(2), (1, *kernel_size), (1, *stride), (0, *padding), ceil_mode).squeeze(2)
-    return pool(x, kernel_size, stride, padding, ceil_mode, divisor_override=1)
+        kernel, stride, padding = ((fill, *size) for fill, size in zip((1, 1, 0), sizes, strict=True))
+        return F.avg_pool2d(x.unsqueeze(2), kernel, stride, padding, pool.ceil_mode, divisor_override=1).squeeze(2)
+    function: Any = F.avg_pool3d if x.dim() == 5 else F.avg_pool2d
+    return function(x, *sizes, pool.ceil_mode, divisor_override=1)
 
 
 def _adaptive_sum_pool(x: Tensor, output_size: Any) -> Tensor:
@@ -244,8 +245,6 @@ RULES: dict[Any, Callable[..., Tensor]] = {
     **dict.fromkeys((operator.neg, F.dropout), _unchanged),
     **dict.fromkeys((torch.mean, "mean"), _sum),
     F.pad: _pad,
-    F.avg_pool2d: _sum_pool,
-    F.adaptive_avg_pool2d: _adaptive_sum_pool,
 }
 SHAPING = (
     operator.getitem, getattr, torch.cat, torch.flatten, torch.reshape,

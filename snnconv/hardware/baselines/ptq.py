@@ -29,6 +29,7 @@ from snnconv.nn.activations.clipped_relu import ClippedReLU
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.nn.graph.kinds import WEIGHTED
+from snnconv.nn.graph.names import attributes, free_name
 from snnconv.nn.graph.rewrite import replace_modules, replace_relus, set_submodule
 from snnconv.nn.graph.trace import trace
 
@@ -170,9 +171,7 @@ def prepared(
         if how.from_theta and node.op == "call_module" and isinstance(modules[str(node.target)], QCFS):
             continue  # whole numbers of levels as they are
         place = str(node.target if node.op == "call_module" else node.name)
-        path = f"{place.replace('.', '_')}_values"
-        while hasattr(found, path):  # called more than once
-            path += "_"
+        path = free_name(f"{place.replace('.', '_')}_values", attributes(found))  # called more than once
         found.add_submodule(path, make(integers))
         with graph.inserting_after(node):
             new = graph.call_module(path, (node,))

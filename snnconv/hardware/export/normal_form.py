@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from snnconv.analysis.fan_out import LOGITS
 from snnconv.nn.graph.kinds import ADDITIONS, PASSING, RESHAPING, WEIGHTED
+from snnconv.nn.graph.names import free_name
+from snnconv.nn.graph.pooling import average_pool
 from snnconv.nn.graph.rewrite import set_submodule
 from snnconv.nn.graph.trace import path_of, trace
 from snnconv.nn.quantization import over_outputs
@@ -26,8 +28,6 @@ from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.base import Threshold
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
-
-AVERAGING = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, F.avg_pool2d, F.adaptive_avg_pool2d)
 
 
 @dataclass
@@ -224,27 +224,13 @@ class _Rewriting:
 
     def _pooled(self, node: fx.Node, module: Any, value: _Value) -> _Value | None:
         """Average pooling as a module, of the whole image or over windows that count their padding."""
-        kind = type(module) if module is not None else node.target
-        if kind not in AVERAGING:
+        pool = average_pool(node, module) if len(value.shape) == 4 else None
+        if pool is None:
             return None
         value = self._settled(value, node)
-        names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-        if kind in (nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d):
-            size = module.output_size if module is not None else (*node.args[1:], *node.kwargs.values())[0]
-            settings: Any = (tuple(value.shape[-2:]), None, 0, False, True, None)
-            known = size in (1, (1, 1), [1, 1])
-        else:
-            given = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
-            given.pop("input", None)
-            defaults = dict(zip(names, (None, None, 0, False, True, None), strict=True))
-            settings = tuple(
-                getattr(module, name) if module is not None else given.get(name, defaults[name]) for name in names
-            )
-            padded = settings[2] not in (0, (0, 0))
-            known = not settings[3] and settings[5] is None and (settings[4] or not padded)
-        if not known:
+        if not pool.plain:
             raise ValueError(f"{site(node, module)}: only plain or global average pooling can be exported")
-        return replace(value, node=self._call(node, nn.AvgPool2d(*settings[:3]), value.node))
+        return replace(value, node=self._call(node, nn.AvgPool2d(*pool.window(value.shape[-2:])), value.node))
 
     def _moved(self, node: fx.Node, module: Any, value: _Value) -> _Value | None:
         """Flattening; every n-th pixel; channels of zeros."""
@@ -323,9 +309,7 @@ class _Rewriting:
 
     def _add(self, path: str, module: nn.Module) -> str:
         """Make `module` a part of the network, at the top, under a name that is free."""
-        name = path.removeprefix("the network itself.").replace(".", "_")
-        while name in self.modules:
-            name += "_"
+        name = free_name(path.removeprefix("the network itself.").replace(".", "_"), self.modules)
         set_submodule(self.network, name, module)
         self.modules[name] = module
         return name

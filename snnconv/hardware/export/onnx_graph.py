@@ -21,6 +21,8 @@ from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.activations.qcfs_floor_first import QCFSFloorFirst
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.nn.graph.kinds import ADDITIONS, NORMS, PASSING, RELU_CALLS, RESHAPING, is_activation
+from snnconv.nn.graph.names import free_name
+from snnconv.nn.graph.pooling import average_pool
 from snnconv.nn.graph.trace import trace
 from snnconv.nn.quantization import largest_integer, quantize
 
@@ -102,9 +104,7 @@ class Built:
             return "images"
         if node.op == "output":
             return self._emit("Identity", inputs, "logits")
-        path = node.name if module is None else str(node.target)
-        while path in (*RESERVED, *self.names.values()):
-            path += "_"  # a module that is used again
+        path = free_name(node.name if module is None else str(node.target), {*RESERVED, *self.names.values()})
         if isinstance(module, PASSING) or calls(node, (F.dropout, "contiguous")):
             return inputs[0]
         if calls(node, RELU_CALLS) or (module is not None and (is_activation(module) or isinstance(module, nn.ReLU))):
@@ -197,24 +197,20 @@ class Built:
         return [weight, *bias]
 
     def _pooled(self, node: fx.Node, module: Any, inputs: list[str], path: str) -> str | None:
-        names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-        if isinstance(module, nn.AvgPool2d) or node.target is F.avg_pool2d:
-            given = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
-            kernel: Any
-            counted: Any
-            kernel, stride, padding, ceil, counted, divisor = (
-                getattr(module, name) if module is not None else given.get(name, default)
-                for name, default in zip(names, (None, None, 0, False, True, None), strict=True)
-            )
-            if ceil or divisor is not None:
-                raise ValueError(f"{site(node, module)}: ceil_mode and divisor_override have no equal in ONNX")
-            return self._emit("AveragePool", inputs, path, kernel_shape=_pair(kernel), strides=_pair(stride or kernel),
-                              pads=_pair(padding) * 2, count_include_pad=int(counted))  # fmt: skip
-        if isinstance(module, nn.AdaptiveAvgPool2d) or node.target is F.adaptive_avg_pool2d:
-            size = module.output_size if module is not None else (*node.args[1:], *node.kwargs.values())[0]
-            if size not in (1, (1, 1), [1, 1]):
-                raise ValueError(f"{site(node, module)}: averages over the whole image are known here, not to {size}")
+        space = node.all_input_nodes[0].meta["tensor_meta"].shape[2:] if inputs else ()
+        pool = average_pool(node, module) if len(space) == 2 else None
+        if pool is not None and pool.whole:
             return self._emit("GlobalAveragePool", inputs, path)
+        if pool is not None and pool.adaptive:
+            raise ValueError(
+                f"{site(node, module)}: adaptive pooling to {pool.output_size} has no ONNX operation; use size 1"
+            )
+        if pool is not None:
+            if pool.ceil_mode or pool.divisor_override is not None:
+                raise ValueError(f"{site(node, module)}: ceil_mode and divisor_override have no equal in ONNX")
+            kernel, stride, padding = (list(sizes) for sizes in pool.window(space))
+            return self._emit("AveragePool", inputs, path, kernel_shape=kernel, strides=stride, pads=padding * 2,
+                              count_include_pad=int(pool.count_include_pad))  # fmt: skip
         if isinstance(module, nn.MaxPool2d):
             if module.ceil_mode or module.return_indices:
                 raise ValueError(f"{site(node, module)}: ceil_mode and return_indices are not known here")

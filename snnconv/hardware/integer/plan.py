@@ -1,6 +1,5 @@
 """What every node of a network holds in whole numbers, and which weight layers and shortcuts add up before which neuron."""
 
-import itertools
 import operator
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from torch.nn import functional as F
 
 from snnconv.hardware.integer.operations import LOGITS, Digitize, SumPool
 from snnconv.nn.graph.kinds import ADDITIONS, PASSING, WEIGHTED
+from snnconv.nn.graph.names import attributes, numbered_name
+from snnconv.nn.graph.pooling import average_pool
 from snnconv.nn.graph.rewrite import set_submodule
 from snnconv.nn.graph.trace import path_of, trace
 from snnconv.spiking.network import OverTime
@@ -85,8 +86,7 @@ class Plan:
     def add(self, name: str, module: nn.Module) -> str:
         """Make `module` a part of the network, at the top, under a name that is free."""
         name = name.replace(".", "_").replace(" ", "_")
-        names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
-        free = next(one for one in names if not hasattr(self.network, one))
+        free = numbered_name(name, attributes(self.network), first=1)
         set_submodule(self.network, free, module)
         self.modules[free] = module
         return free
@@ -191,39 +191,18 @@ class Plan:
         return tuple(known["tensor_meta"].shape) if "tensor_meta" in known else ()
 
     def _pooled(self, node: fx.Node, module: nn.Module | None, inputs: list[Value]) -> Value | None:
-        """What average pooling leaves, None where there is none: sums, in units of scale / window."""
+        """The sums that take the place of average pooling, in units of scale / window; None for any other operation."""
         shape = self._shape(node)
-        settings: Any
-        exact: Any
-        if isinstance(module, nn.AvgPool2d):
-            settings = module.kernel_size, module.stride, module.padding
-            exact = module.count_include_pad and not module.ceil_mode and module.divisor_override is None
-        elif node.target is F.avg_pool2d:
-            known = dict(zip(("input", "kernel_size", "stride", "padding"), node.args, strict=False)) | dict(
-                node.kwargs
-            )
-            settings = known["kernel_size"], known.get("stride") or known["kernel_size"], known.get("padding", 0)
-            exact = (
-                not known.get("ceil_mode")
-                and known.get("count_include_pad", True)
-                and not known.get("divisor_override")
-            )
-        elif isinstance(module, nn.AdaptiveAvgPool2d) or node.target is F.adaptive_avg_pool2d:
-            size = (
-                module.output_size
-                if isinstance(module, nn.AdaptiveAvgPool2d)
-                else (*node.args[1:], *node.kwargs.values())[0]
-            )
-            settings, exact = (shape[-2:], shape[-2:], 0), size in (1, (1, 1), [1, 1])
-        else:
+        pool = average_pool(node, module) if len(shape) == 4 else None
+        if pool is None:
             return None
-        if inputs[0].group is not None or not exact:
+        if inputs[0].group is not None or not pool.plain:
             raise ValueError(
                 f"{path_of(node)} ({_name(node, module)}): only plain or global average pooling of spikes becomes a sum"
             )
-        kernel = settings[0] if isinstance(settings[0], tuple | list | torch.Size) else (settings[0], settings[0])
-        whole = tuple(kernel) == tuple(shape[-2:]) and settings[2] in (0, (0, 0))
-        self._instead(node, f"{path_of(node)}_sum", SumPool() if whole else SumPool(*settings))
+        kernel, stride, padding = pool.window(shape[-2:])
+        whole = kernel == tuple(shape[-2:]) and not any(padding)
+        self._instead(node, f"{path_of(node)}_sum", SumPool() if whole else SumPool(kernel, stride, padding))
         window = kernel[0] * kernel[1]
         return Value(inputs[0].scale / window, inputs[0].most * window, inputs[0].signed)
 

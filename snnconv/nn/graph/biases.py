@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from snnconv.nn.graph.kinds import LINEAR_MODULES, NORMS
+from snnconv.nn.graph.names import free_name
 from snnconv.nn.graph.rewrite import set_submodule
 from snnconv.nn.graph.trace import Operation, path_of, trace
 
@@ -79,8 +80,7 @@ def homogeneous(network: nn.Module, kind: type) -> nn.Module:
 def _add(network: nn.Module, path: str, module: nn.Module) -> str:
     """Put `module` at `path` of `network`, or beside what stands there, and say where."""
     taken = {path for path, _ in (*network.named_modules(), *network.named_parameters(), *network.named_buffers())}
-    while path in taken:
-        path += "_"
+    path = free_name(path, taken)
     set_submodule(network, path, module)
     return path
 

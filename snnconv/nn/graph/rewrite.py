@@ -1,13 +1,13 @@
 """Changing trained networks: modules in the place of others, one network as two.  Every function returns a copy."""
 
 import copy
-import itertools
 from collections import Counter
 from collections.abc import Callable
 
 from torch import fx, nn
 
 from snnconv.nn.graph.kinds import RELU_CALLS, Kinds
+from snnconv.nn.graph.names import numbered_name
 from snnconv.nn.graph.trace import path_of, trace
 
 
@@ -50,8 +50,7 @@ def replace_relus(network: nn.Module, make: Callable[[], nn.Module]) -> nn.Modul
     for node, path in zip(sites, paths, strict=True):
         if node.op != "call_module":
             path = "relu" if path == "the network itself" else f"{path}.relu"
-        numbered = (path if n == 1 else f"{path}_{n}" for n in itertools.count(1))
-        path = next(free for free in numbered if free not in taken)
+        path = numbered_name(path, taken)
         taken.add(path)
         set_submodule(network, path, make())
         with graph.inserting_before(node):
