@@ -12,6 +12,7 @@ from snnconv.analysis.ideal_networks import Clipped, clipped, evenly, instead
 from snnconv.analysis.layer_errors import LayerErrors, Watch
 from snnconv.runtime import distributed
 from snnconv.spiking.model import SpikingModel, running_mean
+from snnconv.spiking.recording import recording
 
 PIXELS = 2**20  # of images that are measured at once: every layer keeps some of its activations for them
 
@@ -66,37 +67,38 @@ def decompose(
     add up to the mean error, and so do their shares of the squared error, by construction.  ValueError for a method that
     shows the image in its first steps only, or without images.
     """
-    if snn.presented is not None:
+    if snn.timing.presented is not None:
         raise ValueError("this method shows the image in its first steps only, so no mean current stands for it; it has no "
                          "conversion error once it has settled")  # fmt: skip
     wanted, rights, seen = sorted(set(timesteps)), _Rights(), 0
-    parts = [wanted] if snn.anytime else [[t] for t in wanted]
+    parts = snn.rounds(wanted)
     layers: list[LayerErrors] = []
-    was_training, schedule = ann.training, snn.schedule
+    was_training = ann.training
     ann.eval()
-    snn.schedule = "step"
     try:
         for part in parts:
             snn.prepare(part[-1])
             here = [Watch(path, neuron, snn, part) for path, neuron in snn.neurons().items()]
             seen = 0
             most = snn.at_once(part[-1], next(ann.parameters()).device)
-            for x, labels in _small(batches, distributed.share_of(images), most):
-                seen += len(x)
-                rights.add("ann", _ann_beside(ann, here, x), labels)
-                with _hooked(snn, here):
-                    means = running_mean(snn(x, part[-1]), snn.latency.readout_from)
-                for t in part:
-                    rights.add(f"snn {t}", means[t - 1], labels)
-                    rights.add(f"even {t}", instead(snn, lambda neuron: evenly(neuron, snn, t), x), labels)  # noqa: B023
-                rights.add(f"clipped {part[-1]}", clipped(ann, snn, x), labels)
-                rights.add(f"limit {part[-1]}", instead(snn, lambda n: Clipped(n, snn.latency.spike_levels), x), labels)
+            with recording(snn, stepwise=True):
+                for x, labels in _small(batches, distributed.share_of(images), most):
+                    seen += len(x)
+                    rights.add("ann", _ann_beside(ann, here, x), labels)
+                    with _hooked(snn, here):
+                        means = running_mean(snn(x, part[-1]), snn.latency.readout_from)
+                    for t in part:
+                        rights.add(f"snn {t}", means[t - 1], labels)
+                        rights.add(f"even {t}", instead(snn, lambda neuron: evenly(neuron, snn, t), x), labels)  # noqa: B023
+                    rights.add(f"clipped {part[-1]}", clipped(ann, snn, x), labels)
+                    rights.add(
+                        f"limit {part[-1]}", instead(snn, lambda n: Clipped(n, snn.latency.spike_levels), x), labels
+                    )
             if not seen:
                 raise ValueError("errors are measured on images, and there are none")
             layers += [watch.errors(t) for t in part for watch in here]
     finally:
         ann.train(was_training)
-        snn.schedule = schedule
     limited = {part[-1]: rights.share(f"clipped {part[-1]}") for part in parts}
     return Decomposition(
         images=rights.images,
@@ -161,13 +163,7 @@ def _ann_beside(ann: nn.Module, watches: list[Watch], images: Tensor) -> Tensor:
 @contextmanager
 def _hooked(snn: SpikingModel, watches: list[Watch]) -> Iterator[None]:
     """While open, the `watches` follow the neurons of `snn`."""
-    handles = [
-        neuron.register_forward_hook(watch) for neuron, watch in zip(snn.neurons().values(), watches, strict=True)
-    ]
-    snn._watched = True
-    try:
+    with ExitStack() as stack:
+        for neuron, watch in zip(snn.neurons().values(), watches, strict=True):
+            stack.callback(neuron.register_forward_hook(watch).remove)
         yield
-    finally:
-        snn._watched = False
-        for handle in handles:
-            handle.remove()

@@ -158,7 +158,7 @@ def explain(
     if disturbances and not isinstance(batches, Batches):
         raise ValueError("disturbances: change pixels in [0, 1], and only data of snnconv (Batches) say how to normalize these; "
                          "disturb the images of the loader instead")  # fmt: skip
-    errors = decompose(model, snn, batches, wanted, images) if snn.presented is None else None
+    errors = decompose(model, snn, batches, wanted, images) if snn.timing.presented is None else None
     operations = count_operations(snn, batches, wanted, images=images)
     return Explanation(
         images=operations.images,

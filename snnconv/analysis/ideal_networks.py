@@ -55,8 +55,8 @@ class Even(nn.Module):
 
     def __init__(self, neuron: nn.Module, model: SpikingModel, timesteps: int) -> None:
         super().__init__()
-        self.neuron, self.timesteps, self.discard = copy.deepcopy(neuron), timesteps, model.discard
-        self.steps, self.together = model.steps(timesteps), model.lookahead != 1
+        self.neuron, self.timesteps, self.discard = copy.deepcopy(neuron), timesteps, model.timing.discard
+        self.steps, self.together = model.steps(timesteps), model.timing.lookahead != 1
         sj.set_step_mode(self.neuron, "m" if self.together else "s")
 
     def forward(self, current: Float[Tensor, "1 N *shape"]) -> Float[Tensor, "1 N *shape"]:
@@ -98,7 +98,7 @@ class Counted(nn.Module):
 def evenly(neuron: Any, model: SpikingModel, timesteps: int) -> nn.Module:
     """What stands in the place of `neuron` in the network of even currents."""
     plain = type(neuron) is IntegrateFire and not isinstance(neuron.v_initial, Tensor)
-    if plain and model.discard == 0 and model.lookahead == 1 and model.precision != "bf16":
+    if plain and model.timing.discard == 0 and model.timing.lookahead == 1 and model.simulation.precision != "bf16":
         return Counted(neuron, timesteps)
     return Even(neuron, model, timesteps)
 

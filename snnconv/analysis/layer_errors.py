@@ -41,7 +41,7 @@ class Watch:
 
     def __init__(self, path: str, neuron: nn.Module, model: SpikingModel, wanted: Sequence[int]) -> None:
         sj.reset_net(neuron)  # whose state need not be copied
-        self.path, self.wanted, self.discard, self.most = path, wanted, model.discard, model.latency.spike_levels
+        self.path, self.wanted, self.discard, self.most = path, wanted, model.timing.discard, model.latency.spike_levels
         self.twin = copy.deepcopy(neuron)
         self.even = {t: Even(neuron, model, t) for t in wanted}
         self.sums: dict[int, Tensor] = {}

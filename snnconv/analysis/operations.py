@@ -11,9 +11,9 @@ from torch import Tensor
 from snnconv.analysis.fan_out import FanOut, Target, fan_out
 from snnconv.data.batches import first_images
 from snnconv.runtime import distributed
-from snnconv.spiking.accuracy import wanted_timesteps
 from snnconv.spiking.model import SpikingModel
-from snnconv.spiking.recording import watched
+from snnconv.spiking.recording import recording
+from snnconv.spiking.simulation import wanted_timesteps
 
 
 @dataclass(frozen=True)
@@ -63,22 +63,21 @@ def count_operations(
     """
     wanted, kept = wanted_timesteps(timesteps), _first(batches, images)
     snn.to(kept[0].device)
-    rounds = [wanted] if snn.anytime else [[t] for t in wanted]
     accumulates: dict[int, dict[str, float]] = {}
     total = distributed.sum_over_ranks(torch.tensor(sum(map(len, kept)), device=kept[0].device)).item()
-    for part in rounds:
-        snn.prepare(part[-1])  # before its neurons are watched
+    for part in snn.rounds(wanted):
+        snn.prepare(part[-1])  # before its neurons are recorded
         targets, reach = fan_out(snn.network, kept[0].shape[1:], zeros=zeros)
         counts = _count(snn, kept, part[-1], [target.path for target in targets], reach).cumsum(0) / total
         for t in part:
             by_path = zip(targets, counts[snn.steps(t) - 1].tolist(), strict=True)
             accumulates[t] = {target.path: count for target, count in by_path}
-    steps = {t: snn.steps(t) + snn.latency.warmup - snn.discard for t in wanted}
+    steps = {t: snn.steps(t) + snn.latency.warmup - snn.timing.discard for t in wanted}
     return Operations(
         targets=tuple(targets),
         accumulates=accumulates,
         steps=steps,
-        shown={t: min(snn.steps(t), snn.presented or snn.steps(t)) for t in wanted},
+        shown={t: min(snn.steps(t), snn.timing.presented or snn.steps(t)) for t in wanted},
         levels={t: snn.latency.spike_levels * t for t in wanted},
         images=int(total),
     )
@@ -112,7 +111,7 @@ def _count(snn: SpikingModel, batches: list[Tensor], timesteps: int, paths: list
             total[rows, to[path]] += each.flatten(1).double() @ weights[path].T
             done[path] += len(each)
 
-    with watched(snn, observe):
+    with recording(snn, observe):
         for images in batches:
             snn(images, timesteps)
     if any(seen % steps for seen in done.values()):

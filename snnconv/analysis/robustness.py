@@ -75,9 +75,7 @@ def robustness(
     every: dict[str, Disturbance] = {"clean": lambda pixels, gradient: pixels, **disturbances}
     try:
         found: dict[str, dict[str, Any]] = {name: {"ann": 0.0, "snn": {}} for name in every}
-        for part in (
-            [sorted(timesteps)] if snn.anytime else [[t] for t in sorted(timesteps)]
-        ):  # a network for each T: once
+        for part in snn.rounds(timesteps):  # where the network depends on T, it is prepared once for each T
             for name, each in every.items():
                 accuracies = _accuracies(ann, snn, batches, each, part, images)
                 found[name] = {"ann": accuracies["ann"], "snn": found[name]["snn"] | accuracies["snn"]}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from snnconv.spiking.model import SpikingModel
-from snnconv.spiking.recording import watched
+from snnconv.spiking.recording import recording
 
 SHOWN = 24  # neurons of a layer in the raster
 
@@ -26,7 +26,7 @@ def spike_trains(snn: SpikingModel, batches: Iterable[tuple[Tensor, Any]], times
             trains[path].append(spikes[:, :1].flatten(1).cpu())
 
     snn.prepare(timesteps)
-    with watched(snn, observe):
+    with recording(snn, observe):
         snn(image, timesteps)
     return {path: _some(torch.cat(spikes)) for path, spikes in trains.items()}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from snnconv.conversion.registry import CALIBRATION, convert, simulation_settings
+from snnconv.conversion.registry import CALIBRATION, convert
 from snnconv.conversion.trainable import plain, trainable
 from snnconv.data.loaders import Loader, device_of
 from snnconv.nn.graph.folding import fold_batchnorm, unfold_amplitudes
@@ -74,4 +74,4 @@ def finetune(
         taught_by = fold_batchnorm(teacher).requires_grad_(False)
     train_through_time(network, taught_by, batches, how)
     latency = replace(start.latency, needs_training="weights")
-    return SpikingModel(plain(network), latency, facts=how.as_dict(), **simulation_settings(simulation))
+    return SpikingModel(plain(network), latency, timesteps=timesteps, facts=how.as_dict(), simulation=simulation)

@@ -6,7 +6,6 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -117,7 +116,7 @@ def convert(
     if "base" in given and not callable(given["base"]):
         base = find(given["base"] or _automatic(network))
         given["base"] = functools.partial(base, **bound_settings(base, {}))
-    return chosen(network, batches, **given, simulate=simulation_settings(simulation))
+    return chosen(network, batches, **given, simulate=simulation)
 
 
 def _automatic(network: nn.Module) -> str:
@@ -182,8 +181,3 @@ def _options(function: Callable) -> list[str]:
     parameters = inspect.signature(function).parameters.values()
     bound = function.keywords if isinstance(function, functools.partial) else {}
     return list(dict.fromkeys([*(p.name for p in parameters if p.default is not REQUIRED), *bound]))
-
-
-def simulation_settings(simulation: Any) -> dict[str, Any]:
-    """`simulation`, a mapping or a dataclass, as keyword arguments of `SpikingModel`."""
-    return asdict(simulation) if is_dataclass(simulation) else dict(simulation or {})  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ def trainable(snn: SpikingModel, how: Settings) -> nn.Module:
     """The network of `snn`, changed in place: its neurons have surrogate gradients.  ValueError if they are not plain."""
     others = [f"{path} is a {type(n).__name__} neuron" for path, n in snn.neurons().items()
               if type(n) is not IntegrateFire or n.amplitude is not n.threshold]  # fmt: skip
-    if others or not snn.anytime or snn.lookahead != 1 or snn.discard:
+    if others or not snn.timing.anytime or snn.timing.lookahead != 1 or snn.timing.discard:
         reason = others[0] if others else str(snn.latency)
         raise ValueError(f"method.base: only plain integrate-and-fire neurons that run step by step can be trained; here {reason}; "
                          "use method@method.base=qcfs")  # fmt: skip

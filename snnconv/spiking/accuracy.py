@@ -52,14 +52,6 @@ def accuracy(network: nn.Module, batches: Batches) -> float:
     return correct / total
 
 
-def wanted_timesteps(timesteps: int | Sequence[int]) -> list[int]:
-    """T = 1 … `timesteps`, or the listed T in order; ValueError unless all are whole numbers of at least 1."""
-    wanted = [timesteps] if isinstance(timesteps, int) else list(timesteps)
-    if not wanted or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in wanted):
-        raise ValueError(f"timesteps={timesteps!r}: whole numbers of at least 1")
-    return list(range(1, timesteps + 1)) if isinstance(timesteps, int) else sorted(set(wanted))
-
-
 @torch.no_grad()
 def accuracy_over_time(
     snn: SpikingModel, batches: Batches, timesteps: int | Sequence[int], *, rate_images: int = 500
@@ -69,10 +61,9 @@ def accuracy_over_time(
     An `anytime` model is run once for the largest t; any other once for each t.  Predictions are the argmax of the running
     mean of the logits.
     """
-    wanted, start = wanted_timesteps(timesteps), time.perf_counter()
+    start = time.perf_counter()
     snn.to(batches.device)
-    rounds = [wanted] if snn.anytime else [[t] for t in wanted]
-    tallies = [_tally(snn, batches, part, rate_images) for part in rounds]
+    tallies = [_tally(snn, batches, part, rate_images) for part in snn.rounds(timesteps)]
     last, prepared = tallies[-1], sum(tally.prepare_seconds for tally in tallies)
     neurons, spikes = last.counts[:, :, 1].sum(1), last.counts[:, :, 0].sum(1)
     return Curve(
@@ -105,7 +96,7 @@ class _Tally:
 def _tally(snn: SpikingModel, batches: Batches, wanted: list[int], rate_images: int) -> _Tally:
     """Run all of `batches` for the largest t of `wanted`."""
     device, steps, seen, start = batches.device, snn.steps(wanted[-1]), 0, time.perf_counter()
-    snn.prepare(wanted[-1])  # before its neurons are watched
+    snn.prepare(wanted[-1])  # before its neurons are recorded
     prepared = time.perf_counter() - start
     correct = torch.zeros(len(wanted), dtype=torch.int64, device=device)
     changed = torch.zeros(2, dtype=torch.int64, device=device)  # predictions, of images
@@ -133,7 +124,7 @@ def _tally(snn: SpikingModel, batches: Batches, wanted: list[int], rate_images: 
     return _Tally(
         correct=dict(zip(wanted, distributed.sum_over_ranks(correct).tolist(), strict=True)),
         images=total,
-        spikes={t: float(by_step[snn.discard + t - 1]) for t in wanted},
+        spikes={t: float(by_step[snn.timing.discard + t - 1]) for t in wanted},
         paths=list(counts),
         counts=every,
         emitted=(-int(extremes[0]), int(extremes[1])),

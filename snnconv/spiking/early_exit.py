@@ -41,9 +41,9 @@ def early_exit(snn: SpikingModel, valid: Batches, test: Batches, timesteps: int)
     The threshold is the one of least mean T whose accuracy on `valid` is at most `exit_tolerance` below the full run's.
     ValueError for a model that has to know T beforehand, or if `valid` is empty.
     """
-    if snn.exit == "none":
+    if snn.simulation.exit == "none":
         return None
-    if not snn.anytime:
+    if not snn.timing.anytime:
         raise ValueError("simulate.exit=confidence: this method has to know T beforehand, so no image can leave early")
     if not valid.count:
         raise ValueError("simulate.exit=confidence: the threshold is chosen on validation images, but data.valid=0")
@@ -75,7 +75,7 @@ def choose_threshold(snn: SpikingModel, valid: Batches, timesteps: int) -> float
     good = [
         (steps, t)
         for t, (right, steps) in zip((*THRESHOLDS, 2.0), totals, strict=True)
-        if right >= full - snn.exit_tolerance * count
+        if right >= full - snn.simulation.exit_tolerance * count
     ]
     return min(good)[1]
 

@@ -22,6 +22,7 @@ from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.simulation import Timing
 
 TS = [1, 2, 4, 8]
 
@@ -46,7 +47,7 @@ def batches(exact_images):
 
 
 def convert(ann, **settings):
-    return qcfs.convert(ann, [], neuron=IntegrateFire, simulate=settings)
+    return qcfs.convert(ann, [], neuron=IntegrateFire, simulate={"fold_threshold": False, **settings})
 
 
 def recorded(network: nn.Module, run, what):
@@ -141,7 +142,7 @@ def test_leaves_everything_as_it_was(ann, batches):
     before, images = copy.deepcopy(ann.state_dict()), batches[0][0]
     logits = snn(images, 4)
     decompose(ann, snn, batches, [4])
-    assert (ann.training, snn.schedule, snn._watched) == (True, "layer", False)
+    assert (ann.training, snn.simulation.schedule) == (True, "layer")
     same(snn(images, 4), logits)
     same(dict(ann.state_dict()), dict(before))
     assert not any(module._forward_hooks or module._forward_pre_hooks for net in (ann, snn) for module in net.modules())
@@ -306,7 +307,7 @@ def test_thresholds_that_depend_on_t_clip_at_each_t_by_themselves(relu, batches)
         return network
 
     rule = lambda t: lambda samples, levels: samples.amax(-1) * t / 16  # noqa: E731
-    snn = SpikingModel(at(8), Latency(), anytime=False, for_timesteps=at)
+    snn = SpikingModel(at(8), timing=Timing(anytime=False), for_timesteps=at)
     batches = [(x, relu(x).argmax(-1)) for x, _ in batches]
     together = decompose(relu, snn, batches, [1, 8])
     for t in (1, 8):

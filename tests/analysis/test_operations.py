@@ -24,7 +24,8 @@ from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.base import Neuron, Node
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking.recording import watched
+from snnconv.spiking.recording import recording
+from snnconv.spiking.simulation import Timing
 
 WANTED = [1, 2, 5]
 
@@ -33,7 +34,7 @@ def emitted(snn: SpikingModel, images: torch.Tensor, t: int) -> dict[str, torch.
     """|spikes| of each neuron, [*shape], over all images and simulated steps of a run for T = t alone."""
     seen = defaultdict(list)
     snn.prepare(t)
-    with watched(snn, lambda path, spikes: seen[path].append(spikes.abs().double().sum((0, 1)))):
+    with recording(snn, lambda path, spikes: seen[path].append(spikes.abs().double().sum((0, 1)))):
         snn(images, t)
     return {path: sum(calls) for path, calls in seen.items()}
 
@@ -141,7 +142,7 @@ def test_a_batch_that_is_simulated_in_parts(exact_network, exact_images, monkeyp
 def test_a_model_that_simulates_more_than_it_says(exact_network, exact_images, monkeypatch):
     """Its steps would be counted as those of others."""
     snn = fires_always(exact_network())
-    monkeypatch.setattr(snn, "_chunks", lambda timesteps, chunk: [1] * (timesteps + 2))
+    monkeypatch.setattr(Timing, "chunks", lambda self, timesteps, chunk: [1] * (timesteps + 2))
     with pytest.raises(ValueError, match="took 10 steps, no multiple of the 3"):
         count_operations(snn, [(exact_images(2), None)] * 2, [3])
 
@@ -161,7 +162,7 @@ def test_rounded_weights_are_counted_exactly(exact_images):
     """In bf16 sums beyond 256 would be rounded."""
     ann = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), QCFS(4), nn.Linear(8, 3))
     network = replace_modules(ann, QCFS, lambda site: fires_always(nn.Sequential(QCFS(4))).network[0])
-    snn = SpikingModel(network, Latency(), precision="bf16")
+    snn = SpikingModel(network, simulation={"precision": "bf16"})
     found = count_operations(snn, [(exact_images(301), None)], [3])
     assert found.accumulates[3]["3"] == 3 * 8 * 3
     assert found.images == 301
@@ -190,7 +191,7 @@ def test_leaves_nothing_behind(exact_network, exact_images):
     snn, images = qcfs(exact_network("residual"), [], neuron=IntegrateFire), exact_images(3)
     before = snn(images, 3)
     count_operations(snn, [(images, None)], 3)
-    assert not snn._watched
+    assert not any(module._forward_hooks for module in snn.modules())
     assert not any(module._forward_hooks for module in snn.modules())
     assert torch.equal(snn(images, 3), before)
 
@@ -211,7 +212,7 @@ def test_as_dict_names_every_layer(exact_network, exact_images):
         ([(torch.zeros(0, 1, 4, 4), None)], {}, "there are no images"),
         ([], {"images": 0}, "images=0: operations are counted on a whole number of images"),
         ([], {"images": 2.5}, "images=2.5"),
-        ([], {"timesteps": 0}, "timesteps=0: whole numbers"),
+        ([], {"timesteps": 0}, "timesteps=0: integers"),
     ],
 )
 def test_mistakes_are_told(exact_network, batches, options, message, unchecked):

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from snnconv.analysis.robustness import blur, brightness, contrast, fgsm, noise, pgd, robustness
 from snnconv.conversion.methods import parallel, qcfs
 from snnconv.spiking.accuracy import accuracy, accuracy_over_time
-from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.simulation import Timing
 from snnconv.training.loop import fit
 
 
@@ -121,7 +121,7 @@ def test_a_network_for_each_t_is_made_once(trained, tiny_batches):
         made.append(t)
         return qcfs.convert(trained, [], neuron=IntegrateFire).network
 
-    snn = SpikingModel(network(0), Latency(), anytime=False, for_timesteps=network)
+    snn = SpikingModel(network(0), timing=Timing(anytime=False), for_timesteps=network)
     same = {"same": lambda p, g: p}
     found = robustness(trained, snn, tiny_batches(16, 4), same, [4, 2], 16)
     assert made == [0, 2, 4]

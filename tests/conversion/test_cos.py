@@ -160,7 +160,7 @@ def test_a_threshold_for_each_channel():
 
 def test_says_what_it_costs(exact_network):
     snn = convert(exact_network(), [], warmup=5)
-    assert (snn.latency.warmup, snn.latency.waits, snn.anytime, snn.discard) == (5, True, True, 0)
+    assert (snn.latency.warmup, snn.latency.waits, snn.timing.anytime, snn.timing.discard) == (5, True, True, 0)
     assert (snn.steps(3), snn.steps(8)) == (5, 8)
 
 

@@ -39,6 +39,7 @@ from snnconv.training import through_time
 from snnconv.training.through_time import Settings, Unrolled, loss
 
 BASE = partial(qcfs, neuron=IntegrateFire)
+UNFOLDED = {"fold_threshold": False}
 SURROGATES = {
     "rect": surrogate.Rect, "atan": surrogate.ATan, "sigmoid": surrogate.Sigmoid,
     "piecewise_quadratic": surrogate.PiecewiseQuadratic, "erf": surrogate.Erf,
@@ -158,7 +159,7 @@ def test_the_trained_neuron_is_the_ordinary_one(theta, v_initial):
 
 def trainable(ann, **settings):
     how = Settings(**{"epochs": 1, "lr": 0.01, "timesteps": 3, "surrogate": "atan", "sharpness": 2.0, **settings})
-    return trainable_network(BASE(ann, []), how)
+    return trainable_network(BASE(ann, [], simulate=UNFOLDED), how)
 
 
 @pytest.mark.parametrize("kind", ["plain", "residual"])
@@ -168,7 +169,7 @@ def test_gradients_of_a_network_are_those_of_a_plain_loop(exact_network, exact_i
     images, labels = exact_images().double(), torch.tensor([0, 1, 2, 0, 1])
     loss(Unrolled(network, 3)(images), labels, None, Settings(epochs=1, lr=1, timesteps=3, distill=0)).backward()
 
-    literal = replace_modules(BASE(ann, []).network, OverTime, lambda clock: Literal(
+    literal = replace_modules(BASE(ann, [], simulate=UNFOLDED).network, OverTime, lambda clock: Literal(
         torch.tensor(clock.neuron.threshold), surrogate.ATan(2.0), False)).requires_grad_()  # fmt: skip
     F.cross_entropy(sum(literal(images) for _ in range(3)) / 3, labels).backward()
     gradients = {name.replace(".neuron", ""): p.grad for name, p in literal.named_parameters()}
@@ -188,7 +189,9 @@ def test_training_and_the_converted_network_see_the_same_logits(
         if isinstance(module, SurrogateIntegrateFire):
             module.theta.data.fill_(0.75)  # as trained
     in_training = Unrolled(network, 3)(exact_images()).detach()
-    snn = SpikingModel(plain(network), BASE(exact_network(kind), []).latency, schedule=schedule)
+    snn = SpikingModel(
+        plain(network), BASE(exact_network(kind), []).latency, simulation={**UNFOLDED, "schedule": schedule}
+    )
     same(snn(exact_images(), 3), in_training)
 
 
@@ -237,7 +240,7 @@ def test_training_makes_a_network_right_at_its_timesteps(ann, data):
     assert min(right(snn, data.train, 2)) == 1
     assert min(right(before, data.train, 2)) < 0.8
     assert snn.latency.needs_training == "weights"
-    assert snn.anytime
+    assert snn.timing.anytime
 
 
 def test_the_ann_teaches(ann, data):

@@ -115,7 +115,7 @@ def test_gives_logits_of_every_step(snn, images):
 def test_its_errors_add_up(ann, snn, images):
     """To what the layers' outputs differ by; or the method has no mean current to ask about."""
     labels = torch.arange(5) % 3
-    if snn.presented is not None:
+    if snn.timing.presented is not None:
         pytest.skip("shows the image in its first steps only")
     errors = decompose(ann, snn, [(images, labels)], [T])
     predicted = running_mean(snn(images, T), snn.latency.readout_from)[-1].argmax(-1)
@@ -159,7 +159,7 @@ def test_gives_the_same_answer_when_the_batch_is_split(snn, images):
 
 def test_tells_the_truth_about_anytime(snn, images):
     """`anytime`: a prefix of a long run is a short run."""
-    if snn.anytime:
+    if snn.timing.anytime:
         short = snn(images, T)  # first: a network for more steps would serve for fewer
         same(snn(images, 2 * T)[:T], short)
     else:

@@ -106,7 +106,7 @@ def test_bfloat16_currents_are_added_in_float32():
 
 def test_says_what_it_costs(exact_network):
     snn = convert(exact_network(), [])
-    assert (snn.anytime, snn.lookahead, snn.latency.waits, snn.latency.warmup) == (False, None, True, 0)
+    assert (snn.timing.anytime, snn.timing.lookahead, snn.latency.waits, snn.latency.warmup) == (False, None, True, 0)
 
 
 def test_single_steps_are_refused():

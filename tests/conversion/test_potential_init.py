@@ -96,7 +96,7 @@ def test_constant_is_half_the_threshold(exact_network, exact_images, batches, ac
         setattr(network.get_submodule(parent), leaf, Literal(threshold))
     with torch.no_grad():
         torch.testing.assert_close(snn(images, 7), simulate(network, images, 7), rtol=0, atol=1e-12)
-    assert snn.anytime
+    assert snn.timing.anytime
 
 
 def test_thresholds_are_trained_or_by_rule(exact_network, batches):
@@ -133,7 +133,7 @@ def test_what_is_missing_is_made_up_for(exact_network, exact_images, seed):
 def test_each_t_is_calibrated_by_itself(exact_network, exact_images, batches):
     images = exact_images(3).double()
     snn = convert(exact_network("residual").double(), batches, variant="per_neuron")
-    assert not snn.anytime
+    assert not snn.timing.anytime
     short, long = snn(images, 3), snn(images, 6)
     assert long[:3].ne(short).any()
     same(snn(images, 3), short)

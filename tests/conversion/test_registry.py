@@ -243,7 +243,7 @@ def test_as_many_samples_calibrate_as_the_configurations_say(relu, exact_images)
 
 
 def test_simulation_is_a_mapping_of_settings(relu, images):
-    assert convert(relu, images, simulation={"schedule": "layer"}).schedule == "layer"
+    assert convert(relu, images, simulation={"schedule": "layer"}).simulation.schedule == "layer"
 
 
 def test_five_lines_give_accuracy_over_time(tiny_batches, relu, unchecked):

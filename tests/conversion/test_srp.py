@@ -128,7 +128,13 @@ def test_samples_may_leave_during_the_counted_steps(exact_network, exact_images)
 
 def test_says_what_it_costs(exact_network):
     snn = convert(exact_network(), [], warmup=5)
-    assert (snn.latency.warmup, snn.discard, snn.steps(8), snn.anytime, snn.latency.waits) == (5, 5, 13, True, False)
+    assert (snn.latency.warmup, snn.timing.discard, snn.steps(8), snn.timing.anytime, snn.latency.waits) == (
+        5,
+        5,
+        13,
+        True,
+        False,
+    )
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ def test_biases_for_few_steps_begin_those_for_many(exact_network, batches, image
     """So one run gives the accuracy at every t."""
     ann = exact_network("residual").double()
     snn = convert(ann, batches)
-    assert snn.anytime
+    assert snn.timing.anytime
     found = []
     for timesteps in (3, 9):
         snn.prepare(timesteps)
@@ -152,8 +152,8 @@ def test_thresholds_that_depend_on_t_make_the_network_depend_on_it(exact_network
         return samples.max() / levels
 
     ann = exact_network("plain", ReLU).double()
-    assert not convert(ann, batches, rule=rule).anytime
-    assert convert(ann, batches, rule=rule, levels=4).anytime
+    assert not convert(ann, batches, rule=rule).timing.anytime
+    assert convert(ann, batches, rule=rule, levels=4).timing.anytime
     snn = convert(ann, batches, rule=rule)
     got = []
     for timesteps in (2, 4):

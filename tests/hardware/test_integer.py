@@ -17,7 +17,7 @@ from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.models.resnet import resnet20
 from snnconv.nn.models.vgg import vgg11
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking.recording import watched
+from snnconv.spiking.recording import recording
 
 T = 6
 
@@ -39,7 +39,7 @@ def batches(exact_images):
 def spikes_of(network, images, timesteps: int):
     """Logits and the spikes of every layer, [T, N, …], on the ordinary path."""
     seen: dict[str, list] = {}
-    with watched(network.snn, lambda path, spikes: seen.setdefault(path, []).append(spikes.clone())):
+    with recording(network.snn, lambda path, spikes: seen.setdefault(path, []).append(spikes.clone())):
         logits = network.snn(images, timesteps)
     return logits, {path: torch.cat(steps) for path, steps in seen.items()}
 
@@ -123,7 +123,7 @@ def test_weights_that_need_no_rounding_give_the_same_spikes(exact_images):
     network = integerize(snn, [(images, torch.zeros(20))])
     logits, spikes = spikes_of(network, images, T)
     seen: dict[str, list] = {}
-    with watched(snn, lambda path, own: seen.setdefault(path, []).append(own.clone())):
+    with recording(snn, lambda path, own: seen.setdefault(path, []).append(own.clone())):
         expected = snn(images, T)
     for path, own in spikes.items():
         assert torch.equal(own, torch.cat(seen[path]))

@@ -71,10 +71,9 @@ def test_every_tracker_builds(compose_config, any_track):
 
 
 def test_every_simulation_builds(compose_config, any_simulate):
-    from snnconv.spiking.latency import Latency
 
     simulate = instantiate(compose_config(f"simulate={any_simulate}").simulate)
-    assert isinstance(SpikingModel(nn.Sequential(nn.Linear(2, 2)), Latency(), **simulate), SpikingModel)
+    assert isinstance(SpikingModel(nn.Sequential(nn.Linear(2, 2)), simulation=simulate), SpikingModel)
 
 
 def test_every_data_set_names_real_parameters(compose_config, any_data):

@@ -13,6 +13,7 @@ from snnconv.spiking.accuracy import accuracy, accuracy_over_time
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel, running_mean
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.simulation import Timing
 
 
 class Says(nn.Module):
@@ -83,7 +84,7 @@ def test_an_anytime_model_runs_once_any_other_once_for_every_t(snn, test_set):
     once = accuracy_over_time(snn, test_set, 4)
     assert runs == [4] * 3  # batches
     runs.clear()
-    snn.anytime = False
+    snn.timing = Timing(anytime=False)
     often = accuracy_over_time(snn, test_set, 4)
     assert runs == [t for t in (1, 2, 3, 4) for _ in range(3)]
     assert often.correct == once.correct
@@ -95,7 +96,7 @@ def test_what_a_method_does_for_each_t_is_no_simulation(snn, test_set):
         return network
 
     network = snn.network
-    slowly = SpikingModel(network, Latency(), anytime=False, for_timesteps=slow)
+    slowly = SpikingModel(network, timing=Timing(anytime=False), for_timesteps=slow)
     start = time.perf_counter()
     curve = accuracy_over_time(slowly, test_set, [1, 2])
     assert curve.prepare_seconds >= 0.4

@@ -1,5 +1,7 @@
 """Early stop over time against a literal transcription: each image on its own, one step at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from snnconv.conversion.methods.qcfs import convert
 from snnconv.spiking.early_exit import THRESHOLDS, choose_threshold, early_exit
 from snnconv.spiking.model import running_mean
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.simulation import Simulation, Timing
 
 T = 8
 
@@ -42,7 +45,7 @@ def test_equals_the_literal_early_exit(snn, tiny_batches):
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.1, 1.0])
 def test_the_threshold_is_the_quickest_that_costs_at_most_the_tolerance(snn, tiny_batches, tolerance):
-    snn.exit_tolerance, valid = tolerance, tiny_batches(24, 6)
+    snn.simulation, valid = replace(snn.simulation, exit_tolerance=tolerance), tiny_batches(24, 6)
     accuracy, mean_timesteps = literally(snn, valid, choose_threshold(snn, valid, T))
     least = literally(snn, valid, 2.0)[0] - tolerance - 1e-12
     assert accuracy >= least
@@ -52,12 +55,12 @@ def test_the_threshold_is_the_quickest_that_costs_at_most_the_tolerance(snn, tin
 
 
 def test_nobody_leaves_unless_asked(snn, tiny_batches):
-    snn.exit = "none"
+    snn.simulation = Simulation()
     assert early_exit(snn, tiny_batches(), tiny_batches(), T) is None
 
 
 def test_a_model_that_has_to_know_t_cannot_exit(snn, tiny_batches):
-    snn.anytime = False
+    snn.timing = Timing(anytime=False)
     with pytest.raises(ValueError, match="no image can leave early"):
         early_exit(snn, tiny_batches(), tiny_batches(), T)
 

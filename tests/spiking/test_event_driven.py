@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from snnconv.nn.graph.split import split
 from snnconv.spiking import event_driven
 from snnconv.spiking.event_driven import DENSE, EventDriven, serves, walk_spikes
-from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
@@ -156,7 +155,9 @@ def test_a_network_emits_the_same_spikes(schedule):
     torch.manual_seed(0)
     network, images = Residual(), (torch.randn(40, 3, 8, 8) * 16).round() / 16
     dense, sparse = (
-        SpikingModel(copy.deepcopy(network), Latency(), schedule=schedule, channels_last=True, event_driven=walk)
+        SpikingModel(
+            copy.deepcopy(network), simulation={"schedule": schedule, "fold_threshold": False, "event_driven": walk}
+        )
         for walk in (False, True)
     )
     kernel = event_driven.library()

@@ -21,6 +21,7 @@ from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel, running_mean
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.recording import count_spikes
+from snnconv.spiking.simulation import Timing
 
 
 def same(a, b):
@@ -219,7 +220,7 @@ def test_a_run_leaves_no_trace(snn, exact_images):
 
 def test_anytime_is_true(snn, exact_images):
     images = exact_images()
-    assert snn.anytime
+    assert snn.timing.anytime
     same(snn(images, 11)[:4], snn(images, 4))
 
 
@@ -390,7 +391,10 @@ def test_padding_keeps_to_what_is_simulated_at_once(as_if_compiled, exact_networ
     monkeypatch.setattr("snnconv.spiking.model.IN_CACHE", 16)
     images, sizes = exact_images(5), []
     snn = SpikingModel(
-        parallel(exact_network(), []).network, Latency(waits=True), anytime=False, lookahead=None, compile="default"
+        parallel(exact_network(), []).network,
+        Latency(waits=True),
+        Timing(anytime=False, lookahead=None),
+        simulation={"compile": "default"},
     )
     snn(images, 1)
     snn.network[0].register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))

@@ -4,7 +4,6 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional
 
-from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.biased import BiasedIntegrateFire
@@ -76,7 +75,7 @@ def test_another_batch_starts_at_the_first_step(current):
 @pytest.fixture(params=["step", "layer"])
 def snn(request):
     network = torch.nn.Sequential(OverTime(BiasedIntegrateFire(0.5, BIAS)), torch.nn.Flatten(), torch.nn.Linear(32, 3))
-    return SpikingModel(network, Latency(), schedule=request.param, chunk=2, fold_threshold=True)
+    return SpikingModel(network, simulation={"schedule": request.param, "chunk": 2})
 
 
 def test_samples_may_leave(snn):
@@ -106,5 +105,5 @@ def test_rounded_weights_leave_the_bias():
 def test_compiled(snn):
     images = torch.randint(-64, 96, (3, 2, 4, 4)) / 64
     expected = snn(images, T)
-    compiled = SpikingModel(snn.network, Latency(), schedule=snn.schedule, chunk=2, compile="default")
+    compiled = snn.like(snn.network, compile="default")
     torch.testing.assert_close(compiled(images, T), expected, rtol=1e-6, atol=1e-6)

@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from snnconv.nn.functional import integrate_fire
-from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
@@ -167,7 +166,7 @@ LEFT = {
 
 
 def spiking(ann: nn.Module, **simulate) -> SpikingModel:
-    return SpikingModel(to_spiking(ann, nn.ReLU, lambda path, site: IntegrateFire(THETA)), Latency(), **simulate)
+    return SpikingModel(to_spiking(ann, nn.ReLU, lambda path, site: IntegrateFire(THETA)), simulation=simulate)
 
 
 @pytest.mark.parametrize("make", [*FOLDED.values(), *LEFT.values()], ids=[*FOLDED, *LEFT])
@@ -203,4 +202,4 @@ def test_the_same_threshold_for_all_is_one_threshold(exact_network, exact_images
     one = to_spiking(ann, nn.ReLU, lambda path, site: IntegrateFire(0.5))
     each = to_spiking(ann, nn.ReLU, lambda path, site: IntegrateFire(torch.full((4,), 0.5)))
     for simulate in ({"schedule": "step"}, {"schedule": "layer", "chunk": 3, "fold_threshold": True}):
-        same(SpikingModel(each, Latency(), **simulate)(images, 7), SpikingModel(one, Latency(), **simulate)(images, 7))
+        same(SpikingModel(each, simulation=simulate)(images, 7), SpikingModel(one, simulation=simulate)(images, 7))

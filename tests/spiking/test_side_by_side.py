@@ -77,7 +77,7 @@ def test_every_site_is_what_whole_runs_show(ann, exact_images):
     images, network = exact_images(4), spiking(ann)
     paths = [path for path, module in ann.named_modules() if isinstance(module, QCFS)]
     ours = watched(ann, paths, lambda: ann(images))
-    whole = SpikingModel(copy.deepcopy(network), Latency(), schedule="step")
+    whole = SpikingModel(copy.deepcopy(network), simulation={"schedule": "step", "fold_threshold": False})
     theirs = watched(whole.network, paths, lambda: whole(images, T))
     sites = []
     for site in side_by_side(ann, network, images, T):

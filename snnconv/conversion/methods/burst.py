@@ -14,6 +14,7 @@ from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.burst import Burst
+from snnconv.spiking.simulation import Simulation
 
 KINDS = (QCFS, nn.ReLU)
 
@@ -29,7 +30,7 @@ def convert(
     levels: int = 8,
     rule: Rule | None = None,
     per_channel: bool = False,
-    simulate: Mapping[str, Any] | None = None,
+    simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with neurons that emit up to γ = `gamma` spikes of `share`·θ in a step, from v(0) = `v_initial` · `share`·θ.
 
@@ -45,4 +46,4 @@ def convert(
         )
     found = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
     network = to_spiking(ann, KINDS, lambda path, _: Burst(share * found[path], gamma, v_initial))
-    return SpikingModel(network, Latency(spike_levels=gamma, needs_training=training_of(ann)), **(simulate or {}))
+    return SpikingModel(network, Latency(spike_levels=gamma, needs_training=training_of(ann)), simulation=simulate)

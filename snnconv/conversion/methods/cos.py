@@ -11,6 +11,7 @@ from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.offset_spikes import OffsetSpikes
+from snnconv.spiking.simulation import Simulation, Timing
 
 
 @converts(QCFS)
@@ -20,7 +21,7 @@ def convert(
     *,
     warmup: int = 4,
     iterations: int = 1,
-    simulate: Mapping[str, Any] | None = None,
+    simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with `neurons.offset_spikes`: a layer waits for the first ρ = `warmup` outputs of the one before it.
 
@@ -37,4 +38,4 @@ def convert(
                          f"in method.warmup={warmup} steps")  # fmt: skip
     network = to_spiking(ann, QCFS, lambda path, site: OffsetSpikes(site.threshold.item(), warmup, iterations))
     latency = Latency(warmup=warmup, waits=True, needs_training="activation")
-    return SpikingModel(network, latency, lookahead=warmup, **(simulate or {}))
+    return SpikingModel(network, latency, Timing(lookahead=warmup), simulation=simulate)

@@ -28,6 +28,7 @@ from snnconv.conversion.trained_file import (
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.runtime.checkpoint import identity, weights_hash
 from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.simulation import Simulation
 from snnconv.training.distillation import load_teacher
 from snnconv.training.through_time import Settings, defaults, train_through_time
 
@@ -40,7 +41,7 @@ def _rehearse(ann: nn.Module, batches: Iterable, *, base: Any, teacher: str | No
     """Everything but the training."""
     how, few = Settings(**settings), list(batches)
     require_files(how.distill, teacher, start, load, save)
-    snn = method.rehearse(functools.partial(_built(base), simulate=None), ann, few)
+    snn = method.rehearse(functools.partial(_built(base), simulate=Simulation(fold_threshold=False)), ann, few)
     if snn is not None:
         record = load_trained(trainable(snn, how), start or load, keep_potential=not load)
         if load:
@@ -56,7 +57,7 @@ def convert(
     *,
     base: Any = None,
     data: Any = None,
-    simulate: Mapping[str, Any] | None = None,
+    simulate: Simulation | Mapping[str, Any] | None = None,
     teacher: str | None = None,
     start: str | None = None,
     load: str | None = None,
@@ -73,7 +74,7 @@ def convert(
     """
     how = Settings(**settings)
     require_files(how.distill, teacher, start, load, save)
-    snn = _built(base)(ann, batches, simulate=None)
+    snn = _built(base)(ann, batches, simulate=Simulation(fold_threshold=False))
     network = trainable(snn, how)
     record = load_trained(network, start or load, keep_potential=not load)
     hashed, spent = weights_hash(ann), float(record.get("seconds", 0))
@@ -103,7 +104,10 @@ def convert(
 
         train_through_time(network, taught_by, train, how, after_epoch)
     latency = replace(snn.latency, needs_training="weights")
-    return SpikingModel(plain(network), latency, facts=_facts(record), spent=spent, **(simulate or {}))
+    timesteps: Any = how.timesteps  # Settings has made it one number
+    return SpikingModel(
+        plain(network), latency, timesteps=timesteps, facts=_facts(record), spent=spent, simulation=simulate
+    )
 
 
 def _built(part: Any) -> Any:

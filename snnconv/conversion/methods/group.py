@@ -12,6 +12,7 @@ from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.burst import Burst
+from snnconv.spiking.simulation import Simulation
 
 KINDS = (QCFS, nn.ReLU)
 
@@ -24,7 +25,7 @@ def convert(
     members: int = 4,
     rule: Rule | None = None,
     per_channel: bool = False,
-    simulate: Mapping[str, Any] | None = None,
+    simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with groups of m = `members` neurons of thresholds θ/m, 2θ/m, …, θ on one membrane, v(0) = θ/2m.
 
@@ -36,4 +37,4 @@ def convert(
         raise ValueError(f"method.members={members!r}: neurons in a group, a whole number of at least 1")
     found = thresholds(ann, KINDS, batches, rule, levels=members, per_channel=per_channel)
     network = to_spiking(ann, KINDS, lambda path, _: Burst(found[path] / members, members, v_initial=0.5))
-    return SpikingModel(network, Latency(spike_levels=members, needs_training=training_of(ann)), **(simulate or {}))
+    return SpikingModel(network, Latency(spike_levels=members, needs_training=training_of(ann)), simulation=simulate)

@@ -20,6 +20,7 @@ from snnconv.spiking.neurons.base import per_channel as by_channel
 from snnconv.spiking.neurons.biased import BiasedIntegrateFire
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.side_by_side import Site, channel_mean, side_by_side
+from snnconv.spiking.simulation import Simulation, Timing
 
 KINDS = (QCFS, nn.ReLU)
 
@@ -37,7 +38,7 @@ def convert(
     lr: float = 1e-3,
     batch_size: int = 32,
     seed: int = 0,
-    simulate: Mapping[str, Any] | None = None,
+    simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with integrate-and-fire neurons, corrected one after the other on `images` calibration images for each T asked for.
 
@@ -83,7 +84,7 @@ def convert(
 
     latency = Latency(needs_training="weights" if variant == "advanced" and epochs else training_of(ann))
     first = uncalibrated(8)  # until a T is asked for
-    return SpikingModel(first, latency, anytime=False, for_timesteps=calibrated, **(simulate or {}))
+    return SpikingModel(first, latency, Timing(anytime=False), for_timesteps=calibrated, simulation=simulate)
 
 
 ADVANCED = "SNN calibration with initial potentials and weights in place of biases.  Li et al., ICML 2021; IJCV 2024."

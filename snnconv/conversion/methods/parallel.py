@@ -11,10 +11,13 @@ from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.parallel import Parallel
+from snnconv.spiking.simulation import Simulation, Timing
 
 
 @converts(QCFS)
-def convert(ann: nn.Module, batches: Iterable, *, simulate: Mapping[str, Any] | None = None) -> SpikingModel:
+def convert(
+    ann: nn.Module, batches: Iterable, *, simulate: Simulation | Mapping[str, Any] | None = None
+) -> SpikingModel:
     """`ann` with `neurons.parallel`: the mean logits at T are those of the ANN whose every QCFS has T levels.
 
     So at T = L they are the trained ANN's (up to rounding, which in float32 moves a current over the edge of a level now and
@@ -24,4 +27,4 @@ def convert(ann: nn.Module, batches: Iterable, *, simulate: Mapping[str, Any] | 
     """
     network = to_spiking(ann, QCFS, lambda path, site: Parallel(site.threshold.item()))
     latency = Latency(waits=True, needs_training="activation")
-    return SpikingModel(network, latency, anytime=False, lookahead=None, **(simulate or {}))
+    return SpikingModel(network, latency, Timing(anytime=False, lookahead=None), simulation=simulate)

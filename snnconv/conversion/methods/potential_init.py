@@ -15,6 +15,7 @@ from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.side_by_side import side_by_side
+from snnconv.spiking.simulation import Simulation, Timing
 
 KINDS = (QCFS, nn.ReLU)
 
@@ -28,7 +29,7 @@ def convert(
     rule: Rule | None = None,
     levels: int = 8,
     images: int = 128,
-    simulate: Mapping[str, Any] | None = None,
+    simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with integrate-and-fire neurons of the same θ, which differ in v(0) only.
 
@@ -45,13 +46,13 @@ def convert(
             f"method.variant={variant!r}: constant (θ/2 everywhere) or per_neuron (θ/2 and what is missing)"
         )
     theta, ann = thresholds(ann, KINDS, batches, rule, levels=levels), copy.deepcopy(ann)
-    latency, options = Latency(needs_training=training_of(ann)), dict(simulate or {})
+    latency = Latency(needs_training=training_of(ann))
 
     def constant() -> nn.Module:
         return to_spiking(ann, KINDS, lambda path, site: IntegrateFire(theta[path]))
 
     if variant == "constant":
-        return SpikingModel(constant(), latency, **options)
+        return SpikingModel(constant(), latency, simulation=simulate)
     seen = calibration_images(batches, images)
 
     def per_neuron(timesteps: int) -> nn.Module:
@@ -61,4 +62,4 @@ def convert(
             site.clock.neuron = IntegrateFire(theta[site.path], 0.5 + missing / theta[site.path])
         return network
 
-    return SpikingModel(constant(), latency, anytime=False, for_timesteps=per_neuron, **options)
+    return SpikingModel(constant(), latency, Timing(anytime=False), for_timesteps=per_neuron, simulation=simulate)

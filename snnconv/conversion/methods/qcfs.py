@@ -11,6 +11,7 @@ from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.simulation import Simulation
 
 
 @converts(QCFS)
@@ -19,11 +20,11 @@ def convert(
     batches: Iterable,
     *,
     neuron: Callable[..., nn.Module] = IntegrateFire,
-    simulate: Mapping[str, Any] | None = None,
+    simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` as a spiking network.  Thresholds come from training, so `batches` is unused.
 
     ValueError names the path of every layer that cannot be carried.
     """
     network = to_spiking(ann, QCFS, lambda path, site: neuron(threshold=site.threshold.item()))
-    return SpikingModel(network, Latency(needs_training="activation"), **(simulate or {}))
+    return SpikingModel(network, Latency(needs_training="activation"), simulation=simulate)

@@ -12,6 +12,7 @@ from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.signed import Signed
+from snnconv.spiking.simulation import Simulation
 
 KINDS = (QCFS, nn.ReLU)
 
@@ -26,7 +27,7 @@ def convert(
     levels: int = 8,
     rule: Rule | None = None,
     per_channel: bool = False,
-    simulate: Mapping[str, Any] | None = None,
+    simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with `neurons.signed.Signed` in the place of its activations.
 
@@ -36,7 +37,7 @@ def convert(
     """
     found = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
     network = to_spiking(ann, KINDS, lambda path, _: Signed(found[path], v_initial, negative))
-    return SpikingModel(network, Latency(signed=True, needs_training=training_of(ann)), **(simulate or {}))
+    return SpikingModel(network, Latency(signed=True, needs_training=training_of(ann)), simulation=simulate)
 
 
 SNM = "Signed neurons with memory: a spike is taken back once v has fallen to −θ.  Wang et al., IJCAI 2022."

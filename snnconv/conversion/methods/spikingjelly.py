@@ -18,6 +18,7 @@ from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.spikingjelly import SpikingJellyNeuron
+from snnconv.spiking.simulation import Simulation
 
 
 class _Neurons:
@@ -74,7 +75,7 @@ def convert(
     iterations: int = 100,
     batch_size: int = 50,
     readout_from: int = 1,
-    simulate: Mapping[str, Any] | None = None,
+    simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with the thresholds and nodes of SpikingJelly's `recipe`, in the places of its ReLUs.
 
@@ -96,7 +97,7 @@ def convert(
     folded = replace_modules(fold_batchnorm(ann), nn.ReLU, lambda _: nn.ReLU())  # it overlooks subclasses
     neurons = spikingjelly_neurons(folded, recipe(parts))
     network = to_spiking(folded, nn.ReLU, lambda path, site: neurons[path])
-    return SpikingModel(network, Latency(readout_from=readout_from), **(simulate or {}))
+    return SpikingModel(network, Latency(readout_from=readout_from), simulation=simulate)
 
 
 EXAMPLE: dict[str, Any] = {

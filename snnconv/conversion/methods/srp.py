@@ -11,11 +11,12 @@ from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.residual_potential import ResidualPotential
+from snnconv.spiking.simulation import Simulation, Timing
 
 
 @converts(QCFS)
 def convert(
-    ann: nn.Module, batches: Iterable, *, warmup: int = 4, simulate: Mapping[str, Any] | None = None
+    ann: nn.Module, batches: Iterable, *, warmup: int = 4, simulate: Simulation | Mapping[str, Any] | None = None
 ) -> SpikingModel:
     """`ann` with `neurons.residual_potential`, whose first τ = `warmup` steps an image are simulated and not returned.
 
@@ -28,4 +29,4 @@ def convert(
         )
     network = to_spiking(ann, QCFS, lambda path, site: ResidualPotential(site.threshold.item(), warmup))
     latency = Latency(warmup=warmup, needs_training="activation")
-    return SpikingModel(network, latency, discard=warmup, **(simulate or {}))
+    return SpikingModel(network, latency, Timing(discard=warmup), simulation=simulate)

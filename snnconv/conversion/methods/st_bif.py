@@ -13,11 +13,16 @@ from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime, to_spiking
 from snnconv.spiking.neurons.st_bif import STBIF
 from snnconv.spiking.operators.running_mean import RunningMean
+from snnconv.spiking.simulation import Simulation, Timing
 
 
 @converts(QCFS)
 def convert(
-    ann: nn.Module, batches: Iterable, *, presented: int | None = None, simulate: Mapping[str, Any] | None = None
+    ann: nn.Module,
+    batches: Iterable,
+    *,
+    presented: int | None = None,
+    simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with `neurons.st_bif.STBIF` of its own θ and L in the place of its activations; `batches` is unused.
 
@@ -38,6 +43,6 @@ def convert(
     return SpikingModel(
         homogeneous(network, OverTime),
         Latency(signed=True, needs_training="activation"),
-        presented=presented or levels,
-        **(simulate or {}),
+        Timing(presented=presented or levels),
+        simulation=simulate,
     )

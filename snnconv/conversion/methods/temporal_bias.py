@@ -19,6 +19,7 @@ from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.base import per_channel as by_channel
 from snnconv.spiking.neurons.biased import BiasedIntegrateFire
 from snnconv.spiking.side_by_side import channel_mean, side_by_side
+from snnconv.spiking.simulation import Simulation, Timing
 
 KINDS = (QCFS, nn.ReLU)
 
@@ -34,7 +35,7 @@ def convert(
     rule: Rule | None = None,
     levels: int | None = None,
     per_channel: bool = False,
-    simulate: Mapping[str, Any] | None = None,
+    simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with integrate-and-fire neurons that receive b(t) beside their current x(t), from v(0) = θ/2.
 
@@ -73,9 +74,9 @@ def convert(
     return SpikingModel(
         uncalibrated(8),
         Latency(needs_training=training_of(ann)),
-        anytime=from_training or levels is not None,
+        Timing(anytime=from_training or levels is not None),
         for_timesteps=calibrated,
-        **(simulate or {}),
+        simulation=simulate,
     )
 
 

@@ -18,6 +18,7 @@ from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.simulation import Simulation
 
 
 @converts(nn.ReLU, only_variants=True)
@@ -31,7 +32,7 @@ def convert(
     per_channel: bool = False,
     momentum: float | None = None,
     batch_size: int = 50,
-    simulate: Mapping[str, Any] | None = None,
+    simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with a neuron in the place of each ReLU, its θ by `rule` from the activations on `batches`.
 
@@ -45,7 +46,7 @@ def convert(
     how: dict[str, Any] = {"levels": levels, "per_channel": per_channel, "momentum": momentum, "batch_size": batch_size}
     found = observed_thresholds(ann, sites, batches, rule, **how)
     network = to_spiking(ann, nn.ReLU, lambda path, site: neuron(threshold=found[path]))
-    return SpikingModel(network, Latency(), **(simulate or {}))
+    return SpikingModel(network, Latency(), simulation=simulate)
 
 
 MAX_NORM = "θ is the largest activation on calibration images.  Diehl et al., IJCNN 2015."

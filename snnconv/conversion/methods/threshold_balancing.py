@@ -18,6 +18,7 @@ from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.base import per_channel
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.simulation import Simulation
 
 
 class Balancing(nn.Module):
@@ -53,7 +54,7 @@ def convert(
     batch_size: int = 50,
     rate: float = 1.0,
     readout_from: int = 1,
-    simulate: Mapping[str, Any] | None = None,
+    simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with integrate-and-fire neurons, v(0) = θ/2, whose θ [C] are balanced on `iterations` batches.
 
@@ -70,7 +71,7 @@ def convert(
         raise ValueError(f"method.rate={rate}: above 0")
     found = balanced_thresholds(ann, in_batches(batches, batch_size, iterations), rate)
     network = to_spiking(ann, nn.ReLU, lambda path, site: IntegrateFire(found[path]))
-    return SpikingModel(network, Latency(readout_from=readout_from), **(simulate or {}))
+    return SpikingModel(network, Latency(readout_from=readout_from), simulation=simulate)
 
 
 @torch.no_grad()

@@ -31,9 +31,9 @@ from snnconv.hardware.export.checking import images_to_compare
 from snnconv.hardware.export.nir_graph import package, replay, to_nir
 from snnconv.hardware.export.normal_form import NormalForm, normal_form
 from snnconv.runtime import files
-from snnconv.spiking.accuracy import wanted_timesteps
 from snnconv.spiking.model import SpikingModel
-from snnconv.spiking.recording import watched
+from snnconv.spiking.recording import recording
+from snnconv.spiking.simulation import wanted_timesteps
 
 FILE = "network.nir"
 ROUNDING = 0.01  # part of the spikes in which rounded weights may differ from the network as it was
@@ -124,7 +124,7 @@ def _require_equal_graphs(where: str, graph: Any, expected: Any) -> None:
 def _run(model: SpikingModel, images: Tensor, timesteps: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits [T, N, K], and spikes [T, N, …] of every layer as booleans, on the CPU."""
     seen: dict[str, list[Tensor]] = defaultdict(list)
-    with watched(model, lambda path, spikes: seen[path].append(spikes.cpu().bool())):
+    with recording(model, lambda path, spikes: seen[path].append(spikes.cpu().bool())):
         logits = model(images, timesteps).cpu()
     return logits, {path: torch.cat(steps) for path, steps in seen.items()}
 

@@ -28,6 +28,7 @@ from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.base import Threshold
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.simulation import Simulation
 
 
 @dataclass
@@ -77,7 +78,7 @@ def normal_form(snn: SpikingModel, example: Tensor, unit: bool = True) -> Normal
     ValueError naming the layer: for other neurons, and for operations that do not belong to the form.
     """
     for path, neuron in snn.neurons().items():
-        if type(neuron) is not IntegrateFire or snn.for_timesteps or snn.presented or snn.discard:
+        if type(neuron) is not IntegrateFire or snn.for_timesteps or snn.timing.presented or snn.timing.discard:
             raise ValueError(f"{path} ({type(neuron).__name__}): only plain integrate-and-fire neurons can be exported "
                              "(method=qcfs, or a rule for thresholds: max_norm, mse, …)")  # fmt: skip
     form = _Rewriting(copy.deepcopy((snn.exact or snn).network).float().cpu(), example[:1].float().cpu(), unit)
@@ -85,7 +86,8 @@ def normal_form(snn: SpikingModel, example: Tensor, unit: bool = True) -> Normal
         if not node.users and node.op not in ("placeholder", "output"):
             form.graph.erase_node(node)
     network = fx.GraphModule(form.network, form.graph)
-    return NormalForm(SpikingModel(network, snn.latency, schedule="step"), form.thresholds, form.scaled, unit)
+    settings = Simulation(schedule="step", fold_threshold=False, channels_last=False)
+    return NormalForm(SpikingModel(network, snn.latency, simulation=settings), form.thresholds, form.scaled, unit)
 
 
 @dataclass(frozen=True)

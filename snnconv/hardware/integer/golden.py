@@ -10,8 +10,8 @@ from torch import Tensor
 
 from snnconv.hardware.integer.network import IntegerNetwork
 from snnconv.hardware.integer.program import Program, Step, program_of
-from snnconv.spiking.accuracy import wanted_timesteps
-from snnconv.spiking.recording import watched
+from snnconv.spiking.recording import recording
+from snnconv.spiking.simulation import wanted_timesteps
 
 INT32 = np.iinfo(np.int32)
 Outcome = tuple[np.ndarray, dict[str, np.ndarray]]  # logits [T, N, K], and spikes [T, N, …] of every layer, by path
@@ -80,7 +80,7 @@ def differing_spikes(
 def outcome(network: IntegerNetwork, images: Tensor, timesteps: int) -> Outcome:
     """What the ordinary path makes of `images`."""
     own: dict[str, list[np.ndarray]] = defaultdict(list)
-    with watched(network.snn, lambda path, spikes: own[path].append(spikes.cpu().numpy().copy())):
+    with recording(network.snn, lambda path, spikes: own[path].append(spikes.cpu().numpy().copy())):
         logits = network.snn(images, timesteps).cpu().numpy()
     return logits, {path: np.concatenate(steps) for path, steps in own.items()}
 

@@ -116,7 +116,7 @@ def integerize(
     leave ±2^24.
     """
     for path, neuron in snn.neurons().items():
-        if type(neuron) is not IntegrateFire or snn.for_timesteps or snn.presented:
+        if type(neuron) is not IntegrateFire or snn.for_timesteps or snn.timing.presented:
             raise ValueError(f"{path} ({type(neuron).__name__}): whole numbers are made of plain integrate-and-fire neurons "
                              "(method=qcfs, or a rule for thresholds: max_norm, mse, …)")  # fmt: skip
     network = fold_amplitudes(copy.deepcopy((snn.exact or snn).network).float().cpu(), OverTime)
@@ -134,8 +134,7 @@ def integerize(
     for path, unit in done.units.items():
         if path != LOGITS:
             plan.modules[path].neuron = _neuron(path, plan.modules[path].neuron, unit, membrane_bits)
-    settings = {**snn._settings(), "fold_threshold": False, "precision": "float32"}
-    model = SpikingModel(fx.GraphModule(plan.network, plan.graph), **settings)
+    model = snn.like(fx.GraphModule(plan.network, plan.graph), fold_threshold=False, precision="float32")
     neurons: Any = model.neurons()
     return IntegerNetwork(model, done.layers, neurons, done.units, done.passed)
 
