@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from networks import Net
+from snnconv.conversion.methods import differential, expectation
 from snnconv.conversion.methods.qcfs import convert as qcfs
 from snnconv.conversion.methods.threshold import convert
 from snnconv.conversion.rules import largest
@@ -286,3 +287,20 @@ def test_qcfs_with_max_pooling_keeps_its_counts(images):
     snn = qcfs(network, [], neuron=IntegrateFire)
     with torch.no_grad():
         torch.testing.assert_close(snn(images, 4).mean(0), network(images), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", [expectation.convert, differential.convert])
+def test_signed_neurons_of_several_levels_tend_to_the_ann(method, ann, images, batches):
+    """Their class says what they send: up to 2^(n − 1) times the smallest level, of either sign."""
+    snn = method(ann, batches, rule=largest, simulate={"schedule": "layer", "chunk": 256})
+    means = mean_over_time(snn(images, 1024))
+    with torch.no_grad():
+        distance = (means - ann(images)).abs().amax((1, 2))
+    assert distance[-1] < 0.02
+    assert distance[-1] < distance[7]
+    assert (snn.latency.signed, snn.latency.spike_levels) == (True, 8)
+
+
+def test_pooling_of_differences_is_no_pooling_of_spikes(images, batches):
+    latency = differential.convert(build("max pooling"), batches, rule=largest).latency
+    assert (latency.float_operators, latency.analog_currents) == (1, True)

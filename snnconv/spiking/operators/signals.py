@@ -68,7 +68,7 @@ def departures(network: nn.Module) -> dict[str, int | bool]:
         nonlocal operators, analog
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, OverTime):
-            return Signal.SPIKES
+            return Signal.SUMS if getattr(module.neuron, "graded", False) else Signal.SPIKES
         if isinstance(module, OperatorOverTime):
             output = operated(module.operator, inputs)
             operators += output is not Signal.SPIKES

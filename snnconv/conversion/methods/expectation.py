@@ -1,0 +1,40 @@
+"""Multi-threshold neurons and expectation compensation, for networks of any operations.  Huang et al., ACM MM 2024 (ECMT)."""
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from snnconv.conversion.method import converts, thresholds, training_of
+from snnconv.conversion.rules import Rule, percentile
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.multi_level import MultiLevel
+
+KINDS = (QCFS, nn.ReLU)
+
+
+@converts(*KINDS, rule=functools.partial(percentile, percent=99.9))
+def convert(
+    ann: nn.Module,
+    batches: Iterable,
+    *,
+    thresholds_per_sign: int = 4,
+    levels: int = 8,
+    rule: Rule | None = None,
+    per_channel: bool = False,
+    simulate: Mapping[str, Any] | None = None,
+) -> SpikingModel:
+    """`ann` with neurons of 2n thresholds ±θ, ±θ/2, …, n = `thresholds_per_sign`, one signed spike a step.
+
+    A neuron fires the largest level that |v| reaches, from v(0) of half the smallest one.  θ as trained, or by `rule` from
+    calibration images.  Non-linear layers run as running means, which the paper calls expectation compensation.  ValueError for
+    settings out of range, a network that cannot be converted, or missing images.
+    """
+    found = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
+    network = to_spiking(ann, KINDS, lambda path, _: MultiLevel(found[path], thresholds_per_sign, 1.0, v_initial=0.5))
+    latency = Latency(spike_levels=2 ** (thresholds_per_sign - 1), signed=True, needs_training=training_of(ann))
+    return SpikingModel(network, latency, **(simulate or {}))

@@ -1,0 +1,127 @@
+"""Signed neurons of several levels: thresholds ±θ, ±θ/2, ±θ/4, …, one spike a step, of the largest level that is reached.
+
+Sources: Huang et al., ACM MM 2024 (expectation compensation); Huang et al., ICML 2025, arXiv 2503.00301 (differential coding).
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from spikingjelly.activation_based import base
+from torch import Tensor
+
+from snnconv.nn.kernels import fused
+from snnconv.spiking.neurons.base import Neuron, Node, Threshold, positive
+
+
+@fused
+def largest_level(potential: Tensor, sent: Tensor, levels: int, share: float) -> Tensor:
+    """The spike of a step, in units of the smallest level: 0, ±1, ±2, ±4, …, ±2^(`levels` − 1).
+
+    Of the levels that |`potential`| reaches at `share` of their size, the largest.  A negative spike takes back what has been
+    `sent`, so its level is at most that.
+    """
+    spike = torch.zeros_like(potential)
+    for k in range(levels):
+        level = float(2**k)
+        spike = torch.where(potential >= share * level, level, spike)
+        spike = torch.where((potential <= -share * level) & (sent >= level), -level, spike)
+    return spike
+
+
+class MultiLevelNode(Node):
+    """v ← v + x;  v ← v − spike.  `unit` is the smallest level; memory `sent` is the sum of the spikes in units, never negative."""
+
+    def __init__(self, unit: Threshold, v_initial: float, levels: int, share: float) -> None:
+        super().__init__(unit, v_initial, sent=0.0)
+        self.levels, self.share = levels, share
+
+    def fire(self, current: Tensor, v: Tensor, sent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Spikes in units, v, and what has been sent."""
+        unit = self.threshold(v)
+        charged = v + current
+        spike = largest_level(charged / unit, sent, self.levels, self.share)
+        return spike.to(current.dtype), charged - unit * spike, sent + spike
+
+
+class DifferentialNode(Node):
+    """v ← v + x − m;  v ← v − spike;  m ← m + spike/t: a spike of step t changes the running mean m of the output by a t-th.
+
+    x is the current that weights make of the means that were transmitted, and of the last changes.  m is held in units.
+    """
+
+    scalars = ("steps",)
+
+    def __init__(self, unit: Threshold, v_initial: float, levels: int, share: float) -> None:
+        super().__init__(unit, v_initial, mean=0.0, steps=0.0)
+        self.levels, self.share = levels, share
+
+    def fire(self, current: Tensor, v: Tensor, mean: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Spikes in units, v, the running mean, and the number of steps."""
+        unit, steps = self.threshold(v), steps + 1
+        charged = v + current - unit * mean
+        spike = largest_level(charged / unit, steps * mean, self.levels, self.share)
+        return spike.to(current.dtype), charged - unit * spike, mean + spike / steps, steps
+
+
+class Decoder(base.MemoryModule):
+    """Changes of a running mean → the signal whose running mean it is: o_t = s_t + m_{t−1}, m_t = m_{t−1} + s_t/t."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_memory("mean", None)
+        self.register_memory("steps", None)
+
+    mean: Any
+    steps: Any
+
+    def single_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """One timestep."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        started = self.mean is not None and self.mean.shape == x.shape
+        before = self.mean.to(wide) if started else torch.zeros_like(wide)
+        self.steps = self.steps.to(wide) + 1 if started else wide.new_ones(())
+        self.mean = before + wide / self.steps
+        return wide + before
+
+
+class MultiLevel(Neuron):
+    """ReLU as a neuron that emits 0 or ± one of `levels` levels θ, θ/2, … a step: current [T, N, …] → spikes · level [T, N, …].
+
+    It fires the largest level of which |v| reaches `share`; negative spikes take back at most what was sent, so the sum of the
+    output is never negative.  v(0) is `v_initial` · the smallest level.  ValueError for settings out of range.
+    """
+
+    node_class: type[Node] = MultiLevelNode
+
+    def __init__(self, threshold: Any, levels: int = 4, share: float = 0.75, v_initial: float = 0.0) -> None:
+        if type(levels) is not int or not 1 <= levels <= 16:
+            raise ValueError(f"levels={levels!r}: thresholds of either sign, an integer from 1 to 16")
+        if not 0.5 <= share <= 1:
+            raise ValueError(f"share={share!r}: part of a level at which it fires, from 0.5 to 1")
+        theta = positive(threshold)
+        unit = theta / 2 ** (levels - 1)
+        super().__init__(theta, self.node_class(unit, v_initial, levels, share), amplitude=unit)  # type: ignore[call-arg]
+
+
+class Differential(MultiLevel):
+    """The same with differential coding: a spike of step t changes the running mean of the output by a t-th of its level.
+
+    The output is decoded, spike + mean so far, which is what the next layer's weights and its own running mean make of the spikes;
+    `node` emits the spikes that are transmitted.
+    """
+
+    node_class = DifferentialNode
+    graded = True  # what operators behind it receive are no spikes of one amplitude
+
+    def __init__(self, threshold: Any, levels: int = 4, share: float = 0.75, v_initial: float = 0.0) -> None:
+        super().__init__(threshold, levels, share, v_initial)
+        self.decoder = Decoder()
+
+    def forward(self, current: Float[Tensor, "T N *shape"]) -> Float[Tensor, "T N *shape"]:
+        """The decoded signal of each timestep."""
+        spikes = (
+            self.node(current) if self.node.step_mode == "m" else torch.stack([self.node(step) for step in current])
+        )
+        decoded = torch.stack([self.decoder.single_step_forward(step) for step in spikes])
+        return self._scaled(decoded, axis=2).to(current.dtype)
