@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from snnconv.nn.graph.kinds import is_activation
 from snnconv.nn.graph.trace import Operation
 
 
@@ -127,3 +128,8 @@ OPERATORS = (
     nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm,
     Product, Quotient, Extremum, MatMul, Attention, Elementwise,
 )  # fmt: skip
+
+
+def is_site(module: nn.Module) -> bool:
+    """Does `module` stand for one call, so that it may hold a state over time?"""
+    return isinstance(module, (nn.ReLU, *OPERATORS)) or is_activation(module)

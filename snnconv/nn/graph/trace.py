@@ -1,5 +1,7 @@
 """The graph of a network's operations, and what kinds of operations there are."""
 
+from typing import Any
+
 from torch import fx, nn
 
 from snnconv.nn.graph.kinds import is_activation
@@ -44,3 +46,11 @@ def path_of(node: fx.Node) -> str:
         return str(node.target)
     paths = [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
     return next((path for path in reversed(paths) if path), "the network itself")
+
+
+def stack_of(node: fx.Node) -> list[tuple[str, tuple[str, Any]]]:
+    """The modules around `node`, outermost first: call, (path, class)."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return [
+        (call, (path, kind)) for call, (path, kind) in stack.items() if not path.startswith("_empty_nn_module_stack")
+    ]

@@ -1,0 +1,130 @@
+"""Modules that the captured graph of a network holds as they are."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx, nn
+
+from snnconv.nn.graph.batch_axis import batch_axis
+from snnconv.nn.graph.kinds import PASSING, is_activation
+from snnconv.nn.graph.sites import Attention, BoundedReLU, Elementwise, Extremum, MatMul, Product, Quotient
+from snnconv.nn.graph.trace import Operation
+
+COMPOSED = (
+    nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, nn.MultiheadAttention, nn.Transformer,
+    nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder, nn.TransformerDecoderLayer, nn.RNNBase,
+    nn.RNNCellBase, nn.SyncBatchNorm, nn.DataParallel, nn.Bilinear, nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d,
+)  # fmt: skip
+FOUR_SPELLINGS = (nn.ReLU6, nn.Hardtanh, nn.Threshold, nn.LeakyReLU, nn.RReLU)
+
+
+@torch.library.custom_op("snnconv::opaque", mutates_args=())
+def opaque(x: Tensor) -> Tensor:
+    """A call that export takes as one: element by element, in the shape of `x`."""
+    return x.clone()
+
+
+@opaque.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Opaque(nn.Module):
+    """Stands for `module`, an activation of ours, while a network is exported."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = (module,)  # not a child: its parameters are no part of the export
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One call."""
+        return opaque(x)
+
+
+def is_opaque(module: nn.Module, kinds: tuple[type, ...] = ()) -> bool:
+    """Is `module` one operation whatever it computes: an activation with a threshold, or an operation of ours?"""
+    return is_activation(module) or isinstance(module, (*kinds, BoundedReLU, Operation))
+
+
+def original(module: nn.Module) -> nn.Module:
+    """The module for which `module` stands."""
+    return module.module[0] if isinstance(module, Opaque) else module
+
+
+def stays(module: nn.Module) -> bool:
+    """Is `module` exactly one of torch.nn, with nothing attached that changes what it computes, or a stand-in?"""
+    if isinstance(module, Opaque):
+        return True
+    plain = type(module).__module__.startswith("torch.nn.modules.") and not isinstance(module, COMPOSED)
+    return plain and not [*module.children()] and not module._forward_hooks and not module._forward_pre_hooks
+
+
+def simplest(module: nn.Module) -> nn.Module:
+    """`module` as the fewest kinds of activation express it; a ReLU does not work in place."""
+    if isinstance(module, nn.ReLU6 | nn.Hardtanh) and module.min_val == 0 and module.max_val > 0:
+        return BoundedReLU(float(module.max_val))
+    if isinstance(module, nn.RReLU):
+        module = nn.LeakyReLU((module.lower + module.upper) / 2)
+    if isinstance(module, nn.LeakyReLU) and module.negative_slope == 0:
+        return nn.ReLU()
+    if isinstance(module, nn.Threshold) and module.threshold == module.value == 0:
+        return nn.ReLU()
+    if getattr(module, "inplace", False):
+        module.inplace = False  # type: ignore[assignment]  # the graph says who reads what
+    return module
+
+
+def twin(module: nn.Module) -> nn.Module:
+    """Another module with the parameters and buffers of `module`."""
+    other = copy.copy(module)
+    other._parameters, other._buffers = dict(module._parameters), dict(module._buffers)
+    return other
+
+
+def takes_axis(module: nn.Module, axis: int, source: fx.Node) -> bool:
+    """Does `module`, no site, work with the images as dimension `axis` of what `source` gives?"""
+    if isinstance(module, nn.Linear):
+        return axis != source.meta["val"].dim() - 1
+    return isinstance(module, (*PASSING, nn.Dropout3d, nn.AlphaDropout, nn.Flatten, nn.Unflatten))
+
+
+def works_along(module: nn.Module, axis: int, source: fx.Node) -> bool:
+    """Does `module`, a site, relate what lies along dimension `axis` of what `source` gives?"""
+    rank = source.meta["val"].dim()
+    if isinstance(module, nn.LayerNorm):
+        return axis >= rank - len(module.normalized_shape)
+    dim = getattr(module, "dim", None) if isinstance(module, nn.Softmax | nn.LogSoftmax | nn.GLU) else None
+    return isinstance(dim, int) and dim % rank == axis
+
+
+def moved(module: nn.Module, axes: Sequence[int], sources: Sequence[fx.Node], node: fx.Node) -> nn.Module:
+    """`module`, a site, for inputs whose images have moved to the front from dimensions `axes`; ValueError if there is none."""
+    ranks = {source.meta["val"].dim() for source in sources}
+    (axis, *others), rank = set(axes), max(ranks)
+    alike = not others and len(ranks) == 1 and batch_axis(node) == axis
+    if isinstance(module, nn.Softmax | nn.LogSoftmax) and module.dim is not None and axis != module.dim % rank:
+        dim = module.dim % rank
+        return type(module)(dim + 1 if dim < axis else dim)
+    elementwise = (
+        nn.ReLU,
+        Elementwise,
+        Product,
+        Quotient,
+        Extremum,
+        nn.GELU,
+        nn.SiLU,
+        nn.Sigmoid,
+        nn.Tanh,
+        nn.Hardswish,
+        nn.Hardsigmoid,
+        nn.LeakyReLU,
+    )
+    last = len(module.normalized_shape) if isinstance(module, nn.LayerNorm) else 2
+    if alike and (isinstance(module, elementwise) or is_activation(module)):
+        return module
+    if alike and isinstance(module, nn.LayerNorm | MatMul | Attention) and axis < rank - last:
+        return module
+    raise ValueError(
+        f"{type(module).__name__}: takes dimension 0 for the images, which are dimension {axis} here; put the batch in front"
+    )

@@ -1,0 +1,339 @@
+"""The ATen calls of an exported network as modules and functions of an ordinary graph."""
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from snnconv.nn.graph import aten, leaves
+from snnconv.nn.graph.batch_axis import batch_axis, keeps_order, shape
+from snnconv.nn.graph.calls import alias, is_mutable, operation, unchanged
+from snnconv.nn.graph.recognize import activation
+from snnconv.nn.graph.sites import is_site
+from snnconv.nn.graph.trace import stack_of
+
+Signal = fx.Node  # of the new graph: depends on the image
+
+
+class Lifting:
+    """Builds the graph of `network`, a copy that it may use up, from `program`, its export in eval mode.
+
+    The call of a torch module becomes that module at its own path; the other calls become what `aten.RULES` says.  `values`
+    holds, for every node of the export, a tensor that does not depend on the image, `SIZE` (a number that depends on the size of
+    the batch), or a node of the new graph.
+    """
+
+    SIZE = object()
+
+    def __init__(self, network: nn.Module, program: ExportedProgram) -> None:
+        self.network, self.program = network, program
+        self.root, self.graph = nn.Module(), fx.Graph()
+        self.values: dict[fx.Node, Any] = {}
+        tensors = (*network.named_parameters(), *network.named_buffers())
+        self.names = {id(tensor): name for name, tensor in reversed(tensors)}  # of the tensors of the network
+        self.rows: dict[
+            fx.Node, int
+        ] = {}  # rows an image has, where the export has them in front of the images and the graph behind
+        self.origins: dict[int, str] = {}  # of constants: the paths of the modules that compute them
+        self.paths: dict[int, str] = {}  # of modules and tensors that stand in the new graph, by identity
+        self.alive: list[Any] = []  # what `paths` knows by identity
+        self.layers: dict[Any, nn.Module] = {}  # made for calls of functions
+        self.signals: list[fx.Node] = []  # the latest nodes of the export that depend on the image
+        self.calls = self._module_calls()
+        self.inside = {node for nodes in self.calls.values() for node in nodes}
+
+    def run(self) -> fx.GraphModule:
+        """The graph.  ValueError naming a call that it cannot hold."""
+        self._inputs()
+        for node in self.program.graph.nodes:
+            if node.op == "call_function":
+                self._call(node)
+                if isinstance(self.values.get(node), Signal) and isinstance(node.meta["val"], Tensor):
+                    self.signals.append(node)
+            elif node.op == "output":
+                (result,) = node.args[0]
+                self.graph.output(self.argument(self.values[result]))
+            elif node.op != "placeholder":
+                raise ValueError(
+                    f"{where(node)}: calls a function on functions ({node.target}), which cannot be captured"
+                )
+        whole = fx.GraphModule(self.root, self.graph)
+        whole.graph.eliminate_dead_code()
+        return fx.GraphModule(self.root, whole.graph, class_name=type(self.network).__name__)
+
+    def _inputs(self) -> None:
+        tensors = {**self.program.state_dict, **self.program.constants}
+        tensors |= {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
+        placeholders = [node for node in self.program.graph.nodes if node.op == "placeholder"]
+        for node, spec in zip(placeholders, self.program.graph_signature.input_specs, strict=True):
+            if spec.kind == InputKind.USER_INPUT:
+                self.values[node] = self.graph.placeholder(node.name)
+                self.signals.append(node)
+            else:
+                self.values[node] = tensors[str(spec.target)]
+
+    # calls of modules that stay
+
+    def _module_calls(self) -> dict[fx.Node, list[fx.Node]]:
+        """The nodes of every call of a module that stays, by the one that gives its output."""
+        calls: dict[str, list[fx.Node]] = {}
+        for node in self.program.graph.nodes:
+            if (call := self._kept_call(node)) is not None:
+                calls.setdefault(call, []).append(node)
+        by_output = {}
+        for nodes in calls.values():
+            leaving = [node for node in nodes if not set(nodes).issuperset(node.users)]
+            if len(leaving) == 1 and isinstance(leaving[0].meta.get("val"), Tensor):
+                by_output[leaving[0]] = nodes
+        return by_output
+
+    def _kept_call(self, node: fx.Node) -> str | None:
+        """The call of the module around `node` that stays as one operation; None if there is none."""
+        for call, (path, _) in stack_of(node):
+            if leaves.stays(self.network.get_submodule(path)):
+                return call
+        return None
+
+    def _call_module(self, node: fx.Node, nodes: list[fx.Node]) -> bool:
+        """Put the module whose call `nodes` is in their place; False unless it is called on one signal."""
+        sources = {a for n in nodes for a in n.all_input_nodes if a not in nodes and isinstance(self.values[a], Signal)}
+        if len(sources) != 1:
+            return False
+        (source,) = sources
+        path = path_of_call(node)
+        module = leaves.original(self.network.get_submodule(path))
+        if isinstance(module, nn.Flatten | nn.Unflatten) and source in self.rows:
+            return False
+        if isinstance(module, nn.Flatten | nn.Unflatten) and not keeps_order(source, node):
+            raise ValueError(f"{where(node)}: {aten.MIXES}")
+        if source in self.rows:
+            self._require_rows(nodes[-1])
+            self.rows[node] = self.rows[source]
+        self.values[node] = self.module(module, path, node, source)
+        if getattr(module, "inplace", False):
+            self.changed(source, node)
+        return True
+
+    # single calls
+
+    def _call(self, node: fx.Node) -> None:
+        """Find the value of `node`."""
+        if node in self.inside:
+            if node not in self.calls or self._call_module(node, self.calls[node]):
+                return
+            for inner in self.calls[node]:
+                self._alone(inner)
+        else:
+            self._alone(node)
+
+    def _alone(self, node: fx.Node) -> None:
+        """Find the value of `node`, which no module stands for."""
+        inputs = [self.values[source] for source in node.all_input_nodes]
+        if isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            self.values[node] = self.SIZE
+        elif all(isinstance(value, Tensor) for value in inputs):
+            self.values[node] = self._constant(node)
+        else:
+            tensor = isinstance(node.meta.get("val"), Tensor)
+            if tensor and operation(node) in aten.FACTORIES and all(isinstance(size, int) for size in shape(node)):
+                self.values[node] = aten.filled(self, node, list(shape(node)))
+                return
+            if tensor and node.users and batch_axis(node) is None:
+                raise ValueError(f"{where(node)}: {aten.MIXES}")
+            self._signal(node)
+            if is_mutable(node):
+                self.changed(node.args[0], node)
+
+    def _signal(self, node: fx.Node) -> None:
+        """A call that depends on the image."""
+        found = activation(node, self.values)
+        self._require_rows(node)
+        if found is None:
+            self.values[node] = aten.rule(node)(self, node)
+        else:
+            module, source = found
+            self.values[node] = self.module(module, self.path_for(node, "relu"), node, source)
+
+    def _require_rows(self, node: fx.Node) -> None:
+        """Let `node` keep the order of rows that it gets (`rows`); ValueError where it depends on that order."""
+        orders = {self.rows.get(source) for source in node.all_input_nodes if self.is_signal(source)}
+        if orders in ({None}, set()) or operation(node) in aten.RESHAPINGS:
+            return
+        if len(orders) > 1 or operation(node) not in aten.BY_ROWS or batch_axis(node) != 0:
+            raise ValueError(f"{where(node)}: {aten.MIXES}, and a reshaping before it joins them with other dimensions; put the "
+                             "batch in front")  # fmt: skip
+        self.rows[node] = orders.pop()  # type: ignore[assignment]
+
+    def _constant(self, node: fx.Node) -> Any:
+        """What is computed from constants alone, computed now; a parameter that passes unchanged stays the parameter."""
+        inputs = [self.values[source] for source in node.all_input_nodes]
+        if is_mutable(node) and id(inputs[0]) in self.names:
+            raise ValueError(f"{where(node)}: changes {self.names[id(inputs[0])]}, a tensor of the network, in the forward pass; "
+                             "a converted network has no such state")  # fmt: skip
+        if operation(node) in ("detach", "alias", "to") and inputs[0].dtype == node.meta["val"].dtype:
+            return inputs[0]
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: self.values[source])
+        with torch.no_grad():
+            result = node.target(*args, **kwargs)  # type: ignore[operator]
+        self.origins[id(result)] = path_of_call(node)
+        self.alive.append(result)
+        return result
+
+    def changed(self, source: Any, node: fx.Node) -> None:
+        """From `node` on, which works in place, `source` has the value of `node`."""
+        other = alias(source, node)
+        if other is not None:
+            raise ValueError(f"{where(node)}: works in place on a value that is also read elsewhere ({other.name}); write y = f(x) "
+                             "and use y")  # fmt: skip
+        for same in unchanged(source):
+            self.values[same] = self.values[node]
+
+    # building
+
+    def where(self, node: fx.Node) -> str:
+        """`node` in words."""
+        return where(node)
+
+    def path_of(self, node: fx.Node) -> str:
+        """The path of the module that calls `node`, "" for the network itself."""
+        return path_of_call(node)
+
+    def is_signal(self, node: Any) -> bool:
+        """Does `node` of the export depend on the image?"""
+        return isinstance(node, fx.Node) and isinstance(self.values[node], Signal)
+
+    def path_for(self, node: fx.Node, name: str) -> str:
+        """The path of the module that calls `node` if that is all it is for, else that path and `name`."""
+        path = path_of_call(node)
+        module = self.network.get_submodule(path)
+        if path and not [*module.children()] and not [*module.parameters()]:
+            return path
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):  # nothing stands below a layer
+            return f"{path}_{name}"
+        return f"{path}.{name}" if path else name
+
+    def has_children(self, path: str) -> bool:
+        """Is the module at `path` of the network made of others?"""
+        return bool([*self.network.get_submodule(path).children()])
+
+    def shared(self, key: Any, layer: nn.Module, tensors: dict[str, Tensor | None]) -> nn.Module:
+        """`layer` with `tensors`, or the one that was made for the same `key`."""
+        if key not in self.layers:
+            self.layers[key] = self.fill(layer, tensors)
+            self.alive += tensors.values()
+        return self.layers[key]
+
+    def fill(self, module: nn.Module, tensors: dict[str, Tensor | None]) -> nn.Module:
+        """`module` with `tensors` as its parameters and buffers; a parameter of the network stays the same object."""
+        for name, tensor in tensors.items():
+            if name in module._buffers:
+                module.register_buffer(name, tensor)
+            elif tensor is None or isinstance(tensor, nn.Parameter):
+                module.register_parameter(name, tensor)
+            else:
+                module.register_parameter(name, nn.Parameter(tensor.detach().clone(), requires_grad=False))
+        if "num_batches_tracked" in module._buffers:
+            module.register_buffer("num_batches_tracked", torch.tensor(0))
+        return module
+
+    def argument(self, value: Any) -> Any:
+        """`value` as an argument in the new graph: tensors are attributes, zero-dimensional ones numbers."""
+        if not isinstance(value, Tensor):
+            return value
+        name = self.names.get(id(value))
+        if name is None and value.dim() == 0:
+            return value.item()
+        if id(value) not in self.paths:
+            self.attach(name or self.free(f"{self.origins.get(id(value), '')}.constant".lstrip(".")), value)
+        return self.graph.get_attr(self.paths[id(value)])
+
+    def arguments(self, node: fx.Node) -> tuple[tuple, dict[str, Any]]:
+        """The arguments of `node` in the new graph."""
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: self.argument(self.values[source]))
+        if any(leaf is self.SIZE for leaf in pytree.tree_leaves((args, kwargs))):
+            raise ValueError(f"{where(node)}: computes with the number of images, which differs between batches")
+        return args, kwargs
+
+    def function(self, node: fx.Node, target: Any, *args: Any, **kwargs: Any) -> Signal:
+        """A call of the function `target` in the place of `node`."""
+        call = self.graph.call_function(target, args, kwargs)
+        call.meta["nn_module_stack"] = dict(stack_of(node))
+        return call
+
+    def module(self, module: nn.Module, path: str, node: fx.Node, *sources: fx.Node) -> Signal:
+        """A call of `module` on the values of `sources`, nodes of the export, in the place of `node`.
+
+        It stands at `path`, or beside what stands there.  A layer that is called again keeps its path; what stands for a single
+        call (`is_site`) gets a path for each, and sees the batch as dimension 0.
+        """
+        axes = [batch_axis(source) or 0 for source in sources]
+        module = leaves.simplest(module)
+        if not is_site(module):
+            if any(axes) and not leaves.takes_axis(module, axes[0], sources[0]):
+                raise ValueError(
+                    f"{where(node)}: takes dimension 0 for the images, which are dimension {axes[0]}; put the batch in front"
+                )
+            if id(module) not in self.paths:
+                self.attach(self.free(path), module)
+            return self._called(node, self.paths[id(module)], [self.values[source] for source in sources])
+        if leaves.works_along(module, axes[0], sources[0]):
+            raise ValueError(f"{where(node)}: {aten.MIXES}")
+        if any(axes):
+            module = leaves.moved(module, axes, sources, node)
+        site = self.free(path)
+        self.attach(site, leaves.twin(module) if id(module) in self.paths else module)
+        inputs = [
+            self.function(node, torch.movedim, self.values[s], k, 0) if k else self.values[s]
+            for s, k in zip(sources, axes, strict=True)
+        ]
+        call = self._called(node, site, inputs)
+        call.meta["is_relu"] = isinstance(module, nn.ReLU)
+        return self.function(node, torch.movedim, call, 0, batch_axis(node)) if batch_axis(node) else call
+
+    def _called(self, node: fx.Node, path: str, inputs: list[Signal]) -> Signal:
+        call = self.graph.call_module(path, tuple(inputs))
+        call.meta["nn_module_stack"] = dict(stack_of(node))
+        return call
+
+    def attach(self, path: str, value: Any) -> None:
+        """Let `value`, a module or tensor, stand at `path` of the new network."""
+        parent, _, leaf = path.rpartition(".")
+        owner = self.root
+        for name in parent.split(".") if parent else ():
+            if name not in owner._modules:
+                owner.add_module(name, nn.Module())
+            owner = owner.get_submodule(name)
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            owner.register_buffer(leaf, value)
+        else:
+            setattr(owner, leaf, value)
+        self.paths[id(value)] = path
+        self.alive.append(value)
+
+    def free(self, path: str) -> str:
+        """`path`, or `path`_2, …: the first at which nothing stands."""
+        numbered = (path if n == 1 else f"{path}_{n}" for n in itertools.count(1))
+        return next(p for p in numbered if not self._stands(p))
+
+    def _stands(self, path: str) -> bool:
+        owner: Any = self.root
+        for name in path.split("."):
+            if not hasattr(owner, name):
+                return False
+            owner = getattr(owner, name)
+        return True
+
+
+def path_of_call(node: fx.Node) -> str:
+    """The path of the module that calls `node`, "" for the network itself."""
+    stack = stack_of(node)
+    return stack[-1][1][0] if stack else ""
+
+
+def where(node: fx.Node) -> str:
+    """`node` in words: the path of its module and the call."""
+    return f"{path_of_call(node) or 'the network itself'} (calls {operation(node)})"
