@@ -512,8 +512,8 @@ def _layer_path(lifting: Any, node: fx.Node, weight: Tensor | None) -> str:
 
 
 FORMULAS = (
-    "abs", "sign", "round", "floor", "ceil", "trunc", "pow", "square", "sqrt", "rsqrt", "exp", "log", "log1p", "expm1", "sin", "cos",
-    "atan", "erf", "reciprocal", "clamp", "clip", "clamp_min", "clamp_max", "threshold", "relu6",
+    "abs", "sign", "round", "floor", "ceil", "trunc", "pow", "square", "sqrt", "rsqrt", "exp", "log", "log1p", "expm1", "sin",
+    "cos", "atan", "erf", "reciprocal", "clamp", "clip", "clamp_min", "clamp_max", "threshold", "relu6",
 )  # fmt: skip
 CONV = ("stride", "padding", "dilation", "groups")
 TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
