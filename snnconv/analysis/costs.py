@@ -58,6 +58,8 @@ class Costs:
             macs * self.of_mac()
             + accumulates * (self.accumulate + self.access(self.weight_bits + 2 * self.potential_bits))
             + target.neurons * steps * (self.update + self.access(2 * self.potential_bits))
+            + target.sums * steps * (self.accumulate + self.access(2 * self.potential_bits))
+            + target.functions * steps * 2 * self.of_mac()
         )
 
 

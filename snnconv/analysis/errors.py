@@ -12,6 +12,7 @@ from snnconv.analysis.ideal_networks import Clipped, clipped, evenly, instead
 from snnconv.analysis.layer_errors import LayerErrors, Watch
 from snnconv.runtime import distributed
 from snnconv.spiking.model import SpikingModel, running_mean
+from snnconv.spiking.operators.choice import none, place_operators
 from snnconv.spiking.recording import recording
 
 PIXELS = 2**20  # of images that are measured at once: every layer keeps some of its activations for them
@@ -73,8 +74,8 @@ def decompose(
     wanted, rights, seen = sorted(set(timesteps)), _Rights(), 0
     parts = snn.rounds(wanted)
     layers: list[LayerErrors] = []
-    was_training = ann.training
-    ann.eval()
+    original, was_training = ann, ann.training
+    ann = beside(ann, snn).eval()
     try:
         for part in parts:
             snn.prepare(part[-1])
@@ -98,7 +99,7 @@ def decompose(
                 raise ValueError("errors are measured on images, and there are none")
             layers += [watch.errors(t) for t in part for watch in here]
     finally:
-        ann.train(was_training)
+        original.train(was_training)
     limited = {part[-1]: rights.share(f"clipped {part[-1]}") for part in parts}
     return Decomposition(
         images=rights.images,
@@ -110,6 +111,12 @@ def decompose(
         snn={t: rights.share(f"snn {t}") for t in wanted},
         clipped_at={t: limited.get(t, limited[wanted[-1]]) for t in wanted},
     )
+
+
+def beside(ann: nn.Module, snn: SpikingModel) -> nn.Module:
+    """`ann`, or a copy in which max pooling stands where it does in `snn`, before or behind the activation beside it."""
+    kinds = tuple({type(ann.get_submodule(path)) for path in snn.neurons()})
+    return place_operators(ann, kinds, none)
 
 
 class _Rights:

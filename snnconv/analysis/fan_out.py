@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from snnconv.nn.graph.biases import One, Shift
 from snnconv.nn.graph.kinds import DIVISIONS, NORMS, SCALING
 from snnconv.nn.graph.pooling import AveragePool, average_pool
 from snnconv.nn.graph.trace import path_of, trace
 from snnconv.spiking.network import OverTime
+from snnconv.spiking.operators.base import Operator, OperatorOverTime
 
 SPIKES, CONSTANT, VARYING = range(
     3
@@ -41,6 +43,8 @@ class Target:
     varying: int = 0  # and on values that change and are no spikes: of weights behind weights
     additions: int = 0  # of the ANN, of values that come to an activation past all weights: shortcuts
     neurons: int = 0
+    sums: int = 0  # values of each step that an operator adds to running sums and that are no spikes
+    functions: int = 0  # values that an operator puts out in each step, computed in floating point
 
 
 FanOut = dict[str, dict[str, Tensor]]  # neurons → target → accumulates that one spike of each neuron causes there
@@ -93,6 +97,8 @@ class _Walk(fx.Interpreter):
         module, x = self.fetch_attr(target), (*args, *kwargs.values())[0]
         if isinstance(module, OverTime):
             return self._neurons(target, x)
+        if isinstance(module, OperatorOverTime):
+            return self._operator(target, module.operator, list(args))
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             return self._weights(target, module, x)
         if isinstance(module, (*NORMS, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, One, Shift)):
@@ -144,6 +150,23 @@ class _Walk(fx.Interpreter):
         self._arrive(path, x[SPIKES].sum(), additions=shortcuts, neurons=x[SPIKES].numel())
         self.spikes[path] = torch.ones(x.shape[1:], dtype=x.dtype, requires_grad=True)
         return torch.stack([self.spikes[path], *torch.zeros_like(x[1:])])
+
+    def _operator(self, path: str, operator: Operator, signals: list[Tensor]) -> Tensor:
+        """An operator: what reaches its running sums, and what it computes of them.
+
+        Max pooling of spikes passes on every spike here, which is an upper bound.
+        """
+        spikes = torch.stack([x[SPIKES].sum() for x in signals]).sum()
+        analog = sum(int(x[VARYING].count_nonzero()) for x in signals)
+        if operator.emits_spikes and not analog:
+            self._arrive(path, spikes)
+            return _max_pooled(signals[0], operator.function)
+        like = next(operator.function.parameters(), torch.empty(0))
+        with FlopCounterMode(display=False) as counter:
+            output = operator.function(*[torch.zeros(1, *x.shape[1:]).to(like) for x in signals])
+        macs = counter.get_total_flops() // 2
+        self._arrive(path, spikes, macs=macs, varying=macs, sums=analog, functions=output.numel())
+        return _carrying(VARYING, output.shape[1:])
 
     def _weights(self, path: str, layer: nn.Module, x: Tensor) -> Tensor:
         """A weight layer: its result is a value everywhere."""
@@ -222,6 +245,23 @@ def _sum_pool(x: Tensor, pool: AveragePool) -> Tensor:
         return F.avg_pool2d(x.unsqueeze(2), kernel, stride, padding, pool.ceil_mode, divisor_override=1).squeeze(2)
     function: Any = F.avg_pool3d if x.dim() == 5 else F.avg_pool2d
     return function(x, *sizes, pool.ceil_mode, divisor_override=1)
+
+
+def _max_pooled(x: Tensor, pool: Any) -> Tensor:
+    """Sums over the windows of max pooling."""
+    if hasattr(pool, "output_size"):
+        return _adaptive_sum_pool(x, pool.output_size)
+    kernel, stride, padding = (
+        (size,) * (x.dim() - 2) if isinstance(size, int) else tuple(size)
+        for size in (pool.kernel_size, pool.stride, pool.padding)
+    )
+    if set(pool.dilation if isinstance(pool.dilation, tuple) else (pool.dilation,)) != {1}:
+        raise ValueError(f"{pool}: operations of pooling with dilation cannot be counted")
+    if x.dim() == 3:
+        sizes = (1, *kernel), (1, *stride), (0, *padding)
+        return F.avg_pool2d(x.unsqueeze(2), *sizes, pool.ceil_mode, divisor_override=1).squeeze(2)
+    function: Any = F.avg_pool3d if x.dim() == 5 else F.avg_pool2d
+    return function(x, kernel, stride, padding, pool.ceil_mode, divisor_override=1)
 
 
 def _adaptive_sum_pool(x: Tensor, output_size: Any) -> Tensor:

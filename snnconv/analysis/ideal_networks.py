@@ -16,6 +16,7 @@ from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.base import per_channel
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.operators.base import set_timesteps
 
 
 def clipped(ann: nn.Module, snn: SpikingModel, images: Tensor) -> Tensor:
@@ -34,6 +35,7 @@ def instead(snn: SpikingModel, make: Callable[[Any], nn.Module], images: Tensor)
     """Logits of the spiking network with `make(neuron)`, which takes and gives means, in the place of each neuron."""
     network = replace_modules(snn.network, OverTime, lambda clock: OverTime(make(clock.neuron)))
     like = next(network.parameters())
+    set_timesteps(network, None)
     return network(images.to(like.dtype))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.nn.graph.split import segments
 from snnconv.spiking.network import OverTime
+from snnconv.spiking.operators.base import set_timesteps
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Site:
     path: str
     activation: Float[Tensor, "N *shape"]  # what the ANN puts out
     clock: OverTime  # holds the neuron
-    layer: fx.GraphModule  # computes the neuron's current from `inputs`; its weights are those of the spiking network
+    layer: fx.GraphModule  # the neuron's mean current from mean inputs; its weights are those of the spiking network
     inputs: tuple[
         Tensor, ...
     ]  # each [T·N, …]: spikes of earlier neurons and, if there are such, images; or images alone, [N, …]
@@ -32,7 +33,9 @@ class Site:
     @torch.no_grad()
     def current(self) -> Float[Tensor, "T N *shape"]:
         """What the neuron receives at every step."""
+        set_timesteps(self.layer, self.timesteps)
         current = self.layer(*self.inputs)
+        set_timesteps(self.layer, None)
         if len(current) == len(self.activation):
             return current.expand(self.timesteps, *current.shape)
         return current.unflatten(0, (self.timesteps, -1))
@@ -64,6 +67,7 @@ def side_by_side(
     like = next(network.parameters())
     images, ann = images.to(like.device, like.dtype), fold_batchnorm(ann).to(like.device)
     plain, spiking = {"": images}, {"": images}
+    set_timesteps(network, None)
     pairs = list(zip(segments(ann, clocks), segments(network, clocks), strict=True))
     for index, (theirs, ours) in enumerate(pairs):
         seen = [plain[source] for source in theirs.sources]

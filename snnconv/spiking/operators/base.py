@@ -65,21 +65,34 @@ class Operator(base.MemoryModule):
 
 
 class OperatorOverTime(Operation):
-    """Hands an operator its time axis: each signal [T·N, …] → [T, N, …] → operator → [T·N, …]."""
+    """Hands an operator its time axis: each signal [T·N, …] → [T, N, …] → operator → [T·N, …].
+
+    With `timesteps` None there is no time: signals are means, and the output is F of them.
+    """
 
     def __init__(self, operator: Operator) -> None:
         super().__init__()
         self.operator = operator
-        self.timesteps = 1
+        self.timesteps: int | None = 1
 
     def forward(self, *signals: Float[Tensor, "TN *_"]) -> Float[Tensor, "TN *_"]:
         """Outputs of T = `timesteps` consecutive steps."""
+        if self.timesteps is None:
+            return self.operator.evaluate(*signals)
         if self.operator.step_mode == "s" and self.timesteps == 1:
             return self.operator(*signals)
         parts = [signal.unflatten(0, (self.timesteps, -1)) for signal in signals]
         if self.operator.step_mode == "m":
             return self.operator(*parts).flatten(0, 1)
         return torch.cat([self.operator(*step) for step in zip(*parts, strict=True)])
+
+
+def set_timesteps(network: nn.Module, timesteps: int | None) -> None:
+    """Reset the operators of `network`, and let each call hold T = `timesteps` steps, or means over time (None)."""
+    for module in network.modules():
+        if isinstance(module, OperatorOverTime):
+            module.operator.reset()
+            module.timesteps = timesteps
 
 
 class Site(Operation):
