@@ -34,9 +34,9 @@ RULES = (
     "for each spike. Padding holds no spikes; weights of zero count. A spike that average pooling passes on "
     "reaches all that the pooled cells reach. Spikes of warm-up steps, and of steps that a layer looks ahead, are included.",
     "SNN: an operator that computes in floating point takes, in every step, an accumulate for each value that is added to a "
-    "running sum, two MACs for each value that it puts out (the function, and the difference of two means), and the MACs of products of "
-    "signals. Weights that receive its output take full MACs. Max pooling of spike counts passes on every spike that it "
-    "receives, which is an upper bound.",
+    "running sum, two MACs for each value that it puts out (the function, and the difference of two means), and the MACs of "
+    "products of signals. Weights that receive its output take full MACs. Max pooling of spike counts passes on every spike "
+    "that it receives, which is an upper bound.",
     "SNN: a neuron update (bias, comparison, reset) for each neuron and step; sending a spike to where it is used is free.",
     "Memory, where a table charges it: a MAC reads one weight and one activation, an accumulate reads one weight, and reads and "
     "writes one potential, an update reads and writes one potential; the ANN writes every activation once. An access serves "
