@@ -1,6 +1,8 @@
 """Networks in whole numbers: equal to the golden model spike for spike, and to the float network where nothing is rounded."""
 
 import copy
+import doctest
+import re
 
 import numpy as np
 import pytest
@@ -10,9 +12,14 @@ from torch.nn import functional as F
 
 from networks import Net
 from snnconv.conversion.methods import burst, qcfs, threshold
+from snnconv.hardware.export.checking import images_to_compare
+from snnconv.hardware.integer import accumulator
+from snnconv.hardware.integer.accumulator import FINEST
 from snnconv.hardware.integer.golden import simulate
-from snnconv.hardware.integer.network import LOGITS, Requantize, integerize
+from snnconv.hardware.integer.network import integerize
 from snnconv.hardware.integer.neuron import EXACT, IntegerIntegrateFire
+from snnconv.hardware.integer.operations import LOGITS, Requantize
+from snnconv.hardware.integer.quantizer import STEPS
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.models.resnet import resnet20
 from snnconv.nn.models.vgg import vgg11
@@ -168,8 +175,12 @@ def test_a_membrane_of_few_bits_saturates_on_both_paths(snn, batches):
     narrow = integerize(snn, batches, membrane_bits=least)
     assert_equal_to_golden(narrow, images)
     assert max(narrow.widths().values()) <= least
-    with pytest.raises(ValueError, match=f"membrane_bits={least - 1}"):
-        integerize(snn, batches, membrane_bits=least - 1)
+    narrower = integerize(snn, batches, membrane_bits=least - 1)  # another unit is chosen, so that θ fits
+    assert_equal_to_golden(narrower, images)
+    assert max(narrower.widths().values()) <= least - 1
+    for bits in (1, 25):
+        with pytest.raises(ValueError, match=f"membrane_bits={bits}: an integer from 2 to 24"):
+            integerize(snn, batches, membrane_bits=bits)
 
 
 def test_one_step_by_hand():
@@ -208,7 +219,7 @@ def test_names_what_has_no_counterpart(name, batches):
 
 
 def test_refuses_other_neurons_and_no_images(snn, batches, exact_network):
-    with pytest.raises(ValueError, match=r"Burst\): whole numbers are made of plain integrate-and-fire"):
+    with pytest.raises(ValueError, match=r"Burst\): integers are made of plain integrate-and-fire"):
         integerize(burst.convert(exact_network("plain"), [], gamma=2), batches)
     with pytest.raises(ValueError, match="there are none"):
         integerize(snn, [])
@@ -328,9 +339,9 @@ def in_a_row(name: str):
 @pytest.mark.parametrize("name", IN_A_ROW)
 def test_weight_layers_in_a_row(name, settings, batches):
     network = integerize(in_a_row(name), batches, **settings)
-    assert network.passed
+    assert network.requantized
     made = {module for module in network.snn.modules() if isinstance(module, Requantize)}
-    assert len(made) == sum(bits is not None for bits in network.passed.values())
+    assert len(made) == sum(bits is not None for bits in network.requantized.values())
     assert_equal_to_golden(network, batches[0][0])
     for module in made:
         assert module.multiplier.max() < 2**31
@@ -366,7 +377,7 @@ def test_currents_go_on_unrounded_where_they_fit(batches):
     ann[3].bias.data.zero_()
     snn = convert(ann)
     network = integerize(snn, batches, bits=2)
-    assert network.passed == {"3": None}
+    assert network.requantized == {"3": None}
     assert not [module for module in network.snn.modules() if isinstance(module, Requantize)]
     assert_equal_to_golden(network, batches[0][0])
 
@@ -402,3 +413,84 @@ def test_one_current_for_several_neurons(batches):
     assert torch.equal(network.units["a"], network.units["c"])
     assert_equal_to_golden(network, batches[0][0])
     assert away(network, snn, batches[0][0]) < 0.01
+
+
+# widths that are too small, or too large, are named
+
+
+def classifier(exact_network):
+    """Weights that are no multiples of anything, so that every bit matters."""
+    torch.manual_seed(0)
+    ann = exact_network("plain", lambda: QCFS(4), seed=5)
+    for parameter in ann.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape)
+    return convert(ann)
+
+
+def test_images_of_many_bits_keep_the_weights_or_are_refused(exact_network, exact_images):
+    """θ has up to 2^18 units where an image comes in; with 16 bits even these hide every weight."""
+    snn, images = classifier(exact_network), exact_images(32)
+    batches = [(images, torch.zeros(32))]
+    errors = []
+    for bits in range(4, 17):
+        try:
+            network = integerize(snn, batches, image_bits=bits)
+        except ValueError as error:
+            assert bits > 10
+            largest = int(re.search(r"use image_bits=(\d+) or fewer", str(error)).group(1))
+            assert 10 <= largest < bits
+            integerize(snn, batches, image_bits=largest)
+            continue
+        assert_equal_to_golden(network, images[:4])
+        errors.append(away(network, snn, images))
+    assert min(errors) < errors[0] / 4
+    assert max(errors) < 2 * errors[0]  # no width that is accepted is much worse than 4 bits
+    with pytest.raises(ValueError, match=r"the weights before it change by \d+ % when rounded"):
+        integerize(snn, batches, image_bits=16)
+
+
+def test_a_finer_unit_leaves_room_for_negative_currents(exact_network, exact_images):
+    """64 steps of the largest negative current that calibration images cause stay within 2^24."""
+    snn, images = classifier(exact_network), exact_images(32)
+    network = integerize(snn, [(images, torch.zeros(32))], image_bits=12)
+    network.snn(images, STEPS)
+    network.require_exact()
+    first = next(iter(network.neurons.values()))
+    assert first.node.theta.max() > FINEST
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_unit_is_chosen_so_that_narrow_membranes_hold_the_threshold(bits, exact_network, exact_images):
+    snn, images = classifier(exact_network), exact_images(32)
+    batches = [(images, torch.zeros(32))]
+    refused = []
+    for width in range(4, 25):
+        try:
+            network = integerize(snn, batches, bits=bits, image_bits=4, membrane_bits=width)
+        except ValueError as error:
+            refused.append(
+                (width, int(re.search(rf"membrane_bits={width}: this layer needs at least (\d+)", str(error)).group(1)))
+            )
+            continue
+        assert_equal_to_golden(network, images[:4])
+        assert max(neuron.node.theta.max() for neuron in network.neurons.values()) <= 2 ** (width - 1) - 1
+        assert max(network.widths().values()) <= width
+    assert refused
+    assert len(refused) < 10  # 13 bits and more always fit here
+    assert all(width < needed <= 14 for width, needed in refused)
+
+
+def test_pixels_that_are_not_finite_are_named(snn, batches):
+    broken = batches[0][0].clone()
+    broken[3, 0, 1, 1] = torch.nan
+    with pytest.raises(ValueError, match="calibration batch 1: contains NaN or infinite pixels"):
+        integerize(snn, [batches[0], (broken, torch.zeros(8))])
+    with pytest.raises(ValueError, match="images contain NaN or infinite pixels"):
+        simulate(integerize(snn, batches), broken.numpy(), T)
+    with pytest.raises(ValueError, match="test image 3 contains NaN or infinite pixels"):
+        images_to_compare([(broken, None)], 5)
+
+
+def test_the_worked_example_runs():
+    outcome = doctest.testmod(accumulator)
+    assert (outcome.failed, outcome.attempted > 0) == (0, True)

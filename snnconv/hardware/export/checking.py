@@ -15,4 +15,12 @@ def images_to_compare(batches: Iterable[tuple[Tensor, Any]], count: int) -> Tens
         raise ValueError(f"export.images={count!r}: a file is checked on at least 1 image")
     if not (kept := first_images(batches, count)):
         raise ValueError("export.images: there are no test images to check the file on; set data.test to 1 or more")
-    return torch.cat(kept).float().cpu()
+    images = torch.cat(kept).float().cpu()
+    if not bool(images.isfinite().all()):
+        raise ValueError(f"export.images: {_first_not_finite(images)} contains NaN or infinite pixels; remove it")
+    return images
+
+
+def _first_not_finite(images: Tensor) -> str:
+    finite = images.flatten(1).isfinite().all(1)
+    return f"test image {int((~finite).nonzero()[0])}"

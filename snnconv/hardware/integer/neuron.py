@@ -1,4 +1,4 @@
-"""Integrate-and-fire in whole numbers: thresholds, potentials and currents are integers, carried as such in float32."""
+"""Integrate-and-fire in integers: thresholds, potentials and currents are integers that float32 holds exactly."""
 
 from typing import Any
 
@@ -7,11 +7,17 @@ from torch import Tensor
 
 from snnconv.spiking.neurons.base import Neuron, Node, per_channel
 
-EXACT = 2**24  # float32 holds every whole number up to here
+EXACT = 2**24  # float32 holds every integer up to here
+
+
+def require_width(bits: int | None) -> None:
+    """ValueError unless `bits` is None, or a width that float32 holds exactly."""
+    if bits is not None and (isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 24):
+        raise ValueError(f"membrane_bits={bits}: an integer from 2 to 24, or none")
 
 
 class IntegerNode(Node):
-    """v ← v + x;  spike = 1[v ≥ θ];  v ← v − θ·spike, for whole numbers; with `bits`, v + x and v stay within that many bits.
+    """v ← v + x;  spike = 1[v ≥ θ];  v ← v − θ·spike, in integers; with `bits`, v + x and v saturate at that many bits.
 
     θ and v(0) are given for the layer or for each channel.  `least` and `most` are the extremes of v + x since `watch`.
     """
@@ -44,14 +50,18 @@ class IntegerNode(Node):
 class IntegerIntegrateFire(Neuron):
     """An `IntegerNode` that emits 1 a spike: current [T, N, C, …] → spikes [T, N, C, …].
 
-    `threshold` [C] and `v_initial` [C] are whole numbers; `bits` is the width of a saturating membrane, None for any width.
+    `threshold` [C] and `v_initial` [C] are integers; `bits` is the width of a saturating membrane, None for any width.
     ValueError unless 0 < θ, and unless θ fits into the membrane.
     """
 
     def __init__(self, threshold: Any, v_initial: Any, bits: int | None = None) -> None:
         theta, first = (torch.as_tensor(x, dtype=torch.float64) for x in (threshold, v_initial))
         if not bool(((theta > 0) & (theta == theta.round()) & (first == first.round())).all()):
-            raise ValueError(f"threshold={threshold!r}, v_initial={v_initial!r}: whole numbers, and θ above 0")
-        if bits is not None and (not isinstance(bits, int) or not 2 <= bits <= 24 or theta.max() > 2 ** (bits - 1) - 1):
-            raise ValueError(f"membrane_bits={bits}: 2 to 24, and enough for the largest threshold, {theta.max():.0f}")
+            raise ValueError(f"threshold={threshold!r}, v_initial={v_initial!r}: expected integers, and θ above 0")
+        require_width(bits)
+        if bits is not None and theta.max() > 2 ** (bits - 1) - 1:
+            needed = int(theta.max()).bit_length() + 1
+            raise ValueError(
+                f"membrane_bits={bits}: the largest threshold is {theta.max():.0f} units; use at least {needed}"
+            )
         super().__init__(theta, IntegerNode(theta, first, bits), amplitude=1.0)

@@ -1,8 +1,7 @@
-"""What every node of a network holds in whole numbers, and which weight layers and shortcuts add up before which neuron."""
+"""Integer scale of every graph node, and the layers and shortcuts that share one accumulator."""
 
 import operator
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
+from snnconv.hardware.integer.groups import Group, Value
 from snnconv.hardware.integer.operations import LOGITS, Digitize, SumPool
 from snnconv.nn.graph.kinds import ADDITIONS, PASSING, WEIGHTED
 from snnconv.nn.graph.names import attributes, numbered_name
@@ -32,34 +32,10 @@ MOVING = (
 )
 
 
-@dataclass
-class Value:
-    """What a node of the graph holds: whole numbers in units of `scale`, at most `most`; or a current, that of `group`."""
-
-    scale: Any = 1.0  # a number, or a tensor [C]
-    most: Any = 1  # likewise
-    signed: bool = False
-    group: "Group | None" = None
-
-
-@dataclass(eq=False)
-class Group:
-    """What is added up in one unit: weight layers with what they see, and spikes that pass weights by; and who reads it."""
-
-    layers: list[tuple[fx.Node, Value]] = field(default_factory=list)
-    direct: list[tuple[fx.Node, fx.Node, Value]] = field(default_factory=list)  # (addition, operand, what it holds)
-    readers: list[str] = field(default_factory=list)  # neurons, weight layers, LOGITS
-
-    def depends_on(self, other: "Group") -> bool:
-        """Does `other` reach a weight layer of this group without a neuron between them?"""
-        seen = [value.group for _, value in self.layers if value.group is not None]
-        return other in seen or any(group.depends_on(other) for group in seen)
-
-
 class Plan:
-    """Follows the graph of `network`: `groups` in order, and what every node holds.
+    """Follows the graph of `network`: `groups` in the order of computation, `values` of every node.
 
-    Average pooling becomes a sum on the way, and images are digitized.
+    Average pooling is replaced by sums, and images are digitized.  ValueError naming an operation without an integer counterpart.
     """
 
     def __init__(self, network: nn.Module, image: Value, example: Tensor) -> None:
@@ -103,7 +79,7 @@ class Plan:
         inputs = [self.values[source] for source in node.all_input_nodes]
         module: Any = self._module(node)
         if node.op == "placeholder":
-            self._replace(node, "digitize", Digitize(image.scale, image.most))
+            self._replace(node, "digitize", Digitize(image.scale, image.bound))
             return image
         if node.op == "output":
             self._read(node, inputs, LOGITS)
@@ -127,7 +103,7 @@ class Plan:
             return inputs[0]
         if inputs and inputs[0].group is None and _shapes(node, module):
             return self._shaped(node, module, inputs[0])
-        raise ValueError(f"{path_of(node)} ({_name(node, module)}): has no counterpart in whole numbers here")
+        raise ValueError(f"{path_of(node)} ({_name(node, module)}): has no integer counterpart")
 
     def _read(self, node: fx.Node, inputs: list[Value], reader: str) -> None:
         if inputs[0].group is None:
@@ -145,11 +121,11 @@ class Plan:
                 raise ValueError(
                     f"{path_of(node)}: adds spikes of θ = {_shown(one.scale)} and {_shown(other.scale)} without weights"
                 )
-            return Value(one.scale, one.most + other.most, one.signed or other.signed)
+            return Value(one.scale, one.bound + other.bound, one.signed or other.signed)
         direct = 0 if first is None else 1
         group = first or second
         assert group is not None
-        group.direct.append((node, node.all_input_nodes[direct], inputs[direct]))
+        group.shortcuts.append((node, node.all_input_nodes[direct], inputs[direct]))
         return inputs[1 - direct]
 
     def _merge(self, node: fx.Node, first: Group, second: Group) -> None:
@@ -160,7 +136,7 @@ class Plan:
             raise ValueError(f"{path_of(node)}: adds a current to what a weight layer makes of it, so its unit would depend on "
                              "itself; put an activation between them")  # fmt: skip
         first.layers += second.layers
-        first.direct += second.direct
+        first.shortcuts += second.shortcuts
         first.readers += second.readers
         for value in self.values.values():
             if value.group is second:
@@ -183,7 +159,7 @@ class Plan:
         else:
             moved = node.target(full, *node.args[1:], **node.kwargs)  # type: ignore[operator]
         scale = moved.flatten(2).amax(2)[0] if moved.dim() > 2 else moved[0]  # what padding adds is 0
-        return Value(scale, value.most, value.signed)
+        return Value(scale, value.bound, value.signed)
 
     def _shape(self, node: fx.Node) -> tuple[int, ...]:
         """Of its first input; () where that is no tensor."""
@@ -204,7 +180,7 @@ class Plan:
         whole = kernel == tuple(shape[-2:]) and not any(padding)
         self._instead(node, f"{path_of(node)}_sum", SumPool() if whole else SumPool(kernel, stride, padding))
         window = kernel[0] * kernel[1]
-        return Value(inputs[0].scale / window, inputs[0].most * window, inputs[0].signed)
+        return Value(inputs[0].scale / window, inputs[0].bound * window, inputs[0].signed)
 
     def _instead(self, node: fx.Node, name: str, module: nn.Module) -> None:
         """`module` in the place of `node`, on its first input."""

@@ -25,7 +25,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from snnconv.hardware.integer.network import Digitize, IntegerNetwork, Requantize, SumPool, Times
+from snnconv.hardware.integer.network import IntegerNetwork
+from snnconv.hardware.integer.operations import Digitize, Requantize, SumPool, Times
 from snnconv.spiking.network import OverTime
 
 
@@ -65,7 +66,9 @@ class Program:
         return {step.name: number for number, step in enumerate(self.steps) if step.kind == "fire"}
 
     def digitize(self, images: np.ndarray) -> np.ndarray:
-        """Images [N, C, H, W] in whole numbers: round(x / unit), halves to even, within ±most."""
+        """Images [N, C, H, W] as integers: round(x / unit), ties to even, within ±most; ValueError for NaN and infinite pixels."""
+        if not np.isfinite(images).all():
+            raise ValueError("images contain NaN or infinite pixels, which have no integer")
         most = self.image.settings["most"]
         whole = np.rint(images.astype(np.float32) / np.float32(self.image_unit))
         return np.clip(whole, -most, most).astype(np.int64)

@@ -1,0 +1,35 @@
+"""Integer values in a graph, and groups of layers that share one accumulator."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+
+@dataclass
+class Value:
+    """The output of a graph node: integers in units of `scale`, of absolute value `bound` at most; or the sums of `group`."""
+
+    scale: Any = 1.0  # a number, or a tensor [C]
+    bound: Any = 1  # likewise
+    signed: bool = False
+    group: "Group | None" = None
+
+
+@dataclass(eq=False)
+class Group:
+    """Weight layers and shortcuts that add up in one accumulator, so that they share its unit, and the readers of the sums."""
+
+    layers: list[tuple[fx.Node, Value]] = field(default_factory=list)  # with their inputs
+    shortcuts: list[tuple[fx.Node, fx.Node, Value]] = field(default_factory=list)  # (addition, operand, its value)
+    readers: list[str] = field(default_factory=list)  # neurons, weight layers, LOGITS
+
+    def depends_on(self, other: "Group") -> bool:
+        """Does `other` reach a weight layer of this group without a neuron between them?"""
+        sources = [value.group for _, value in self.layers if value.group is not None]
+        return other in sources or any(group.depends_on(other) for group in sources)
+
+    @property
+    def name(self) -> str:
+        """The path that an error names: the first reader."""
+        return self.readers[0] if self.readers else str(self.layers[0][0].target)
