@@ -30,7 +30,8 @@ from snnconv.results.summary import shown_timesteps, summarize
 from snnconv.runtime import distributed, files
 from snnconv.runtime.checkpoint import describe_ann, load_ann
 from snnconv.runtime.run import Run, open_run
-from snnconv.spiking.accuracy import Curve, accuracy, accuracy_over_time
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.curve import Curve
 from snnconv.spiking.model import SpikingModel
 from snnconv.training.loop import fit
 from snnconv.training.quantized_weights import Weights

@@ -51,6 +51,7 @@ class Method:
     def __call__(self, ann: nn.Module, batches: Iterable, *, operators: Choice = auto, **settings: Any) -> SpikingModel:
         """The spiking network that `ann` becomes, with `operators` (conf/operators/) for layers that are no activations."""
         snn = self.function(self.prepared(ann, operators), batches, **settings)
+        snn.method = self.name
         snn.latency = replace(snn.latency, **departures(snn.network))  # type: ignore[arg-type]
         return snn
 

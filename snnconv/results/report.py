@@ -15,7 +15,7 @@ from snnconv.results.summary import as_csv, shown_timesteps, summarize, table_ro
 from snnconv.results.terminal import print_table
 from snnconv.runtime import distributed, files
 from snnconv.runtime.run import Run
-from snnconv.spiking.accuracy import Curve
+from snnconv.spiking.curve import Curve
 from snnconv.spiking.early_exit import EarlyExit
 from snnconv.spiking.model import SpikingModel
 

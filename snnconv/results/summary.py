@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from snnconv.results.records import Result
 from snnconv.runtime import environment
-from snnconv.spiking.accuracy import Curve
+from snnconv.spiking.curve import Curve
 from snnconv.spiking.latency import latency_class
 from snnconv.spiking.model import SpikingModel
 

@@ -1,68 +1,71 @@
 """Accuracy of a network, and of a spiking network at every timestep, counted exactly over any number of processes."""
 
+import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 
-from snnconv.data.batches import Batches
+from snnconv.data.loaders import Loader, device_of
 from snnconv.runtime import distributed
+from snnconv.spiking.curve import Curve
 from snnconv.spiking.model import SpikingModel, running_mean
 from snnconv.spiking.recording import count_spikes
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Accuracy against timesteps, with what was counted on the way."""
-
-    correct: dict[int, int]  # right predictions after t timesteps, by t
-    images: int
-    spikes: dict[
-        int, float
-    ]  # spikes per image up to t, warm-up included, by t; this and the next three over the first images
-    firing_rate: dict[str, float]  # spikes per neuron and timestep at the last t, by layer
-    mean_firing_rate: float  # the same over all neurons
-    emitted: tuple[int, int]  # the least and the largest number of spikes of one neuron in one step
-    changed_predictions: (
-        float | None
-    )  # share at the last t that differs from float32, over the first images; None in float32
-    seconds: float  # wall time of the evaluation, without
-    prepare_seconds: float  # that of making the network for each T, where it depends on T: the rest of the conversion
-
-    @property
-    def accuracy(self) -> dict[int, float]:
-        """Fraction of images classified correctly, by t."""
-        return {t: correct / self.images for t, correct in self.correct.items()}
-
-
 @torch.no_grad()
-def accuracy(network: nn.Module, batches: Batches) -> float:
-    """Fraction of `batches` that `network` classifies correctly, in eval mode; its mode is restored."""
-    was_training = network.training
+def accuracy(network: nn.Module, loader: Any) -> float:
+    """Fraction of the images of `loader` that `network` classifies correctly, in eval mode; its mode is restored.
+
+    `loader` is any iterable of (images [N, …], classes [N]), for example a DataLoader; its tensors are moved to the device of the
+    network.  A `SpikingModel` is evaluated at its own T.  ValueError if there are no images.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from snnconv.spiking.accuracy import accuracy
+    >>> accuracy(nn.Identity(), [(torch.eye(3), torch.tensor([0, 1, 1]))])
+    0.6666666666666666
+    """
+    if isinstance(network, SpikingModel):
+        (value,) = accuracy_over_time(network, loader, [network.own_timesteps()], rate_images=1).accuracy.values()
+        return value
+    device, was_training = device_of(network), network.training
     network.eval()
-    counts = torch.zeros(2, dtype=torch.int64, device=batches.device)
-    for images, labels in batches:
+    counts = torch.zeros(2, dtype=torch.int64, device=device)
+    for images, labels in Loader(loader, device):
         correct = (network(images).argmax(1) == labels).sum()
-        counts += torch.stack([correct, torch.tensor(len(labels), device=correct.device)])
+        counts += torch.stack([correct, torch.full_like(correct, len(labels))])
     network.train(was_training)
     correct, total = distributed.sum_over_ranks(counts).tolist()
+    _require_images(total)
     return correct / total
 
 
 @torch.no_grad()
 def accuracy_over_time(
-    snn: SpikingModel, batches: Batches, timesteps: int | Sequence[int], *, rate_images: int = 500
+    snn: SpikingModel, loader: Any, timesteps: int | Sequence[int] = 32, *, rate_images: int = 500
 ) -> Curve:
-    """Accuracy at every t = 1…T (`timesteps` a number), or at the listed t.
+    """Accuracy of `snn` at every t = 1…`timesteps`, or at the listed t.
 
-    An `anytime` model is run once for the largest t; any other once for each t.  Predictions are the argmax of the running
-    mean of the logits.
+    `loader` is any iterable of (images [N, …], classes [N]); its tensors are moved to the device of the network.  The prediction
+    at t is the argmax of the mean logits up to t.  If the outputs up to t do not depend on T (`timing.anytime`), the network is
+    run once, else once for each t.  Spikes are counted on the first `rate_images` images.  ValueError if there are no images.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from snnconv.conversion.registry import convert
+    >>> from snnconv.spiking.accuracy import accuracy_over_time
+    >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    >>> batches = [(torch.rand(20, 4), torch.randint(3, (20,))) for _ in range(5)]
+    >>> curve = accuracy_over_time(convert(model, batches), batches, timesteps=8)
+    >>> list(curve.accuracy), curve.images
+    ([1, 2, 3, 4, 5, 6, 7, 8], 100)
     """
-    start = time.perf_counter()
-    snn.to(batches.device)
+    batches, start = Loader(loader, device_of(snn)), time.perf_counter()
     tallies = [_tally(snn, batches, part, rate_images) for part in snn.rounds(timesteps)]
     last, prepared = tallies[-1], sum(tally.prepare_seconds for tally in tallies)
     neurons, spikes = last.counts[:, :, 1].sum(1), last.counts[:, :, 0].sum(1)
@@ -79,9 +82,75 @@ def accuracy_over_time(
     )
 
 
+@torch.no_grad()
+def over_time(snn: SpikingModel, loader: Any, metric: Any, timesteps: int | Sequence[int] = 32) -> dict[int, Any]:
+    """`metric` of the mean outputs up to t, for every t = 1…`timesteps` or the listed t.
+
+    `metric` is a function (output [N, …], target) → number, whose values are averaged over the images, or an object with `update`
+    and `compute` such as a metric of torchmetrics, of which each t gets a copy.  `loader` as in `accuracy_over_time`.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from snnconv.conversion.registry import convert
+    >>> from snnconv.spiking.accuracy import over_time
+    >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    >>> batches = [(torch.rand(20, 4), torch.randint(3, (20,))) for _ in range(5)]
+    >>> list(over_time(convert(model, batches), batches, nn.functional.cross_entropy, timesteps=[2, 8]))
+    [2, 8]
+    """
+    device = device_of(snn)
+    batches, values = Loader(loader, device), dict[int, Any]()
+    for part in snn.rounds(timesteps):
+        each = {t: _Metric(metric, device) for t in part}
+        for images, targets in _shown(batches):
+            logits = snn(images, part[-1])
+            means = running_mean(logits, snn.latency.readout_from).to(logits.dtype)
+            for t in part:
+                each[t].update(means[t - 1], targets)
+        values |= {t: measured.value() for t, measured in each.items()}
+    return values
+
+
+class _Metric:
+    """A metric with state, or a function as the mean of its values over the images."""
+
+    def __init__(self, metric: Any, device: torch.device) -> None:
+        self.state: Any = copy.deepcopy(metric) if hasattr(metric, "update") and hasattr(metric, "compute") else None
+        self.state = self.state.to(device) if hasattr(self.state, "to") else self.state
+        self.function, self.total = metric, torch.zeros(2, dtype=torch.float64, device=device)
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch."""
+        if self.state is not None:
+            self.state.update(outputs, targets)
+        else:
+            value = torch.as_tensor(self.function(outputs, targets), dtype=torch.float64, device=self.total.device)
+            self.total += torch.stack([value * len(outputs), torch.full_like(value, len(outputs))])
+
+    def value(self) -> Any:
+        """Of all batches: a float if it is one number."""
+        if self.state is not None:
+            value = self.state.compute()
+            return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        total, images = distributed.sum_over_ranks(self.total).tolist()
+        _require_images(images)
+        return total / images
+
+
+def _shown(batches: Loader) -> Iterator[tuple[Tensor, Tensor]]:
+    """`batches`, with a progress bar in the main process."""
+    count = len(batches.source) if isinstance(batches.source, Sized) else None
+    yield from track(iter(batches), "spikes", total=count, transient=True, disable=not distributed.is_main())
+
+
+def _require_images(images: float) -> None:
+    if not images:
+        raise ValueError("the loader gave no images to evaluate; a generator can be passed through only once")
+
+
 @dataclass(frozen=True)
 class _Tally:
-    """What one run over the data gave; counts are [layers, steps, 4], as `count_spikes` has them, over the first images."""
+    """Result of one run over the data; `counts` [layers, steps, 4] are those of `count_spikes`, over the first images."""
 
     correct: dict[int, int]
     images: int
@@ -93,15 +162,15 @@ class _Tally:
     prepare_seconds: float
 
 
-def _tally(snn: SpikingModel, batches: Batches, wanted: list[int], rate_images: int) -> _Tally:
+def _tally(snn: SpikingModel, batches: Loader, wanted: list[int], rate_images: int) -> _Tally:
     """Run all of `batches` for the largest t of `wanted`."""
-    device, steps, seen, start = batches.device, snn.steps(wanted[-1]), 0, time.perf_counter()
+    device, steps, seen, counted, start = batches.device, snn.steps(wanted[-1]), 0, 0, time.perf_counter()
     snn.prepare(wanted[-1])  # before its neurons are recorded
     prepared = time.perf_counter() - start
     correct = torch.zeros(len(wanted), dtype=torch.int64, device=device)
     changed = torch.zeros(2, dtype=torch.int64, device=device)  # predictions, of images
     counts: dict[str, Tensor] = {}
-    for images, labels in track(batches, "spikes", transient=True, disable=not distributed.is_main()):
+    for images, labels in _shown(batches):
         if seen < rate_images:
             with count_spikes(snn) as emitted:
                 predictions = _predictions(snn, images, wanted)
@@ -116,6 +185,7 @@ def _tally(snn: SpikingModel, batches: Batches, wanted: list[int], rate_images: 
         correct += (predictions == labels).sum(1)
         seen += len(images)
     total, counted = distributed.sum_over_ranks(torch.tensor([seen, counted], device=device)).tolist()
+    _require_images(total)
     every = torch.stack(list(counts.values()))
     every[..., :2] = distributed.sum_over_ranks(every[..., :2].contiguous())
     extremes = distributed.largest_over_ranks(torch.stack([-every[..., 2].min(), every[..., 3].max()]))

@@ -127,10 +127,13 @@ class SpikingModel(nn.Module):
 
         ValueError for images without a batch axis or with other channels than the first convolution takes.
         """
-        timesteps = self.timesteps if timesteps is None else timesteps
-        if timesteps is None:
+        return torch.cat(list(self.run(images, self.own_timesteps() if timesteps is None else timesteps)))
+
+    def own_timesteps(self) -> int:
+        """`timesteps`; ValueError if the model has no T of its own."""
+        if self.timesteps is None:
             raise ValueError("timesteps: this model has no T of its own; call model(images, timesteps=8)")
-        return torch.cat(list(self.run(images, timesteps)))
+        return self.timesteps
 
     @torch.no_grad()
     def run(

@@ -1,7 +1,8 @@
 """Networks whose weights are small integers times a scale: after training, during it, and after conversion."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -72,14 +73,15 @@ class Weights:
         ann = self(ann)
         snn, before = method(ann, batches), _layers(fold_batchnorm(ann))
 
-        @torch.no_grad()
-        def settle(network: nn.Module) -> nn.Module:
-            for path, layer in _layers(network).items():
-                if path not in before or not _proportional(layer.weight, before[path].weight):
-                    layer.weight = nn.Parameter(self._quantized(layer.weight))
-            return network
+        return snn.changed(functools.partial(self._settled, before))
 
-        return snn.changed(settle)
+    @torch.no_grad()
+    def _settled(self, before: Mapping[str, Any], network: nn.Module) -> nn.Module:
+        """`network` with the weights quantized that are not those of the layers `before` conversion, up to a factor."""
+        for path, layer in _layers(network).items():
+            if path not in before or not _proportional(layer.weight, before[path].weight):
+                layer.weight = nn.Parameter(self._quantized(layer.weight))
+        return network
 
     def _quantized(self, weight: Tensor) -> Tensor:
         assert self.bits is not None

@@ -16,7 +16,8 @@ from snnconv.results.figures import plot_curves
 from snnconv.results.report import report
 from snnconv.results.summary import as_csv, method_settings, shown_timesteps, table_rows, title_of
 from snnconv.runtime.tracking import Jsonl, Patient, Tracker
-from snnconv.spiking.accuracy import Curve, accuracy_over_time
+from snnconv.spiking.accuracy import accuracy_over_time
+from snnconv.spiking.curve import Curve
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 

@@ -1,6 +1,7 @@
 """Accuracy is counted, image by image; an evaluation neither changes nor misses anything."""
 
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from snnconv.conversion.methods.qcfs import convert
 from snnconv.data.batches import Batches
 from snnconv.runtime import distributed
-from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time, over_time
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel, running_mean
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
@@ -138,3 +139,80 @@ def test_two_processes_count_what_one_counts(snn, test_set, monkeypatch):
         shares.append(accuracy_over_time(snn, test_set, 3))
     assert sum(share.images for share in shares) == whole.images == 11
     assert {t: sum(share.correct[t] for share in shares) for t in (1, 2, 3)} == whole.correct
+
+
+# any loader, any metric
+
+
+@pytest.fixture
+def pairs(test_set):
+    return [(images.clone(), labels.clone()) for images, labels in test_set]
+
+
+def test_any_iterable_is_a_loader(snn, test_set, pairs):
+    images, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
+    loaders = [
+        lambda: pairs,
+        lambda: iter(pairs),
+        lambda: torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=3),
+        lambda: (images, labels),
+    ]
+    expected, ann = accuracy_over_time(snn, test_set, 4).correct, accuracy(snn, test_set)
+    for make in loaders:
+        assert accuracy_over_time(snn, make(), 4).correct == expected
+        assert accuracy(snn, make()) == ann
+
+
+def test_the_accuracy_of_a_spiking_model_is_at_its_own_t(snn, test_set):
+    snn.timesteps = 3
+    assert accuracy(snn, test_set) == accuracy_over_time(snn, test_set, 3).accuracy[3]
+
+
+def test_without_images_there_is_no_accuracy(snn):
+    for measure in (
+        accuracy,
+        partial(accuracy_over_time, timesteps=2),
+        partial(over_time, metric=torch.sub, timesteps=2),
+    ):
+        with pytest.raises(ValueError, match="no images to evaluate"):
+            measure(snn, [])
+
+
+class Counting:
+    """Protocol of torchmetrics: right and all."""
+
+    def __init__(self):
+        self.right = self.all = 0
+
+    def update(self, outputs, targets):
+        self.right += (outputs.argmax(-1) == targets).sum()
+        self.all += len(targets)
+
+    def compute(self):
+        return self.right / self.all
+
+
+@pytest.mark.parametrize("anytime", [True, False])
+def test_a_metric_over_time(snn, pairs, anytime):
+    snn.timing = Timing(anytime=anytime)
+    expected = pytest.approx(accuracy_over_time(snn, pairs, 4).accuracy)
+    metric = Counting()
+    assert over_time(snn, pairs, metric, 4) == expected
+    assert metric.all == 0  # each t has a copy of its own
+    assert over_time(snn, pairs, lambda outputs, targets: (outputs.argmax(-1) == targets).float().mean(), 4) == expected
+    assert list(over_time(snn, pairs, Counting(), [4, 2])) == [2, 4]
+
+
+def test_a_metric_of_torchmetrics_over_time(snn, pairs):
+    torchmetrics = pytest.importorskip("torchmetrics")
+    metric = torchmetrics.Accuracy(task="multiclass", num_classes=snn(pairs[0][0], 1).shape[-1])
+    assert over_time(snn, pairs, metric, 3) == pytest.approx(accuracy_over_time(snn, pairs, 3).accuracy)
+
+
+def test_a_curve_prints_as_a_table_and_plots(snn, pairs):
+    curve = accuracy_over_time(snn, pairs, 20)
+    lines = str(curve).splitlines()
+    assert [line.split()[0] for line in lines] == ["T", "1", "2", "4", "8", "16", "20"]
+    assert f"{100 * curve.accuracy[20]:.2f}" in lines[-1]
+    assert curve.as_dict()["accuracy"] == curve.accuracy
+    assert curve.plot().lines[0].get_xdata().tolist() == list(range(1, 21))

@@ -1,8 +1,9 @@
 """Layer by layer, what neurons emit is brought to what the ANN puts out: SNN calibration.  Li et al., ICML 2021; IJCV 2024."""
 
 import copy
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -59,32 +60,50 @@ def convert(
     if type(epochs) is not int or epochs < 0 or type(batch_size) is not int or batch_size < 1 or not 0 < lr < math.inf:
         raise ValueError(f"method.epochs={epochs}, method.batch_size={batch_size}, method.lr={lr}: "
                          "a whole number of at least 0, one of at least 1, a number above 0")  # fmt: skip
-    ann = copy.deepcopy(ann)  # which may change before a T is asked for
-    seen = calibration_images(batches, images)
-
-    def uncalibrated(timesteps: int) -> nn.Module:
-        theta = thresholds(ann, KINDS, batches, rule, levels=timesteps, per_channel=per_channel)
-        return to_spiking(ann, KINDS, lambda path, site: IntegrateFire(theta[path]))
-
-    def calibrated(timesteps: int) -> nn.Module:
-        network, trained = uncalibrated(timesteps), set()
-        generator = torch.Generator().manual_seed(seed)
-        for site in side_by_side(ann, network, seen, timesteps):
-            theta: Any = site.clock.neuron.threshold
-            if variant == "light":
-                bias = channel_mean(site.activation - site.output().mean(0))
-                site.clock.neuron = BiasedIntegrateFire(theta, bias.unsqueeze(0))
-            else:
-                weights = [w for w in site.layer.parameters() if w.dim() > 1 and w not in trained]
-                distill(site, weights, epochs, lr, batch_size, generator)
-                trained.update(weights)  # at the first site that they lead to
-                missing = (site.activation - site.output().mean(0)).mean(0)
-                site.clock.neuron = IntegrateFire(theta, 0.5 + timesteps * missing / _meeting(theta, missing, axis=0))
-        return network
-
-    latency = Latency(needs_training="weights" if variant == "advanced" and epochs else training_of(ann))
-    first = uncalibrated(8)  # until a T is asked for
+    ann = copy.deepcopy(ann)  # the caller's may change before a T is requested
+    find = functools.partial(thresholds, ann, KINDS, batches, rule, per_channel=per_channel)
+    training = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
+    advanced = None if variant == "light" else functools.partial(_advanced, training=training)
+    calibrated = functools.partial(_calibrated, ann, find, calibration_images(batches, images), advanced, seed)
+    latency = Latency(needs_training="weights" if advanced and epochs else training_of(ann))
+    first = _uncalibrated(ann, find, 8)  # until a T is requested
     return SpikingModel(first, latency, Timing(anytime=False), for_timesteps=calibrated, simulation=simulate)
+
+
+def _uncalibrated(ann: nn.Module, find: Callable[..., Mapping[str, Any]], timesteps: int) -> nn.Module:
+    """`ann` with neurons of the thresholds that `find` returns for L = `timesteps`."""
+    theta = find(levels=timesteps)
+    return to_spiking(ann, KINDS, lambda path, site: IntegrateFire(theta[path]))
+
+
+def _calibrated(
+    ann: nn.Module,
+    find: Callable[..., Mapping[str, Any]],
+    images: Tensor,
+    advanced: Callable[..., None] | None,
+    seed: int,
+    timesteps: int,
+) -> nn.Module:
+    """The same, calibrated layer by layer on `images` for T = `timesteps`: by biases, or by `advanced`."""
+    network, trained = _uncalibrated(ann, find, timesteps), set[nn.Parameter]()
+    generator = torch.Generator().manual_seed(seed)
+    for site in side_by_side(ann, network, images, timesteps):
+        if advanced:
+            advanced(site, trained, generator)
+        else:
+            bias = channel_mean(site.activation - site.output().mean(0))
+            site.clock.neuron = BiasedIntegrateFire(site.clock.neuron.threshold, bias.unsqueeze(0))
+    return network
+
+
+def _advanced(site: Site, trained: set[nn.Parameter], generator: torch.Generator, training: Mapping[str, Any]) -> None:
+    """Train the weights of the site's layer that are not yet `trained`, then set v(0) of its neuron."""
+    theta: Any = site.clock.neuron.threshold
+    weights = [w for w in site.layer.parameters() if w.dim() > 1 and w not in trained]
+    distill(site, weights, **training, generator=generator)
+    trained.update(weights)  # weights that lead to several sites are trained at the first one
+    missing = (site.activation - site.output().mean(0)).mean(0)
+    site.clock.neuron = IntegrateFire(theta, 0.5 + site.timesteps * missing / _meeting(theta, missing, axis=0))
 
 
 ADVANCED = "SNN calibration with initial potentials and weights in place of biases.  Li et al., ICML 2021; IJCV 2024."

@@ -1,10 +1,11 @@
 """Initial potentials: the same fraction of θ for every neuron (Bu et al., AAAI 2022), or each its own (Li et al., ICML 2021)."""
 
 import copy
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from snnconv.conversion.method import converts, thresholds, training_of
 from snnconv.conversion.rules import Rule, least_squares
@@ -48,18 +49,17 @@ def convert(
     theta, ann = thresholds(ann, KINDS, batches, rule, levels=levels), copy.deepcopy(ann)
     latency = Latency(needs_training=training_of(ann))
 
-    def constant() -> nn.Module:
-        return to_spiking(ann, KINDS, lambda path, site: IntegrateFire(theta[path]))
-
+    constant = to_spiking(ann, KINDS, lambda path, site: IntegrateFire(theta[path]))
     if variant == "constant":
-        return SpikingModel(constant(), latency, simulation=simulate)
-    seen = calibration_images(batches, images)
+        return SpikingModel(constant, latency, simulation=simulate)
+    per_neuron = functools.partial(with_potentials, ann, theta, calibration_images(batches, images))
+    return SpikingModel(constant, latency, Timing(anytime=False), for_timesteps=per_neuron, simulation=simulate)
 
-    def per_neuron(timesteps: int) -> nn.Module:
-        network = constant()
-        for site in side_by_side(ann, network, seen, timesteps):
-            missing = timesteps * (site.activation - site.output().mean(0)).mean(0)
-            site.clock.neuron = IntegrateFire(theta[site.path], 0.5 + missing / theta[site.path])
-        return network
 
-    return SpikingModel(constant(), latency, Timing(anytime=False), for_timesteps=per_neuron, simulation=simulate)
+def with_potentials(ann: nn.Module, theta: Mapping[str, Any], images: Tensor, timesteps: int) -> nn.Module:
+    """`ann` with neurons of these θ, by path, whose v(0) correct their mean outputs on `images` over T = `timesteps` steps."""
+    network = to_spiking(ann, KINDS, lambda path, site: IntegrateFire(theta[path]))
+    for site in side_by_side(ann, network, images, timesteps):
+        missing = timesteps * (site.activation - site.output().mean(0)).mean(0)
+        site.clock.neuron = IntegrateFire(theta[site.path], 0.5 + missing / theta[site.path])
+    return network

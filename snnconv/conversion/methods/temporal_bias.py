@@ -1,7 +1,8 @@
 """A bias for every channel and timestep, estimated forward in time: FTBC.  Wu et al., ECCV 2024."""
 
 import copy
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from snnconv.spiking.side_by_side import channel_mean, side_by_side
 from snnconv.spiking.simulation import Simulation, Timing
 
 KINDS = (QCFS, nn.ReLU)
+Find = Callable[..., Mapping[str, Any]]  # levels → θ by path
 
 
 @converts(*KINDS, rule=least_squares)
@@ -54,30 +56,36 @@ def convert(
         raise ValueError(f"method.rounds={rounds}: a whole number of at least 1")
     if levels is not None and (type(levels) is not int or levels < 1):
         raise ValueError(f"method.levels={levels}: a whole number of at least 1, or null for T itself")
-    ann = copy.deepcopy(ann)  # which may change before a T is asked for
+    ann = copy.deepcopy(ann)  # the caller's may change before a T is requested
     parts = calibration_images(batches, images).chunk(rounds)
-
-    def uncalibrated(timesteps: int) -> nn.Module:
-        theta = thresholds(ann, KINDS, batches, rule, levels=levels or timesteps, per_channel=per_channel)
-        return to_spiking(ann, KINDS, lambda path, site: BiasedIntegrateFire(theta[path], torch.zeros(timesteps, 1)))
-
-    def calibrated(timesteps: int) -> nn.Module:
-        network = uncalibrated(timesteps)
-        for part in parts:
-            for site in side_by_side(ann, network, part, timesteps):
-                neuron: Any = site.clock.neuron
-                bias = temporal_bias(site.current(), site.activation, neuron.threshold, neuron.node.bias, alpha)
-                site.clock.neuron = BiasedIntegrateFire(neuron.threshold, bias)
-        return network
-
+    find = functools.partial(thresholds, ann, KINDS, batches, rule, per_channel=per_channel)
     from_training = all(is_activation(module) for module in ann.modules() if isinstance(module, KINDS))
     return SpikingModel(
-        uncalibrated(8),
+        _uncalibrated(ann, find, levels, 8),
         Latency(needs_training=training_of(ann)),
         Timing(anytime=from_training or levels is not None),
-        for_timesteps=calibrated,
+        for_timesteps=functools.partial(_calibrated, ann, find, levels, parts, alpha),
         simulation=simulate,
     )
+
+
+def _uncalibrated(ann: nn.Module, find: Find, levels: int | None, timesteps: int) -> nn.Module:
+    """`ann` with biased neurons, b = 0, of the thresholds that `find` returns for `levels` (None: T = `timesteps`)."""
+    theta = find(levels=levels or timesteps)
+    return to_spiking(ann, KINDS, lambda path, site: BiasedIntegrateFire(theta[path], torch.zeros(timesteps, 1)))
+
+
+def _calibrated(
+    ann: nn.Module, find: Find, levels: int | None, parts: Iterable[Tensor], alpha: float, timesteps: int
+) -> nn.Module:
+    """The same with biases for T = `timesteps`, one round for each of `parts` of the calibration images."""
+    network = _uncalibrated(ann, find, levels, timesteps)
+    for part in parts:
+        for site in side_by_side(ann, network, part, timesteps):
+            neuron: Any = site.clock.neuron
+            bias = temporal_bias(site.current(), site.activation, neuron.threshold, neuron.node.bias, alpha)
+            site.clock.neuron = BiasedIntegrateFire(neuron.threshold, bias)
+    return network
 
 
 @torch.no_grad()

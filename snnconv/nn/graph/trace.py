@@ -14,7 +14,7 @@ class Operation(nn.Module):
 class _Tracer(fx.Tracer):
     """Treats torch's own modules, activations and the given kinds as single operations."""
 
-    def __init__(self, leaves: tuple[type, ...]) -> None:
+    def __init__(self, leaves: tuple[type, ...] = ()) -> None:  # none: a graph module that is unpickled
         super().__init__()
         self.leaves = leaves
 

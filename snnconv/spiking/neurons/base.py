@@ -1,4 +1,4 @@
-"""What every spiking neuron here is made of: a SpikingJelly node that emits whole spikes, and what a spike counts."""
+"""Base classes of the spiking neurons: a SpikingJelly node that emits integer spikes, and the amplitude of a spike."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ Threshold = float | Tensor  # one θ for the layer, or [C], one a channel
 
 
 def per_channel(values: Tensor, like: Tensor, axis: int = 1) -> Tensor:
-    """`values` [C] shaped so that they meet `axis` of `like`; a single number stays as it is."""
+    """`values` [C] shaped for broadcasting along `axis` of `like`; a single number is unchanged."""
     return values.view(-1, *[1] * (like.dim() - axis - 1)) if values.dim() == 1 else values
 
 
@@ -20,18 +20,20 @@ class Node(neuron.BaseNode):
     """A SpikingJelly node given by one formula: subclasses write `fire(current, *states) -> (spikes, *states)` for one step.
 
     `threshold` is θ or [C], v(0) = `v_initial` · θ; `v_initial` may have the shape of the layer (without the batch).  `states`
-    are further memories and their first values; those named in `scalars` are one number for all neurons, as a count of steps.
-    Spikes are whole numbers in the dtype of the current; states are float32 (float64 for float64 currents).  Several steps are
-    the formula step by step, so both step modes emit the same spikes.
+    are further memories and their first values; those named in `scalars` are one number for all neurons, such as a count of
+    steps.  `constants` names the attributes that the node is built with.  Spikes are integers in the dtype of the current;
+    states are float32 (float64 for float64 currents).  Several steps are the formula step by step, so both step modes emit the
+    same spikes.
     """
 
     scalars: tuple[str, ...] = ()
+    constants: tuple[str, ...] = ("v_initial",)
 
     def __init__(self, threshold: Threshold, v_initial: float | Tensor = 0.5, **states: float) -> None:
         super().__init__(v_threshold=1.0, v_reset=None, step_mode="m")
         self.theta = torch.as_tensor(
             threshold, dtype=torch.float64
-        )  # plain attributes: rounding the weights leaves them
+        )  # plain attributes, so rounding the weights does not change them
         self.v_initial = finite(v_initial)
         for name, value in states.items():
             self.register_memory(name, value)
@@ -39,25 +41,25 @@ class Node(neuron.BaseNode):
     fire: Callable[..., tuple[Tensor, ...]]
 
     def threshold(self, v: Tensor) -> Tensor:
-        """θ in the dtype of `v`, shaped to meet its channels."""
+        """θ in the dtype of `v`, shaped for its channels."""
         return per_channel(self.theta.to(v.dtype), v) if self.theta.dim() else self.theta
 
     def materialize_states(self, inputs: tuple, states: tuple, step_mode: str) -> tuple:
-        """Every state as a tensor: kept while the potential, the first of them, fits the batch, else its first value."""
+        """Every state as a tensor: its first value, unless the potential (the first state) has the shape of the batch."""
         step = inputs[0][0] if step_mode == "m" else inputs[0]
         dtype = torch.float64 if step.dtype == torch.float64 else torch.float32
         if self.theta.dim() or self.v_initial.dim():
             self.theta, self.v_initial = self.theta.to(step.device), self.v_initial.to(step.device)
-        known, one = self.fits(states, step), step.new_zeros(())
+        continues, one = self.fits(states, step), step.new_zeros(())
         return tuple(
             value.to(step.device, dtype)
-            if known and isinstance(value, Tensor)
+            if continues and isinstance(value, Tensor)
             else torch.zeros_like(one if name in self.scalars else step, dtype=dtype) + self._first(name, step)
             for name, value in zip(self._memories, states, strict=True)
         )
 
     def fits(self, states: tuple, step: Tensor) -> bool:
-        """Do `states` go on with the batch of `step`?  Not after a reset."""
+        """Whether `states` belong to the batch of `step`; not after a reset."""
         return isinstance(states[0], Tensor) and states[0].shape == step.shape
 
     def _first(self, name: str, step: Tensor) -> Tensor | float:
@@ -73,11 +75,16 @@ class Node(neuron.BaseNode):
 
 
 class Neuron(nn.Module):
-    """A node whose spikes count `amplitude` each: current [T, N, …] → amplitude · spikes [T, N, …].
+    """A node whose spikes have an amplitude: current [T, N, …] → amplitude · spikes [T, N, …].
 
-    `amplitude` is θ unless said otherwise, and becomes 1 where it has been folded into the weights that follow
-    (`folding.fold_amplitudes`).  State carries over to the next call until SpikingJelly's `functional.reset_net`.
+    `amplitude` is θ by default, and becomes 1 where it has been folded into the next weights (`folding.fold_amplitudes`).  State
+    carries over to the next call until SpikingJelly's `functional.reset_net`.
+
+    `state_dict()` holds the class of the neuron and its `constants` (θ, amplitude, v(0)/θ, …); loading compares them with those
+    of this neuron and reports every difference, so weights cannot be loaded into another conversion.
     """
+
+    constants: tuple[str, ...] = ("threshold", "amplitude")
 
     def __init__(self, threshold: Threshold, node: nn.Module, amplitude: Threshold | None = None) -> None:
         super().__init__()
@@ -100,9 +107,45 @@ class Neuron(nn.Module):
             return spikes * per_channel(self.amplitude.to(spikes), spikes, axis)
         return spikes if self.amplitude == 1 else self.amplitude * spikes
 
+    def _constants(self) -> dict[str, Tensor]:
+        """The constants as tensors on the CPU, and the name of the class as bytes."""
+        owners = dict.fromkeys(self.constants, self)
+        owners |= {name: self if hasattr(self, name) else self.node for name in getattr(self.node, "constants", ())}  # type: ignore[misc]
+        values = {name: torch.as_tensor(getattr(owner, name), dtype=torch.float64) for name, owner in owners.items()}
+        kind = torch.tensor(list(type(self).__name__.encode()), dtype=torch.uint8)
+        return {"kind": kind, **{name: value.detach().cpu().clone() for name, value in values.items()}}
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update({prefix + name: value for name, value in self._constants().items()})
+
+    def _load_from_state_dict(  # type: ignore[no-untyped-def]
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ) -> None:
+        constants = {prefix + name: value for name, value in self._constants().items()}
+        others = {key: value for key, value in state_dict.items() if key.startswith(prefix) and key not in constants}
+        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        for key, here in constants.items():
+            if key not in state_dict:
+                missing_keys += [key] if strict else []
+            elif here.shape != state_dict[key].shape or not torch.equal(here, state_dict[key].cpu().to(here)):
+                error_msgs.append(
+                    f"{key}: {_described(here)} in this model, {_described(state_dict[key])} in the state to load; "
+                    "constants are not loaded: convert with the same method, settings and thresholds"
+                )
+
     def extra_repr(self) -> str:
         """Shown by print(network)."""
         return f"threshold={self.threshold:.4g}" if isinstance(self.threshold, float) else "threshold per channel"
+
+
+def _described(constant: Tensor) -> str:
+    """A constant of a neuron, in a few words."""
+    if constant.dtype == torch.uint8:
+        return bytes(constant.tolist()).decode(errors="replace")
+    if constant.numel() == 1:
+        return f"{constant.item():.6g}"
+    return f"{constant.amin().item():.6g} to {constant.amax().item():.6g} of shape {list(constant.shape)}"
 
 
 def finite(v_initial: Any) -> Tensor:

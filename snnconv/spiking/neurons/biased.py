@@ -1,4 +1,4 @@
-"""Integrate-and-fire with a bias of its own, constant or another one in every step: what calibration corrects it by."""
+"""Integrate-and-fire with a calibrated bias, constant or different in every step."""
 
 from typing import Any
 
@@ -14,13 +14,14 @@ class BiasedNode(VariedIntegrateFireNode):
     """v += x + b(t);  spike = 1[v ≥ θ];  v −= θ·spike, where b [T, C] has a row for each step, the last one for all that follow."""
 
     scalars = ("step",)
+    constants = ("v_initial", "bias")
 
     def __init__(self, threshold: Any, bias: Float[Tensor, "T C"], v_initial: float | Tensor = 0.5) -> None:
         super().__init__(threshold, v_initial, step=0.0)
-        self.bias = bias.double()  # a plain attribute, as θ: rounding the weights leaves it
+        self.bias = bias.double()  # a plain attribute, as θ, so rounding the weights does not change it
 
     def materialize_states(self, inputs: tuple, states: tuple, step_mode: str) -> tuple:
-        """The bias where the currents are, too."""
+        """States as in `Node`; moves the bias to the device of the current."""
         self.bias = self.bias.to(inputs[0].device)
         return super().materialize_states(inputs, states, step_mode)
 

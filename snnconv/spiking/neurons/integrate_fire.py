@@ -18,6 +18,8 @@ class IntegrateFireNode(neuron.IFNode):
     step without gradients is one pass over memory here (`functional.integrate_fire`), with the same result.
     """
 
+    constants = ("v_initial",)  # of its neuron
+
     def __init__(self, threshold: float, v_initial: float) -> None:
         super().__init__(v_threshold=threshold, v_reset=None, step_mode="m")
         self.set_reset_value("v", v_initial)
@@ -25,7 +27,7 @@ class IntegrateFireNode(neuron.IFNode):
         self._theta = torch.tensor(threshold, dtype=torch.float64)  # a constant of the kernel, not of its code
 
     def materialize_states(self, inputs: tuple, states: tuple, step_mode: str) -> tuple:
-        """The membrane potential as a tensor: kept while its shape fits, else v(0)."""
+        """The membrane potential as a tensor: unchanged if it has the shape of the batch, else v(0)."""
         step = inputs[0][0] if step_mode == "m" else inputs[0]
         dtype = torch.float64 if step.dtype == torch.float64 else torch.float32
         v, *rest = states

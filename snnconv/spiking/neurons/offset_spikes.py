@@ -1,4 +1,4 @@
-"""A neuron that tries its first inputs out, and starts from the potential with which it fires as often as it should have."""
+"""A neuron that simulates its first inputs, then starts from the potential with which it fires as often as it should have."""
 
 from typing import Any
 
@@ -45,6 +45,8 @@ class OffsetSpikesNode(Node):
     From θ/2 these inputs leave v(ρ) = θ/2 + Σ current − θ Σ spikes: ⌊v(ρ)/θ⌋ more spikes (fewer, if negative) would be what an
     even current brings, clip(⌊Σ current/θ + ½⌋, 0, ρ).  Each of the `iterations` tries the inputs out and shifts v(0) by one spike.
     """
+
+    constants = ("v_initial", "warmup", "iterations")
 
     def __init__(self, threshold: Threshold, warmup: int, iterations: int = 1) -> None:
         super().__init__(threshold)

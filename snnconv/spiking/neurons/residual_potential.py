@@ -26,6 +26,7 @@ class ResidualPotentialNode(Node):
     """
 
     scalars = ("step",)
+    constants = ("v_initial", "warmup")
 
     def __init__(self, threshold: Threshold, warmup: int) -> None:
         super().__init__(threshold, step=0.0)

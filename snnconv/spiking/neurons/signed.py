@@ -25,6 +25,8 @@ def signed_fire(
 class SignedNode(Node):
     """Emits −1, 0 or 1 and remembers the sum, which never falls below 0."""
 
+    constants = ("v_initial", "negative")
+
     def __init__(self, threshold: Threshold, v_initial: float | Tensor, negative: float) -> None:
         super().__init__(threshold, v_initial, emitted=0.0)
         self.negative = negative

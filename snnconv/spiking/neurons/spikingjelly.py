@@ -13,6 +13,8 @@ class SpikingJellyNeuron(Neuron):
     membrane is float32 whatever the precision of the current (float64 stays float64).
     """
 
+    constants = ("threshold", "amplitude", "gain")
+
     def __init__(self, node: nn.Module, gain: Tensor, scale: Tensor) -> None:
         threshold: Threshold = scale.cpu() if scale.dim() else scale.item()
         super().__init__(threshold, node)

@@ -25,6 +25,8 @@ def st_bif(
 class STBIFNode(Node):
     """Emits −1, 0 or 1; their sum stays in 0 … `levels`.  SpikingJelly's STBIFNode in units of θ and the precision of `Node`."""
 
+    constants = ("v_initial", "levels")
+
     def __init__(self, threshold: Threshold, levels: int) -> None:
         super().__init__(threshold, v_initial=0.5, emitted=0.0)
         self.levels = levels

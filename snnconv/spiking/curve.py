@@ -1,0 +1,49 @@
+"""Accuracy against timesteps, as a result that prints and plots itself."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+ALL = 10  # points up to which all are printed; of more, powers of two and the last
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy against timesteps t, with spikes counted on the way; `print(curve)` shows a table.
+
+    spikes, firing_rate, mean_firing_rate and emitted are measured on the first images only (`accuracy_over_time`, rate_images).
+    """
+
+    correct: dict[int, int]  # correct predictions after t timesteps, by t
+    images: int
+    spikes: dict[int, float]  # spikes per image up to t, warm-up included, by t
+    firing_rate: dict[str, float]  # spikes per neuron and timestep at the last t, by layer
+    mean_firing_rate: float  # the same over all neurons
+    emitted: tuple[int, int]  # smallest and largest number of spikes of one neuron in one step
+    changed_predictions: float | None  # share at the last t that differs from float32; None in float32
+    seconds: float  # wall time of the evaluation, without prepare_seconds
+    prepare_seconds: float  # wall time of making the network for each T, if it depends on T: a part of the conversion
+
+    @property
+    def accuracy(self) -> dict[int, float]:
+        """Fraction of images classified correctly, by t."""
+        return {t: correct / self.images for t, correct in self.correct.items()}
+
+    def __str__(self) -> str:
+        last = max(self.correct)
+        shown = [t for t in self.correct if len(self.correct) <= ALL or t & (t - 1) == 0 or t == last]
+        rows = [f"{t:>4} {100 * self.accuracy[t]:>10.2f} {self.spikes[t]:>17.0f}" for t in shown]
+        return "\n".join(["   T accuracy/%  spikes per image", *rows])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field and the accuracy, as plain values."""
+        return {"accuracy": self.accuracy, **asdict(self), "emitted": list(self.emitted)}
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw accuracy against timesteps on Matplotlib `axes` (by default new ones), which are returned."""
+        if axes is None:
+            from matplotlib import pyplot
+
+            axes = pyplot.subplots()[1]
+        axes.plot(list(self.accuracy), [100 * value for value in self.accuracy.values()], marker=".")
+        axes.set(xlabel="timesteps", ylabel="accuracy / %")
+        return axes
