@@ -115,8 +115,10 @@ class _Metric:
     """A metric with state, or a function as the mean of its values over the images."""
 
     def __init__(self, metric: Any, device: torch.device) -> None:
-        self.state: Any = copy.deepcopy(metric) if hasattr(metric, "update") and hasattr(metric, "compute") else None
-        self.state = self.state.to(device) if hasattr(self.state, "to") else self.state
+        self.state: Any = None
+        if hasattr(metric, "update") and hasattr(metric, "compute"):
+            self.state = copy.deepcopy(metric)
+            self.state = self.state.to(device) if hasattr(metric, "to") else self.state
         self.function, self.total = metric, torch.zeros(2, dtype=torch.float64, device=device)
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
