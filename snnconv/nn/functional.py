@@ -68,7 +68,7 @@ def _quantize_backward(grad: Tensor, x: Tensor, threshold: Tensor, levels: int) 
 
 
 class _QCFS(torch.autograd.Function):
-    """`qcfs` with its analytic gradient; keeps its input, as ReLU keeps its output."""
+    """`qcfs` with its analytic gradient; saves its input, as ReLU saves its output."""
 
     @staticmethod
     def forward(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
@@ -92,7 +92,7 @@ def positive_threshold(theta: Float[Tensor, ""]) -> Float[Tensor, ""]:
 
 
 def at_least(value: Tensor, minimum: float) -> Tensor:
-    """max(`value`, `minimum`), with the gradient passed straight through so that a floored value can rise again."""
+    """max(`value`, `minimum`), with the gradient passed straight through so that a value below the minimum can rise again."""
     return value + (value.clamp_min(minimum) - value).detach()
 
 
@@ -110,7 +110,7 @@ def integrate_fire(
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
     """One timestep of a soft-reset IF neuron: (spikes, next v) with spikes = 1[v + x ≥ θ], v ← v + x − θ·spikes.
 
-    Spikes have the dtype of `current` and count `amplitude` if it is given; the potential keeps its own.
+    Spikes have the dtype of `current` and are multiplied by `amplitude` if it is given; the potential keeps its dtype.
     """
     charged = v + current
     spikes = (charged >= threshold).to(charged.dtype)
@@ -141,15 +141,15 @@ class ConversionErrors(NamedTuple):
 def conversion_errors(
     activation: Tensor, ceiling: Tensor | float, meant: Tensor, even: Tensor, output: Tensor
 ) -> ConversionErrors:
-    """Why a layer's mean output over T steps differs from the activation that the ANN has there.
+    """The parts of the difference between the ANN's activation and a layer's mean output over T steps.
 
-    clipping      a − min(a, ceiling)        what lies above the most that the neuron can put out (θ, of binary spikes)
-    quantization  min(a, ceiling) − f(z)     what a whole number of spikes in T steps cannot say; of an a with L levels, L → T
-    propagated    f(z) − f(x̄)                another mean current than the ANN's: from the layers before, or by changed weights
-    unevenness    f(x̄) − output              spikes that timing added or removed
+    clipping      a − min(a, ceiling)        the part above the neuron's largest mean output (θ for binary spikes)
+    quantization  min(a, ceiling) − f(z)     rounding to an integer number of spikes in T steps; for an a with L levels, L → T
+    propagated    f(z) − f(x̄)                a mean current that differs from the ANN's: by earlier layers, or changed weights
+    unevenness    f(x̄) − output              spikes added or removed by the timing of the inputs
 
     where f(x) is the neuron's mean output for the constant current x (`meant` = f(z), z the ANN's current; `even` = f(x̄)).
-    The three errors of Bu et al., ICLR 2022, and what one layer hands to the next.
+    The three errors of Bu et al., ICLR 2022, and the error passed on by earlier layers.
     """
     clipped = torch.minimum(activation, torch.as_tensor(ceiling, dtype=activation.dtype, device=activation.device))
     return ConversionErrors(activation - clipped, clipped - meant, meant - even, even - output)

@@ -1,4 +1,4 @@
-"""Weights as small whole numbers times a scale: symmetric, so zero stays zero; one scale a layer or an output channel."""
+"""Weights as small integers times a scale: symmetric, so zero stays zero; one scale per layer or per output channel."""
 
 from dataclasses import dataclass
 
@@ -11,19 +11,19 @@ TERNARY = 2  # bits
 
 @dataclass(frozen=True)
 class QuantizedWeights:
-    """weights ≈ scale · integers: `integers` as the weights, `scale` [C] (all the same for one scale a layer)."""
+    """weights ≈ scale · integers: `integers` of the shape of the weights, `scale` [C] (all equal for one scale per layer)."""
 
     integers: Float[Tensor, "C *rest"]
     scale: Float[Tensor, " C"]
 
     @property
     def values(self) -> Float[Tensor, "C *rest"]:
-        """The weights that are left."""
+        """The weights after quantization."""
         return self.integers * over_outputs(self.scale, self.integers)
 
 
 def over_outputs(values: Float[Tensor, " C"], like: Float[Tensor, "C *rest"]) -> Tensor:
-    """`values`, one an output channel, shaped to meet weights."""
+    """`values`, one per output channel, shaped for broadcasting with the weights."""
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
@@ -39,12 +39,12 @@ def quantize(weights: Float[Tensor, "C *rest"], bits: int = 8, per_channel: bool
     """`weights` as integers from −q to q, q = 2^(bits−1) − 1, times a scale; ties to even.
 
     From 3 bits on the scale is max|w|/q.  Ternary weights follow Li & Liu, 2016 (Ternary Weight Networks): those of at least
-    0.7·mean|w| are ±1, the scale is their mean size.  What is all zero keeps the scale 1.
+    0.7·mean|w| are ±1, the scale is their mean absolute value.  If all weights are 0, the scale is 1.
     """
     q, size = largest_integer(bits), _sizes(weights, per_channel)
     if bits == TERNARY:
-        kept = _kept(size)
-        scale = (size * kept).sum(1) / kept.sum(1).clamp_min(1)
+        nonzero = _nonzero(size)
+        scale = (size * nonzero).sum(1) / nonzero.sum(1).clamp_min(1)
     else:
         scale = size.amax(1) / q
     scale = torch.where(scale > 0, scale, torch.ones_like(scale)).expand(len(weights)).contiguous()
@@ -55,19 +55,19 @@ def quantize(weights: Float[Tensor, "C *rest"], bits: int = 8, per_channel: bool
 def quantize_to(
     scale: Float[Tensor, " C"], weights: Float[Tensor, "C *rest"], bits: int, per_channel: bool = True
 ) -> QuantizedWeights:
-    """The same for a given scale [C]; which weights are ±1 in ternary ones does not depend on it."""
+    """`quantize` with a given scale [C]; for ternary weights the scale does not change which of them are ±1."""
     q = largest_integer(bits)
     if bits == TERNARY:
-        kept = _kept(_sizes(weights, per_channel)).reshape(weights.shape)
-        return QuantizedWeights(weights.sign() * kept, scale)
+        nonzero = _nonzero(_sizes(weights, per_channel)).reshape(weights.shape)
+        return QuantizedWeights(weights.sign() * nonzero, scale)
     return QuantizedWeights((weights / over_outputs(scale, weights)).round().clamp(-q, q), scale)
 
 
 def _sizes(weights: Tensor, per_channel: bool) -> Tensor:
-    """|w|, a row for each scale."""
+    """|w|, one row per scale."""
     return weights.abs().flatten(1) if per_channel else weights.abs().flatten().unsqueeze(0)
 
 
-def _kept(size: Tensor) -> Tensor:
-    """The weights that ternary ones do not set to zero."""
+def _nonzero(size: Tensor) -> Tensor:
+    """True for the weights that ternary quantization does not set to zero."""
     return size >= 0.7 * size.mean(1, keepdim=True)

@@ -1,6 +1,6 @@
-"""Early stop over time: an image whose decision is settled leaves the batch and costs nothing any more.
+"""Early exit over time: an image whose prediction is confident leaves the batch, and is not simulated any more.
 
-Settled means that the largest softmax probability of the running mean of the logits has reached a threshold, which is chosen
+Confident means that the largest softmax probability of the running mean of the logits has reached a threshold, which is chosen
 on validation images.
 """
 
@@ -19,9 +19,9 @@ THRESHOLDS = (1 - torch.logspace(-0.3, -6, 58, dtype=torch.float64)).tolist()  #
 
 @dataclass(frozen=True)
 class EarlyExit:
-    """What stopping early gives, beside the full run of the same images."""
+    """Result of early exit, beside that of the full run of the same images."""
 
-    threshold: float  # confidence at which an image leaves; above 1: nobody leaves
+    threshold: float  # confidence at which an image leaves; above 1: no image leaves
     accuracy: float
     mean_timesteps: float
     seconds: float
@@ -38,19 +38,17 @@ class EarlyExit:
 def early_exit(snn: SpikingModel, valid: Batches, test: Batches, timesteps: int) -> EarlyExit | None:
     """Choose the threshold on `valid`, report on `test`; None unless the model is set to exit on confidence.
 
-    The threshold is the one of least mean T whose accuracy on `valid` is at most `exit_tolerance` below the full run's.
-    ValueError for a model that has to know T beforehand, or if `valid` is empty.
+    The threshold has the smallest mean T of those whose accuracy on `valid` is at most `exit_tolerance` below the full run's.
+    ValueError for a model that is not `anytime` (it needs T in advance), or if `valid` is empty.
     """
     if snn.simulation.exit == "none":
         return None
     if not snn.timing.anytime:
-        raise ValueError("simulate.exit=confidence: this method has to know T beforehand, so no image can leave early")
+        raise ValueError("simulate.exit=confidence: this method has to know T in advance, so no image can leave early")
     if not valid.count:
         raise ValueError("simulate.exit=confidence: the threshold is chosen on validation images, but data.valid=0")
     threshold = choose_threshold(snn, valid, timesteps)
-    _run(
-        snn, *next(iter(test)), timesteps=2, threshold=2.0
-    )  # whatever compiles at first use is not part of the comparison
+    _run(snn, *next(iter(test)), timesteps=2, threshold=2.0)  # compilation at first use is not part of the comparison
     full_accuracy, _, full_seconds = _measure(snn, test, timesteps, threshold=2.0)
     accuracy, mean_timesteps, seconds = _measure(snn, test, timesteps, threshold)
     return EarlyExit(threshold, accuracy, mean_timesteps, seconds, full_accuracy, timesteps, full_seconds)
@@ -68,7 +66,7 @@ def choose_threshold(snn: SpikingModel, valid: Batches, timesteps: int) -> float
         leaves = (confidence >= threshold).double()
         leaves[: snn.latency.readout_from - 1] = 0
         leaves[-1] = 1
-        at = leaves.argmax(0)  # first step at which an image is settled
+        at = leaves.argmax(0)  # first step at which an image is confident
         sums.append(torch.stack([correct.gather(0, at[None]).sum(), (at + 1).double().sum()]))
     totals = distributed.sum_over_ranks(torch.stack(sums)).tolist()
     count, (full, _) = valid.count, totals[-1]
@@ -92,7 +90,10 @@ def _measure(snn: SpikingModel, batches: Batches, timesteps: int, threshold: flo
 
 
 def _run(snn: SpikingModel, images: Tensor, labels: Tensor, timesteps: int, threshold: float) -> tuple[Tensor, Tensor]:
-    """Right predictions and steps spent on one batch.  Who settles within a chunk leaves at its end, at the cost of all of it."""
+    """Correct predictions and simulated steps of one batch.
+
+    An image that becomes confident inside a chunk leaves at the chunk's end; all steps of the chunk are counted.
+    """
     correct = torch.zeros((), dtype=torch.float64, device=images.device)
     spent, done, total = correct.clone(), 0, torch.zeros((), dtype=torch.float64, device=images.device)
     steps = snn.run(images, timesteps)

@@ -1,8 +1,8 @@
-"""Convolutions that work where there are spikes and nowhere else, on a CPU.
+"""Event-driven convolutions on a CPU: they compute only where there are spikes.
 
-A converted network is silent most of the time, and a dense convolution multiplies all those zeros.  `event_driven.cpp` walks the
-spikes instead; it is compiled when it is first needed.  Sums are taken in another order, so results differ from those of a dense
-convolution as those of two devices do.
+Most neurons of a converted network are silent, and a dense convolution multiplies all those zeros.  `event_driven.cpp` iterates
+over the spikes instead; it is compiled at first use.  Sums are computed in another order, so results differ by rounding from
+those of a dense convolution, as they do between two devices.
 """
 
 import ctypes
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC")
-BEST = (("-march=native", "-fopenmp"), ("-march=native",), ())  # more flags, the first that the compiler can do
-SMALL = 2**15  # numbers in an input below which nothing is gained
+BEST = (("-march=native", "-fopenmp"), ("-march=native",), ())  # further flags: the first set that the compiler accepts
+SMALL = 2**15  # elements of an input below which it is not faster
 # The share of active inputs above which a dense convolution may be faster, by size of the kernel.
 DENSE = {1: 0.2, 3: 0.3, 5: 0.3}
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernel; None where no compiler makes it."""
-    known = filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++"))
-    compiler = next(filter(None, map(shutil.which, known)), None)
+    """The compiled kernel; None if no compiler can build it."""
+    names = filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++"))
+    compiler = next(filter(None, map(shutil.which, names)), None)
     reason = "no C++ compiler"
     for more in BEST if compiler else ():
         try:
@@ -54,7 +54,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def walk_spikes(network: fx.GraphModule) -> fx.GraphModule:
-    """`network` with every convolution that can be so event-driven; all other modules, and all weights, are its own."""
+    """`network` with event-driven convolutions where possible; it shares all other modules and all weights."""
     faster = fx.GraphModule(network, network.graph)
     for path in {str(node.target) for node in network.graph.nodes if node.op == "call_module"}:
         if serves(network.get_submodule(path)):
@@ -63,14 +63,14 @@ def walk_spikes(network: fx.GraphModule) -> fx.GraphModule:
 
 
 def refresh(network: object) -> None:
-    """Let the event-driven convolutions of `network` see weights that have changed."""
+    """Make the event-driven convolutions of `network` read their weights again."""
     for module in network.modules() if isinstance(network, nn.Module) else ():
         if isinstance(module, EventDriven):
             module.packed = None
 
 
 def serves(conv: nn.Module) -> bool:
-    """Can the spikes that reach this layer be walked: an ordinary convolution of stride 1 that keeps the size of its input?"""
+    """Whether `conv` can be event-driven: an ordinary convolution of stride 1 whose output has the size of its input."""
     return (
         type(conv) is nn.Conv2d
         and conv.kernel_size[0] in DENSE

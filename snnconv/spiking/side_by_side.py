@@ -1,4 +1,4 @@
-"""A network and its spiking copy on the same images, layer by layer: what methods look at that calibrate one against the other."""
+"""A network and its spiking copy on the same images, layer by layer, for methods that calibrate one against the other."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ def side_by_side(
         plain[ours.path] = activation = _activation(ann.get_submodule(ours.path), theirs.layer, seen)
         inputs = tuple(_over_time(spiking, source, ours.sources, timesteps) for source in ours.sources)
         later = {source for _, part in pairs[index + 1 :] for source in part.sources}
-        plain, spiking = ({path: x for path, x in known.items() if path in later} for known in (plain, spiking))
+        plain, spiking = ({path: x for path, x in values.items() if path in later} for values in (plain, spiking))
         yield (site := Site(ours.path, activation, clocks[ours.path], ours.layer, inputs, timesteps))
         if ours.path in later:
             spiking[ours.path] = site.output().flatten(0, 1)
@@ -86,10 +86,10 @@ def _activation(activation: nn.Module, layer: nn.Module, inputs: list[Tensor]) -
     return activation(layer(*inputs).clone())  # a ReLU may work in place
 
 
-def _over_time(known: dict[str, Tensor], source: str, beside: tuple[str, ...], timesteps: int) -> Tensor:
+def _over_time(outputs: dict[str, Tensor], source: str, beside: tuple[str, ...], timesteps: int) -> Tensor:
     """What `source` put out; images once for every step if spikes come `beside` them."""
     images_meet_spikes = source == "" and set(beside) != {""}
-    x = known[source]
+    x = outputs[source]
     return x.repeat(timesteps, *[1] * (x.dim() - 1)) if images_meet_spikes else x
 
 

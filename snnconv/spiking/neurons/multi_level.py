@@ -32,6 +32,8 @@ def largest_level(potential: Tensor, sent: Tensor, levels: int, share: float) ->
 class MultiLevelNode(Node):
     """v ← v + x;  v ← v − spike.  `unit` is the smallest level; memory `sent` is the sum of the spikes in units, never negative."""
 
+    constants = ("v_initial", "levels", "share")
+
     def __init__(self, unit: Threshold, v_initial: float, levels: int, share: float) -> None:
         super().__init__(unit, v_initial, sent=0.0)
         self.levels, self.share = levels, share
@@ -51,6 +53,7 @@ class DifferentialNode(Node):
     """
 
     scalars = ("steps",)
+    constants = ("v_initial", "levels", "share")
 
     def __init__(self, unit: Threshold, v_initial: float, levels: int, share: float) -> None:
         super().__init__(unit, v_initial, mean=0.0, steps=0.0)
