@@ -76,7 +76,9 @@ def _problem(
         return f"{site}: normalizes by the batch it is given, which differs in every step; use track_running_stats=True"
     if is_linear(node, module) or isinstance(module, Site):
         return None
-    if isinstance(module, OPERATORS) and after_spikes:
+    if isinstance(module, OPERATORS) and not after_spikes:
+        return None  # of a current that is constant, computed once
+    if isinstance(module, OPERATORS):
         return f"{site}: " + (
             f"used {uses} times; an operator remembers its inputs, so give each call a module of its own"
             if uses > 1

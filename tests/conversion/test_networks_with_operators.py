@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from hydra.utils import instantiate
 from torch import nn
 
@@ -13,6 +14,7 @@ from snnconv.conversion.methods.qcfs import convert as qcfs
 from snnconv.conversion.methods.threshold import convert
 from snnconv.conversion.rules import largest
 from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.capture import capture
 from snnconv.nn.graph.sites import Attention, MatMul, Product
 from snnconv.spiking.latency import Latency, latency_class
 from snnconv.spiking.model import running_mean as mean_over_time
@@ -304,3 +306,21 @@ def test_signed_neurons_of_several_levels_tend_to_the_ann(method, ann, images, b
 def test_pooling_of_differences_is_no_pooling_of_spikes(images, batches):
     latency = differential.convert(build("max pooling"), batches, rule=largest).latency
     assert (latency.float_operators, latency.analog_currents) == (1, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "operators"), [("squeezenet1_1", 0), ("resnet18", 0), ("mobilenet_v3_small", 36), ("regnet_y_400mf", 32)]
+)
+def test_families_of_torchvision_tend_to_their_ann(name, operators):
+    """Captured, with statistics of their own images (MobileNet: 18 hard-swish, and 9 gates of a sigmoid and a product); the error of the mean logits falls as T grows."""
+    network = getattr(torchvision.models, name)(num_classes=10).train()
+    images = torch.randn(16, 3, 32, 32)
+    with torch.no_grad():
+        network(images)
+    network, images = network.eval().double(), images[:2].double()
+    snn = convert(capture(network, images), [(images, torch.zeros(2))], **SETTINGS)
+    with torch.no_grad():
+        distance = (mean_over_time(snn(images, 512)) - network(images)).norm(dim=(1, 2))
+    assert distance[511] < 0.5 * distance[31]
+    assert snn.latency.float_operators == operators

@@ -13,6 +13,7 @@ from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.multi_level import MultiLevel
+from snnconv.spiking.simulation import Simulation
 
 KINDS = (QCFS, nn.ReLU)
 
@@ -26,7 +27,7 @@ def convert(
     levels: int = 8,
     rule: Rule | None = None,
     per_channel: bool = False,
-    simulate: Mapping[str, Any] | None = None,
+    simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
     """`ann` with neurons of 2n thresholds ±θ, ±θ/2, …, n = `thresholds_per_sign`, one signed spike a step.
 
@@ -37,4 +38,4 @@ def convert(
     found = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
     network = to_spiking(ann, KINDS, lambda path, _: MultiLevel(found[path], thresholds_per_sign, 1.0, v_initial=0.5))
     latency = Latency(spike_levels=2 ** (thresholds_per_sign - 1), signed=True, needs_training=training_of(ann))
-    return SpikingModel(network, latency, **(simulate or {}))
+    return SpikingModel(network, latency, simulation=simulate)

@@ -83,7 +83,9 @@ def place_operators(network: nn.Module, kinds: Kinds, choose: Choice = auto) -> 
 
     swapped = _swap_pools(graph, modules, _tuple(kinds), uses)
     if swapped:
+        meta = getattr(network, "meta", {})
         network = fx.GraphModule(network, graph, class_name=type(network).__name__)
+        network.meta.update(meta)
     walk(graph, visit, modules)
     for path, chosen in sites.items():
         set_submodule(network, path, Site(chosen))
