@@ -313,7 +313,10 @@ def test_pooling_of_differences_is_no_pooling_of_spikes(images, batches):
     ("name", "operators"), [("squeezenet1_1", 0), ("resnet18", 0), ("mobilenet_v3_small", 36), ("regnet_y_400mf", 32)]
 )
 def test_families_of_torchvision_tend_to_their_ann(name, operators):
-    """Captured, with statistics of their own images (MobileNet: 18 hard-swish, and 9 gates of a sigmoid and a product); the error of the mean logits falls as T grows."""
+    """Captured, with statistics of their own images; the error of the mean logits falls as T grows.
+
+    The operators of MobileNet are 18 hard-swish, and 9 gates of a hard-sigmoid and a product.
+    """
     network = getattr(torchvision.models, name)(num_classes=10).train()
     images = torch.randn(16, 3, 32, 32)
     with torch.no_grad():
