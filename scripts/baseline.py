@@ -1,4 +1,4 @@
-"""A trained network in small whole numbers, without spikes: what a spiking one has to be compared with.
+"""A trained network in small integers, without spikes, as the baseline for the spiking network.
 
 python scripts/baseline.py run=runs/… baseline=ptq_static baseline.activation_bits=4      others: ptq_dynamic, qat (conf/baseline/)
 python scripts/baseline.py run=runs/… baseline=ptq_static,qat baseline.weight_bits=8,4,2  each in turn

@@ -90,15 +90,15 @@ def stage_config(cfg: DictConfig, network: nn.Module, stages: list[str]) -> Dict
     """The configuration from which a stage is built again: the run's, with what has become of its network."""
     model = describe_ann(cfg.run)["config"]["model"]
     plain, before = layers_of(model)
-    made: Any = OmegaConf.create(OmegaConf.to_container(cfg))
-    with open_dict(made):
+    config: Any = OmegaConf.create(OmegaConf.to_container(cfg))
+    with open_dict(config):
         layers = {**before, **changes(instantiate(plain), network)}
-        found = {path for path, _ in network.named_modules()}
-        kept = {path: layer for path, layer in layers.items() if path in found}
-        made.model = {"_target_": "snnconv.hardware.compression.rebuild.rebuilt", "model": plain, "layers": kept}
-        made.fit, made.run, made.resume = cfg.compress.fit, None, None
-        made.compress.stages = {name: cfg.compress.stages[name] for name in stages}
-    return made
+        paths = {path for path, _ in network.named_modules()}
+        present = {path: layer for path, layer in layers.items() if path in paths}
+        config.model = {"_target_": "snnconv.hardware.compression.rebuild.rebuilt", "model": plain, "layers": present}
+        config.fit, config.run, config.resume = cfg.compress.fit, None, None
+        config.compress.stages = {name: cfg.compress.stages[name] for name in stages}
+    return config
 
 
 def measure(

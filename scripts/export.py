@@ -2,7 +2,7 @@
 
 python scripts/export.py run=runs/… method=qcfs export=nir            the spiking network as a NIR graph
 python scripts/export.py run=runs/… export=onnx export.weight_bits=8  the quantized ANN as ONNX with QDQ nodes
-python scripts/export.py run=runs/… export=c                          the spiking network in whole numbers, for C
+python scripts/export.py run=runs/… export=c                          the integer spiking network, for C
 
 Results: runs/…/evaluations/<method>/<date_time>/: the files, and export.json with what was compared.  A format is one file in
 snnconv/hardware/export/ with a function export(ann, snn, data, folder, *, …) → facts, and one yaml in conf/export/.
@@ -37,14 +37,14 @@ def main(cfg: DictConfig) -> None:
             return
         facts = export(ann, snn, data, run.folder)
         settings: Any = OmegaConf.to_container(cfg.export)
-        found = {
+        record = {
             "format": settings.pop("_target_").split(".")[-2],
             **facts,
             "export": {key: value for key, value in settings.items() if key != "_partial_"},
             "method": cfg.names.method,
             **environment.provenance(cfg.seed, run.device, cfg.precision),
         }
-        files.write_json(run.folder / "export.json", found)
+        files.write_json(run.folder / "export.json", record)
         show(run.folder, facts)
 
 

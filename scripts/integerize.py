@@ -1,4 +1,4 @@
-"""A trained network as a spiking network in whole numbers: accuracy beside the float one, widths of its membranes, memory.
+"""A trained network as an integer spiking network: accuracy beside the float network, widths of membranes, memory.
 
 python scripts/integerize.py run=runs/… method=qcfs 'timesteps=[4,8,16,32]'           int8 weights, a scale for each channel
 python scripts/integerize.py run=runs/… integer=int4 integer.membrane_bits=16         others in conf/integer/
@@ -25,11 +25,11 @@ from snnconv.spiking.accuracy import accuracy_over_time
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(cfg: DictConfig) -> None:
-    """One network in whole numbers."""
+    """Convert one network to integers and evaluate it."""
     with open_run(cfg) as run:
         cfg = run.cfg
         if cfg.precision == "tf32":
-            raise ValueError("precision=tf32: rounds whole numbers above 2^11; precision=float32 holds them")
+            raise ValueError("precision=tf32: rounds integers above 2^11; use precision=float32")
         ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
         data = instantiate(cfg.data)
         weights = instantiate(cfg.weights)

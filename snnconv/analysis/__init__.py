@@ -1,1 +1,1 @@
-"""Why the accuracy of an SNN is lower than that of its ANN, and what both cost: errors, operations, energy, robustness."""
+"""Analysis of a converted network: causes of lost accuracy, operations, energy, robustness."""

@@ -24,5 +24,5 @@ def counterpart(model: nn.Module, snn: SpikingModel) -> nn.Module:
 
 
 def _missing(model: nn.Module, paths: list[str]) -> list[str]:
-    known = dict(model.named_modules())
-    return [path for path in paths if path not in known]
+    modules = dict(model.named_modules())
+    return [path for path in paths if path not in modules]

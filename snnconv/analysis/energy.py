@@ -66,7 +66,7 @@ class Energy:
         return list(self.operations.accumulates)
 
     def bits(self, t: int) -> int:
-        """Of an activation of the quantized ANN: ceil(log2(levels + 1))."""
+        """Bits of an activation of the quantized ANN: ceil(log2(levels + 1))."""
         return self.operations.levels[t].bit_length()
 
     def ann(self, table: str) -> dict[str, float]:

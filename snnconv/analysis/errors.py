@@ -1,4 +1,4 @@
-"""Why a converted network is less accurate: the error of each layer in parts, and the accuracy that each kind of error costs."""
+"""Error decomposition of a converted network: the error of each layer in parts, and the accuracy that each kind of error costs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -71,7 +71,7 @@ def decompose(
     if snn.timing.presented is not None:
         raise ValueError("this method shows the image in its first steps only, so no mean current stands for it; it has no "
                          "conversion error once it has settled")  # fmt: skip
-    wanted, rights, seen = sorted(set(timesteps)), _Rights(), 0
+    wanted, rights, measured = sorted(set(timesteps)), _Rights(), 0
     parts = snn.rounds(wanted)
     layers: list[LayerErrors] = []
     original, was_training = ann, ann.training
@@ -80,11 +80,11 @@ def decompose(
         for part in parts:
             snn.prepare(part[-1])
             here = [Watch(path, neuron, snn, part) for path, neuron in snn.neurons().items()]
-            seen = 0
+            measured = 0
             most = snn.at_once(part[-1], next(ann.parameters()).device)
             with recording(snn, stepwise=True):
                 for x, labels in _small(batches, distributed.share_of(images), most):
-                    seen += len(x)
+                    measured += len(x)
                     rights.add("ann", _ann_beside(ann, here, x), labels)
                     with _hooked(snn, here):
                         means = running_mean(snn(x, part[-1]), snn.latency.readout_from)
@@ -95,7 +95,7 @@ def decompose(
                     rights.add(
                         f"limit {part[-1]}", instead(snn, lambda n: Clipped(n, snn.latency.spike_levels), x), labels
                     )
-            if not seen:
+            if not measured:
                 raise ValueError("errors are measured on images, and there are none")
             layers += [watch.errors(t) for t in part for watch in here]
     finally:

@@ -1,4 +1,4 @@
-"""What one spike of every neuron reaches: the exact fan-out of a converted network, followed through its own graph."""
+"""Exact fan-out of every neuron: the accumulates that one spike causes in each layer, from the graph of the network."""
 
 import copy
 import operator
@@ -20,9 +20,7 @@ from snnconv.nn.graph.trace import path_of, trace
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.operators.base import Operator, OperatorOverTime
 
-SPIKES, CONSTANT, VARYING = range(
-    3
-)  # what an element may carry: spikes, a value that stays over time, one that changes
+SPIKES, CONSTANT, VARYING = range(3)  # kinds of values of an element: spikes, constant over time, changing
 LOGITS = "(logits)"  # where the network ends
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -32,7 +30,7 @@ GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
 
 @dataclass(frozen=True)
 class Target:
-    """Where values arrive: a weight layer, neurons, or the logits.  Numbers are those of one image.
+    """A weight layer, neurons, or the logits, with the number of operations for one image.
 
     Weights that meet padding do not count: a layer of which every input spikes once needs as many accumulates as `macs`.
     """
@@ -68,7 +66,7 @@ def fan_out(network: nn.Module, image_shape: Sequence[int], *, zeros: bool = Tru
 class _Walk(fx.Interpreter):
     """Runs a network on [3, …] in the place of images: the number of spikes, and of values, that each element carries.
 
-    Neurons put out one spike each.  The number of accumulates is linear in the spikes, so its gradient is the fan-out.
+    Every neuron emits one spike.  The number of accumulates is linear in the spikes, so its gradient is the fan-out.
     """
 
     def __init__(self, network: nn.Module, zeros: bool) -> None:
@@ -193,7 +191,7 @@ def _carrying(what: int, shape: Sequence[int]) -> Tensor:
 
 
 def _uses(layer: Any, x: Tensor) -> Tensor:
-    """How often weights of `layer` meet what each row of `x` [R, C, …] carries, by output: [R, D, …].
+    """Number of weights of `layer` that are multiplied by the values that each row of `x` [R, C, …] counts, by output: [R, D, …].
 
     One channel in the place of all: a convolution of ones over the sum of the channels.  (Every input meets the weights of its
     own group alone; what is divided here by the groups adds up to that over the output channels.)
@@ -211,7 +209,7 @@ def _uses(layer: Any, x: Tensor) -> Tensor:
 
 
 def _nonzero_uses(layer: Any, x: Tensor) -> Tensor:
-    """The same of those weights that are not 0."""
+    """`_uses` for weights that are not 0."""
     mask: Any = copy.deepcopy(layer).cpu().double()
     mask.weight = nn.Parameter((layer.weight != 0).cpu().double(), requires_grad=False)
     mask.bias = None
@@ -275,7 +273,7 @@ def _adaptive_sum_pool(x: Tensor, output_size: Any) -> Tensor:
 
 
 def _copies(mode: str) -> bool:
-    """Does interpolation by `mode` copy elements, rather than mix them?"""
+    """Whether interpolation by `mode` copies elements and does not mix them."""
     return mode.startswith("nearest")
 
 

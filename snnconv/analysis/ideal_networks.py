@@ -1,4 +1,4 @@
-"""Networks that lack one kind of conversion error: clipped in no other way than neurons clip, or of even currents."""
+"""Networks without some kinds of conversion error: the ANN with clipped activations, and neurons with even currents."""
 
 import copy
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def instead(snn: SpikingModel, make: Callable[[Any], nn.Module], images: Tensor)
 
 
 class Clipped(nn.Module):
-    """What `neuron` could put out if it did not have to spike: 0 … `most` amplitudes."""
+    """The output of `neuron` without spikes: its current, clipped to 0 … `most` amplitudes."""
 
     def __init__(self, neuron: Any, most: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Clipped(nn.Module):
 
 
 class Even(nn.Module):
-    """What a neuron of `model` puts out on average over T counted steps if its current is the same in all of them."""
+    """Mean output of a neuron of `model` over T counted steps with the same current in each."""
 
     def __init__(self, neuron: nn.Module, model: SpikingModel, timesteps: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Even(nn.Module):
 
 
 class Counted(nn.Module):
-    """The same for a plain integrate-and-fire neuron, in closed form (`functional.spike_count`): equal but for rounding."""
+    """`Even` for a plain integrate-and-fire neuron, in closed form (`functional.spike_count`); equal up to rounding."""
 
     def __init__(self, neuron: Any, timesteps: int) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Counted(nn.Module):
 
 
 def evenly(neuron: Any, model: SpikingModel, timesteps: int) -> nn.Module:
-    """What stands in the place of `neuron` in the network of even currents."""
+    """The replacement of `neuron` in the network of even currents."""
     plain = type(neuron) is IntegrateFire and not isinstance(neuron.v_initial, Tensor)
     if plain and model.timing.discard == 0 and model.timing.lookahead == 1 and model.simulation.precision != "bf16":
         return Counted(neuron, timesteps)
@@ -106,7 +106,7 @@ def evenly(neuron: Any, model: SpikingModel, timesteps: int) -> nn.Module:
 
 
 def unit(neuron: Any, like: Tensor, axis: int) -> Tensor | float:
-    """What the output has to be multiplied by, where a factor was moved into the next weights (`folding.fold_amplitudes`)."""
+    """The factor by which the output is multiplied, where it was moved into the next weights (`folding.fold_amplitudes`)."""
     if not hasattr(neuron, "amplitude"):
         return 1.0
     theta, amplitude = (torch.as_tensor(x, dtype=torch.float64) for x in (neuron.threshold, neuron.amplitude))

@@ -88,7 +88,7 @@ class Watch:
         self.fired[t] = self.fired.get(t, False) | (output != 0).any(0)
 
     def errors(self, t: int) -> LayerErrors:
-        """Of all batches so far, over all processes."""
+        """The errors over all batches so far and all processes."""
         fired = distributed.sum_over_ranks(self.fired[t].long()) > 0
         count, power, owing, saturated, rate, *rest = distributed.sum_over_ranks(self.sums[t]).tolist()
         names, n = (*PARTS, "total"), len(PARTS) + 1
@@ -108,7 +108,7 @@ class Watch:
 
 
 def _owing(v: Tensor, threshold: Any, some: Tensor, not_all: Tensor) -> Tensor:
-    """Where an even current would have left v in [0, θ): not below while it has fired, not above while it could fire more."""
+    """Mask of potentials outside [0, θ), where an even current leaves them inside: v < 0 after a spike, or v ≥ θ."""
     return ((v < 0) & some) | ((v >= threshold) & not_all)
 
 

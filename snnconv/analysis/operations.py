@@ -1,4 +1,4 @@
-"""How many operations a converted network needs: counted from the spikes that it emits on images, beside those of its ANN."""
+"""Number of operations of a converted network, counted from the spikes that it emits on images, and of its ANN."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -61,14 +61,14 @@ def count_operations(
     well, and in the steps that a layer looks ahead.  What a layer waits for is received once.  Without `zeros`, weights that are
     0 do not count.  ValueError without images, or where the network does what cannot be counted (`fanout.fan_out`).
     """
-    wanted, kept = wanted_timesteps(timesteps), _first(batches, images)
-    snn.to(kept[0].device)
+    wanted, inputs = wanted_timesteps(timesteps), _first(batches, images)
+    snn.to(inputs[0].device)
     accumulates: dict[int, dict[str, float]] = {}
-    total = distributed.sum_over_ranks(torch.tensor(sum(map(len, kept)), device=kept[0].device)).item()
+    total = distributed.sum_over_ranks(torch.tensor(sum(map(len, inputs)), device=inputs[0].device)).item()
     for part in snn.rounds(wanted):
         snn.prepare(part[-1])  # before its neurons are recorded
-        targets, reach = fan_out(snn.network, kept[0].shape[1:], zeros=zeros)
-        counts = _count(snn, kept, part[-1], [target.path for target in targets], reach).cumsum(0) / total
+        targets, reach = fan_out(snn.network, inputs[0].shape[1:], zeros=zeros)
+        counts = _count(snn, inputs, part[-1], [target.path for target in targets], reach).cumsum(0) / total
         for t in part:
             by_path = zip(targets, counts[snn.steps(t) - 1].tolist(), strict=True)
             accumulates[t] = {target.path: count for target, count in by_path}
@@ -86,10 +86,10 @@ def count_operations(
 def _first(batches: Iterable[tuple[Tensor, Any]], count: int) -> list[Tensor]:
     """The first `count` images of `batches`, batch by batch."""
     if type(count) is not int or count < 1:
-        raise ValueError(f"images={count}: operations are counted on a whole number of images, at least 1")
-    if not (kept := first_images(batches, distributed.share_of(count))):
+        raise ValueError(f"images={count}: expected an integer of at least 1: operations are counted on images")
+    if not (parts := first_images(batches, distributed.share_of(count))):
         raise ValueError("operations are counted from the spikes that images cause, and there are no images")
-    return kept
+    return parts
 
 
 def _count(snn: SpikingModel, batches: list[Tensor], timesteps: int, paths: list[str], reach: FanOut) -> Tensor:
@@ -114,7 +114,7 @@ def _count(snn: SpikingModel, batches: list[Tensor], timesteps: int, paths: list
     with recording(snn, observe):
         for images in batches:
             snn(images, timesteps)
-    if any(seen % steps for seen in done.values()):
+    if any(steps_done % steps for steps_done in done.values()):
         raise ValueError(
             f"a layer took {max(done.values())} steps, no multiple of the {steps} that the model says it simulates"
         )

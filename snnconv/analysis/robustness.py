@@ -54,11 +54,11 @@ def pgd(pixels: Pixels, gradient: Gradient, *, epsilon: float, steps: int = 10, 
 
     Starts from the image itself, so that it is the same every time.
     """
-    found = pixels
+    attacked = pixels
     for _ in range(steps):
-        found = found + rate * epsilon * gradient(found).sign()
-        found = found.clamp(pixels - epsilon, pixels + epsilon).clamp(0, 1)
-    return found
+        attacked = attacked + rate * epsilon * gradient(attacked).sign()
+        attacked = attacked.clamp(pixels - epsilon, pixels + epsilon).clamp(0, 1)
+    return attacked
 
 
 def robustness(
@@ -74,27 +74,27 @@ def robustness(
     ann.eval()
     every: dict[str, Disturbance] = {"clean": lambda pixels, gradient: pixels, **disturbances}
     try:
-        found: dict[str, dict[str, Any]] = {name: {"ann": 0.0, "snn": {}} for name in every}
+        accuracy: dict[str, dict[str, Any]] = {name: {"ann": 0.0, "snn": {}} for name in every}
         for part in snn.rounds(timesteps):  # where the network depends on T, it is prepared once for each T
             for name, each in every.items():
                 accuracies = _accuracies(ann, snn, batches, each, part, images)
-                found[name] = {"ann": accuracies["ann"], "snn": found[name]["snn"] | accuracies["snn"]}
+                accuracy[name] = {"ann": accuracies["ann"], "snn": accuracy[name]["snn"] | accuracies["snn"]}
     finally:
         ann.train(was_training)
-    return found
+    return accuracy
 
 
 def _accuracies(
     ann: nn.Module, snn: SpikingModel, batches: Batches, disturb: Disturbance, wanted: Sequence[int], images: int
 ) -> dict[str, Any]:
-    right, seen = torch.zeros(1 + len(wanted), dtype=torch.int64, device=batches.device), 0
+    right, count = torch.zeros(1 + len(wanted), dtype=torch.int64, device=batches.device), 0
     for x, labels in _first(batches, distributed.share_of(images)):
         pixels = (x - batches.offset) / (255 * batches.scale)
         disturbed = disturb(pixels, _gradient(ann, batches, labels))
         x = 255 * disturbed.detach() * batches.scale + batches.offset
         right += torch.stack([(logits.argmax(-1) == labels).sum() for logits in _answers(ann, snn, x, wanted)])
-        seen += len(x)
-    total = distributed.sum_over_ranks(torch.tensor(seen, device=batches.device)).item()
+        count += len(x)
+    total = distributed.sum_over_ranks(torch.tensor(count, device=batches.device)).item()
     ann_accuracy, *snn_accuracy = (distributed.sum_over_ranks(right) / total).tolist()
     return {"ann": ann_accuracy, "snn": dict(zip(wanted, snn_accuracy, strict=True))}
 

@@ -87,7 +87,7 @@ def networks(data):
 
 
 def by_hand(x: torch.Tensor, low, high, integers: Integers) -> torch.Tensor:
-    """Whole numbers times their scale, in float64: round to even, clip, zero always exact."""
+    """Integers times their scale, in float64: round to even, clip, zero always exact."""
     x, low, high = (torch.as_tensor(value).double() for value in (x, low, high))
     low, high = low.clamp(max=0), high.clamp(min=0)
     if integers.symmetric:
@@ -191,7 +191,7 @@ def test_dynamic_takes_the_range_of_each_image():
 
 
 def test_dynamic_answers_do_not_depend_on_the_batch(data):
-    """Without pooling, whose means of whole numbers lie halfway between two, where float noise decides."""
+    """Without pooling, whose means of integers lie halfway between two, where float noise decides."""
     layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)]
     network = dynamic(nn.Sequential(*layers).eval(), data, weight_bits=4, activation_bits=4).network
     images = torch.randn(6, 1, 8, 8)
@@ -413,7 +413,7 @@ def test_energy_by_hand(networks, data):
 def test_what_cannot_be_counted_has_no_energy(caplog):
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 2)).eval()
     found = static(network, given(torch.randn(4, 1, 8, 8)))
-    assert found.ranges == 2  # what is chosen from whole numbers is one
+    assert found.ranges == 2  # what is chosen from integers is an integer
     assert energy(network, found, [1, 8, 8], {"t": Costs(1, 1)}) == {"energy": None, "ann_energy": None}
     assert "No energy: 2 (MaxPool2d)" in caplog.text
 
@@ -424,15 +424,15 @@ def test_what_cannot_be_counted_has_no_energy(caplog):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weight_bits": 1}, "baseline.weight_bits=1: a whole number of bits from 2 to 16"),
-        ({"activation_bits": 17}, "baseline.activation_bits=17: a whole number of bits from 2 to 16"),
-        ({"image_bits": 4.0}, "baseline.image_bits=4.0: a whole number"),
+        ({"weight_bits": 1}, "baseline.weight_bits=1: an integer number of bits from 2 to 16"),
+        ({"activation_bits": 17}, "baseline.activation_bits=17: an integer number of bits from 2 to 16"),
+        ({"image_bits": 4.0}, "baseline.image_bits=4.0: an integer number"),
         ({"observer": "median"}, "baseline.observer='median': min_max, moving_average, percentile, mse or kl"),
         ({"weight_observer": "kl"}, "baseline.weight_observer='kl': min_max or mse"),
         ({"weights": "signed"}, "baseline.weights='signed': symmetric or affine"),
         ({"momentum": 1.0}, "baseline.momentum=1.0: at least 0 and below 1"),
         ({"percent": 0}, "baseline.percent=0: above 0"),
-        ({"per_image": 0}, "baseline.per_image=0: a whole number of at least 1"),
+        ({"per_image": 0}, "baseline.per_image=0: an integer of at least 1"),
         ({"own_levels": True, "activation_bits": 3}, "7 levels above 0, too few for the 8 that this network"),
     ],
 )
@@ -445,7 +445,7 @@ def test_settings_that_make_no_sense_say_what_would(networks, data, settings, me
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "baseline.epochs=0: a whole number of at least 1; without training baseline=ptq_static"),
+        ({"epochs": 0}, "baseline.epochs=0: an integer of at least 1; without training baseline=ptq_static"),
         ({"lr": 0}, "baseline.lr=0: a positive number"),
         ({"average": 1.5}, "baseline.momentum=1.5"),
     ],

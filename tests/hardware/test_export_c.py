@@ -1,4 +1,4 @@
-"""The network in whole numbers as .npz and C: both emit the golden model's spikes; nothing is written that does not."""
+"""The integer network as .npz and C: both emit the golden model's spikes; nothing is written that does not."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Networks in whole numbers: equal to the golden model spike for spike, and to the float network where nothing is rounded."""
+"""Integer networks: equal to the golden model spike for spike, and to the float network where nothing is rounded."""
 
 import copy
 import doctest
@@ -368,7 +368,7 @@ def test_halves_go_up():
 
 
 def test_currents_go_on_unrounded_where_they_fit(batches):
-    """Weights −1, 0, 1 and few of them: currents are small whole numbers, and nothing is lost by passing them on."""
+    """Weights −1, 0, 1 and few of them: currents are small integers, and nothing is lost by passing them on."""
     ann = nn.Sequential(nn.Conv2d(1, 2, 1), act(), nn.Conv2d(2, 2, 1, bias=False), nn.Conv2d(2, 2, 3, padding=1, groups=2), act(),
                         nn.Flatten(), nn.Linear(32, 3)).eval()  # fmt: skip
     for layer in (ann[2], ann[3]):

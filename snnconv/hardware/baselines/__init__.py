@@ -1,1 +1,1 @@
-"""What a deployer would otherwise use: the trained network itself in small whole numbers (torchao; `snnconv[quantize]`)."""
+"""Quantized ANNs as baselines: the trained network itself in small integers (torchao; `snnconv[quantize]`)."""

@@ -1,4 +1,4 @@
-"""What a quantized network takes: bytes, and energy by the tables and rules that price the spiking one beside it."""
+"""Size in bytes of a quantized network, and its energy by the same tables and rules as for the spiking network."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def size(ann: nn.Module, quantized: Quantized) -> dict[str, float]:
 
 
 def targets(ann: nn.Module, image_shape: Sequence[int]) -> list[Target]:
-    """What is computed for one image, layer by layer.  ValueError where that cannot be counted (`fanout.fan_out`)."""
+    """Operations for one image, layer by layer.  ValueError where that cannot be counted (`fanout.fan_out`)."""
     trained = any(isinstance(module, QCFS) for module in ann.modules())
     network = fold_batchnorm(ann if trained else replace_relus(ann, nn.ReLU))
     counted = replace_modules(network, (QCFS, nn.ReLU), lambda _: OverTime(IntegrateFire(1.0)))
@@ -59,7 +59,7 @@ def energy(
 ) -> dict[str, dict[str, float] | None]:
     """pJ for one image by table: "energy" of the quantized network, "ann_energy" of its original; None if it cannot be counted."""
     try:
-        found = targets(ann, image_shape)
+        counted = targets(ann, image_shape)
     except ValueError as error:
         log.warning("No energy: %s", error)
         return {"energy": None, "ann_energy": None}
@@ -69,7 +69,7 @@ def energy(
     }
     return {
         "energy": {
-            name: sum(costs.of_ann(target, how.activation_bits) for target in found) for name, costs in narrow.items()
+            name: sum(costs.of_ann(target, how.activation_bits) for target in counted) for name, costs in narrow.items()
         },
-        "ann_energy": {name: sum(costs.of_ann(target) for target in found) for name, costs in tables.items()},
+        "ann_energy": {name: sum(costs.of_ann(target) for target in counted) for name, costs in tables.items()},
     }

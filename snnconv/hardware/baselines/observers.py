@@ -1,4 +1,4 @@
-"""Ranges of values, and whole numbers in them: torchao's observers, ours by the rules of `calibration`, and one range an image."""
+"""Ranges of values and their integers: torchao's observers, those by the rules of `calibration`, and one range an image."""
 
 import logging
 import warnings
@@ -45,7 +45,7 @@ WEIGHT_OBSERVERS = ("min_max", "mse")
 
 @dataclass(frozen=True)
 class Integers:
-    """Whole numbers of `bits` bits: symmetric, −q…q with q = 2^(bits−1) − 1, or affine, 0…2^bits − 1 and a zero point."""
+    """Integers of `bits` bits: symmetric, −q…q with q = 2^(bits−1) − 1, or affine, 0…2^bits − 1 and a zero point."""
 
     bits: int
     symmetric: bool
@@ -61,7 +61,7 @@ class Integers:
         return 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
 
     def options(self, per_channel: bool = False) -> dict[str, Any]:
-        """The same in torchao's words."""
+        """The settings as torchao names them."""
         scheme = f"per_{'channel' if per_channel else 'tensor'}_{'symmetric' if self.symmetric else 'affine'}"
         options = {
             "dtype": torch.int32,
@@ -125,12 +125,12 @@ class RuleObserver(UniformQuantizationObserverBase):
         return -self._end(below, levels - share), self._end(above, share)
 
     def _end(self, samples: Float[Tensor, "C M"], levels: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
-        """What the rule says of one side, 0 of an empty one."""
-        found, levels = torch.zeros_like(levels), levels.clamp_min(1)
+        """The threshold by the rule for values of one sign; 0 without values."""
+        thresholds, levels = torch.zeros_like(levels), levels.clamp_min(1)
         there = samples.amax(1) > 0
         if there.any():
-            found[there] = self.rule(samples[there], levels[there]).to(found)
-        return found
+            thresholds[there] = self.rule(samples[there], levels[there]).to(thresholds)
+        return thresholds
 
 
 def least_squares(
@@ -138,13 +138,13 @@ def least_squares(
 ) -> Float[Tensor, " C"]:
     """`rules.least_squares` of every channel at once, each with levels of its own."""
     top, levels = samples.amax(1, keepdim=True), levels.unsqueeze(1)
-    best, found = torch.full_like(top, torch.inf), top.clone()
+    best, thresholds = torch.full_like(top, torch.inf), top.clone()
     for k in range(1, candidates + 1):
         theta = top * k / candidates
         steps = torch.minimum((samples * levels / theta + 0.5).floor(), levels)
         error = (samples - theta * (steps / levels)).double().square().sum(1, keepdim=True).to(best)
-        found, best = torch.where(error < best, theta, found), torch.minimum(error, best)
-    return found.squeeze(1)
+        thresholds, best = torch.where(error < best, theta, thresholds), torch.minimum(error, best)
+    return thresholds.squeeze(1)
 
 
 def _of_one(rule: Rule) -> Callable[[Tensor, Tensor], Tensor]:
@@ -153,7 +153,7 @@ def _of_one(rule: Rule) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def weight_observer(name: str, integers: Integers, per_channel: bool) -> nn.Module:
-    """What finds the range of the weights of one layer, or of each output channel."""
+    """An observer that finds the range of the weights of one layer, or of each output channel."""
     options = integers.options(per_channel)
     if name == "mse":
         return RuleObserver(least_squares, **options)
@@ -161,7 +161,7 @@ def weight_observer(name: str, integers: Integers, per_channel: bool) -> nn.Modu
 
 
 def activation_observer(name: str, integers: Integers, *, momentum: float, percent: float, per_image: int) -> nn.Module:
-    """What finds the range of the values at one place of a network.  ValueError for an unknown name."""
+    """An observer that finds the range of the values at one place of a network.  ValueError for an unknown name."""
     by_name: dict[str, Rule] = {
         "percentile": partial(rules.percentile, percent=percent),
         "mse": rules.least_squares,
@@ -194,7 +194,7 @@ class PerImage(nn.Module):
         self.mapping = MappingType.SYMMETRIC if integers.symmetric else MappingType.ASYMMETRIC
 
     def forward(self, x: Float[Tensor, "N *shape"]) -> Float[Tensor, "N *shape"]:
-        """Whole numbers times the scale of their image."""
+        """Integers times the scale of their image."""
         block, low, high = (1, *x.shape[1:]), self.integers.low, self.integers.high
         scale, zero_point = choose_qparams_affine(x, self.mapping, block, torch.int32, low, high)
         integers = quantize_affine(x, block, scale, zero_point, torch.int32, low, high)

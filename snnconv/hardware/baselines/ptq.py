@@ -1,8 +1,8 @@
-"""A trained network in whole numbers without training: ranges found beforehand (static), or of each image when it comes (dynamic).
+"""Post-training quantization: activation ranges from calibration (static), or from each image at run time (dynamic).
 
 Where values are quantized: the image, what every activation puts out, and whatever else weights meet (after average pooling).
 What is added up before an activation (weight layers, biases, shortcuts) stays at full width, as in fused integer kernels.  The
-arithmetic is simulated: float32 holding whole numbers times their scale.
+arithmetic is simulated: float32 holds integers times their scale.
 """
 
 from collections.abc import Callable, Iterable
@@ -47,7 +47,7 @@ KEEPING_CALLS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to quantize; ValueError for values that make no sense."""
+    """Settings of a quantization; ValueError for values out of range."""
 
     weight_bits: int = 8
     activation_bits: int = 8
@@ -67,7 +67,7 @@ class Settings:
         for name in ("weight_bits", "activation_bits", "image_bits"):
             bits = getattr(self, name)
             if type(bits) is not int or not 2 <= bits <= MOST_BITS:
-                raise ValueError(f"baseline.{name}={bits!r}: a whole number of bits from 2 to {MOST_BITS}")
+                raise ValueError(f"baseline.{name}={bits!r}: an integer number of bits from 2 to {MOST_BITS}")
         schemes = ("symmetric", "affine")
         options = {
             "weights": schemes,
@@ -75,28 +75,28 @@ class Settings:
             "observer": OBSERVERS,
             "weight_observer": WEIGHT_OBSERVERS,
         }
-        for name, known in options.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"baseline.{name}={getattr(self, name)!r}: {', '.join(known[:-1])} or {known[-1]}")
+        for name, allowed in options.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"baseline.{name}={getattr(self, name)!r}: {', '.join(allowed[:-1])} or {allowed[-1]}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"baseline.momentum={self.momentum!r}: at least 0 and below 1")
         if not 0 < self.percent <= 100:
             raise ValueError(f"baseline.percent={self.percent!r}: above 0 and at most 100")
         if type(self.per_image) is not int or self.per_image < 1:
-            raise ValueError(f"baseline.per_image={self.per_image!r}: a whole number of at least 1")
+            raise ValueError(f"baseline.per_image={self.per_image!r}: an integer of at least 1")
 
     def of_weights(self) -> Integers:
-        """What weights become."""
+        """The integers of weights."""
         return Integers(self.weight_bits, self.weights == "symmetric")
 
     def of_activations(self, image: bool = False) -> Integers:
-        """What activations become, or the image."""
+        """The integers of activations, or of the image."""
         return Integers(self.image_bits if image else self.activation_bits, self.activations == "symmetric")
 
 
 @dataclass
 class Quantized:
-    """`network` computes with whole numbers times scales; `how` says which, `ranges` of them are stored for activations."""
+    """`network` computes with integers times scales, by the settings `how`; `ranges` is the number of stored activation ranges."""
 
     network: nn.Module
     how: Settings
@@ -104,7 +104,7 @@ class Quantized:
 
 
 def dynamic(ann: nn.Module, data: Splits, **settings: Any) -> Quantized:
-    """`ann` with weights in whole numbers, and activations in the range of each image.  A trained θ still clips."""
+    """`ann` with integer weights, and activations quantized in the range of each image.  A trained θ still clips."""
     how = Settings(**{**settings, "from_theta": False})
     network, _ = prepared(fold_batchnorm(ann), how, PerImage)
     quantize_weights(network, how)
@@ -112,12 +112,12 @@ def dynamic(ann: nn.Module, data: Splits, **settings: Any) -> Quantized:
 
 
 def static(ann: nn.Module, data: Splits, **settings: Any) -> Quantized:
-    """`ann` with weights and activations in whole numbers, in ranges from θ or from calibration images."""
+    """`ann` with integer weights and activations, in ranges from θ or from calibration images."""
     return calibrated(fold_batchnorm(ann), data.calibration, Settings(**settings))
 
 
 def calibrated(network: nn.Module, batches: Iterable[tuple[Tensor, Any]], how: Settings) -> Quantized:
-    """A copy of `network` in whole numbers, its ranges found on all `batches`.  ValueError without images."""
+    """A quantized copy of `network`, with ranges from all `batches`.  ValueError without images."""
     kind: dict[str, Any] = {"momentum": how.momentum, "percent": how.percent, "per_image": how.per_image}
     network, sites = prepared(network, how, lambda integers: activation_observer(how.observer, integers, **kind))
     images = in_batches(batches, BATCH)
@@ -165,25 +165,25 @@ def prepared(
         elif isinstance(module, WEIGHTED):
             source = _source(node.args[0], modules)
             places.setdefault(source, how.of_activations(image=source.op == "placeholder"))
-    found = fx.GraphModule(network, graph)
+    quantized = fx.GraphModule(network, graph)
     sites = {}
     for node, integers in places.items():
         if how.from_theta and node.op == "call_module" and isinstance(modules[str(node.target)], QCFS):
-            continue  # whole numbers of levels as they are
+            continue  # its levels are integers already
         place = str(node.target if node.op == "call_module" else node.name)
-        path = free_name(f"{place.replace('.', '_')}_values", attributes(found))  # called more than once
-        found.add_submodule(path, make(integers))
+        path = free_name(f"{place.replace('.', '_')}_values", attributes(quantized))  # called more than once
+        quantized.add_submodule(path, make(integers))
         with graph.inserting_after(node):
             new = graph.call_module(path, (node,))
         node.replace_all_uses_with(new)
         new.args = (node,)
         sites[path] = place
-    found.recompile()
-    return found, sites
+    quantized.recompile()
+    return quantized, sites
 
 
 def _source(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
-    """Where the values of `node` were computed: before what only moves, drops or chooses them."""
+    """The node that computed the values of `node`: operations that only move, drop or choose values are skipped."""
     module = modules[str(node.target)] if node.op == "call_module" else None
     keeps = isinstance(module, KEEPING_MODULES) or (node.op.startswith("call_") and node.target in KEEPING_CALLS)
     return _source(node.all_input_nodes[0], modules) if keeps else node
@@ -198,7 +198,7 @@ def _require_carried(network: nn.Module) -> None:
 
 
 def quantize_weights(network: nn.Module, how: Settings) -> None:
-    """Make every weight layer of `network` compute with whole numbers, in ranges found now; gradients pass straight through."""
+    """Make every weight layer of `network` compute with integers, in ranges found now; gradients pass straight through."""
     for layer in [module for module in network.modules() if isinstance(module, WEIGHTED)]:
         observer = weight_observer(how.weight_observer, how.of_weights(), how.per_channel)
         observer(layer.weight.detach())

@@ -1,4 +1,4 @@
-"""A trained network in whole numbers, trained a little further with them (quantization-aware training)."""
+"""Quantization-aware training: a quantized network, trained for a few more epochs."""
 
 import logging
 import math
@@ -31,16 +31,14 @@ def qat(
     average: float = 0.9,
     **settings: Any,
 ) -> Quantized:
-    """`ann` in whole numbers as `ptq.static` makes it (`settings`; `average` is its momentum), then `epochs` epochs of SGD.
+    """`ann` quantized by `ptq.static` (`settings`; `average` is its momentum), then `epochs` epochs of SGD.
 
     Gradients pass straight through the rounding of what lies in its range.  Ranges stay, but for θ, which is trained.  With a
     scale for each output channel batch norms go on learning: each is a factor and a bias a channel, so the scale takes it over
     exactly; else they are folded beforehand.  The last epoch counts.  ValueError for settings that make no sense.
     """
     if type(epochs) is not int or epochs < 1:
-        raise ValueError(
-            f"baseline.epochs={epochs!r}: a whole number of at least 1; without training baseline=ptq_static"
-        )
+        raise ValueError(f"baseline.epochs={epochs!r}: an integer of at least 1; without training baseline=ptq_static")
     try:
         how = Fit(epochs=epochs, lr=lr, batch_size=data.train.batch_size, momentum=momentum, weight_decay=weight_decay)
     except ValueError as error:
@@ -48,9 +46,9 @@ def qat(
     if distributed.world_size() > 1:
         raise ValueError("baseline=qat: trains in one process; start it without torchrun")
     quantize = Settings(momentum=average, **settings)
-    found = calibrated(ann if quantize.per_channel else fold_batchnorm(ann), data.calibration, quantize)
-    _train(found.network, data, how)
-    return replace(found, network=found.network.eval())
+    quantized = calibrated(ann if quantize.per_channel else fold_batchnorm(ann), data.calibration, quantize)
+    _train(quantized.network, data, how)
+    return replace(quantized, network=quantized.network.eval())
 
 
 def _train(network: nn.Module, data: Splits, how: Fit) -> None:

@@ -38,7 +38,7 @@ def prune_channels(
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
             raise ValueError(f"compress: {name}={value!r}: a share of the channels, at least 0 and below 1")
     if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
-        raise ValueError(f"compress: multiple={multiple!r}: a whole number of at least 1")
+        raise ValueError(f"compress: multiple={multiple!r}: an integer of at least 1")
     pruning = _library()
     image = _an_image(batches, network)
     sites = {path: copy.deepcopy(m) for path, m in network.named_modules() if is_activation(m)}
@@ -47,7 +47,7 @@ def prune_channels(
     paths = {module: path for path, module in smaller.named_modules()}
     outputs = smaller(image).shape[-1]
     graph = pruning.DependencyGraph().build_dependency(smaller, example_inputs=image)
-    importance, unused, kept, pruned = pruning.importance.GroupMagnitudeImportance(p=2), set(ratios), [], 0
+    importance, unused, unpruned, pruned = pruning.importance.GroupMagnitudeImportance(p=2), set(ratios), [], 0
     last = [module for module in smaller.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
     for group in list(graph.get_all_groups(ignored_layers=[last], root_module_types=[nn.Conv2d, nn.Linear])):
         module, path = group[0].dep.target.module, paths[group[0].dep.target.module]
@@ -58,7 +58,7 @@ def prune_channels(
         if leave >= count:
             continue
         if (why := _fixed(group, shortcuts)) or last in [dep.target.module for dep, _ in group if _writes(dep)]:
-            kept.append(f"{path} ({why or 'the logits'})")
+            unpruned.append(f"{path} ({why or 'the logits'})")
             continue
         order = importance(group).argsort()[: count - leave].tolist()
         graph.get_pruning_group(module, group[0].dep.handler, order).prune()
@@ -69,17 +69,17 @@ def prune_channels(
         )
     if not pruned and any(value > 0 for value in (ratio, *ratios.values())):
         raise ValueError(
-            f"{type(network).__name__}: no channels can be pruned; kept: {'; '.join(kept) or 'too few to prune'}"
+            f"{type(network).__name__}: no channels can be pruned; kept: {'; '.join(unpruned) or 'too few to prune'}"
         )
-    if kept:
-        log.info("Channels kept whole: %s", "; ".join(kept))
+    if unpruned:
+        log.info("Channels kept whole: %s", "; ".join(unpruned))
     for path, site in sites.items():
         set_submodule(smaller, path, site)
     for old, new in zip(network.parameters(), smaller.parameters(), strict=True):
         new.requires_grad_(old.requires_grad)
     smaller.train(network.training)
-    if (found := smaller.eval()(image).shape[-1]) != outputs:
-        raise ValueError(f"{type(network).__name__}: pruning left {found} of {outputs} outputs")
+    if (width := smaller.eval()(image).shape[-1]) != outputs:
+        raise ValueError(f"{type(network).__name__}: pruning left {width} of {outputs} outputs")
     return smaller.train(network.training)
 
 
@@ -101,7 +101,7 @@ def _an_image(batches: Iterable[tuple[Tensor, Any]], network: nn.Module) -> Tens
 
 
 def _fixed(group: Any, shortcuts: bool) -> str | None:
-    """Why the channels of `group` are kept, None if they need not be."""
+    """The reason why the channels of `group` cannot be removed; None if they can."""
     names = [name for dep, _ in group if (name := str(dep.target.name).lower()).startswith("_")]  # of no module
     if any(word in name for name in names for word in FIXED):
         return "padded or sliced by number"

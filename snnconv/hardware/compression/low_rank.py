@@ -41,7 +41,7 @@ def split_convolutions(
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise ValueError(f"compress: {'budget' if energy is None else 'energy'}={share!r}: above 0, at most 1")
     if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
-        raise ValueError(f"compress: multiple={multiple!r}: a whole number of at least 1")
+        raise ValueError(f"compress: multiple={multiple!r}: an integer of at least 1")
     network, wanted, patterns = copy.deepcopy(network), dict(ranks or {}), tuple(except_for)
     unused, done, whole = set(wanted), 0, list[str]()
     layers = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d)]
@@ -61,8 +61,8 @@ def split_convolutions(
             if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= len(sizes):
                 raise ValueError(f"{path}: rank={rank!r}: it has ranks from 1 to {len(sizes)}")
         elif energy is not None:
-            kept = sizes.square().cumsum(0) / sizes.square().sum().clamp_min(1e-300)
-            rank = -(-(int((kept < energy - 1e-12).sum()) + 1) // multiple) * multiple
+            energies = sizes.square().cumsum(0) / sizes.square().sum().clamp_min(1e-300)
+            rank = -(-(int((energies < energy - 1e-12).sum()) + 1) // multiple) * multiple
         else:
             rank = int(share * layer.weight.numel() / least) // multiple * multiple
         if rank < 1 or rank * least >= layer.weight.numel():

@@ -28,17 +28,17 @@ KINDS = {kind.__name__: kind for kind in SHAPES}
 
 
 def changes(original: nn.Module, network: nn.Module) -> dict[str, dict[str, Any]]:
-    """What makes `network` of `original`: the layers of other shapes, and those that stand in the place of one, by path.
+    """Differences of `network` from `original`: layers of other shapes, and layers that replace one, by path.
 
     Plain values, for `ann.json`.  ValueError for a kind of layer that cannot be described so.
     """
-    before, found = {path: _described(module) for path, module in original.named_modules()}, {}
+    before, changed = {path: _described(module) for path, module in original.named_modules()}, {}
     for path, module in network.named_modules():
         if isinstance(module, (*WEIGHTED, *NORMS)) and before.get(path) != (described := _described(module)):
             if described is None:
                 raise ValueError(f"{path} ({type(module).__name__}): a compressed layer of this kind cannot be stored")
-            found[path] = described
-    return found
+            changed[path] = described
+    return changed
 
 
 def rebuilt(model: nn.Module, layers: Mapping[str, Mapping[str, Any]]) -> nn.Module:

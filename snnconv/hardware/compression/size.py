@@ -31,5 +31,5 @@ def size(network: nn.Module, weights: Weights | None = None) -> dict[str, int]:
 
 
 def two_of_four(weight: torch.Tensor) -> bool:
-    """Are at least two of every four weights along the input channels 0?"""
+    """Whether at least two of every four weights along the input channels are 0."""
     return weight.shape[1] % 4 == 0 and int((weight.unflatten(1, (-1, 4)) != 0).sum(2).max()) <= 2

@@ -1,4 +1,4 @@
-"""The spiking network in whole numbers for hardware: snn.npz, snn.h and snn.c, each run beside the golden model before it is kept.
+"""The integer spiking network for hardware: snn.npz, snn.h and snn.c, each compared with the golden model before it is kept.
 
 snn.npz is read by NumPy alone (`integer.file`, which also replays it).  snn.h holds the constants, snn.c a reference in C99
 that computes one timestep a call in int32 and shows the spikes of every layer.
@@ -31,11 +31,11 @@ def export(
     ann: Any, snn: SpikingModel, data: Any, folder: Path, *, images: int = 4, timesteps: int = 8, source: bool = True,
     bits: int = 8, per_channel: bool = True, image_bits: int = 8, membrane_bits: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write `snn` in whole numbers (`integer.integerize`) to `folder`; returns what was checked.  `ann` is not needed.
+    """Write the integer network of `snn` (`integer.integerize`) to `folder`; returns facts about the comparison.
 
     On the first `images` test images, over `timesteps` steps, every spike and logit of the network in torch, of snn.npz and, where
     there is a C compiler, of the compiled snn.c is compared with the golden model.  ValueError naming the layer, and no files,
-    where one differs; where the network has no counterpart in whole numbers; where C source code cannot hold its weights
+    where one differs; where the network has no integer counterpart; where C source code cannot hold its weights
     (without `source` there is none, and snn.npz stands alone).
     """
     widths: dict[str, Any] = {"bits": bits, "image_bits": image_bits, "membrane_bits": membrane_bits}
@@ -72,9 +72,11 @@ def run_c(
     folder: Path, program: Program, images: np.ndarray, timesteps: int, compiler: str, *flags: str
 ) -> golden.Outcome:
     """Logits and spikes of snn.c in `folder`, compiled there, for digitized `images`.  ValueError where that fails."""
-    made = subprocess.run([compiler, *FLAGS, *flags, "snn.c", "-o", "snn"], cwd=folder, capture_output=True, text=True)
-    if made.returncode:
-        raise ValueError(f"snn.c: {compiler} does not compile it: {made.stderr[:1000].strip()}")
+    compiled = subprocess.run(
+        [compiler, *FLAGS, *flags, "snn.c", "-o", "snn"], cwd=folder, capture_output=True, text=True
+    )
+    if compiled.returncode:
+        raise ValueError(f"snn.c: {compiler} does not compile it: {compiled.stderr[:1000].strip()}")
     ran = subprocess.run(
         [str(folder / "snn"), str(timesteps)], input=images.astype(np.int32).tobytes(), capture_output=True
     )
@@ -86,8 +88,8 @@ def run_c(
         )
     values = np.frombuffer(ran.stdout, np.int32).reshape(len(images), timesteps, -1).swapaxes(0, 1)
     logits, *spikes = np.split(values, np.cumsum(sizes)[:-1], axis=2)
-    return logits, {path: own.reshape(*own.shape[:2], *step.shape)
-                    for (path, step), own in zip(layers.items(), spikes, strict=True)}  # fmt: skip
+    return logits, {path: trains.reshape(*trains.shape[:2], *step.shape)
+                    for (path, step), trains in zip(layers.items(), spikes, strict=True)}  # fmt: skip
 
 
 def write_c(program: Program) -> tuple[str, str]:
@@ -130,11 +132,11 @@ def _volume(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _constants(program: Program, number: int) -> list[dict[str, Any]]:
     """The arrays of a step; where it has a window or moves elements, also its shape."""
-    step, found = program.steps[number], []
+    step, constants = program.steps[number], []
     for name, values in step.arrays.items():
         kind = "snn_weight" if name == "weights" else "int32_t"
         about = f"{_quiet(step.name)}: {name} {list(values.shape)}"
-        found.append(
+        constants.append(
             {
                 "type": kind,
                 "name": f"{name}_{number}",
@@ -145,7 +147,7 @@ def _constants(program: Program, number: int) -> list[dict[str, Any]]:
         )
     if step.kind in ("conv", "linear", "sum_pool"):
         rows = _rows(np.array(_window(program, step)))
-        found.append(
+        constants.append(
             {
                 "type": "snn_window",
                 "name": f"window_{number}",
@@ -162,7 +164,7 @@ def _constants(program: Program, number: int) -> list[dict[str, Any]]:
             ("by", step.settings["step"]),
             ("to", step.shape),
         ):
-            found.append(
+            constants.append(
                 {
                     "type": "int",
                     "name": f"{name}_{number}",
@@ -171,7 +173,7 @@ def _constants(program: Program, number: int) -> list[dict[str, Any]]:
                     "rows": _rows(np.array(numbers)),
                 }
             )
-    return found
+    return constants
 
 
 def _window(program: Program, step: Step) -> list[int]:
@@ -184,10 +186,10 @@ def _window(program: Program, step: Step) -> list[int]:
 
 
 def _buffers(number: int, step: Step) -> list[dict[str, Any]]:
-    """What a step writes to."""
+    """The buffers that a step writes to."""
     about = f"{step.kind}: {_quiet(step.name)} {list(step.shape)}"
-    made = [] if step.kind in ("image", "reshape") else [{"name": f"x_{number}", "size": step.size, "about": about}]
-    return made + (
+    buffers = [] if step.kind in ("image", "reshape") else [{"name": f"x_{number}", "size": step.size, "about": about}]
+    return buffers + (
         [{"name": f"v_{number}", "size": step.size, "about": "its potentials"}] if step.kind == "fire" else []
     )
 
@@ -232,8 +234,8 @@ def _quiet(name: str) -> str:
     return json.dumps(name)[1:-1].replace("*/", "* /").replace("/*", "/ *")
 
 
-def _require_equal(what: str, found: golden.Outcome, expected: golden.Outcome) -> None:
-    different = golden.difference(found, expected)
+def _require_equal(what: str, actual: golden.Outcome, expected: golden.Outcome) -> None:
+    different = golden.difference(actual, expected)
     if different:
         raise ValueError(f"{what} is not the golden model: {different}; nothing was written")
 

@@ -1,4 +1,4 @@
-"""What exporters check their files with."""
+"""Images on which exporters check their files."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,9 +13,9 @@ def images_to_compare(batches: Iterable[tuple[Tensor, Any]], count: int) -> Tens
     """The first `count` images [N, …] of `batches`, or all if there are fewer, on the CPU; ValueError if there is none."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"export.images={count!r}: a file is checked on at least 1 image")
-    if not (kept := first_images(batches, count)):
+    if not (parts := first_images(batches, count)):
         raise ValueError("export.images: there are no test images to check the file on; set data.test to 1 or more")
-    images = torch.cat(kept).float().cpu()
+    images = torch.cat(parts).float().cpu()
     if not bool(images.isfinite().all()):
         raise ValueError(f"export.images: {_first_not_finite(images)} contains NaN or infinite pixels; remove it")
     return images

@@ -42,7 +42,7 @@ ROUNDING = 0.01  # part of the spikes in which rounded weights may differ from t
 def export(
     ann: Any, snn: SpikingModel, data: Any, folder: Path, *, images: int = 8, timesteps: Any = 32, normalize: bool = True
 ) -> dict[str, Any]:  # fmt: skip
-    """Write `snn` to `folder`/network.nir; returns what was checked.  `ann` is not needed.
+    """Write `snn` to `folder`/network.nir; returns facts about the comparison.  `ann` is not needed.
 
     On the first `images` test images and at the largest of `timesteps`, every spike and logit of the replayed file is compared
     with those of the network whose weights it holds.  With `normalize` thresholds are 1 wherever a neuron shares its current with
@@ -55,9 +55,9 @@ def export(
     graph = to_nir(form, shown)
     stream = io.BytesIO()
     package().write(stream, graph)
-    found = _compared(_read(stream, FILE), form, graph, snn, shown, steps, FILE)
+    facts = _compared(_read(stream, FILE), form, graph, snn, shown, steps, FILE)
     files.replace(folder / FILE, stream.getvalue())
-    return {"files": {FILE: len(stream.getvalue())}, **found}
+    return {"files": {FILE: len(stream.getvalue())}, **facts}
 
 
 def check(path: str | Path, snn: SpikingModel, images: Float[Tensor, "N *image"], timesteps: int) -> dict[str, Any]:
@@ -73,12 +73,12 @@ def check(path: str | Path, snn: SpikingModel, images: Float[Tensor, "N *image"]
 def _compared(
     graph: Any, form: NormalForm, expected: Any, snn: SpikingModel, images: Tensor, timesteps: int, where: str
 ) -> dict[str, Any]:
-    """What was found equal; ValueError naming what was not."""
+    """Compare a graph with the network; returns counts.  ValueError naming the layer that differs."""
     _require_equal_graphs(where, graph, expected)
     images, exact = images.float().cpu(), snn.exact or snn
     logits, spikes = replay(graph, images, timesteps)
-    own_logits, own = _run(form.model, images, timesteps)
-    for path, theirs in {**own, LOGITS: own_logits}.items():
+    logits_of_form, spikes_of_form = _run(form.model, images, timesteps)
+    for path, theirs in {**spikes_of_form, LOGITS: logits_of_form}.items():
         differing = int((theirs != (logits if path == LOGITS else spikes[path])).sum())
         if differing:
             raise ValueError(
@@ -123,10 +123,10 @@ def _require_equal_graphs(where: str, graph: Any, expected: Any) -> None:
 
 def _run(model: SpikingModel, images: Tensor, timesteps: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits [T, N, K], and spikes [T, N, …] of every layer as booleans, on the CPU."""
-    seen: dict[str, list[Tensor]] = defaultdict(list)
-    with recording(model, lambda path, spikes: seen[path].append(spikes.cpu().bool())):
+    trains: dict[str, list[Tensor]] = defaultdict(list)
+    with recording(model, lambda path, spikes: trains[path].append(spikes.cpu().bool())):
         logits = model(images, timesteps).cpu()
-    return logits, {path: torch.cat(steps) for path, steps in seen.items()}
+    return logits, {path: torch.cat(steps) for path, steps in trains.items()}
 
 
 def _predictions(one: Tensor, other: Tensor) -> int:

@@ -113,14 +113,18 @@ def replay(
 
 def _fire(name: str, node: Any, current: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
     """Spikes and potential of one step."""
-    told = node.metadata
-    if any(told.get(key) != value for key, value in SOFT.items()) or "v_initial" not in told or (node.r != 1).any():
+    metadata = node.metadata
+    if (
+        any(metadata.get(key) != value for key, value in SOFT.items())
+        or "v_initial" not in metadata
+        or (node.r != 1).any()
+    ):
         raise ValueError(
-            f"{name} (IF): r = 1, and metadata with {SOFT} and v_initial, make a neuron known here; this has {told}"
+            f"{name} (IF): r = 1, and metadata with {SOFT} and v_initial, make a neuron known here; this has {metadata}"
         )
     threshold = torch.from_numpy(node.v_threshold)
     if v is None:
-        v = torch.zeros_like(current) + torch.as_tensor(told["v_initial"]).float()
+        v = torch.zeros_like(current) + torch.as_tensor(metadata["v_initial"]).float()
     charged = v + current
     fired = (charged >= threshold).float()
     return fired, charged - threshold * fired

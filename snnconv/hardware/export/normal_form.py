@@ -1,4 +1,4 @@
-"""A spiking network in the few operations that exchange formats know: spikes of 1, thresholds of 1 where that is possible.
+"""Normal form of a spiking network: the few operations that exchange formats have, spikes of 1, and thresholds of 1 where possible.
 
 Left are convolutions, linear layers, average pooling, flattening, additions and integrate-and-fire neurons.  Each value of the new
 network is that of the old one divided by a known factor, and factors move into weights: a neuron's θ multiplies the weights that it
@@ -46,13 +46,13 @@ class NormalForm:
 
 
 def site(node: fx.Node, module: Any) -> str:
-    """Where an operation stands, and what it is, for messages."""
+    """The path and the kind of an operation, for messages."""
     name = type(module).__name__ if module is not None else f"calls {getattr(node.target, '__name__', node.target)}"
     return f"{path_of(node)} ({name})"
 
 
 def calls(node: fx.Node, targets: tuple) -> bool:
-    """Does `node` call one of these functions or methods?  (A module may bear the name of a method.)"""
+    """Whether `node` calls one of these functions or methods.  (A module may have the name of a method.)"""
     return node.op in ("call_function", "call_method") and node.target in targets
 
 
@@ -92,7 +92,7 @@ def normal_form(snn: SpikingModel, example: Tensor, unit: bool = True) -> Normal
 
 @dataclass(frozen=True)
 class _Value:
-    """What a node held is `factor` (a number, or one a channel) times what `node` holds now.
+    """The value of a node: `factor` (a number, or one for each channel) times the value that `node` has now.
 
     With `stride` or `zeros` it still has to be thinned out and given channels of zeros before and behind its own.
     """
@@ -134,7 +134,7 @@ class _Rewriting:
 
     def _sinks(self) -> dict[fx.Node, frozenset[str]]:
         """The neurons (and the logits) that each node reaches without passing weights or other neurons."""
-        found: dict[fx.Node, frozenset[str]] = {}
+        sinks: dict[fx.Node, frozenset[str]] = {}
         for node in reversed(self.graph.nodes):
             reached: set[str] = set()
             for user in node.users:
@@ -143,12 +143,12 @@ class _Rewriting:
                 elif isinstance(self.module(user), OverTime):
                     reached.add(str(user.target))
                 elif not isinstance(self.module(user), WEIGHTED):
-                    reached |= found[user]
-            found[node] = frozenset(reached)
-        return found
+                    reached |= sinks[user]
+            sinks[node] = frozenset(reached)
+        return sinks
 
     def _divisors(self) -> dict[str, Threshold]:
-        """What the current of each neuron is divided by: θ, or 1 where it shares a current with one of another θ."""
+        """The divisor of the current of each neuron: θ, or 1 where it shares a current with a neuron of another θ."""
         divisors: dict[str, Threshold] = {**self.thresholds, LOGITS: 1.0}
         shared = [self.sinks[node] for node in self.graph.nodes
                   if isinstance(self.module(node), WEIGHTED) or calls(node, ADDITIONS)]  # fmt: skip
@@ -162,7 +162,7 @@ class _Rewriting:
         return divisors
 
     def _value(self, node: fx.Node) -> _Value:
-        """What now stands for `node`."""
+        """The value that takes the place of `node`."""
         module = self.module(node)
         if node.op == "placeholder":
             return _Value(node)
@@ -179,9 +179,9 @@ class _Rewriting:
         if isinstance(module, PASSING) or calls(node, (F.dropout, "contiguous")):
             return inputs[0]
         if len(inputs) == 1:
-            known = self._pooled(node, module, inputs[0]) or self._moved(node, module, inputs[0])
-            if known is not None:
-                return known
+            rewritten = self._pooled(node, module, inputs[0]) or self._moved(node, module, inputs[0])
+            if rewritten is not None:
+                return rewritten
         raise ValueError(f"{site(node, module)}: has no counterpart in the exported form, which knows Conv2d, Linear, average "
                          "pooling, Flatten, additions, and shortcuts of every n-th pixel and channels of zeros")  # fmt: skip
 
@@ -267,7 +267,7 @@ class _Rewriting:
         return _Value(self._meet(value, 1.0, node)) if value.waits else value
 
     def _meet(self, value: _Value, target: Threshold, node: fx.Node) -> fx.Node:
-        """What holds `value` divided by `target`: itself, or weights of their own between it and `node`."""
+        """The node whose value is `value` divided by `target`: its own node, or a scaling layer between it and `node`."""
         if not value.waits and _same(value.factor, target):
             return value.node
         (before, behind), channels = value.zeros, value.shape[1]
@@ -286,12 +286,12 @@ class _Rewriting:
                              "only [C] and [C, H, W] can be scaled")  # fmt: skip
         layer.weight, layer.bias = nn.Parameter(matrix.float()), nn.Parameter(torch.zeros(len(matrix)))
         with self.graph.inserting_before(node):
-            made = self.graph.call_module(self._add(f"{path_of(node)}.shortcut", layer), (value.node,))
+            scaled = self.graph.call_module(self._add(f"{path_of(node)}.shortcut", layer), (value.node,))
         rows = [(size - 1) // step + 1 for size, step in zip(value.shape[2:], value.stride, strict=False)]
-        made.meta["tensor_meta"] = value.node.meta["tensor_meta"]._replace(
+        scaled.meta["tensor_meta"] = value.node.meta["tensor_meta"]._replace(
             shape=torch.Size([value.shape[0], len(matrix), *rows])
         )
-        return made
+        return scaled
 
     def _call(self, node: fx.Node, module: nn.Module, source: fx.Node) -> fx.Node:
         """`module` on `source`, in the place of `node`."""
@@ -305,9 +305,9 @@ class _Rewriting:
     def _instead(self, node: fx.Node, make: Any) -> fx.Node:
         """A node in the place of `node`; later ones are rewired as they are reached."""
         with self.graph.inserting_before(node):
-            made = make()
-        made.meta = {**node.meta}
-        return made
+            replacement = make()
+        replacement.meta = {**node.meta}
+        return replacement
 
     def _add(self, path: str, module: nn.Module) -> str:
         """Make `module` a part of the network, at the top, under a name that is free."""

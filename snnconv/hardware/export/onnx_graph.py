@@ -110,9 +110,9 @@ class Built:
         if calls(node, RELU_CALLS) or (module is not None and (is_activation(module) or isinstance(module, nn.ReLU))):
             return self._activation(node, module, inputs[0], path)
         for make in (self._weighted, self._pooled, self._moved):
-            made = make(node, module, inputs, path)
-            if made is not None:
-                return made
+            tensor = make(node, module, inputs, path)
+            if tensor is not None:
+                return tensor
         if calls(node, ADDITIONS) and len(inputs) == 2 and not node.kwargs:
             return self._emit("Add", inputs, path)
         raise ValueError(f"{site(node, module)}: has no ONNX operation here")
@@ -149,7 +149,9 @@ class Built:
     def _weighted(self, node: fx.Node, layer: Any, inputs: list[str], path: str) -> str | None:
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             if layer.padding_mode != "zeros":
-                raise ValueError(f"{path}: padding_mode={layer.padding_mode!r}; only zeros are known here")
+                raise ValueError(
+                    f"{path}: padding_mode={layer.padding_mode!r}; only padding with zeros can be exported"
+                )
             if isinstance(layer.padding, str):
                 padding = _begins_and_ends(layer._reversed_padding_repeated_twice)
             else:
@@ -164,17 +166,17 @@ class Built:
             product = self._emit("MatMul", [*inputs, turned], f"{path}.product" if bias else path)
             return self._emit("Add", [product, *bias], path) if bias else product
         if isinstance(layer, NORMS):
-            known = {
+            statistics = {
                 "scale": layer.weight,
                 "bias": layer.bias,
                 "mean": layer.running_mean,
                 "variance": layer.running_var,
             }
-            if any(value is None for value in known.values()):
+            if any(value is None for value in statistics.values()):
                 raise ValueError(
                     f"{path} ({type(layer).__name__}): without statistics or weights; use the defaults of torch"
                 )
-            values = [self._constant(f"{path}.{name}", value) for name, value in known.items()]
+            values = [self._constant(f"{path}.{name}", value) for name, value in statistics.items()]
             return self._emit("BatchNormalization", [*inputs, *values], path, epsilon=layer.eps)
         return None
 
@@ -258,7 +260,7 @@ def _begins_and_ends(widths: Sequence[int], axes: int | None = None) -> list[int
 
 
 def _known(part: slice) -> bool:
-    """Does a slice run forward, between numbers?"""
+    """Whether a slice has integer ends and a positive step."""
     return all(value is None or isinstance(value, int) for value in (part.start, part.stop)) and (part.step or 1) > 0
 
 

@@ -96,21 +96,21 @@ def export(
 
 def _format_of(path: Path, name: str | None) -> str:
     """The format called `name`, or that of the suffix; ValueError with the known ones."""
-    named = {suffix: format for format, known in FORMATS.items() for suffix in known.suffixes}
+    named = {suffix: format for format, each in FORMATS.items() for suffix in each.suffixes}
     if name is None:
         name = named.get(path.suffix.lower())
     if name not in FORMATS:
-        known = ", ".join(f"{format} ({', '.join(each.suffixes)})" for format, each in FORMATS.items())
-        raise ValueError(f"{path}: format={name!r}; known formats are {known}")
+        formats = ", ".join(f"{format} ({', '.join(each.suffixes)})" for format, each in FORMATS.items())
+        raise ValueError(f"{path}: format={name!r}; known formats are {formats}")
     return name
 
 
 def _require_settings(name: str, write: Callable, settings: dict[str, Any]) -> None:
     """ValueError naming a setting that the format does not have."""
     parameters = inspect.signature(write).parameters.values()
-    known = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
-    if unknown := [setting for setting in settings if setting not in known]:
-        raise ValueError(f"format={name}: no setting {unknown[0]!r}; there are {', '.join(known)}")
+    allowed = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    if unknown := [setting for setting in settings if setting not in allowed]:
+        raise ValueError(f"format={name}: no setting {unknown[0]!r}; there are {', '.join(allowed)}")
 
 
 def _put(folder: Path, names: list[str], path: Path) -> dict[str, int]:

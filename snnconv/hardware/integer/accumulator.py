@@ -144,9 +144,10 @@ def _largest(terms: list[Term], weights: list[Tensor]) -> Tensor:
     return sum(parts) + sum(term.layer.bias.abs() for term in terms if term.layer.bias is not None)  # type: ignore[return-value]
 
 
-def _bounds(made: IntegerLayer, term: Term) -> tuple[Tensor, Tensor]:
+def _bounds(layer: IntegerLayer, term: Term) -> tuple[Tensor, Tensor]:
     """The largest and the negative of the smallest sum of a layer in one step, bias left out, [C]."""
-    product = made.integers * over_outputs(made.multiplier, made.integers) * by_input(term.layer, term.value.bound)
+    weights = layer.integers * over_outputs(layer.multiplier, layer.integers)
+    product = weights * by_input(term.layer, term.value.bound)
     product = product.flatten(1)
     above, below = product.clamp_min(0).sum(1), -product.clamp_max(0).sum(1)
     return (above + below, below + above) if term.value.signed else (above, below)

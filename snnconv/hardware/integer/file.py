@@ -1,4 +1,4 @@
-"""A network in whole numbers as one `.npz` that NumPy alone can read: its steps, and images with the spikes that they must cause.
+"""An integer network as one `.npz` that NumPy alone can read: its steps, and example images with their spikes.
 
 | entry | holds |
 | --- | --- |
@@ -6,7 +6,7 @@
 | checksum | SHA-256 of the description, in hexadecimal |
 | `<step>.<name>` | the arrays of each step (`integer_program`), int8, int16 or int32 |
 | `units.<path>` | float64 [C]: what a unit of these potentials, or of logits, stands for; not needed to run the network |
-| example.images | int32 [N, C, H, W], in whole numbers already |
+| example.images | int32 [N, C, H, W], integers already |
 | example.logits | int32 [T, N, K] |
 | example.spikes.`<step>` | uint8: the spikes [T, N, …] as bits (`numpy.packbits` of all in order) |
 """
@@ -26,7 +26,7 @@ FORMAT = "snnconv integer network, 1"
 
 
 def packed(program: Program, images: np.ndarray, outcome: Outcome) -> bytes:
-    """The content of a file that holds `program`, and what it makes of `images` [N, C, H, W] (whole numbers)."""
+    """The content of a file with `program`, integer `images` [N, C, H, W], and the `outcome` of running them."""
     logits, spikes = outcome
     arrays = {
         f"{number}.{name}": values for number, step in enumerate(program.steps) for name, values in step.arrays.items()
@@ -62,11 +62,11 @@ def replay(path: str | Path) -> Outcome:
     ValueError naming the layer and timestep where they are not those that it says, or what else was altered.
     """
     program, images, expected = _opened(path)
-    found = run(program, images, len(expected[0]))
-    different = difference(found, expected)
+    actual = run(program, images, len(expected[0]))
+    different = difference(actual, expected)
     if different:
         raise ValueError(f"{path}: replayed, {different}")
-    return found
+    return actual
 
 
 def _opened(path: str | Path) -> tuple[Program, np.ndarray, Outcome]:
@@ -79,7 +79,7 @@ def _opened(path: str | Path) -> tuple[Program, np.ndarray, Outcome]:
             arrays = {name: entries[name] for name in entries.files}
         text, checksum = arrays.pop("description").tobytes(), str(arrays.pop("checksum"))
     except Exception as error:  # zipfile, zlib and NumPy have errors of their own for damaged files
-        raise ValueError(f"{path}: damaged, or no network in whole numbers ({error})") from error
+        raise ValueError(f"{path}: damaged, or no integer network ({error})") from error
     if hashlib.sha256(text).hexdigest() != checksum:
         raise ValueError(f"{path}: the description of the network was altered; its checksum differs")
     about = json.loads(text)

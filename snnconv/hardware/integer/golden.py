@@ -1,4 +1,4 @@
-"""The golden model: an integer network step by step in NumPy, with int64 sums that are held to int32; no torch arithmetic."""
+"""The golden model: an integer network step by step in NumPy, with int64 sums that must fit into int32; no torch arithmetic."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -27,33 +27,35 @@ def simulate(network: IntegerNetwork, images: np.ndarray, timesteps: int) -> Out
 
 
 def run(program: Program, images: np.ndarray, timesteps: int) -> Outcome:
-    """The same for a program, and images that are whole numbers."""
+    """Logits and spikes of a program, for integer images [N, C, H, W]."""
     arrays = [{name: values.astype(np.int64) for name, values in step.arrays.items()} for step in program.steps]
     potentials: dict[int, np.ndarray] = {}
     logits, spikes = [], defaultdict(list)
     for _ in range(timesteps):
-        made: list[np.ndarray] = []
-        for number, (step, own) in enumerate(zip(program.steps, arrays, strict=True)):
-            inputs = [images] if step.kind == "image" else [made[source] for source in step.inputs]
+        results: list[np.ndarray] = []
+        for number, (step, arrays_of_step) in enumerate(zip(program.steps, arrays, strict=True)):
+            inputs = [images] if step.kind == "image" else [results[source] for source in step.inputs]
             if step.kind == "fire":
-                spiked, potentials[number] = _fire(step, own, inputs[0], potentials.get(number))
-            made.append(spiked if step.kind == "fire" else _result(step, own, inputs))
-        logits.append(made[program.output])
+                spiked, potentials[number] = _fire(step, arrays_of_step, inputs[0], potentials.get(number))
+            results.append(spiked if step.kind == "fire" else _result(step, arrays_of_step, inputs))
+        logits.append(results[program.output])
         for path, number in program.neurons().items():
-            spikes[path].append(made[number])
+            spikes[path].append(results[number])
     return np.stack(logits), {path: np.stack(steps) for path, steps in spikes.items()}
 
 
-def difference(found: Outcome, expected: Outcome) -> str | None:
-    """Where two outcomes differ first, layer by layer; None where they are equal."""
+def difference(actual: Outcome, expected: Outcome) -> str | None:
+    """The first difference of two outcomes, layer by layer, in words; None if they are equal."""
     for path in [*expected[1], "(logits)"]:
-        own, other = (outcome[1].get(path) if path in expected[1] else outcome[0] for outcome in (found, expected))
-        if own is None or other is None or own.shape != other.shape:
+        values, other = (outcome[1].get(path) if path in expected[1] else outcome[0] for outcome in (actual, expected))
+        if values is None or other is None or values.shape != other.shape:
             return f"{path}: other neurons"
-        if (own != other).any():
-            step, image = np.argwhere(own != other)[0][:2]
+        if (values != other).any():
+            step, image = np.argwhere(values != other)[0][:2]
             what = "spikes" if path in expected[1] else "logits"
-            return f"{path}: {int((own != other).sum())} {what} differ, first in timestep {step + 1} of image {image}"
+            return (
+                f"{path}: {int((values != other).sum())} {what} differ, first in timestep {step + 1} of image {image}"
+            )
     return None
 
 
@@ -64,29 +66,29 @@ def differing_spikes(
 
     At the largest of the `timesteps`.  A logit that differs counts as well.
     """
-    steps, different, seen = max(wanted_timesteps(timesteps)), 0, 0
+    steps, different, count = max(wanted_timesteps(timesteps)), 0, 0
     for x, _ in batches:
-        x = x[: images - seen]
+        x = x[: images - count]
         if not len(x):
             break
-        logits, own = outcome(network, x, steps)
+        logits, trains = outcome(network, x, steps)
         golden_logits, golden = simulate(network, x.cpu().numpy(), steps)
         different += int((logits != golden_logits).sum())
-        different += sum(int((own[path] != spikes).sum()) for path, spikes in golden.items())
-        seen += len(x)
-    return different, seen
+        different += sum(int((trains[path] != spikes).sum()) for path, spikes in golden.items())
+        count += len(x)
+    return different, count
 
 
 def outcome(network: IntegerNetwork, images: Tensor, timesteps: int) -> Outcome:
-    """What the ordinary path makes of `images`."""
-    own: dict[str, list[np.ndarray]] = defaultdict(list)
-    with recording(network.snn, lambda path, spikes: own[path].append(spikes.cpu().numpy().copy())):
+    """Logits and spikes of the network in torch, for float `images`."""
+    trains: dict[str, list[np.ndarray]] = defaultdict(list)
+    with recording(network.snn, lambda path, spikes: trains[path].append(spikes.cpu().numpy().copy())):
         logits = network.snn(images, timesteps).cpu().numpy()
-    return logits, {path: np.concatenate(steps) for path, steps in own.items()}
+    return logits, {path: np.concatenate(steps) for path, steps in trains.items()}
 
 
 def _result(step: Step, arrays: dict[str, np.ndarray], inputs: list[np.ndarray]) -> np.ndarray:
-    """What a step makes of `inputs` [N, …]."""
+    """The result of a step for `inputs` [N, …]."""
     settings, x = step.settings, inputs[0]
     if step.kind in ("conv", "linear"):
         sums = _convolve(x, arrays["weights"], step) if step.kind == "conv" else x @ arrays["weights"].T
@@ -140,7 +142,9 @@ def _convolve(x: np.ndarray, weights: np.ndarray, step: Step) -> np.ndarray:
     padded = np.pad(x, ((0, 0), (0, 0), (top, max(bottom, 0)), (left, max(right, 0))))
     windows = sliding_window_view(padded, (reach_h, reach_w), axis=(2, 3))[:, :, ::sh, ::sw, ::dh, ::dw][:, :, :oh, :ow]
     parts = zip(np.split(windows, groups, axis=1), np.split(weights, groups), strict=True)
-    return np.concatenate([np.einsum("ncyxij,dcij->ndyx", part, own, optimize=True) for part, own in parts], axis=1)
+    return np.concatenate(
+        [np.einsum("ncyxij,dcij->ndyx", part, kernel, optimize=True) for part, kernel in parts], axis=1
+    )
 
 
 def _sum_pool(x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> np.ndarray:

@@ -25,7 +25,7 @@ class Group:
     readers: list[str] = field(default_factory=list)  # neurons, weight layers, LOGITS
 
     def depends_on(self, other: "Group") -> bool:
-        """Does `other` reach a weight layer of this group without a neuron between them?"""
+        """Whether `other` reaches a weight layer of this group without a neuron between them."""
         sources = [value.group for _, value in self.layers if value.group is not None]
         return other in sources or any(group.depends_on(other) for group in sources)
 

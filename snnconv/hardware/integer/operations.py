@@ -12,7 +12,7 @@ LOGITS = "(logits)"
 
 
 class Digitize(Operation):
-    """Images in whole numbers: round(x / unit), within ±`most`."""
+    """Integer images: round(x / unit), within ±`most`."""
 
     def __init__(self, unit: float, most: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class SumPool(Operation):
 
 
 class Times(Operation):
-    """Spikes of another unit in that of a membrane: x · `factor` [C], whole numbers."""
+    """Spikes of a shortcut in units of the potentials: x · `factor` [C], an integer."""
 
     def __init__(self, factor: Tensor) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Requantize(Operation):
 
     def __init__(self, multiplier: Tensor, shift: int) -> None:
         super().__init__()
-        self.register_buffer("multiplier", multiplier.long())  # a whole number in any precision of the network
+        self.register_buffer("multiplier", multiplier.long())  # an integer in any precision of the network
         self.shift = shift
 
     def forward(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N C *space"]:

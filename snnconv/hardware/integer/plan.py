@@ -129,7 +129,7 @@ class Plan:
         return inputs[1 - direct]
 
     def _merge(self, node: fx.Node, first: Group, second: Group) -> None:
-        """What is added has one unit: `second` becomes a part of `first`, wherever it is held."""
+        """Make `second` a part of `first`, because sums that are added share one unit."""
         if first is second:
             return
         if first.depends_on(second) or second.depends_on(first):
@@ -162,9 +162,9 @@ class Plan:
         return Value(scale, value.bound, value.signed)
 
     def _shape(self, node: fx.Node) -> tuple[int, ...]:
-        """Of its first input; () where that is no tensor."""
-        known = node.all_input_nodes[0].meta if node.all_input_nodes else {}
-        return tuple(known["tensor_meta"].shape) if "tensor_meta" in known else ()
+        """The shape of its first input; () if that is no tensor."""
+        meta = node.all_input_nodes[0].meta if node.all_input_nodes else {}
+        return tuple(meta["tensor_meta"].shape) if "tensor_meta" in meta else ()
 
     def _pooled(self, node: fx.Node, module: nn.Module | None, inputs: list[Value]) -> Value | None:
         """The sums that take the place of average pooling, in units of scale / window; None for any other operation."""
@@ -212,7 +212,7 @@ def _shown(scale: Any) -> str:
 
 
 def _shapes(node: fx.Node, module: nn.Module | None) -> bool:
-    """Does `node` only move elements, or put zeros beside them?"""
+    """Whether `node` only moves elements, or pads them with zeros."""
     if node.target is F.pad:
         settings = (*node.args[2:], *node.kwargs.values())
         return all(value in ("constant", None, 0) for value in settings)

@@ -1,8 +1,8 @@
-"""A network in whole numbers as a list of steps on arrays of known shapes: what golden.py, a file, or C code runs, without torch.
+"""An integer network as a list of steps on arrays of known shapes, for golden.py, files and C code; without torch.
 
 | kind | arrays (int32 [C]) | settings | result |
 | --- | --- | --- | --- |
-| image | | most | whole numbers within ±most |
+| image | | most | integers within ±most |
 | conv | weights [C, c, kh, kw] (int8 or int16), multiplier, bias | stride, dilation, padding (top, left), groups | as below |
 | linear | weights [C, c] (likewise), multiplier, bias | | multiplier · (weights x) + bias |
 | sum_pool | | kernel, stride, padding | sums over windows |
@@ -43,7 +43,7 @@ class Step:
 
     @property
     def size(self) -> int:
-        """How many numbers it makes of an image."""
+        """Number of elements of its result for one image."""
         return prod(self.shape)
 
 
@@ -85,7 +85,7 @@ def program_of(network: IntegerNetwork, image_shape: Sequence[int]) -> Program:
 
 @dataclass(frozen=True)
 class _Ref:
-    """What a step makes, in the place of a tensor."""
+    """A reference to the result of a step, in the place of a tensor."""
 
     number: int
     shape: tuple[int, ...]  # without the batch
@@ -101,9 +101,9 @@ class _Lowering(fx.Interpreter):
     def _step(
         self, kind: str, name: str, inputs: Sequence[_Ref], shape: Sequence[int], settings: Any = None, **arrays: Any
     ) -> _Ref:
-        made = {key: _whole(values) for key, values in arrays.items()}
+        converted = {key: _whole(values) for key, values in arrays.items()}
         sources = tuple(ref.number for ref in inputs if ref.number >= 0)
-        self.steps.append(Step(kind, name, sources, tuple(int(n) for n in shape), settings or {}, made))
+        self.steps.append(Step(kind, name, sources, tuple(int(n) for n in shape), settings or {}, converted))
         return _Ref(len(self.steps) - 1, self.steps[-1].shape)
 
     def call_module(self, target: Any, args: tuple, kwargs: dict) -> _Ref:
@@ -134,7 +134,7 @@ class _Lowering(fx.Interpreter):
             return self._step("reshape", target, [x], (prod(x.shape),))
         if isinstance(module, nn.Identity | nn.Dropout | nn.Dropout1d | nn.Dropout2d):
             return x
-        raise ValueError(f"{target} ({type(module).__name__}): no step of whole numbers on arrays {list(x.shape)}")
+        raise ValueError(f"{target} ({type(module).__name__}): no integer step for arrays {list(x.shape)}")
 
     def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
         """Additions, and what moves elements."""
@@ -153,10 +153,10 @@ class _Lowering(fx.Interpreter):
             return x
         if target is getattr and args[1] == "shape":
             return (1, *x.shape)
-        raise ValueError(f"{name}: no step of whole numbers")
+        raise ValueError(f"{name}: no integer step")
 
     def call_method(self, target: Any, args: tuple, kwargs: dict) -> Any:
-        """The same as methods."""
+        """Additions and reshaping by methods of tensors."""
         x = args[0]
         if target in ("add", "add_") and not kwargs:
             return self._added(target, *args)
@@ -168,7 +168,7 @@ class _Lowering(fx.Interpreter):
             return (1, *x.shape)[args[1]] if args[1:] else (1, *x.shape)
         if target == "contiguous":
             return x
-        raise ValueError(f"{target}: no step of whole numbers")
+        raise ValueError(f"{target}: no integer step")
 
     def _added(self, name: str, x: Any, y: Any) -> _Ref:
         if x.shape != y.shape:
@@ -182,7 +182,7 @@ class _Lowering(fx.Interpreter):
 
     def _convolution(self, path: str, layer: nn.Conv2d, x: _Ref) -> _Ref:
         if layer.padding_mode != "zeros":
-            raise ValueError(f"{path}: padding_mode={layer.padding_mode!r}: whole numbers are padded with zeros")
+            raise ValueError(f"{path}: padding_mode={layer.padding_mode!r}: integers are padded with zeros")
         reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         if layer.padding == "same":
             padding, total = [n // 2 for n in reach], reach
@@ -228,9 +228,9 @@ class _Lowering(fx.Interpreter):
 
 def _whole(values: Any) -> np.ndarray:
     """As int32, but weights, which have their width already."""
-    found = values if isinstance(values, np.ndarray) else values.detach().cpu().double().numpy()
-    whole = found if found.dtype.kind == "i" else np.rint(found).astype(np.int32)
-    assert (whole == found).all()
+    numbers = values if isinstance(values, np.ndarray) else values.detach().cpu().double().numpy()
+    whole = numbers if numbers.dtype.kind == "i" else np.rint(numbers).astype(np.int32)
+    assert (whole == numbers).all()
     return whole
 
 

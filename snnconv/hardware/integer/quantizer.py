@@ -144,11 +144,13 @@ class Quantizer:
 
     def _install(self, group: Group, sums: Accumulator, width: int | None) -> None:
         """Put weights, shortcut factors and requantization into the network."""
-        for (node, value), made, term in zip(group.layers, sums.layers, sums.terms, strict=True):
+        for (node, value), quantized, term in zip(group.layers, sums.layers, sums.terms, strict=True):
             name = str(node.target)
-            term.layer.weight = nn.Parameter(made.integers * over_outputs(made.multiplier, made.integers))
-            term.layer.bias = nn.Parameter(made.bias)
-            self.layers[name] = made
+            term.layer.weight = nn.Parameter(
+                quantized.integers * over_outputs(quantized.multiplier, quantized.integers)
+            )
+            term.layer.bias = nn.Parameter(quantized.bias)
+            self.layers[name] = quantized
             if value.group is not None:
                 self.requantized[name] = width
             if term.requantize is not None:
