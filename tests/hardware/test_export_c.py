@@ -111,7 +111,7 @@ def test_other_widths(plain, data, tmp_path, settings):
     assert golden.difference(run(tmp_path, images, T), expected) is None
 
 
-def test_file_holds_whole_numbers_that_numpy_alone_reads(plain, data, tmp_path):
+def test_file_holds_integers_that_numpy_alone_reads(plain, data, tmp_path):
     c.export(nn.Identity(), plain, data, tmp_path, images=2, timesteps=T)
     network = integerize(plain, data.calibration)
     with np.load(tmp_path / "snn.npz") as entries:
@@ -185,10 +185,10 @@ def test_damaged_files(plain, data, tmp_path):
     c.export(nn.Identity(), plain, data, tmp_path, images=2, timesteps=T)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="damaged, or no network"):
+    with pytest.raises(ValueError, match="damaged, or no integer network"):
         integer_file.read(path)
     np.savez(path, a=np.zeros(3))
-    with pytest.raises(ValueError, match="damaged, or no network"):
+    with pytest.raises(ValueError, match="damaged, or no integer network"):
         integer_file.read(path)
     with pytest.raises(ValueError, match=r"absent\.npz: cannot be read"):
         integer_file.read(tmp_path / "absent.npz")
