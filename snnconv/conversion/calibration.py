@@ -1,6 +1,7 @@
 """Thresholds from activations: the θ with which the quantized activation of a layer comes close to its ReLU."""
 
 import logging
+import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -21,13 +22,14 @@ class _Observer(nn.Module):
     The sample holds `per_image` values of each image, or of each channel of it, drawn at random, and the largest of the batch.
     """
 
-    def __init__(self, per_image: int, per_channel: bool = False) -> None:
+    def __init__(self, per_image: int, per_channel: bool = False, ceiling: float = math.inf) -> None:
         super().__init__()
+        self.ceiling = ceiling  # of a clipped ReLU
         self.per_image, self.per_channel, self.generator = per_image, per_channel, torch.Generator().manual_seed(0)
         self.samples: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        output = x.clamp_min(0)
+        output = x.clamp(0, self.ceiling)
         values = output.float().flatten(2) if self.per_channel and x.dim() > 2 else output.float().flatten(1)
         values = values if values.dim() == 3 else values.unsqueeze(2 if self.per_channel else 1)  # [N, C, M]
         largest = [values.amax((0, 2)).unsqueeze(1)]
@@ -38,6 +40,11 @@ class _Observer(nn.Module):
             largest = []
         self.samples.append(torch.cat([*largest, values.transpose(0, 1).flatten(1)], 1))
         return output
+
+
+def ceiling(network: nn.Module, path: str) -> float:
+    """The largest output of the activation at `path`, where it is a clipped ReLU (ReLU6, …); else infinite."""
+    return float(getattr(network.get_submodule(path), "ceiling", math.inf))
 
 
 @torch.no_grad()
@@ -66,7 +73,7 @@ def observed_thresholds(
             raise ValueError(f"momentum={momentum}: at least 0 and below 1")
         batches = in_batches(batches, batch_size)
     plain = replace_modules(network, (), nn.Identity).eval()
-    observers = {path: _Observer(per_image, per_channel) for path in paths}
+    observers = {path: _Observer(per_image, per_channel, ceiling(network, path)) for path in paths}
     for path, observer in observers.items():
         set_submodule(plain, path, observer)
     for images, _ in batches:

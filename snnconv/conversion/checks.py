@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from snnconv.conversion.entrance import entered
 from snnconv.conversion.method import operators_of, rehearse, takes
 from snnconv.conversion.obstacles import Step, obstacles, steps
 from snnconv.conversion.registry import methods
@@ -76,9 +77,14 @@ def check(ann: nn.Module, convert: Any, batches: Iterable[Batch], *, calibrates:
     ann, few = copy.deepcopy(ann).eval(), [(images[:32], labels[:32]) for images, labels in islice(batches, 1)]
     declared = takes(convert)
     kinds = declared or (*{type(module) for module in ann.modules() if is_activation(module)}, nn.ReLU)
+    name, refused = type(ann).__name__, []
+    try:
+        ann, _ = entered(ann, few, kinds)
+    except ValueError as error:
+        refused = [str(error)]
     with contextlib.suppress(ValueError):  # it cannot be followed, which is an obstacle
         ann = place_operators(ann, kinds, operators_of(convert)) if declared else ann
-    found = obstacles(ann, kinds) if declared else []  # else the rehearsal will tell
+    found = refused or (obstacles(ann, kinds) if declared else [])  # else the rehearsal will tell
     others = methods(ann) if found else []
     try:
         walked, folded = steps(ann, kinds), foldable(ann)
@@ -123,7 +129,7 @@ def check(ann: nn.Module, convert: Any, batches: Iterable[Batch], *, calibrates:
         if (step.module is not None or step.problem) and (step.path, step.name) not in listed:
             row = Layer(step.path, _name(step), seen.shapes.get(step.node), _size(step.module), becomes(step))
             listed[step.path, step.name] = row
-    return Check(type(ann).__name__, [*listed.values(), *_idle(ann, kinds, walked)], found, warnings, others)
+    return Check(name, [*listed.values(), *_idle(ann, kinds, walked)], found, warnings, others)
 
 
 class _Seen(fx.Interpreter):

@@ -12,6 +12,7 @@ from hydra.utils import get_method
 from torch import Tensor, nn
 
 from snnconv.conversion.calibration import observed_thresholds
+from snnconv.conversion.entrance import entered
 from snnconv.conversion.obstacles import require_convertible
 from snnconv.conversion.rules import Rule
 from snnconv.nn.graph.kinds import is_activation
@@ -50,6 +51,8 @@ class Method:
 
     def __call__(self, ann: nn.Module, batches: Iterable, *, operators: Choice = auto, **settings: Any) -> SpikingModel:
         """The spiking network that `ann` becomes, with `operators` (conf/operators/) for layers that are no activations."""
+        if self.takes:
+            ann, batches = entered(ann, batches, self.takes)
         snn = self.function(self.prepared(ann, operators), batches, **settings)
         snn.method = self.name
         snn.latency = replace(snn.latency, **departures(snn.network))  # type: ignore[arg-type]
@@ -131,6 +134,7 @@ def rehearse(convert: Any, ann: nn.Module, batches: Iterable, images: int = 32) 
         settings["rule"] = functools.partial(_of_any_number, settings["rule"])
     few = next(((x[:images], y[:images]) for x, y in batches), None)
     if isinstance(method, Method) and method.takes:
+        ann, _ = entered(ann, [few] if few else [], method.takes)
         ann = method.prepared(ann, settings.pop("operators", auto))
     return (method.rehearse if isinstance(method, Method) else method)(ann, [few] if few else [], **settings)
 

@@ -66,18 +66,12 @@ def with_threshold(value: float, kind: type[QCFS] = QCFS) -> Net:
 
 
 BROKEN = {
-    "functional ReLU": (lambda: Net(FunctionalReLU()), "body (calls relu): a function, not a module", "make it a QCFS module"),
-    "max pooling": (
-        lambda: Net(nn.Sequential(pool := nn.MaxPool2d(2), pool)),
-        "body.0 (MaxPool2d): used 2 times",
-        "give each call a module of its own",
-    ),
+    "functional ReLU": (lambda: Net(FunctionalReLU()), "body (ReLU): cannot be carried", "replace it by QCFS"),
     "batch norm by batch": (
         lambda: Net(nn.BatchNorm2d(4, track_running_stats=False)),
         "body (BatchNorm2d): normalizes by the batch it is given",
         "use track_running_stats=True",
     ),
-    "shared activation": (Shared, "act1 (QCFS): used 2 times", "give it its own module"),
     "θ < 0": (lambda: with_threshold(-1.0, Bare), "act2 (Bare): θ = -1, L = 4", "has to be a positive number; train again"),
     "θ = 0": (lambda: with_threshold(0.0, Bare), "act2 (Bare): θ = 0, L = 4", "train again"),
     "θ infinite": (lambda: with_threshold(float("inf"), Bare), "act2 (Bare): θ = inf", "train again"),
@@ -111,6 +105,15 @@ def test_what_is_refused_is_what_conversion_refuses(make, message, remedy):
         DIRECT(make(), [])(torch.randn(2, 1, 8, 8), 2)
 
 
+def test_a_module_that_is_called_at_several_places_is_several_sites():
+    for network in (Shared(), Net(nn.Sequential(pool := nn.MaxPool2d(2), pool))):
+        found = check(network, DIRECT, noise(1, 8, 8))
+        assert found.obstacles == []
+        snn = DIRECT(network, noise(1, 8, 8))
+        assert snn(torch.randn(2, 1, 8, 8), 2).shape == (2, 2, 3)
+        assert len(snn.neurons()) == 2
+
+
 def test_all_obstacles_are_told_at_once():
     network = Net(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()))
     found = check(network, DIRECT, noise(1, 8, 8))
@@ -125,7 +128,7 @@ def test_a_forward_pass_that_cannot_be_followed():
 
     found = check(Branching(), DIRECT, noise(1, 8, 8))
     assert len(found.obstacles) == 1
-    assert found.obstacles[0].startswith("Branching: the forward pass cannot be followed")
+    assert found.obstacles[0].startswith("Branching: the forward pass cannot be captured: it branches on the values")
     assert found.layers == []
 
 

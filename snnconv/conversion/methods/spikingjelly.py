@@ -94,6 +94,10 @@ def convert(
         raise ValueError(
             "SpikingJelly's recipes find thresholds on calibration images, and there are none (data.calibration)"
         )
+    if clipped := [path for path, module in ann.named_modules() if hasattr(module, "ceiling")]:
+        raise ValueError(
+            f"{clipped[0]}: a clipped ReLU, which SpikingJelly's recipes would take for ReLU; choose method=percentile"
+        )
     folded = replace_modules(fold_batchnorm(ann), nn.ReLU, lambda _: nn.ReLU())  # it overlooks subclasses
     neurons = spikingjelly_neurons(folded, recipe(parts))
     network = to_spiking(folded, nn.ReLU, lambda path, site: neurons[path])

@@ -4,6 +4,7 @@
 putshua/Inference-scale-ANN-SNN.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,13 +28,15 @@ class Balancing(nn.Module):
     A step down the gradient of the squared clipping error.  θ starts at 0, never falls, and rests where nothing is clipped.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, ceiling: float = math.inf) -> None:
         super().__init__()
+        self.ceiling = ceiling  # of a clipped ReLU
         self.rate = rate
         self.threshold: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """What the clipped layer lets through."""
+        x = x.clamp_max(self.ceiling)
         threshold = x.new_zeros(x.shape[1]) if self.threshold is None else self.threshold
         overflow = (x - per_channel(threshold, x)).clamp_min(0)
         self.threshold = threshold + 2 * self.rate * overflow.transpose(0, 1).flatten(1).mean(1)
@@ -77,7 +80,7 @@ def convert(
 @torch.no_grad()
 def balanced_thresholds(ann: nn.Module, batches: Iterable, rate: float) -> dict[str, Tensor]:
     """θ [C] of every ReLU by path, after all `batches`."""
-    network = replace_modules(ann, nn.ReLU, lambda _: Balancing(rate)).eval()
+    network = replace_modules(ann, nn.ReLU, lambda site: Balancing(rate, getattr(site, "ceiling", math.inf))).eval()
     for images, _ in batches:
         network.to(images.device)(images)
     found = {path: module.threshold for path, module in network.named_modules() if isinstance(module, Balancing)}

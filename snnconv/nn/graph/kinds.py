@@ -6,11 +6,16 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from snnconv.nn.graph.calls import operation
+
 # What acts on every timestep alone and is linear (or affine), so that it carries spikes as it carries activations.
 LINEAR_MODULES = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
     nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-    nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.ZeroPad2d, nn.Upsample,
+    nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.ZeroPad2d, nn.Upsample, nn.Unflatten,
+    nn.ConvTranspose1d, nn.ConvTranspose3d, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.PixelShuffle, nn.PixelUnshuffle,
+    nn.ChannelShuffle, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Unfold, nn.Fold,
+    *(getattr(nn, f"{kind}Pad{n}d") for kind in ("Zero", "Reflection", "Replication", "Circular") for n in (1, 2, 3)),
 )  # fmt: skip
 
 
@@ -82,6 +87,60 @@ def is_activation(module: nn.Module) -> bool:
     return hasattr(module, "set_threshold") and hasattr(module, "levels")
 
 
+LINEAR_CALLS = {
+    "add",
+    "sub",
+    "neg",
+    "getitem",
+    "cat",
+    "concat",
+    "stack",
+    "mean",
+    "sum",
+    "permute",
+    "transpose",
+    "unsqueeze",
+    "squeeze",
+    "select",
+    "slice",
+    "chunk",
+    "split",
+    "split_with_sizes",
+    "unbind",
+    "narrow",
+    "flip",
+    "roll",
+    "movedim",
+    "pad",
+    "constant_pad_nd",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "channel_shuffle",
+    "reshape",
+    "flatten",
+    "expand",
+    "repeat",
+    "tile",
+    "index",
+    "index_select",
+    "interpolate",
+    "for_every_image",
+    "detach",
+    "clone",
+    "to",
+    "cumsum",
+    "im2col",
+    "unfold",
+    "tril",
+    "triu",
+    "diagonal",
+    "repeat_interleave",
+    "avg_pool2d",
+    "adaptive_avg_pool2d",
+}  # names of functions in captured graphs that are linear in what depends on the image
+PRODUCTS = {"matmul", "bmm", "einsum", "mm"}  # linear if one factor is a constant
+
+
 Kinds = type | tuple[type, ...]
 
 
@@ -94,4 +153,8 @@ def is_linear(node: fx.Node, module: nn.Module | None) -> bool:
         if node.target in SCALING:
             return sum(currents) <= 1
         return not any(currents[1:]) and node.kwargs.get("rounding_mode") is None
-    return node.target in (LINEAR_METHODS if node.op == "call_method" else LINEAR_FUNCTIONS)
+    if node.op == "call_method":
+        return node.target in LINEAR_METHODS
+    if operation(node) in PRODUCTS:
+        return sum(factor.op != "get_attr" for factor in node.all_input_nodes) <= 1
+    return node.target in LINEAR_FUNCTIONS or operation(node) in LINEAR_CALLS

@@ -16,7 +16,13 @@ COMPOSED = (
     nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder, nn.TransformerDecoderLayer, nn.RNNBase,
     nn.RNNCellBase, nn.SyncBatchNorm, nn.DataParallel, nn.Bilinear, nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d,
 )  # fmt: skip
-FOUR_SPELLINGS = (nn.ReLU6, nn.Hardtanh, nn.Threshold, nn.LeakyReLU, nn.RReLU)
+SPELLINGS = (
+    nn.ReLU6,
+    nn.Hardtanh,
+    nn.Threshold,
+    nn.LeakyReLU,
+    nn.RReLU,
+)  # of ReLU, with the right numbers: see `simplest`
 
 
 @torch.library.custom_op("snnconv::opaque", mutates_args=())

@@ -24,7 +24,7 @@ from snnconv.nn.graph.kinds import is_activation
 from snnconv.nn.graph.trace import Operation
 
 
-class BoundedReLU(nn.ReLU):
+class BoundedReLU(Operation, nn.ReLU):
     """min(max(x, 0), `ceiling`): ReLU6, hardtanh(0, c), clamp(0, c).  A threshold above `ceiling` is never of use."""
 
     def __init__(self, ceiling: float) -> None:
@@ -109,14 +109,6 @@ class Elementwise(Operation):
     def extra_repr(self) -> str:
         """Shown by print(network)."""
         return self.name
-
-
-class FrozenNorm2d(nn.BatchNorm2d):
-    """A constant affine map by channel, as FrozenBatchNorm2d computes it: a batch norm that stays in eval mode."""
-
-    def train(self, mode: bool = True) -> "FrozenNorm2d":
-        """Statistics are constants in either mode."""
-        return super().train(False)
 
 
 OPERATORS = (

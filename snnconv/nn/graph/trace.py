@@ -1,5 +1,6 @@
 """The graph of a network's operations, and what kinds of operations there are."""
 
+import copy
 from typing import Any
 
 from torch import fx, nn
@@ -31,8 +32,13 @@ def trace(network: nn.Module, leaves: tuple[type, ...] = ()) -> fx.Graph:
 
     ValueError if the forward pass depends on the values it computes.
     """
+    tracer = _Tracer(leaves)
+    if isinstance(network, fx.GraphModule) and network.meta.get("captured"):
+        called = {str(node.target) for node in network.graph.nodes if node.op == "call_module"}
+        if all(tracer.is_leaf_module(network.get_submodule(path), path) for path in called):
+            return copy.deepcopy(network.graph)  # with the paths of what calls its functions
     try:
-        return _Tracer(leaves).trace(network)
+        return tracer.trace(network)
     except Exception as error:  # tracing runs the user's forward pass on proxies: anything can come out
         raise ValueError(
             f"{type(network).__name__}: the forward pass cannot be followed ({error}); write it without branches on values, "

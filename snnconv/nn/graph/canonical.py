@@ -1,0 +1,59 @@
+"""Networks whose symbolic trace already is what `capture` would make of them."""
+
+from collections import Counter
+from typing import Any
+
+from torch import fx, nn
+from torch.nn import functional as F
+
+from snnconv.nn.graph import leaves
+from snnconv.nn.graph.capture import is_captured
+from snnconv.nn.graph.kinds import LINEAR_FUNCTIONS, LINEAR_METHODS, SCALING, is_linear
+from snnconv.nn.graph.sites import is_site
+from snnconv.nn.graph.trace import trace
+
+CALLS = (*(f for f in LINEAR_FUNCTIONS if f is not F.dropout), *LINEAR_METHODS, *SCALING)
+MOVING = ("permute", "transpose", "size")  # may move the images from the front, or compute with their number
+
+
+def is_canonical(network: nn.Module, kinds: tuple[type, ...] = ()) -> bool:
+    """Is it obvious that `network` calls only modules of torch, activations, modules of `kinds` and linear functions?
+
+    Each activation is called once and does not change a value that is read elsewhere, each module has one name, and the forward
+    pass takes and returns one tensor.
+    """
+    if is_captured(network):
+        return True
+    attributes = set(vars(network))
+    try:
+        graph = trace(network, kinds)
+    except ValueError:
+        return False
+    finally:
+        for constant in set(vars(network)) - attributes:  # tracing keeps the constants of a forward pass there
+            delattr(network, constant)
+    names = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
+    uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    (output,) = [node for node in graph.nodes if node.op == "output"]
+    return (
+        len(inputs) == 1
+        and isinstance(output.args[0], fx.Node)
+        and all(_is_obvious(node, network, kinds, names, uses) for node in graph.nodes)
+    )
+
+
+def _is_obvious(node: fx.Node, network: nn.Module, kinds: tuple[type, ...], names: Counter, uses: Counter) -> bool:
+    if node.op == "get_attr":
+        return not str(node.target).startswith("_tensor_constant")
+    if node.op == "call_module":
+        module: Any = network.get_submodule(str(node.target))
+        once = uses[node.target] == 1 or not (is_site(module) or isinstance(module, kinds))
+        inplace = getattr(module, "inplace", False) and len(node.all_input_nodes[0].users) > 1
+        plain = leaves.is_opaque(module, kinds) or (leaves.stays(module) and not isinstance(module, leaves.SPELLINGS))
+        return plain and once and not inplace and names[id(module)] == 1 and len(node.all_input_nodes) == 1
+    if node.op in ("call_function", "call_method"):
+        if node.target in MOVING or (node.target is getattr and node.args[1] != "shape"):
+            return node.target == "size" and len(node.args) > 1
+        return node.target in CALLS and is_linear(node, None)
+    return True

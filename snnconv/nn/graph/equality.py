@@ -1,0 +1,116 @@
+"""One comparison at the door: a network, its graph and its folded graph compute the same for the same images."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from snnconv.nn.graph.folding import fold_batchnorm
+from snnconv.nn.graph.sites import is_site
+from snnconv.nn.graph.trace import path_of, trace
+
+EXACT = 1e-5  # largest difference in float64, as a share of the largest output
+ROUNDED = 1e-2  # the same for networks that compute in a precision of their own
+IMAGES = 2  # that are compared
+Outputs = dict[str, Tensor]  # by path of the module, in order; "" is the network
+
+
+@torch.no_grad()
+def require_equal(network: nn.Module, captured: nn.Module, images: Tensor, kinds: tuple[type, ...] = ()) -> None:
+    """ValueError naming where they part, unless `network`, twice, `captured` and the latter folded agree on two of `images`.
+
+    All in eval mode and in float64, where outputs may differ by 10⁻⁵ of the largest; a network that cannot run in float64 is
+    compared in its own precision, with 10⁻².  Nothing is changed, generators of random numbers neither.  Images that do not fit
+    are no concern here.
+    """
+    like = next((t for t in (*network.parameters(), *network.buffers()) if t.is_floating_point()), images)
+    for dtype, tolerance in ((torch.float64, EXACT), (like.dtype, ROUNDED)):
+        try:
+            with torch.random.fork_rng(devices=[]):
+                _compare(network, captured, images[:IMAGES].to(like.device, dtype), tolerance, kinds)
+            return
+        except (RuntimeError, TypeError):  # a precision or a shape that does not fit
+            continue
+
+
+def _compare(
+    network: nn.Module, captured: nn.Module, images: Tensor, tolerance: float, kinds: tuple[type, ...]
+) -> None:
+    name = type(network).__name__
+    plain = copy.deepcopy(network).eval().to(images.dtype)
+    own = _watched(plain, images)
+    if (path := _parting(own, _watched(plain, images), tolerance)) is not None:
+        raise ValueError(f"{name}: gives two outputs for the same images in eval mode, first at {path}: it is random (dropout that "
+                         "stays on: pass training=self.training) or keeps a state; a converted network is neither")  # fmt: skip
+    graph = copy.deepcopy(captured).eval().to(images.dtype)
+    outputs = _computed(graph, images, kinds)
+    if (path := _parting(own, outputs, tolerance)) is not None:
+        raise ValueError(f"{name}: its graph computes something else than its forward pass, first at {path}")
+    folded = _computed(fold_batchnorm(graph), images, kinds)
+    at_sites = {
+        p: x
+        for p, x in outputs.items()
+        if not p or is_site(graph.get_submodule(p)) or isinstance(graph.get_submodule(p), kinds)
+    }
+    if (path := _parting(at_sites, folded, tolerance)) is not None:
+        raise ValueError(f"{name}: computes something else with its batch norms folded into layers, first at {path}")
+
+
+def _watched(network: nn.Module, images: Tensor) -> Outputs:
+    """What the modules of `network` and the network give for `images`, in a forward pass of its own; the first call of each."""
+    outputs: Outputs = {}
+
+    def watch(path: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and path not in outputs:
+                outputs[path] = output.clone()
+
+        return hook
+
+    hooks = [
+        m.register_forward_hook(watch(path)) for path, m in network.named_modules() if path and not [*m.children()]
+    ]
+    try:
+        result = network(images.clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs | ({"": result} if isinstance(result, Tensor) else {})
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps the first output of every module."""
+
+    def __init__(self, network: nn.Module, kinds: tuple[type, ...]) -> None:
+        super().__init__(fx.GraphModule(network, trace(network, kinds)))
+        self.extra_traceback = False
+        self.outputs: Outputs = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """One operation."""
+        output = super().run_node(n)
+        if n.op == "call_module" and isinstance(output, Tensor):
+            self.outputs.setdefault(path_of(n), output.clone())
+        return output
+
+
+def _computed(network: nn.Module, images: Tensor, kinds: tuple[type, ...]) -> Outputs:
+    recorder = _Recorder(network, kinds)
+    result = recorder.run(images.clone())
+    return recorder.outputs | ({"": result} if isinstance(result, Tensor) else {})
+
+
+def _parting(first: Outputs, second: Outputs, tolerance: float) -> str | None:
+    """The first path at which outputs differ, if those of the networks do; None if they agree."""
+
+    def differ(path: str) -> bool:
+        a, b = first[path], second[path]
+        return a.shape != b.shape or not bool(
+            ((a - b).abs() <= tolerance * a.abs().max()).all()
+            or (torch.equal(a.isnan(), b.isnan()) and a.isnan().any())
+        )
+
+    if "" not in first or "" not in second or not differ(""):
+        return None
+    return next((path for path in first if path and path in second and differ(path)), "the output")
