@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from snnconv.conversion.calibration import calibrate
+from snnconv.conversion.entrance import entered
 from snnconv.conversion.method import METHODS, Method
 from snnconv.conversion.obstacles import obstacles
 from snnconv.conversion.rules import RULES, least_squares
@@ -105,10 +106,11 @@ def convert(
     ...
     ValueError: method='percentil': no such method; did you mean percentile...
     """
-    network = with_relu_modules(model)
-    chosen = find(_automatic(network) if method == "auto" else method)
-    inputs = Loader([] if calibration is None else calibration, device_of(network))
+    inputs = Loader([] if calibration is None else calibration, device_of(model))
     batches = inputs.first(CALIBRATION)
+    kinds: tuple[type, ...] = (nn.ReLU, *{type(module) for module in model.modules() if is_activation(module)})
+    network = entered(model, batches, kinds)[0] if batches else with_relu_modules(model)
+    chosen = find(_automatic(network) if method == "auto" else method)
     network = _with_thresholds(network, batches)
     given = bound_settings(chosen, settings)
     if "data" in given:  # it trains

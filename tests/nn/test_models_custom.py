@@ -509,3 +509,21 @@ def test_the_published_accuracy(name, file, expected, compose_config):
     )  # fmt: skip
     ann = custom(EXAMPLE, name, 10, (3, 32, 32), ReLU, weights=str(CHECKPOINTS / file))
     assert round(accuracy(ann, data.test), 4) == expected
+
+
+def test_each_file_imports_its_own_neighbours_also_after_an_edit(tmp_path):
+    for folder, factor in (("one", 2), ("two", 3)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "neighbour.py").write_text(f"FACTOR = {factor}\n")
+        (tmp_path / folder / "net.py").write_text(
+            "from neighbour import FACTOR\nfrom torch import nn\n"
+            "class Net(nn.Sequential):\n    def __init__(self):\n"
+            "        super().__init__(nn.Linear(4, FACTOR), nn.ReLU(), nn.Linear(FACTOR, 2))\n"
+        )
+
+    def width(folder: str) -> int:
+        return custom(str(tmp_path / folder / "net.py"), "Net", 2, [4], nn.ReLU)[0].out_features
+
+    assert [width("one"), width("two"), width("one")] == [2, 3, 2]
+    (tmp_path / "one" / "neighbour.py").write_text("FACTOR = 11\n")
+    assert width("one") == 11

@@ -1,5 +1,6 @@
 """Networks whose symbolic trace already is what `capture` would make of them."""
 
+import copy
 from collections import Counter
 from typing import Any
 
@@ -24,14 +25,11 @@ def is_canonical(network: nn.Module, kinds: tuple[type, ...] = ()) -> bool:
     """
     if is_captured(network):
         return True
-    attributes = set(vars(network))
+    network = copy.deepcopy(network).eval()  # a forward pass may change it, and tracing keeps constants there
     try:
         graph = trace(network, kinds)
     except ValueError:
         return False
-    finally:
-        for constant in set(vars(network)) - attributes:  # tracing keeps the constants of a forward pass there
-            delattr(network, constant)
     names = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
     uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
     inputs = [node for node in graph.nodes if node.op == "placeholder"]

@@ -49,6 +49,11 @@ def run_file(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    hidden = _namesakes(path.parent)
+    for name in hidden:
+        del sys.modules[name]
+    before = set(sys.modules)
+    importlib.invalidate_caches()
     sys.modules[spec.name] = module  # torch.compile looks the functions' module up
     sys.path.insert(0, str(path.parent))
     try:
@@ -57,4 +62,26 @@ def run_file(path: Path) -> ModuleType:
         raise ValueError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
     finally:
         sys.path.remove(str(path.parent))
+        OF_USERS.update(name for name in set(sys.modules) - before if _file(name).is_relative_to(path.parent))
+        sys.modules.update({name: other for name, other in hidden.items() if name not in OF_USERS})
     return module
+
+
+OF_USERS: set[str] = set()  # names of modules that users' files imported from their own folders
+
+
+def _namesakes(folder: Path) -> dict[str, ModuleType]:
+    """Loaded modules that would be taken for neighbours of a file in `folder`, or are neighbours as they were before an edit."""
+    names = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    names -= {*sys.stdlib_module_names, "snnconv", "__main__"}
+    loaded = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
+    return {
+        name: module
+        for name, module in loaded.items()
+        if name in OF_USERS or not ({"site-packages"} & {*_file(name).parts} or _file(name).is_relative_to(folder))
+    }
+
+
+def _file(name: str) -> Path:
+    """The file that the loaded module `name` was read from."""
+    return Path(getattr(sys.modules[name], "__file__", None) or "/").resolve()
