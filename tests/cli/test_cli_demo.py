@@ -25,6 +25,7 @@ def test_the_demo_reaches_its_row(tmp_path: Path):
         "explain.images=0",
         f"hydra.run.dir={tmp_path}/demo",
         cwd=tmp_path,
+        timeout=1800,
     )
     reached = Result.from_dict(json.loads((tmp_path / "demo" / "result.json").read_text()))
     for t in (1, 2, 4, 8, 32):
