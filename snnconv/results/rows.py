@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from snnconv.results.records import Baseline, Evaluation, Result
-from snnconv.spiking.latency import latency_class
+from snnconv.spiking.latency import Latency, latency_class
 
 E = TypeVar("E", bound=Evaluation)
 Sample = tuple[int, str | None]  # a seed, and the weights of the network where they were recorded
@@ -72,7 +72,7 @@ def gather(results: Iterable[Result]) -> list[SpikingRow]:
 
     A network that was evaluated more than once with one method and settings counts once: at every T, with its last value.
     """
-    groups = _grouped(results, lambda result: [result.method, settings(result), result.latency])
+    groups = _grouped(results, lambda result: [result.method, settings(result), _latency(result)])
     merged = [tuple(_merged(same) for same in samples.values()) for samples in groups]
     return [SpikingRow(comparison(row[0]), row, label) for row, label in zip(merged, _labels(merged), strict=True)]
 
@@ -91,6 +91,11 @@ def _grouped(results: Iterable[E], facts: Any) -> list[dict[Sample, list[E]]]:
         key = json.dumps([comparison(result), *facts(result)], sort_keys=True)
         groups[key][sample(result)].append(result)
     return [samples for _, samples in sorted(groups.items())]
+
+
+def _latency(result: Result) -> dict[str, Any]:
+    """The latency with defaults for fields that are newer than the result."""
+    return Latency().as_dict() | dict(result.latency)
 
 
 def _merged(results: Sequence[Result]) -> Result:

@@ -16,7 +16,7 @@ from snnconv.results.records import Result, read_baselines, read_results
 from snnconv.results.rows import contradictions, gather, gather_baselines
 from snnconv.results.summary import as_csv
 from snnconv.results.tables import mean_std, read_published, table
-from snnconv.spiking.latency import latency_class
+from snnconv.spiking.latency import Latency, latency_class
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 PLAIN = {"warmup": 0, "waits": False, "spike_levels": 1, "signed": False, "readout_from": 1, "needs_training": "none"}
@@ -111,6 +111,12 @@ def test_what_an_older_result_does_not_tell_is_not_checked_and_that_is_said():
     assert "Class not checked against what was emitted (older results): old." in text
     assert "network not recorded" in text
     assert "not checked" not in leaderboard([result()])
+
+
+def test_a_result_older_than_a_field_of_the_latency_shares_a_row_with_newer_ones():
+    newer = result(seed=1, latency=Latency().as_dict())
+    assert set(newer.latency) > set(PLAIN)
+    assert len(gather([result(), newer])) == 1
 
 
 # rows and boards
