@@ -1,0 +1,138 @@
+"""Networks on disk without their source code: `save` and `load`, safetensors and JSON, nothing unpickled."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as as_bytes
+from spikingjelly.activation_based import functional
+from torch import Tensor, fx, nn
+
+from snnconv.nn.graph.capture import capture
+from snnconv.nn.graph.plain import from_plain, to_plain
+from snnconv.nn.graph.trace import trace
+from snnconv.runtime import environment, files
+from snnconv.runtime.checkpoint import load_ann
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import OverTime
+from snnconv.spiking.simulation import Timing
+
+FORMAT = 1  # raised when files of an older version cannot be read
+
+
+def save(network: nn.Module, path: str | Path, *, example: Tensor | None = None) -> None:
+    """Write a `SpikingModel` or an ANN to `path`.json and `path`.safetensors.
+
+    The files hold the graph of the network, its layers and neurons, all tensors, and for a `SpikingModel` its method, class and
+    settings.  `load` rebuilds it without the source code of the network.  `example` [N, …] is one batch of inputs; an ANN whose
+    forward pass cannot be traced symbolically is captured with it.
+
+    A model whose network depends on T is saved for the T that was simulated last (or for its own `timesteps`), and serves only that T.
+
+    ValueError naming a layer or call that cannot be saved.
+
+    >>> import tempfile, torch, snnconv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    >>> snn = snnconv.convert(model, torch.rand(100, 4))
+    >>> x = torch.rand(5, 4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     snnconv.save(snn, f"{folder}/snn")
+    ...     again = snnconv.load(f"{folder}/snn")
+    >>> torch.equal(again(x, timesteps=8), snn(x, timesteps=8))
+    True
+    """
+    base, description = _base(path), {"format": FORMAT, "kind": "ann"}
+    if isinstance(network, SpikingModel):
+        description |= {"kind": "snn", **_described(network)}
+        network = (network.exact or network).network
+        functional.reset_net(network)
+    plain, tensors = to_plain(_graph(network, example))
+    description |= {"network": plain, "versions": environment.versions(), "commit": environment.commit()}
+    base.parent.mkdir(parents=True, exist_ok=True)
+    content = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    files.replace(base.with_name(f"{base.name}.safetensors"), as_bytes(content))
+    files.write_json(base.with_name(f"{base.name}.json"), description)
+
+
+def load(path: str | Path, *, trust: tuple[str, ...] = ()) -> nn.Module:
+    """The network that `save` wrote to `path`, or the trained network of a run folder, in eval mode on the CPU.
+
+    `trust` names packages and Python files from which a run folder may build its network (`model=custom`).  Files of `save` need
+    none: they hold no code.
+
+    FileNotFoundError if there is neither; ValueError naming the file if it is damaged or of another version.
+    """
+    folder, base = Path(path), _base(path)
+    if (folder / "ann.json").is_file():
+        return load_ann(folder, trust=trust)
+    description_file, tensors_file = (base.with_name(base.name + suffix) for suffix in (".json", ".safetensors"))
+    for file in (description_file, tensors_file):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such file; load takes what snnconv.save wrote, or a run folder with ann.json")
+    description: Any = files.read_json(description_file)
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ValueError(f"{description_file}: no network of snnconv.save in format {FORMAT}")
+    try:
+        tensors = load_file(tensors_file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{tensors_file}: damaged or no safetensors file ({error})") from error
+    try:
+        network = from_plain(description["network"], tensors)
+        return _spiking(description, network) if description["kind"] == "snn" else network
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{description_file}: {error}") from error
+
+
+def _base(path: str | Path) -> Path:
+    """`path` without the suffix of one of the two files."""
+    path = Path(path)
+    return path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+
+
+def _graph(network: nn.Module, example: Tensor | None) -> fx.GraphModule:
+    """The graph of `network` in eval mode; its mode is restored."""
+    training = network.training
+    try:
+        network.eval()
+        return capture(network, example) if example is not None else fx.GraphModule(network, trace(network, (OverTime,)))
+    finally:
+        network.train(training)
+
+
+def _described(snn: SpikingModel) -> dict[str, Any]:
+    """Everything about `snn` but its network; the network is prepared for a T if it depends on T."""
+    only = None
+    if snn.for_timesteps is not None:
+        only = snn.prepared or snn.timesteps
+        if only is None:
+            raise ValueError("this network depends on T; run it once, or set snn.timesteps, before saving")
+        snn.prepare(only)
+    timing = asdict(snn.timing)
+    return {
+        "method": snn.method, "timesteps": only or snn.timesteps, "only": only, "latency": snn.latency.as_dict(), "timing": timing,
+        "simulation": asdict(snn.simulation), "facts": snn.facts, "spent": snn.spent,
+    }  # fmt: skip
+
+
+class _Only:
+    """The network of a model that was saved for one T."""
+
+    def __init__(self, network: nn.Module, timesteps: int) -> None:
+        self.network, self.timesteps = network, timesteps
+
+    def __call__(self, timesteps: int) -> nn.Module:
+        if timesteps != self.timesteps:
+            raise ValueError(f"timesteps={timesteps}: this model was saved for T = {self.timesteps} alone; convert again for another T")
+        return self.network
+
+
+def _spiking(description: dict[str, Any], network: nn.Module) -> SpikingModel:
+    only = description["only"]
+    options = {name: description[name] for name in ("timesteps", "method", "facts", "spent", "simulation")}
+    if only:
+        options["for_timesteps"] = _Only(network, only)
+    latency = Latency(**description["latency"])
+    return SpikingModel(network, latency, Timing(**description["timing"]), **options)
