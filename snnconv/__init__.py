@@ -32,7 +32,7 @@ _HOMES = {
     "save": "conversion.storage",
     "load": "conversion.storage",
 }
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from snnconv.analysis.energy import energy as energy

@@ -30,7 +30,7 @@ def save(network: nn.Module, path: str | Path, *, example: Tensor | None = None)
     settings.  `load` rebuilds it without the source code of the network.  `example` [N, …] is one batch of inputs; an ANN whose
     forward pass cannot be traced symbolically is captured with it.
 
-    A model whose network depends on T is saved for the T that was simulated last (or for its own `timesteps`), and serves only that T.
+    A model whose network depends on T is saved for the T that was simulated last (or its own `timesteps`), and serves only that T.
 
     ValueError naming a layer or call that cannot be saved.
 
@@ -71,7 +71,9 @@ def load(path: str | Path, *, trust: tuple[str, ...] = ()) -> nn.Module:
     description_file, tensors_file = (base.with_name(base.name + suffix) for suffix in (".json", ".safetensors"))
     for file in (description_file, tensors_file):
         if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such file; load takes what snnconv.save wrote, or a run folder with ann.json")
+            raise FileNotFoundError(
+                f"{file}: no such file; load takes what snnconv.save wrote, or a run folder with ann.json"
+            )
     description: Any = files.read_json(description_file)
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ValueError(f"{description_file}: no network of snnconv.save in format {FORMAT}")
@@ -97,7 +99,9 @@ def _graph(network: nn.Module, example: Tensor | None) -> fx.GraphModule:
     training = network.training
     try:
         network.eval()
-        return capture(network, example) if example is not None else fx.GraphModule(network, trace(network, (OverTime,)))
+        return (
+            capture(network, example) if example is not None else fx.GraphModule(network, trace(network, (OverTime,)))
+        )
     finally:
         network.train(training)
 
@@ -106,7 +110,7 @@ def _described(snn: SpikingModel) -> dict[str, Any]:
     """Everything about `snn` but its network; the network is prepared for a T if it depends on T."""
     only = None
     if snn.for_timesteps is not None:
-        only = snn.prepared or snn.timesteps
+        only = snn._prepared or snn.timesteps
         if only is None:
             raise ValueError("this network depends on T; run it once, or set snn.timesteps, before saving")
         snn.prepare(only)
@@ -125,7 +129,9 @@ class _Only:
 
     def __call__(self, timesteps: int) -> nn.Module:
         if timesteps != self.timesteps:
-            raise ValueError(f"timesteps={timesteps}: this model was saved for T = {self.timesteps} alone; convert again for another T")
+            raise ValueError(
+                f"timesteps={timesteps}: this model was saved for T = {self.timesteps} alone; convert again for another T"
+            )
         return self.network
 
 

@@ -53,7 +53,13 @@ def to_plain(network: fx.GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]
     modules = {path: network.get_submodule(path) for path in targets if _is_module(network, path)}
     constants = {path: store.tensor(_reach(network, path)) for path in targets if path not in modules}
     nodes = [
-        {"op": node.op, "name": node.name, "target": _name(node), "args": store.value(node.args), "kwargs": store.value(node.kwargs)}
+        {
+            "op": node.op,
+            "name": node.name,
+            "target": _name(node),
+            "args": store.value(node.args),
+            "kwargs": store.value(node.kwargs),
+        }
         for node in network.graph.nodes
     ]
     plain = {"nodes": nodes, "modules": {path: store.module(path, module) for path, module in modules.items()}}
@@ -140,7 +146,9 @@ class _Store:
                 for group, entries in named.items()
             },
             "transient": sorted(module._non_persistent_buffers_set),
-            "children": {k: self.module(f"{path}.{k}", child) for k, child in module._modules.items() if child is not None},
+            "children": {
+                k: self.module(f"{path}.{k}", child) for k, child in module._modules.items() if child is not None
+            },
         }
 
     def value(self, value: Any, name: str | None = None) -> Any:
@@ -150,7 +158,7 @@ class _Store:
             return {"node": value.name}
         if value is None or type(value) in (bool, int, float, str):
             return value
-        if type(value) is list:
+        if isinstance(value, list):
             return [self.value(item, name and f"{name}.{i}") for i, item in enumerate(value)]
         if isinstance(value, tuple | torch.Size):
             return {"tuple": [self.value(item, name and f"{name}.{i}") for i, item in enumerate(value)]}
@@ -180,7 +188,9 @@ class _Restore:
         for path, described in plain["constants"].items():
             parent, leaf = _parent(root, path)
             tensor = self.tensor(described)
-            parent.register_parameter(leaf, tensor) if isinstance(tensor, nn.Parameter) else parent.register_buffer(leaf, tensor)
+            parent.register_parameter(leaf, tensor) if isinstance(tensor, nn.Parameter) else parent.register_buffer(
+                leaf, tensor
+            )
         graph = fx.Graph()
         for node in plain["nodes"]:
             self.nodes[node["name"]] = self.node(graph, node)
@@ -192,7 +202,9 @@ class _Restore:
             target = named_function(target)
         elif op == "call_method" and target not in METHODS:
             raise ValueError(f"{target!r}: no method that a saved network may call")
-        elif op not in ("placeholder", "output", "call_module", "get_attr", "call_method") or not PATH.fullmatch(target):
+        elif op not in ("placeholder", "output", "call_module", "get_attr", "call_method") or not PATH.fullmatch(
+            target
+        ):
             raise ValueError(f"{op} {target!r}: no step of a saved network")
         args, kwargs = self.value(plain["args"]), self.value(plain["kwargs"])
         if not all(name.isidentifier() for name in kwargs):
@@ -203,7 +215,9 @@ class _Restore:
         key = plain["tensor"], plain["trained"]
         if key not in self.tensors:
             tensor = self.stored[key[0]]
-            self.tensors[key] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if plain["trained"] else tensor
+            self.tensors[key] = (
+                nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if plain["trained"] else tensor
+            )
         return self.tensors[key]
 
     def module(self, plain: Mapping[str, Any]) -> nn.Module:
@@ -223,7 +237,9 @@ class _Restore:
         for key, value in plain["parameters"].items():
             module.register_parameter(key, None if value is None else self.tensor(value))  # type: ignore[arg-type]
         for key, value in plain["buffers"].items():
-            module.register_buffer(key, None if value is None else self.tensor(value), persistent=key not in plain["transient"])
+            module.register_buffer(
+                key, None if value is None else self.tensor(value), persistent=key not in plain["transient"]
+            )
         for key, child in plain["children"].items():
             module.add_module(key, self.module(child))
         return module
@@ -247,7 +263,9 @@ class _Restore:
             return named_function(content)
         if kind == "device":
             return torch.device(content)
-        if kind in ("dtype", "memory_format", "layout") and isinstance(found := getattr(torch, content), getattr(torch, kind)):
+        if kind in ("dtype", "memory_format", "layout") and isinstance(
+            found := getattr(torch, content), getattr(torch, kind)
+        ):
             return found
         raise ValueError(f"{kind!r}: no value of a saved network")
 
