@@ -28,7 +28,7 @@ _HOMES = {
     "QCFS": "nn.activations.qcfs",
     "explain": "analysis.explanation",
     "energy": "analysis.energy",
-    "export": "hardware.export",
+    "export": "hardware.export.to_file",
     "save": "conversion.storage",
     "load": "conversion.storage",
 }
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from snnconv.conversion.registry import methods as methods
     from snnconv.conversion.storage import load as load
     from snnconv.conversion.storage import save as save
-    from snnconv.hardware.export import export as export
+    from snnconv.hardware.export.to_file import export as export
     from snnconv.nn.activations.qcfs import QCFS as QCFS
     from snnconv.spiking.accuracy import Curve as Curve
     from snnconv.spiking.accuracy import accuracy as accuracy

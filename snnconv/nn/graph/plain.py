@@ -137,7 +137,7 @@ class _Store:
             attributes = {key: self.value(value, f"{path}.{key}") for key, value in own.items()}
         except ValueError as error:
             raise ValueError(f"{path} ({type(module).__name__}): {error}") from error
-        named = {"parameters": module._parameters, "buffers": module._buffers}
+        named: dict[str, Mapping[str, Tensor | None]] = {"parameters": module._parameters, "buffers": module._buffers}
         return {
             "class": kind,
             "attributes": attributes,
@@ -285,6 +285,7 @@ def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
 def _place(root: nn.Module, path: str, module: nn.Module) -> None:
     """Put `module` at `path`; what lies there already becomes its children."""
     parent, leaf = _parent(root, path)
-    for name, child in parent._modules[leaf].named_children() if leaf in parent._modules else ():
+    before = parent._modules.get(leaf)
+    for name, child in before.named_children() if before is not None else ():
         module.add_module(name, child)
     setattr(parent, leaf, module)
