@@ -64,6 +64,14 @@ def load(path: str | Path, *, trust: tuple[str, ...] = ()) -> nn.Module:
     none: they hold no code.
 
     FileNotFoundError if there is neither; ValueError naming the file if it is damaged or of another version.
+
+    >>> import tempfile, torch, snnconv
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU()).eval()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     snnconv.save(model, f"{folder}/ann")
+    ...     again = snnconv.load(f"{folder}/ann.json")
+    >>> torch.equal(again(torch.ones(2, 4)), model(torch.ones(2, 4)))
+    True
     """
     folder, base = Path(path), _base(path)
     if (folder / "ann.json").is_file():
