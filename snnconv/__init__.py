@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "prepare": "conversion.preparation",
     "fit": "training.fitting",
-    "check": "conversion.checks",
+    "check": "conversion.preview",
     "convert": "conversion.registry",
     "methods": "conversion.registry",
     "finetune": "conversion.finetuning",
@@ -37,9 +37,9 @@ __all__ = ["__version__", *_HOMES]
 if TYPE_CHECKING:
     from snnconv.analysis.energy import energy as energy
     from snnconv.analysis.explanation import explain as explain
-    from snnconv.conversion.checks import check as check
     from snnconv.conversion.finetuning import finetune as finetune
     from snnconv.conversion.preparation import prepare as prepare
+    from snnconv.conversion.preview import check as check
     from snnconv.conversion.registry import convert as convert
     from snnconv.conversion.registry import methods as methods
     from snnconv.conversion.storage import load as load

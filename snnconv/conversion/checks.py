@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from itertools import islice
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -48,10 +51,34 @@ class Check:
     obstacles: list[str]
     warnings: list[str]
     methods: list[str]  # that would take the network as it is, where the one chosen does not
+    method: str = ""  # the one chosen, by name
 
     def advice(self) -> str:
         """The methods to choose instead, if there are any."""
         return f"as it is, it fits method={', '.join(self.methods)}" if self.methods else ""
+
+    def show(self, console: Console) -> None:
+        """Print the layers, the obstacles with their remedies, the warnings and the verdict."""
+        table = Table()
+        for column in ("layer", "kind", "output", "parameters", "what becomes of it"):
+            table.add_column(column, overflow="fold", justify="right" if column == "parameters" else "left")
+        for layer in self.layers:
+            style = "red" if layer.becomes.startswith("obstacle") else None
+            shape = "–" if layer.shape is None else "×".join(map(str, layer.shape))
+            table.add_row(layer.path, layer.name, shape, f"{layer.parameters:,}", layer.becomes, style=style)
+        if self.layers:
+            console.print(table)
+        for kind, color, texts in (("Obstacle", "red", self.obstacles), ("Warning", "yellow", self.warnings)):
+            for number, text in enumerate(texts, 1):
+                console.print(f"{kind} {number}: {text}", style=color, markup=False, highlight=False, soft_wrap=True)
+        verb, ending = "cannot" if self.obstacles else "can", f"; {self.advice()}" if self.advice() else ""
+        verdict = f"{self.network} {verb} be converted by method={self.method}{ending}."
+        console.print(verdict, markup=False, highlight=False, soft_wrap=True)
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=120)
+        self.show(console)
+        return console.file.getvalue()  # type: ignore[attr-defined]
 
     def require(self) -> None:
         """ValueError that lists every obstacle, if there is one; warnings go to the log."""

@@ -1,0 +1,43 @@
+"""`check` for Python programs: what conversion does with each layer of a network, before anything is converted."""
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from snnconv.conversion import checks
+from snnconv.conversion.checks import Check
+from snnconv.conversion.registry import bound_settings, find
+from snnconv.data.loaders import Loader, device_of
+from snnconv.nn.graph.kinds import is_activation
+
+
+def check(model: nn.Module, example: Any, *, method: str = "auto", verbose: bool = True, **settings: Any) -> Check:
+    """Print what becomes of every layer of `model`, and every obstacle with its remedy.
+
+    `example` is a batch of inputs [N, …], or an iterable of (inputs, targets) whose first batch is used.  `method` and `settings`
+    are those of `convert`; "auto" takes `qcfs` for a network with trained thresholds, and else `mse`.  With `verbose=False` nothing is
+    printed; `print(result)` does it later.  The model is not changed.
+
+    Returns a `Check`: `layers`, `obstacles` (empty if the model can be converted), `warnings`; `require()` raises a ValueError that
+    lists the obstacles.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> import snnconv
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> snnconv.check(model, torch.rand(16, 4), verbose=False).obstacles
+    []
+    """
+    trained = any(is_activation(module) for module in model.modules())
+    chosen = find(("qcfs" if trained else "mse") if method == "auto" else method)
+    batches = Loader(example, device_of(model)).first(32)
+    if not batches:
+        raise ValueError("check needs one batch of inputs, and example holds none")
+    result = checks.check(model, functools.partial(chosen, **bound_settings(chosen, settings)), batches)
+    result = replace(result, method=chosen.name)
+    if verbose:
+        result.show(Console())
+    return result
