@@ -18,8 +18,8 @@ def check(model: nn.Module, example: Any, *, method: str = "auto", verbose: bool
     """Print what becomes of every layer of `model`, and every obstacle with its remedy.
 
     `example` is a batch of inputs [N, …], or an iterable of (inputs, targets) whose first batch is used.  `method` and `settings`
-    are those of `convert`; "auto" takes `qcfs` for a network with trained thresholds, and else `mse`.  With `verbose=False` nothing is
-    printed; `print(result)` does it later.  The model is not changed.
+    are those of `convert`; "auto" takes `qcfs` for a network with trained thresholds, and else `mse`.  With `verbose=False`
+    nothing is printed; `print(result)` does it later.  The model is not changed.
 
     Returns a `Check`: `layers`, `obstacles` (empty if the model can be converted), `warnings`; `require()` raises a ValueError that
     lists the obstacles.
