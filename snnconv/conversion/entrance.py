@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from snnconv.nn.graph.canonical import is_canonical
 from snnconv.nn.graph.capture import capture, is_captured
 from snnconv.nn.graph.equality import require_equal
-from snnconv.spiking.operators.choice import EXTRA
+from snnconv.spiking.operators import choice
 
 
 def entered(ann: nn.Module, batches: Iterable, kinds: tuple[type, ...]) -> tuple[nn.Module, Iterable]:
@@ -20,7 +20,7 @@ def entered(ann: nn.Module, batches: Iterable, kinds: tuple[type, ...]) -> tuple
     images.  Either is compared with the forward pass of `ann` (`graph.equality`).  ValueError naming what cannot be captured, or
     where the comparison fails.
     """
-    leaves = (*kinds, *EXTRA)
+    leaves = (*kinds, *choice.EXTRA)
     first, batches = _first(batches)
     if first is None:
         return ann, batches

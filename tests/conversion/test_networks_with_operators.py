@@ -15,7 +15,7 @@ from snnconv.conversion.methods.threshold import convert
 from snnconv.conversion.rules import largest
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.capture import capture
-from snnconv.nn.graph.sites import Attention, MatMul, Product
+from snnconv.nn.graph.sites import Attention, Elementwise, MatMul, Product
 from snnconv.spiking.latency import Latency, latency_class
 from snnconv.spiking.model import running_mean as mean_over_time
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
@@ -239,24 +239,24 @@ class Wave(nn.Module):
         return x.sin()
 
 
-def test_a_function_of_the_user_needs_one_line(images, batches, monkeypatch):
+def test_a_function_of_the_user_may_be_named(images, batches, monkeypatch):
     monkeypatch.setattr(choice, "EXTRA", [])
     network = nn.Sequential(
         conv(2), nn.ReLU(), conv(), Wave(), conv(), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
     ).double()
-    with pytest.raises(ValueError, match="3"):
-        convert(network, batches, **SETTINGS)
+    captured = convert(network, batches, **SETTINGS).operators()["3"]
+    assert isinstance(captured.function, Elementwise)
     choice.operator(Wave)
-    snn = convert(network, batches, **SETTINGS)
-    assert type(snn.operators()["3"]) is RunningMean
+    named = convert(network, batches, **SETTINGS).operators()["3"]
+    assert type(named) is type(captured) is RunningMean
+    assert isinstance(named.function, Wave)
 
 
-def test_a_layer_that_is_called_twice_is_refused(batches):
+def test_a_layer_that_is_called_twice_is_two_operators(batches):
     network = Net(lambda net, x: net.head(net.pool(net.second(net.conv(net.pool(net.act(net.stem(x)))))).flatten(1)),
                   stem=conv(2), act=nn.ReLU(), pool=nn.MaxPool2d(2), conv=conv(), second=nn.ReLU(),
                   head=nn.Linear(4, 3))  # fmt: skip
-    with pytest.raises(ValueError, match=r"pool \(MaxPool2d\): used 2 times"):
-        convert(network.double(), batches, **SETTINGS)
+    assert len(convert(network.double(), batches, **SETTINGS).neurons()) == 2
 
 
 def test_a_family_is_chosen_in_the_configuration(compose_config, any_operators, images, batches):

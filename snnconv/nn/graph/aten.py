@@ -525,7 +525,7 @@ RECURRENT = "a recurrent layer, whose state has no equivalent over timesteps; us
 def _rules() -> dict[str, Rule]:
     rules: dict[str, Rule] = {
         **dict.fromkeys(RESHAPINGS, _reshape),
-        **dict.fromkeys(SAME, _same),
+        **dict.fromkeys((*SAME, "opaque"), _same),
         **dict.fromkeys(("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size"), _nothing),
         **dict.fromkeys(("expand", "expand_as"), _expand), **dict.fromkeys(("repeat", "tile"), _repeat),
         **dict.fromkeys(("zeros", "ones", "full"), _expand),

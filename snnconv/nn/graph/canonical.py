@@ -1,9 +1,11 @@
 """Networks whose symbolic trace already is what `capture` would make of them."""
 
 import copy
+import operator
 from collections import Counter
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -11,10 +13,9 @@ from snnconv.nn.graph import leaves
 from snnconv.nn.graph.capture import is_captured
 from snnconv.nn.graph.kinds import LINEAR_FUNCTIONS, LINEAR_METHODS, SCALING, is_linear
 from snnconv.nn.graph.sites import is_site
-from snnconv.nn.graph.trace import trace
+from snnconv.nn.graph.trace import Operation, trace
 
 CALLS = (*(f for f in LINEAR_FUNCTIONS if f is not F.dropout), *LINEAR_METHODS, *SCALING)
-MOVING = ("permute", "transpose", "size")  # may move the images from the front, or compute with their number
 
 
 def is_canonical(network: nn.Module, kinds: tuple[type, ...] = ()) -> bool:
@@ -49,9 +50,29 @@ def _is_obvious(node: fx.Node, network: nn.Module, kinds: tuple[type, ...], name
         once = uses[node.target] == 1 or not (is_site(module) or isinstance(module, kinds))
         inplace = getattr(module, "inplace", False) and len(node.all_input_nodes[0].users) > 1
         plain = leaves.is_opaque(module, kinds) or (leaves.stays(module) and not isinstance(module, leaves.SPELLINGS))
-        return plain and once and not inplace and names[id(module)] == 1 and len(node.all_input_nodes) == 1
+        return (
+            plain
+            and once
+            and not inplace
+            and names[id(module)] == 1
+            and (len(node.all_input_nodes) == 1 or isinstance(module, Operation))
+        )
     if node.op in ("call_function", "call_method"):
-        if node.target in MOVING or (node.target is getattr and node.args[1] != "shape"):
-            return node.target == "size" and len(node.args) > 1
-        return node.target in CALLS and is_linear(node, None)
+        return node.target in CALLS and is_linear(node, None) and _keeps_images(node)
     return True
+
+
+def _keeps_images(node: fx.Node) -> bool:
+    """Is it obvious that `node` leaves the images where they are, dimension 0, and each alone?"""
+    rest: Any = (*node.args[1:], *node.kwargs.values())
+    if node.target is getattr:
+        return rest == ("shape",)
+    if node.target is operator.getitem:  # of a shape
+        return isinstance(node.args[0], fx.Node) and node.args[0].target is getattr
+    if node.target in ("mean", torch.mean, torch.cat, "flatten", torch.flatten):
+        dims = rest[0] if rest and isinstance(rest[0], (list, tuple)) else rest[:1]
+        return bool(dims) and all(isinstance(dim, int) and dim > 0 for dim in dims)
+    if node.target in ("view", "reshape", torch.reshape):
+        first = rest[0] if rest else None
+        return isinstance(first, fx.Node) and len(rest) == 2 and rest[1] == -1
+    return node.target not in ("permute", "transpose") and (node.target != "size" or rest == (0,))

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -37,15 +38,16 @@ def _(x: Tensor) -> Tensor:
 
 
 class Opaque(nn.Module):
-    """Stands for `module`, an activation of ours, while a network is exported."""
+    """Stands for `module`, an operation of ours or a user's, in an export: its inputs are calls of `opaque`, in order."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.module = (module,)  # not a child: its parameters are no part of the export
+        self.module = module
 
-    def forward(self, x: Tensor) -> Tensor:
-        """One call."""
-        return opaque(x)
+    def forward(self, *signals: Tensor) -> Any:
+        """What the module computes; an activation, which keeps the shape, is not run."""
+        inputs = [opaque(signal) for signal in signals]
+        return inputs[0] if is_activation(self.module) else self.module(*inputs)
 
 
 def is_opaque(module: nn.Module, kinds: tuple[type, ...] = ()) -> bool:
@@ -55,7 +57,7 @@ def is_opaque(module: nn.Module, kinds: tuple[type, ...] = ()) -> bool:
 
 def original(module: nn.Module) -> nn.Module:
     """The module for which `module` stands."""
-    return module.module[0] if isinstance(module, Opaque) else module
+    return module.module if isinstance(module, Opaque) else module
 
 
 def stays(module: nn.Module) -> bool:

@@ -98,14 +98,24 @@ class Lifting:
                 return call
         return None
 
+    def _kept_path(self, node: fx.Node) -> str:
+        """The path of the module around `node` that stays as one operation."""
+        return next(path for _, (path, _) in stack_of(node) if leaves.stays(self.network.get_submodule(path)))
+
     def _call_module(self, node: fx.Node, nodes: list[fx.Node]) -> bool:
         """Put the module whose call `nodes` is in their place; False unless it is called on one signal."""
         sources = {a for n in nodes for a in n.all_input_nodes if a not in nodes and isinstance(self.values[a], Signal)}
+        path = self._kept_path(node)
+        module = leaves.original(self.network.get_submodule(path))
+        if isinstance(self.network.get_submodule(path), leaves.Opaque):
+            inputs: list[Any] = [n.args[0] for n in nodes if operation(n) == "opaque"]
+            if sources != set(inputs):
+                return False
+            self.values[node] = self.module(module, path, node, *inputs)
+            return True
         if len(sources) != 1:
             return False
         (source,) = sources
-        path = path_of_call(node)
-        module = leaves.original(self.network.get_submodule(path))
         if isinstance(module, nn.Flatten | nn.Unflatten) and source in self.rows:
             return False
         if isinstance(module, nn.Flatten | nn.Unflatten) and not keeps_order(source, node):
