@@ -1,86 +1,11 @@
-"""A trained network in small integers, without spikes, as the baseline for the spiking network.
+"""Quantize a trained network without spikes: what a spiking network has to be compared with.
 
-python scripts/baseline.py run=runs/… baseline=ptq_static baseline.activation_bits=4      others: ptq_dynamic, qat (conf/baseline/)
-python scripts/baseline.py run=runs/… baseline=ptq_static,qat baseline.weight_bits=8,4,2  each in turn
+python scripts/baseline.py run=runs/… baseline=ptq_static        the same as `snnconv baseline …`
 
-Results: runs/…/evaluations/<baseline>/<date_time>/baseline.json, which leaderboards and later reports show.
+The steps are in snnconv/commands/baseline.py.
 """
 
-import sys
-from typing import Any
-
-import hydra
-import rich
-from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-
-from snnconv.results.records import Baseline
-from snnconv.results.summary import method_settings
-from snnconv.runtime import distributed, environment, files
-from snnconv.runtime.checkpoint import load_ann
-from snnconv.runtime.multirun import as_sweep
-from snnconv.runtime.run import open_run
-from snnconv.spiking.accuracy import accuracy
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    """One quantized network."""
-    with open_run(cfg) as run:
-        cfg = run.cfg
-        quantize = instantiate(cfg.baseline)
-        from snnconv.hardware.baselines.cost import RULE, energy, size  # after the message that torchao is missing
-
-        tables = instantiate(cfg.costs, _convert_="object")
-        ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
-        data = instantiate(cfg.data)
-        with run.timed("convert"):
-            quantized = quantize(ann, data)
-        with run.timed("evaluate"):
-            reached = accuracy(quantized.network, data.test)
-        costs: dict[str, Any] = {
-            **size(ann, quantized), **energy(ann, quantized, cfg.data.input_shape, tables)
-        }  # fmt: skip
-        from_torchao = {"torchao": environment.version("torchao")}
-        provenance = environment.provenance(cfg.seed, run.device, cfg.precision)
-        result = Baseline(
-            **provenance | {"versions": provenance["versions"] | from_torchao},
-            baseline=HydraConfig.get().runtime.choices["baseline"],
-            settings=method_settings(OmegaConf.to_container(cfg.baseline, resolve=True)),  # type: ignore[arg-type]
-            calibration_images=cfg.data.get("calibration"),
-            accuracy=reached,
-            ann_accuracy=accuracy(ann, data.test),
-            weight_bits=quantized.how.weight_bits,
-            activation_bits=quantized.how.activation_bits,
-            **costs,
-            energy_rule=RULE,
-            images_tested=data.test.count,
-            network=run.network(),
-            levels=cfg.levels,
-            select=cfg.fit.select,
-            model=cfg.names.model,
-            data=cfg.names.data,
-            wall_seconds={stage: round(seconds, 3) for stage, seconds in run.seconds.items()},
-        )
-        if distributed.is_main():
-            files.write_json(run.folder / "baseline.json", result.as_dict())
-            show(result)
-
-
-def show(result: Baseline) -> None:
-    """The result in two lines."""
-    console, gained = rich.get_console(), 100 * (result.accuracy - result.ann_accuracy)
-    console.print(
-        f"{result.baseline}, weights of {result.weight_bits} bits, activations of {result.activation_bits}: "
-        f"{100 * result.accuracy:.2f} % ({gained:+.2f} to the ANN's {100 * result.ann_accuracy:.2f} %), "
-        f"{result.images_tested} test images", highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    prices = [f"{pj / 1e6:.4g} µJ ({name})" for name, pj in (result.energy or {}).items()]
-    console.print(f"{result.size_bytes / 1024:.1f} KiB (float32: {(result.float_bytes or 0) / 1024:.1f}); an image, estimated: "
-                  f"{', '.join(prices) or 'not counted'}", highlight=False, soft_wrap=True)  # fmt: skip
-
+from snnconv.cli import run
 
 if __name__ == "__main__":
-    sys.argv = as_sweep(sys.argv)
-    main()
+    run("baseline")

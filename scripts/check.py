@@ -1,36 +1,11 @@
-"""What conversion will make of a network, layer by layer, and what stands in its way; no data needed, nothing written.
+"""Show what conversion makes of a network, layer by layer, and what stands in its way.
 
-python scripts/check.py model=resnet20 method=srp                           as train.py would build it
-python scripts/check.py model=custom model.path=my_net.py model.name=MyNet model.weights=my_net.pt      yours
-python scripts/check.py run=runs/… method=st_bif                            a trained one
+python scripts/check.py model=resnet20 method=srp        the same as `snnconv check …`
 
-Exit status 0: it can be converted; 1: it cannot.
+The steps are in snnconv/commands/check.py.
 """
 
-from dataclasses import replace
-
-import hydra
-import rich
-import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig
-
-from snnconv.conversion.checks import check
-from snnconv.runtime.checkpoint import load_ann
-from snnconv.runtime.run import open_run
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    """One network, one method."""
-    with open_run(cfg) as run:
-        cfg = run.cfg
-        ann = load_ann(cfg.run, trust=cfg.trust) if cfg.run else instantiate(cfg.model)
-        noise = torch.randn(4, *cfg.data.input_shape)
-        found = check(ann, instantiate(cfg.method), [(noise, torch.zeros(4).long())], calibrates=not cfg.run)
-        replace(found, method=cfg.names.method).show(rich.get_console())
-        raise SystemExit(bool(found.obstacles))
-
+from snnconv.cli import run
 
 if __name__ == "__main__":
-    main()
+    run("check")

@@ -1,48 +1,11 @@
 """Convert a trained network again and evaluate it, without training.
 
-python scripts/evaluate.py run=runs/… method=qcfs timesteps=64      results: runs/…/evaluations/<method>/<date_time>/
-python scripts/evaluate.py run=runs/… method=qcfs,srp,cos timesteps=[1,2,4,8]      each in turn, and a summary; several runs too
-python scripts/evaluate.py run=runs/… sweep=methods_qcfs            the methods that conf/sweep/methods_qcfs.yaml names
+python scripts/evaluate.py run=runs/… method=srp        the same as `snnconv evaluate …`
+
+The steps are in snnconv/commands/evaluate.py.
 """
 
-import sys
-
-import hydra
-from hydra.utils import instantiate
-from omegaconf import DictConfig
-
-from snnconv.results.report import report
-from snnconv.results.summary import shown_timesteps
-from snnconv.runtime.checkpoint import load_ann
-from snnconv.runtime.multirun import as_sweep
-from snnconv.runtime.run import open_run
-from snnconv.spiking.accuracy import accuracy, accuracy_over_time
-from snnconv.spiking.early_exit import early_exit
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    """One evaluation of the network in `run`."""
-    with open_run(cfg) as run:
-        cfg = run.cfg
-        weights = instantiate(cfg.weights)
-        ann = weights(load_ann(cfg.run, trust=cfg.trust).to(run.device))
-        data = instantiate(cfg.data)
-        convert = instantiate(cfg.method)
-        explain = instantiate(cfg.explain)
-
-        with run.timed("convert"):
-            snn = weights.convert(convert, ann, data.calibration)
-        curve = accuracy_over_time(snn, data.test, cfg.timesteps)
-
-        early = early_exit(snn, data.valid, data.test, max(curve.correct))
-
-        with run.timed("explain"):
-            why = explain(ann, snn, data, shown_timesteps(list(curve.correct)))
-
-        report(run, snn, curve, accuracy(ann, data.test), early, why)
-
+from snnconv.cli import run
 
 if __name__ == "__main__":
-    sys.argv = as_sweep(sys.argv)
-    main()
+    run("evaluate")

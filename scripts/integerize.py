@@ -1,87 +1,11 @@
-"""A trained network as an integer spiking network: accuracy beside the float network, widths of membranes, memory.
+"""Run a trained network as a spiking network of integers: accuracy beside the float one, widths of membranes, memory.
 
-python scripts/integerize.py run=runs/… method=qcfs 'timesteps=[4,8,16,32]'           int8 weights, a scale for each channel
-python scripts/integerize.py run=runs/… integer=int4 integer.membrane_bits=16         others in conf/integer/
+python scripts/integerize.py run=runs/… method=qcfs        the same as `snnconv integerize …`
 
-Results: runs/…/evaluations/<method>/<date_time>/integer.json.  On `integer.golden` images every spike and logit is compared with
-the golden model (NumPy); one that differs is an error.
+The steps are in snnconv/commands/integerize.py.
 """
 
-import hydra
-import rich
-from hydra.utils import instantiate
-from omegaconf import DictConfig
-from rich.table import Table
-
-from snnconv.hardware.integer.golden import differing_spikes
-from snnconv.hardware.integer.network import integerize
-from snnconv.results.records import IntegerResult
-from snnconv.results.summary import stored_weights
-from snnconv.runtime import distributed, environment, files
-from snnconv.runtime.checkpoint import load_ann
-from snnconv.runtime.run import open_run
-from snnconv.spiking.accuracy import accuracy_over_time
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def main(cfg: DictConfig) -> None:
-    """Convert one network to integers and evaluate it."""
-    with open_run(cfg) as run:
-        cfg = run.cfg
-        if cfg.precision == "tf32":
-            raise ValueError("precision=tf32: rounds integers above 2^11; use precision=float32")
-        ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
-        data = instantiate(cfg.data)
-        weights = instantiate(cfg.weights)
-        snn = weights.convert(instantiate(cfg.method), weights(ann), data.calibration)
-        settings = dict(cfg.integer)
-        golden, beside_float = settings.pop("golden"), settings.pop("beside_float", True)
-        network = integerize(snn, data.calibration, **settings)
-
-        different, compared = differing_spikes(network, data.test, cfg.timesteps, golden)
-        if different:
-            raise ValueError(f"{different} spikes or logits differ from the golden model on {compared} images")
-        curves = {
-            name: accuracy_over_time(model, data.test, cfg.timesteps)
-            for name, model in (("float", snn), ("integer", network.snn))
-            if beside_float or name == "integer"
-        }
-        network.require_exact()
-        result = IntegerResult(
-            **environment.provenance(cfg.seed, run.device, cfg.precision),
-            accuracy={name: {str(t): value for t, value in curve.accuracy.items()} for name, curve in curves.items()},
-            images_tested=curves["integer"].images,
-            golden={"images": compared, "differing_spikes": different},
-            **network.summary(),
-            integer={**settings},
-            network=run.network(),
-            weights=stored_weights(cfg),
-            model=cfg.names.model,
-            data=cfg.names.data,
-            levels=cfg.levels,
-            method=cfg.names.method,
-        )
-        if distributed.is_main():
-            files.write_json(run.folder / "integer.json", result.as_dict())
-            show(result)
-
-
-def show(result: IntegerResult) -> None:
-    """Accuracies, and sizes of the network."""
-    table = Table("T", "float", "integer", "difference")
-    for t, value in result.accuracy["integer"].items():
-        before = result.accuracy.get("float", {}).get(t)
-        cells = ("–", "–") if before is None else (f"{100 * before:.2f} %", f"{100 * (value - before):+.2f}")
-        table.add_row(t, cells[0], f"{100 * value:.2f} %", cells[1])
-    rich.get_console().print(table)
-    widths = result.membrane_bits.values()
-    rich.get_console().print(
-        f"{result.weight_bytes / 1024:.1f} KiB of weights, biases, multipliers and thresholds (float32: "
-        f"{result.float_bytes / 1024:.1f}); membranes of {min(widths)} to {max(widths)} bits; golden model: "
-        f"{result.golden['differing_spikes']} differing spikes on {result.golden['images']} images",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-
+from snnconv.cli import run
 
 if __name__ == "__main__":
-    main()
+    run("integerize")

@@ -23,13 +23,14 @@ from hypothesis import settings
 from omegaconf import open_dict
 from torch import nn
 
-import snnconv.runtime.launch  # noqa: F401  (teaches Hydra the names in config.yaml)
 from snnconv.data.batches import Batches
 from snnconv.nn.activations.qcfs import QCFS
+from snnconv.runtime import launch
 from snnconv.runtime.run import Run
 from snnconv.runtime.tracking import Tracker
 from snnconv.spiking.model import SpikingModel
 
+launch.register()
 settings.register_profile("snnconv", deadline=None)  # a busy machine is no bug
 settings.load_profile("snnconv")
 torch.set_num_threads(1)  # tiny tensors; more threads only wait for each other

@@ -4,15 +4,15 @@ import functools
 import os
 import platform
 import re
-import shlex
 import subprocess
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from snnconv.runtime.program import command as command
 
 PACKAGES = ("snnconv", "torch", "torchvision", "spikingjelly", "hydra-core", "wandb", "numpy")
 PRECISIONS = ("float32", "tf32", "bf16")
@@ -51,11 +51,6 @@ def commit() -> str | None:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def command() -> str:
-    """The command line of this process, to be typed again."""
-    return shlex.join(["python", *sys.argv])
 
 
 def provenance(seed: int, device: object, precision: str) -> dict[str, Any]:

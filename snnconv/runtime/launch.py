@@ -1,10 +1,8 @@
-"""Where a command puts its run folder, and which configuration a continued run gets.  Importing it teaches Hydra the names."""
+"""Run folders: where a command puts them, what may be written there, and the names that Hydra knows for them."""
 
 import atexit
 import itertools
 import logging
-import re
-import shlex
 import shutil
 import sys
 import tempfile
@@ -17,7 +15,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from snnconv.runtime import distributed
+from snnconv.runtime import program
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +34,20 @@ def run_folder(
     check leaves nothing behind.
     """
     if job in OF_A_RUN and not run:
-        sys.exit(f"run=… is missing: which run folder holds the trained network? (python scripts/{job}.py run=runs/…)")
+        sys.exit(
+            f"run=… is missing: which run folder holds the trained network? ({program.example(job, 'run=runs/…')})"
+        )
     if job not in (*OF_A_RUN, "check") and run:
-        sys.exit("run=… is for scripts/evaluate.py; to go on with an interrupted run use resume=…")
+        sys.exit(
+            f"run=… is for {program.example('evaluate', 'run=runs/…')}; to go on with an interrupted run use resume=…"
+        )
     if job == "check" and resume:
-        sys.exit("resume=… is for train.py; to check the trained network of a run use run=…")
+        sys.exit(
+            f"resume=… is for {program.example('train', 'resume=runs/…')}; to check the trained network of a run use run=…"
+        )
     if run and not (Path(run) / "ann.json").is_file():
         sys.exit(f"run={run}: no run folder with a trained network (ann.json and ann.safetensors)")
-    if job == "check" or not distributed.is_main():
+    if job == "check" or not _is_main():
         scratch = tempfile.mkdtemp(prefix="snnconv-")
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         return scratch
@@ -72,6 +76,12 @@ def run_folder(
     raise AssertionError
 
 
+def _is_main() -> bool:
+    from snnconv.runtime import distributed  # imports torch, which no completion needs
+
+    return distributed.is_main()
+
+
 def _make(folder: Path, exist_ok: bool) -> None:
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=exist_ok)
@@ -84,9 +94,13 @@ def sweep_name() -> str | None:
     return Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
 
 
-OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
-OmegaConf.register_new_resolver("sweep_name", sweep_name)
-OmegaConf.register_new_resolver("hydra_folder", lambda resume: ".hydra/resumed" if resume else ".hydra")
+def register() -> None:
+    """Teach OmegaConf the functions that conf/config.yaml names; once or more often."""
+    OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
+    OmegaConf.register_new_resolver(
+        "hydra_folder", lambda resume: ".hydra/resumed" if resume else ".hydra", replace=True
+    )
 
 
 class Folder(Callback):
@@ -95,7 +109,7 @@ class Folder(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check `hydra.run.dir`."""
         folder = Path(config.hydra.run.dir)
-        if not distributed.is_main():
+        if not _is_main():
             return
         if config.resume and folder.absolute() != Path(config.resume).absolute():
             sys.exit(f"hydra.run.dir={folder}: a run goes on in its own folder; leave hydra.run.dir out")
@@ -107,7 +121,7 @@ class Folder(Callback):
         """Check `hydra.sweep.dir`."""
         folder = Path(config.hydra.sweep.dir)
         if config.hydra.job.name == "check":
-            sys.exit("scripts/check.py looks at one network at a time")
+            sys.exit("check looks at one network at a time")
         if any(folder.glob("job-*.json")):
             sys.exit(f"{folder}: holds a sweep; choose another hydra.sweep.dir")
         require_writable(folder, "hydra.sweep.dir")
@@ -127,10 +141,7 @@ def require_writable(folder: Path, key: str) -> None:
 
 def resume_command(folder: Path) -> str:
     """The command line that goes on with the run in `folder`."""
-    value = str(folder)
-    if not re.fullmatch(r"[\w./@%+:-]+", value):  # Hydra reads the rest as its own grammar
-        value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return shlex.join(["python", sys.argv[0], f"resume={value}"])
+    return program.command_for("train", program.override("resume", str(folder)))
 
 
 def forget(folder: Path, job: str) -> None:

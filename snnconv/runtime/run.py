@@ -202,6 +202,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
             cfg.device = str(device)
             cfg = stored_config.resolve(cfg)
             seed.seed_everything(cfg.seed)
+            log.info("%s", header(hydra.job.name, cfg, folder))
             run = Run(folder, cfg, Patient(instantiate(cfg.track)) if distributed.is_main() else Tracker())
             with trusting(cfg.trust):
                 yield run
@@ -228,6 +229,17 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
     finally:
         if run is not None:
             run.finish(failed)
+
+
+def header(command: str, cfg: DictConfig, folder: Path) -> str:
+    """The two lines with which a run begins: what it does, on which device, in which folder."""
+    shape, levels = "×".join(map(str, cfg.data.input_shape)), f", L = {cfg.levels}"
+    threads = f", {torch.get_num_threads()} threads" if torch.device(cfg.device).type == "cpu" else ""
+    place = "" if command == "check" else f"; {os.path.relpath(folder)}"
+    return (
+        f"{command}: {cfg.names.model} on {cfg.names.data} ({shape}, {cfg.data.num_classes} classes){levels}, "
+        f"method {cfg.names.method}\n{cfg.device}{threads}, {cfg.precision}{place}"
+    )
 
 
 def _is_a_loss(error: RuntimeError) -> bool:

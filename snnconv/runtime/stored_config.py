@@ -54,9 +54,7 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     for override in overrides:
         group = re.split(r"[=.@]", override.lstrip("+~"))[0]
         if HydraConfig.get().job.name not in USED.get(group, (HydraConfig.get().job.name,)):
-            raise ValueError(
-                f"{override}: does nothing here; {group}=… is for {', '.join(f'{name}.py' for name in USED[group])}"
-            )
+            raise ValueError(f"{override}: does nothing here; {group}=… is for {', '.join(USED[group])}")
     settled = _continued(cfg, overrides) if cfg.resume or cfg.run else cfg
     timesteps = settled.timesteps
     listed = timesteps if isinstance(timesteps, Sequence) and not isinstance(timesteps, str) else [timesteps]
@@ -79,9 +77,7 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     names = _stored(source / "hydra.yaml", ["hydra"]).hydra.runtime.choices
     allowed = RESUMABLE if cfg.resume else REEVALUABLE
     if cfg.resume and OmegaConf.select(stored, "compress.stages"):
-        raise ValueError(
-            f"resume={cfg.resume}: a stage of scripts/compress.py; begin it again, with run=… the stage before it"
-        )
+        raise ValueError(f"resume={cfg.resume}: a stage of compress; begin it again, with run=… the stage before it")
     before = OmegaConf.to_container(stored.weights) if "weights" in stored else None
     planned = OmegaConf.select(stored, "fit.epochs") or 0
     with open_dict(stored):

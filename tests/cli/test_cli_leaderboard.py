@@ -73,9 +73,7 @@ def test_a_result_that_contradicts_itself_is_named_and_nothing_is_written(smoke:
 
 
 def test_help_tells_how(tmp_path: Path):
-    assert "python scripts/leaderboard.py runs/… [more …] [--out folder]" in succeed(
-        LEADERBOARD, "--help", cwd=tmp_path
-    )
+    assert "scripts/leaderboard.py runs/… [more …] [--out folder]" in succeed(LEADERBOARD, "--help", cwd=tmp_path)
 
 
 def test_a_given_relu_network_is_kept_converted_and_found_again(tmp_path: Path):

@@ -1,0 +1,106 @@
+"""The command `snnconv`: its commands, and how each starts.  Nothing slow is imported before a command is known.
+
+snnconv train model=vgg16 levels=8      the same as `python -m snnconv train …` and, in a checkout, `python train.py …`
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snnconv.commands import COMMANDS
+from snnconv.runtime import program, threads
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+IN_TURN = ("evaluate", "baseline")  # these take several values (method=srp,cos) without --multirun
+HELP = ("-h", "--help", "help")
+
+
+def main() -> None:
+    """Run the command line of `snnconv` or `python -m snnconv`."""
+    path = Path(sys.argv[0])
+    words = ["python", "-m", "snnconv"] if path.name == "__main__.py" else [path.stem]
+    name, *arguments = sys.argv[1:] or ["help"]
+    if name in HELP:
+        from snnconv.commands.help import overview
+
+        print(overview())
+    elif name == "--version":
+        import snnconv
+
+        print(snnconv.__version__)
+    elif name == "completion":
+        from snnconv.commands.completion import script
+
+        print(script(*arguments))
+    elif name == "--complete":
+        from snnconv.commands.completion import complete
+
+        print(*complete(arguments), sep="\n")
+    elif name in COMMANDS:
+        run(name, arguments, [*words, name])
+    else:
+        sys.exit(f"snnconv {name}: no such command; there are {', '.join(COMMANDS)}, as in: snnconv train model=mlp")
+
+
+def run(name: str, arguments: Sequence[str] | None = None, words: Sequence[str] | None = None) -> None:
+    """Run one command with `arguments` (default: those of this process), which `words` started (default: a script)."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    program.started_as(words or ["python", sys.argv[0]], arguments)
+    threads.wait_passively()
+    try:
+        if set(arguments) & set(HELP[:2]):
+            from snnconv.commands.help import page
+
+            print(page(name))
+        elif name == "leaderboard":
+            importlib.import_module("snnconv.commands.leaderboard").main(arguments)
+        else:
+            _compose(name, arguments)
+    except KeyboardInterrupt:  # before there is a run, which says how to go on
+        sys.stderr.write("Interrupted.\n")
+        sys.exit(130)
+
+
+def _compose(name: str, arguments: list[str]) -> None:
+    """Let Hydra compose the configuration from `arguments` and run the command in its folder."""
+    import hydra
+    from hydra.errors import CompactHydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from snnconv.runtime import launch, mistakes, multirun
+    from snnconv.runtime.configurations import CONF
+
+    launch.register()
+    whole_errors = "HYDRA_FULL_ERROR" in os.environ
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of ending the process
+    first = next((at for at, text in enumerate(arguments) if "=" in text and not text.startswith("-")), 0)
+    sys.argv = [
+        sys.argv[0],
+        *arguments[:first],
+        f"hydra.job.name={name}",
+        *arguments[first:],
+    ]  # argparse takes one block
+    if name in IN_TURN:
+        sys.argv = multirun.as_sweep(sys.argv)
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_run)()
+    except (CompactHydraException, OmegaConfBaseException) as error:
+        if whole_errors:
+            raise
+        sys.exit(mistakes.message(error, arguments))
+
+
+def _run(cfg: "DictConfig") -> None:
+    """One run of the command that Hydra's job is named after; the header is printed before the command is imported."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from snnconv.runtime.run import open_run
+
+    with open_run(cfg) as opened:
+        command: Any = importlib.import_module(f"snnconv.commands.{HydraConfig.get().job.name}")
+        command.main(opened)

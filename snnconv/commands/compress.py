@@ -1,0 +1,149 @@
+"""Make a trained network smaller in stages, train it for a little after each, convert it, and say what every stage costs and gains.
+
+snnconv compress run=runs/… compress=[prune30,sparse24] 'timesteps=[4,8,16]'      in this order; others in conf/compress/
+snnconv compress run=runs/… compress=low_rank compress.stages.low_rank.budget=0.4 compress.fit.epochs=4
+
+Results: runs/…/compressed/<date_time>/ladder.json, and for each stage a run folder of its own, `1_prune30`, `2_sparse24`, which
+run=… takes as any other (to go on after an interruption, or with other stages).  The teacher is the network that all began with.
+With weights=… the last stage trains them quantized; before it they are measured so.
+"""
+
+import copy
+import logging
+from typing import Any
+
+import rich
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.table import Table
+from torch import nn
+
+from snnconv.analysis.energy import Energy
+from snnconv.analysis.operations import count_operations
+from snnconv.data.splits import Splits
+from snnconv.hardware.compression.rebuild import changes, layers_of, undone
+from snnconv.hardware.compression.size import size
+from snnconv.results.records import Result
+from snnconv.results.report import report
+from snnconv.results.summary import shown_timesteps, summarize
+from snnconv.runtime import distributed, files
+from snnconv.runtime.checkpoint import describe_ann, load_ann
+from snnconv.runtime.run import Run
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.curve import Curve
+from snnconv.spiking.model import SpikingModel
+from snnconv.training.loop import fit
+from snnconv.training.quantized_weights import Weights
+
+log = logging.getLogger(__name__)
+
+
+def main(run: Run) -> None:
+    """The ladder of one network."""
+    cfg = run.cfg
+    stages = {name: instantiate(stage) for name, stage in (cfg.compress.get("stages") or {}).items()}
+    if not stages:
+        raise ValueError("compress: no stages; choose some of conf/compress/, as compress=[prune30,sparse24]")
+    settings = instantiate(cfg.compress.fit, compile=cfg.compile, precision=cfg.precision)
+    weights, convert = instantiate(cfg.weights), instantiate(cfg.method)
+    if settings.keep_zeros and (stored := describe_ann(cfg.run).get("weights")):
+        raise ValueError(
+            f"run={cfg.run}: its weights were trained with {stored['bits']} bits, and which of their zeros have to stay "
+            "cannot be told; compress the network of floats with weights=…, or set compress.fit.keep_zeros=false"
+        )
+    cfg.data.batch_size = settings.batch_size
+    data = instantiate(cfg.data)
+    ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
+    trial = ann
+    for name, stage in stages.items():  # what one of them refuses is told now, not after hours
+        before, trial = trial, stage(trial, data.calibration)
+        if lost := undone(before, trial):
+            log.warning("compress: %s undoes 2:4 sparsity in %s; 2:4 belongs after it", name, ", ".join(lost))
+    snn, curve, reached, facts = measure(run, ann, convert, weights, data, [], 0)
+    ladder = [summarize(cfg, snn, curve, reached, run.seconds, network=run.network(), compression=facts)]
+    for number, name in enumerate(stages, 1):
+        done, last = list(stages)[:number], number == len(stages)
+        smaller = stages[name](ann, data.calibration)
+        part_cfg = stage_config(cfg, smaller, done)
+        part_cfg.weights.train = weights.train and last  # before, zeros are those of stages
+        with run.part(f"{number}_{name}", part_cfg) as part:
+            before = copy.deepcopy(smaller)
+            fit(smaller, data.train, data.selecting(settings.select), settings, part, instantiate(part_cfg.weights))
+            if lost := undone(before, smaller):
+                log.warning(
+                    "compress: training undid 2:4 sparsity in %s; it needs compress.fit.keep_zeros=true",
+                    ", ".join(lost),
+                )
+            ann = smaller
+            snn, curve, reached, facts = measure(part, ann, convert, weights, data, done, settings.epochs)
+            ladder.append(report(part, snn, curve, reached, compression=facts))
+        if distributed.is_main():
+            files.write_json(run.folder / "ladder.json", [result.as_dict() for result in ladder])
+    if distributed.is_main():
+        show(ladder)
+
+
+def stage_config(cfg: DictConfig, network: nn.Module, stages: list[str]) -> DictConfig:
+    """The configuration from which a stage is built again: the run's, with what has become of its network."""
+    model = describe_ann(cfg.run)["config"]["model"]
+    plain, before = layers_of(model)
+    config: Any = OmegaConf.create(OmegaConf.to_container(cfg))
+    with open_dict(config):
+        layers = {**before, **changes(instantiate(plain), network)}
+        paths = {path for path, _ in network.named_modules()}
+        present = {path: layer for path, layer in layers.items() if path in paths}
+        config.model = {"_target_": "snnconv.hardware.compression.rebuild.rebuilt", "model": plain, "layers": present}
+        config.fit, config.run, config.resume = cfg.compress.fit, None, None
+        config.compress.stages = {name: cfg.compress.stages[name] for name in stages}
+    return config
+
+
+def measure(
+    run: Run, ann: nn.Module, convert: Any, weights: Weights, data: Splits, stages: list[str], epochs: int
+) -> tuple[SpikingModel, Curve, float, dict[str, Any]]:
+    """The spiking network that `ann` becomes, its curve, the accuracy of `ann`, and the facts for `Result.compression`.
+
+    `epochs` is what each of the `stages` was trained for.
+    """
+    ann = weights(ann)
+    with run.timed("convert"):
+        snn = weights.convert(convert, ann, data.calibration)
+    curve = accuracy_over_time(snn, data.test, run.cfg.timesteps)
+    facts = {"stages": stages, "epochs": epochs, **size(ann, weights), **costs(run.cfg, snn, data, list(curve.correct))}
+    return snn, curve, accuracy(ann, data.test), facts
+
+
+def costs(cfg: DictConfig, snn: SpikingModel, data: Splits, timesteps: list[int]) -> dict[str, Any]:
+    """Operations and energy for one image, weights of 0 left out; counted on calibration images."""
+    images = copy.copy(data.calibration)
+    images.everywhere = False  # each process takes its part
+    counted = count_operations(snn, images, shown_timesteps(timesteps), images=cfg.compress.images, zeros=False)
+    energy = Energy(counted, instantiate(cfg.costs, _convert_="all")).as_dict()
+    keys = ("ann", "quantized", "snn")
+    return {
+        "macs": sum(target.macs for target in counted.targets),
+        "accumulates": {str(t): sum(layers.values()) for t, layers in counted.accumulates.items()},
+        "energy": {name: {key: table[key] for key in keys} for name, table in energy["tables"].items()},
+    }
+
+
+def show(ladder: list[Result]) -> None:
+    """One line a stage."""
+    shown = shown_timesteps(list(ladder[0].snn_accuracy))
+    columns = "after", "ANN", *[f"T={t}" for t in shown], "weights ≠ 0", "KiB", "ANN, M ops", f"SNN, T={shown[-1]}"
+    table = Table(
+        *columns,
+        caption="accuracy in percent; millions of operations for one image: MACs of the ANN, accumulates of the SNN",
+    )
+    for result in ladder:
+        facts = result.compression or {}
+        table.add_row(
+            " ".join(facts["stages"][-1:]) or "–",
+            f"{100 * result.ann_accuracy:.2f}",
+            *[f"{100 * result.snn_accuracy[t]:.2f}" for t in shown],
+            f"{facts['nonzero']:,}",
+            f"{facts['bits'] / 8192:.1f}",
+            f"{facts['macs'] / 1e6:.2f}",
+            f"{facts['accumulates'][str(shown[-1])] / 1e6:.2f}",
+        )
+    rich.get_console().print(table)

@@ -1,0 +1,36 @@
+"""Convert a trained network again and evaluate it, without training.
+
+snnconv evaluate run=runs/… method=qcfs timesteps=64      results: runs/…/evaluations/<method>/<date_time>/
+snnconv evaluate run=runs/… method=qcfs,srp,cos timesteps=[1,2,4,8]      each in turn, and a summary; several runs too
+snnconv evaluate run=runs/… sweep=methods_qcfs            the methods that conf/sweep/methods_qcfs.yaml names
+"""
+
+from hydra.utils import instantiate
+
+from snnconv.results.report import report
+from snnconv.results.summary import shown_timesteps
+from snnconv.runtime.checkpoint import load_ann
+from snnconv.runtime.run import Run
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.early_exit import early_exit
+
+
+def main(run: Run) -> None:
+    """One evaluation of the network in `run`."""
+    cfg = run.cfg
+    weights = instantiate(cfg.weights)
+    ann = weights(load_ann(cfg.run, trust=cfg.trust).to(run.device))
+    data = instantiate(cfg.data)
+    convert = instantiate(cfg.method)
+    explain = instantiate(cfg.explain)
+
+    with run.timed("convert"):
+        snn = weights.convert(convert, ann, data.calibration)
+    curve = accuracy_over_time(snn, data.test, cfg.timesteps)
+
+    early = early_exit(snn, data.valid, data.test, max(curve.correct))
+
+    with run.timed("explain"):
+        why = explain(ann, snn, data, shown_timesteps(list(curve.correct)))
+
+    report(run, snn, curve, accuracy(ann, data.test), early, why)

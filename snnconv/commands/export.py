@@ -1,0 +1,55 @@
+"""A trained network as a file for other programs, checked against the network before it is kept.
+
+snnconv export run=runs/… method=qcfs export=nir            the spiking network as a NIR graph
+snnconv export run=runs/… export=onnx export.weight_bits=8  the quantized ANN as ONNX with QDQ nodes
+snnconv export run=runs/… export=c                          the integer spiking network, for C
+
+Results: runs/…/evaluations/<method>/<date_time>/: the files, and export.json with what was compared.  A format is one file in
+snnconv/hardware/export/ with a function export(ann, snn, data, folder, *, …) → facts, and one yaml in conf/export/.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import rich
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from snnconv.runtime import distributed, environment, files
+from snnconv.runtime.checkpoint import load_ann
+from snnconv.runtime.run import Run
+
+
+def main(run: Run) -> None:
+    """One network in one format."""
+    cfg = run.cfg
+    if cfg.precision == "tf32":
+        raise ValueError("precision=tf32: spikes are compared exactly; precision=float32")
+    export, weights = instantiate(cfg.export), instantiate(cfg.weights)
+    ann = weights(load_ann(cfg.run, trust=cfg.trust).to(run.device))
+    data = instantiate(cfg.data)
+    snn = weights.convert(instantiate(cfg.method), ann, data.calibration)
+
+    if not distributed.is_main():  # one process writes
+        return
+    facts = export(ann, snn, data, run.folder)
+    settings: Any = OmegaConf.to_container(cfg.export)
+    record = {
+        "format": settings.pop("_target_").split(".")[-2],
+        **facts,
+        "export": {key: value for key, value in settings.items() if key != "_partial_"},
+        "method": cfg.names.method,
+        **environment.provenance(cfg.seed, run.device, cfg.precision),
+    }
+    files.write_json(run.folder / "export.json", record)
+    show(run.folder, facts)
+
+
+def show(folder: Path, facts: dict[str, Any]) -> None:
+    """The files, and what was found about them, a line each."""
+    console = rich.get_console()
+    for name, size in facts["files"].items():
+        console.print(f"{folder / name}  ({size / 1024:.1f} KiB)", highlight=False, soft_wrap=True)
+    for name, value in facts.items():
+        if name != "files":
+            console.print(f"  {name.replace('_', ' ')}: {value}", highlight=False, soft_wrap=True)

@@ -1,0 +1,68 @@
+"""The pages of `snnconv --help` and `snnconv train --help`, made from docstrings and from the comments of the yaml files."""
+
+import ast
+import re
+import textwrap
+from pathlib import Path
+
+from snnconv.commands import COMMANDS
+from snnconv.runtime import configurations, program
+
+WIDTH = 80
+LISTED = ("method", "data", "experiment")  # their options have a line each
+
+
+def overview() -> str:
+    """The commands, examples, the choices, and where to read on."""
+    lines = ["Train networks, convert them to spiking networks, measure what that costs.", "", "Commands:"]
+    lines += [f"  snnconv {name:<12} {text}" for name, text in COMMANDS.items()]
+    lines += ["", "Examples:"]
+    lines += [
+        "  snnconv train model=mlp                     bundled digits, two minutes on a CPU",
+        "  snnconv train data=cifar10 model=vgg16 levels=8",
+        "  snnconv check model=custom model.path=net.py model.name=Net",
+        "  snnconv evaluate run=runs/mlp-digits/… method=qcfs,srp 'timesteps=[1,2,4,8]'",
+        "",
+        *_choices(),
+        "",
+        "More:",
+        "  snnconv train --help           the settings of one command",
+        "  snnconv train … --cfg job      the whole configuration that a command line gives",
+        "  snnconv train … --config-dir=mine        yaml files of yours: mine/model/net.yaml, …",
+        '  eval "$(snnconv completion bash)"        the Tab key completes options and settings',
+    ]
+    return "\n".join(lines)
+
+
+def page(name: str) -> str:
+    """The help of one command: its docstring, the choices and the settings with their comments."""
+    source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    text = ast.get_docstring(ast.parse(source)) or ""
+    lines = [text.replace(f"snnconv {name}", program.command_for(name))]
+    if name != "leaderboard":
+        lines += ["", *_choices(), "", "Settings:", *(f"  {line}" for line in _settings())]
+    return "\n".join(lines)
+
+
+def _choices() -> list[str]:
+    """One line a group, and one line an option where options need explaining."""
+    short = [group for group in configurations.groups() if group not in LISTED]
+    lines = ["Choices (group=option):"]
+    for group in short:
+        options = ", ".join(option for option in configurations.options(group) if (group, option) != ("sweep", "wandb"))
+        lines += textwrap.wrap(f"{group}: {options}", WIDTH, initial_indent="  ", subsequent_indent="    ")
+    for group in LISTED:
+        lines += ["", f"{group}="]
+        for option in configurations.options(group):
+            room = WIDTH - 2 - max(27, len(option) + 1)
+            summary = textwrap.shorten(configurations.summary(group, option), room, placeholder=" …")
+            lines.append(f"  {option:<27}{summary}".rstrip())
+    return lines
+
+
+def _settings() -> list[str]:
+    """The lines of conf/config.yaml that a user sets, with their comments."""
+    text = (configurations.CONF / "config.yaml").read_text(encoding="utf-8")
+    match = re.search(r"^levels:.*?(?=^names:)", text, re.DOTALL | re.MULTILINE)
+    assert match is not None
+    return match[0].rstrip().splitlines()

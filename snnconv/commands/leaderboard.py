@@ -1,0 +1,63 @@
+"""Every method that was evaluated, mean ± std over seeds, ranked within equal latency classes.
+
+snnconv leaderboard runs/… [more …] [--out folder]
+    reads the result.json of every run and evaluation below the given folders (or results.jsonl files) and writes, into --out
+    (the first folder given, if left out), leaderboard.md, leaderboard.csv (a row for each T) and leaderboard.png; --collect
+    also puts the results that were read into one results.jsonl there, from which make_tables.py can fill a README
+
+Quantized networks (scripts/baseline.py) stand below the spiking ones of the same network; --collect: baselines.jsonl.
+
+Only the same network, data and test images share a table.  A result that contradicts its latency class (a "plain" method whose
+neurons emitted −1) is an error that names the run, and nothing is written.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from snnconv.results.leaderboard import leaderboard, long_rows, plot
+from snnconv.results.records import Record, read_baselines, read_results
+from snnconv.results.summary import as_csv
+from snnconv.results.tables import read_published
+from snnconv.runtime import files, program
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read, print and write."""
+    parser = argparse.ArgumentParser(
+        prog=program.command_for("leaderboard"),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="+", type=Path, help="run folders, folders of them, or results.jsonl files")
+    parser.add_argument("--out", type=Path, help="where to write (default: the first folder given)")
+    parser.add_argument("--collect", action="store_true", help="write what was read into results.jsonl, too")
+    options = parser.parse_args(arguments)
+    first = options.paths[0]
+    out = options.out or (first if first.is_dir() else first.parent)
+    try:
+        results = read_results(options.paths)
+        baselines = read_baselines(options.paths)
+        text = leaderboard(results, read_published(out), baselines)
+        out.mkdir(parents=True, exist_ok=True)
+        files.write_text(out / "leaderboard.md", text + "\n")
+        files.write_text(out / "leaderboard.csv", as_csv(long_rows(results)))
+        plot(out / "leaderboard.png", results)
+        if options.collect:
+            collected: dict[str, Sequence[Record]] = {"results.jsonl": results, "baselines.jsonl": baselines}
+            for name, read in collected.items():
+                lines = [files.json_line(result.as_dict()) for result in read]
+                if lines:  # a result that was read from two places is written once
+                    files.write_text(out / name, "".join(dict.fromkeys(lines)))
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+    console = Console()
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        print(text)
+    print(f"Written: {out}/leaderboard.md, .csv and .png", file=sys.stderr)

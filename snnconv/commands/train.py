@@ -1,0 +1,41 @@
+"""Train a network with quantized activations, convert it to spikes, show accuracy against timesteps.
+
+snnconv train model=vgg16 levels=8        every part is a Hydra override; `snnconv train --help` lists them
+"""
+
+from hydra.utils import instantiate
+
+from snnconv.conversion.checks import check
+from snnconv.results.report import report
+from snnconv.results.summary import shown_timesteps
+from snnconv.runtime.run import Run
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.early_exit import early_exit
+from snnconv.training.loop import fit
+
+
+def main(run: Run) -> None:
+    """One run, from data to report."""
+    cfg = run.cfg
+    data = instantiate(cfg.data)  # Splits: train, valid, calibration, test
+    ann = instantiate(cfg.model)  # a network with quantized activations
+    calibrate = instantiate(cfg.calibration)  # finds the thresholds that given weights lack
+    convert = instantiate(cfg.method)  # one of snnconv/conversion/methods/*.py
+    weights = instantiate(cfg.weights)  # how many bits they have
+    settings = instantiate(cfg.fit, compile=cfg.compile, precision=cfg.precision)
+    explain = instantiate(cfg.explain)  # why the accuracy is what it is, and what it costs
+
+    calibrate(ann, data.calibration)
+    check(ann, convert, data.calibration).require()  # what cannot be converted is told now, not after hours
+    fit(ann, data.train, data.selecting(settings.select), settings, run, weights)  # 1. train
+    ann = weights(ann)
+    with run.timed("convert"):
+        snn = weights.convert(convert, ann, data.calibration)  # 2. convert
+    curve = accuracy_over_time(snn, data.test, cfg.timesteps)  # 3. evaluate
+
+    early = early_exit(snn, data.valid, data.test, max(curve.correct))
+
+    with run.timed("explain"):
+        why = explain(ann, snn, data, shown_timesteps(list(curve.correct)))
+
+    report(run, snn, curve, accuracy(ann, data.test), early, why)

@@ -1,0 +1,66 @@
+"""The configurations that come with the program: groups, their options, keys and the comments of their yaml files.
+
+They lie in `conf/` of a checkout and in `snnconv/conf/` of an installed package.  Reading them needs neither Hydra nor torch.
+"""
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+
+
+def groups() -> list[str]:
+    """The groups that a user chooses from: `model`, `data`, …"""
+    return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+
+
+def options(group: str) -> list[str]:
+    """The options of a group: the names of its yaml files."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def summary(group: str, option: str) -> str:
+    """The comment with which a yaml file begins, its first sentence; "" if there is none."""
+    lines = []
+    for line in (CONF / group / f"{option}.yaml").read_text(encoding="utf-8").splitlines():
+        if line.startswith("# @package"):
+            continue
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# ").strip())
+    return re.split(r"(?<=[^.][.:])\s|\s{4}", " ".join(lines))[0].strip().rstrip(".:")
+
+
+@functools.cache
+def dotted_keys() -> frozenset[str]:
+    """Every key with a place in the configuration, dotted, over all options: "levels", "fit.lr", "method.rule.percent"."""
+    content = _read(CONF / "config.yaml")
+    found = set(_dotted({key: value for key, value in content.items() if key not in ("defaults", "hydra")}))
+    for group in groups():
+        found.add(group)
+        for option in options(group) if group not in ("experiment", "sweep") else ():
+            found |= {f"{group}.{key}" for key in _dotted(_read(CONF / group / f"{option}.yaml"))}
+    return frozenset(found)
+
+
+def top_level() -> frozenset[str]:
+    """The first parts of all keys."""
+    return frozenset(key.partition(".")[0] for key in dotted_keys())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def _dotted(content: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in content.items():
+        if not key.startswith("_") and key != "defaults":
+            yield key
+            if isinstance(value, Mapping):
+                yield from (f"{key}.{inner}" for inner in _dotted(value))

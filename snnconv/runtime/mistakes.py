@@ -1,0 +1,52 @@
+"""Messages for command lines that Hydra cannot compose: the word that is wrong, and the nearest ones that are right."""
+
+import difflib
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+
+from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from snnconv.runtime import configurations, program
+
+
+def message(error: CompactHydraException | OmegaConfBaseException, overrides: Sequence[str]) -> str:
+    """What is wrong with the command line, in a line or two, without Hydra's advice to append with `+`."""
+    if isinstance(error, OverrideParseException):
+        return _grammar(error.override)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+        return (
+            f"{group}={option}: no such option{nearest(option, error.options)}; there are: {', '.join(error.options)}"
+        )
+    text = str(error)
+    if match := re.search(r"Could not override '([^']*)'|Could not find '([^']*)'|full_key: (\S+)", text):
+        key = next(filter(None, match.groups())).split("@")[0].replace("/", ".")
+        return unknown(key, overrides)
+    return text.partition("\n")[0]
+
+
+def unknown(key: str, overrides: Sequence[str] = ()) -> str:
+    """The message about a key that the configuration does not have."""
+    typed = next((text for text in overrides if text.lstrip("+~").startswith((f"{key}=", f"{key}@"))), key)
+    if key in configurations.dotted_keys() - configurations.top_level():
+        return f"{typed}: {key} is no setting of the chosen options; --cfg job shows those that are"
+    known = configurations.dotted_keys()
+    level = [name for name in known if name.count(".") == key.count(".")]
+    return f"{typed}: there is no {key}{nearest(key, level) or nearest(key, known)}; --help lists what there is"
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """`; did you mean …?`, or "" where nothing resembles `word`."""
+    close = difflib.get_close_matches(word, sorted(words), n=3)
+    return f"; did you mean {' or '.join(close)}?".rstrip("?") if close else ""
+
+
+def _grammar(typed: str) -> str:
+    """The message about an argument that Hydra's grammar does not take; with quotes around its value if that would do."""
+    key, equals, value = typed.partition("=")
+    if not equals or not re.fullmatch(r"[+~]{0,2}[\w.@/-]+", key):
+        return f"{typed}: arguments are key=value, as in levels=8 or model=vgg16; --help lists them"
+    better = shlex.quote(program.override(key, value))
+    return f"{typed}: a value with blanks or special characters needs quotes for the program besides those for the shell: {better}"
