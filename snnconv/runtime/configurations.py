@@ -34,7 +34,7 @@ def summary(group: str, option: str) -> str:
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("# ").strip())
-    return re.split(r"(?<=[^.][.:])\s|\s{4}", " ".join(lines))[0].strip().rstrip(".:")
+    return re.split(r"(?<=[^.]\.)\s|\s{4}", " ".join(lines))[0].strip().rstrip(".")
 
 
 @functools.cache

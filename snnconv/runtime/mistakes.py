@@ -29,12 +29,23 @@ def message(error: CompactHydraException | OmegaConfBaseException, overrides: Se
 
 def unknown(key: str, overrides: Sequence[str] = ()) -> str:
     """The message about a key that the configuration does not have."""
-    typed = next((text for text in overrides if text.lstrip("+~").startswith((f"{key}=", f"{key}@"))), key)
+    typed = next(
+        (text for text in overrides if text.lstrip("+~").replace("/", ".").startswith((f"{key}=", f"{key}@"))), key
+    )
     if key in configurations.dotted_keys() - configurations.top_level():
         return f"{typed}: {key} is no setting of the chosen options; --cfg job shows those that are"
     known = configurations.dotted_keys()
     level = [name for name in known if name.count(".") == key.count(".")]
     return f"{typed}: there is no {key}{nearest(key, level) or nearest(key, known)}; --help lists what there is"
+
+
+def require_known(overrides: Iterable[str], choices: Iterable[str]) -> None:
+    """ValueError if an override appends (`+modle=mlp`) what no command reads: neither a key of ours nor one of `choices`."""
+    known = {*configurations.top_level(), *choices, "hydra"}
+    for override in overrides:
+        key = re.split(r"[=@]", override.lstrip("+"))[0].replace("/", ".")
+        if override.startswith("+") and key.partition(".")[0] not in known:
+            raise ValueError(unknown(key, [override]))
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

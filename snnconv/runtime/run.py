@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -21,7 +22,17 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import distributed as dist
 from torch import nn
 
-from snnconv.runtime import checkpoint, distributed, environment, files, launch, moved_names, seed, stored_config
+from snnconv.runtime import (
+    checkpoint,
+    distributed,
+    environment,
+    files,
+    launch,
+    mistakes,
+    moved_names,
+    seed,
+    stored_config,
+)
 from snnconv.runtime.tracking import Patient, Tracker
 from snnconv.runtime.trust import trusting
 
@@ -260,4 +271,6 @@ def explain(error: BaseException) -> str:
         text = str(error)
         key = key or text.rpartition("full_key: ")[2] if "full_key: " in text else key
         error = error.__cause__
+    if key and (argument := re.search(r"unexpected keyword argument '(\w+)'", str(error))):
+        return mistakes.unknown(f"{key}.{argument[1]}", HydraConfig.get().overrides.task)
     return f"{error}" + (f"  (in the configuration: {key})" if key else "")

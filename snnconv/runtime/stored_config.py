@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from snnconv.runtime import files, moved_names
+from snnconv.runtime import files, mistakes, moved_names
 from snnconv.runtime.trust import require_trusted
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ LATER = ("costs", "explain", "operators", *HARDWARE)  # which runs of older vers
 
 def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration to use: `cfg`, or the stored one of the run that `resume` or `run` names with what may change."""
+    mistakes.require_known(overrides, HydraConfig.get().runtime.choices)
     for override in overrides:
         group = re.split(r"[=.@]", override.lstrip("+~"))[0]
         if HydraConfig.get().job.name not in USED.get(group, (HydraConfig.get().job.name,)):

@@ -44,12 +44,12 @@ pytestmark = pytest.mark.cli
             "model=vgg99: no such option; did you mean vgg19 or vgg16 or vgg13; there are: custom, mlp, resnet18",
         ),
         ("method=magic", "method=magic: no such option; there are: burst, cos, "),
-        ("data=mnist99", "data=mnist99: no such option; did you mean fashion_mnist; there are: cifar10, "),
+        ("data=mnist99", "data=mnist99: no such option; there are: cifar10, "),
         ("colour=blue", "colour=blue: there is no colour; --help lists what there is"),
         ("modle=mlp", "modle=mlp: there is no modle; did you mean model"),
         ("+modle=mlp", "+modle=mlp: there is no modle; did you mean model"),
         ("fit.epoch=3", "fit.epoch=3: there is no fit.epoch; did you mean fit.epochs"),
-        ("+fit.epoch=3", "fit.epoch: there is no such setting; did you mean epochs"),
+        ("+fit.epoch=3", "+fit.epoch=3: there is no fit.epoch; did you mean fit.epochs"),
         ("fit.epochs=-1", "fit.epochs=-1: a whole number of at least 0  (in the configuration: fit)"),
         ("fit.epochs=0", "fit.epochs=0 keeps the network as it was given, but there are no weights in it; name them"),
         ("seed=-1", "seed=-1: a whole number of at least 0"),
@@ -89,7 +89,7 @@ def test_evaluate_needs_a_run_with_a_network(tmp_path: Path):
 BAD_SETTINGS = {
     "epochs": [-1, 1.5, "many", True, None], "batch_size": [0, 2.5, "big"], "lr": [0, -0.1, "fast", math.nan, math.inf],
     "momentum": [-0.1, 1, "x"], "nesterov": ["maybe", 1], "weight_decay": [-1, None], "threshold_weight_decay": [-1],
-    "norm_weight_decay": [-1, "x"], "schedule": ["linear"], "schedule_every": ["day"], "warmup_epochs": [-1, 3],
+    "norm_weight_decay": [-1, "x"], "schedule": ["steps"], "schedule_every": ["day"], "warmup_epochs": [-1, 3],
     "label_smoothing": [-0.1, 1], "clip_grad_norm": [0, -1], "ema": [-0.5, 1], "channels_last": ["yes"],
     "select": ["worst"],
 }  # fmt: skip

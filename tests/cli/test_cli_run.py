@@ -25,7 +25,8 @@ def test_result_json_has_every_key_of_the_contract(smoke: Path):
     assert all(fraction(value) for value in result["snn_accuracy"].values())
     assert (result["method"], result["model"], result["data"]) == ("qcfs", "mlp", "synthetic")
     assert (result["levels"], result["timesteps"], result["warmup"], result["seed"]) == (4, 8, 0, 0)
-    assert set(result["latency"]) == {"warmup", "waits", "spike_levels", "signed", "readout_from", "needs_training"}
+    assert set(result["latency"]) == {"warmup", "waits", "spike_levels", "signed", "readout_from", "needs_training",
+                                      "float_operators", "analog_currents"}  # fmt: skip
     assert result["images_tested"] == 100
     assert (result["device"], result["precision"]) == ("cpu", "float32")
     assert result["neuron_implementation"]
@@ -59,9 +60,16 @@ def test_metrics_and_csv_hold_one_line_per_epoch_and_timestep(smoke: Path):
 def test_help_lists_every_choice_and_makes_no_folder(tmp_path: Path):
     text = succeed(TRAIN, "--help", cwd=tmp_path)
     assert "levels: 8" in text
-    for group in ("model", "data", "method", "activation", "neuron", "track"):
-        (line,) = [line for line in text.splitlines() if line.startswith(f"{group}: ")]
-        assert all(path.stem in line for path in (ROOT / "conf" / group).glob("*.yaml"))
+    assert "levels: 8                                 # L, quantization levels of the activation" in text
+    assert f"python {TRAIN} model=vgg16 levels=8" in text
+    for group in ("model", "activation", "neuron", "track"):
+        _, _, choices = text.partition(f"  {group}: ")
+        assert all(path.stem in choices for path in (ROOT / "conf" / group).glob("*.yaml"))
+    for group in ("method", "data", "experiment"):
+        for path in (ROOT / "conf" / group).glob("*.yaml"):
+            (line,) = [line for line in text.splitlines() if line.startswith(f"  {path.stem} ")]
+            assert len(line) > len(path.stem) + 20, "an option without the sentence that explains it"
+    assert max(map(len, text.partition("Choices")[2].partition("Settings")[0].splitlines())) <= 80
     assert not list(tmp_path.iterdir())
 
 
