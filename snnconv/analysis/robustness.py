@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as transforms
 
 from snnconv.data.batches import Batches
 from snnconv.runtime import distributed
@@ -31,16 +30,22 @@ def noise(pixels: Pixels, gradient: Gradient, *, sigma: float, seed: int = 0) ->
 def blur(pixels: Pixels, gradient: Gradient, *, sigma: float) -> Pixels:
     """Gaussian blur, `sigma` in pixels, cut off at 3 sigma."""
     size = 2 * max(1, round(3 * sigma)) + 1
+    from torchvision.transforms.v2 import functional as transforms
+
     return transforms.gaussian_blur(pixels, [size, size], [sigma, sigma])
 
 
 def contrast(pixels: Pixels, gradient: Gradient, *, factor: float) -> Pixels:
     """Differences from the mean grey of an image times `factor`."""
+    from torchvision.transforms.v2 import functional as transforms
+
     return transforms.adjust_contrast(pixels, factor)
 
 
 def brightness(pixels: Pixels, gradient: Gradient, *, factor: float) -> Pixels:
     """Pixels times `factor`."""
+    from torchvision.transforms.v2 import functional as transforms
+
     return transforms.adjust_brightness(pixels, factor)
 
 
@@ -89,9 +94,9 @@ def _accuracies(
 ) -> dict[str, Any]:
     right, count = torch.zeros(1 + len(wanted), dtype=torch.int64, device=batches.device), 0
     for x, labels in _first(batches, distributed.share_of(images)):
-        pixels = (x - batches.offset) / (255 * batches.scale)
+        pixels = (x - batches.offset) / (batches.highest * batches.scale)
         disturbed = disturb(pixels, _gradient(ann, batches, labels))
-        x = 255 * disturbed.detach() * batches.scale + batches.offset
+        x = batches.highest * disturbed.detach() * batches.scale + batches.offset
         right += torch.stack([(logits.argmax(-1) == labels).sum() for logits in _answers(ann, snn, x, wanted)])
         count += len(x)
     total = distributed.sum_over_ranks(torch.tensor(count, device=batches.device)).item()
@@ -110,7 +115,7 @@ def _gradient(ann: nn.Module, batches: Batches, labels: Int64[Tensor, " N"]) -> 
     @torch.enable_grad()
     def gradient(pixels: Pixels) -> Pixels:
         pixels = pixels.detach().requires_grad_()
-        logits = ann(255 * pixels * batches.scale + batches.offset)
+        logits = ann(batches.highest * pixels * batches.scale + batches.offset)
         return torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), pixels)[0]
 
     return gradient

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 Images = UInt8[Tensor, "N C H W"]
 
@@ -104,6 +103,8 @@ class AutoAugment:
     """
 
     def __init__(self, fill: int = 128) -> None:
+        from torchvision.transforms import v2  # takes a second, so only who uses it waits
+
         self.policy = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=fill)
 
     def __call__(self, images: Images, generator: torch.Generator) -> Images:

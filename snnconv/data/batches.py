@@ -5,7 +5,7 @@ from itertools import cycle, islice
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -29,7 +29,11 @@ def first_images(batches: Iterable[tuple[Tensor, Any]], count: int) -> list[Tens
 
 
 class Batches:
-    """Batches of (images [N, C, H, W] float, labels [N]) from a set that lives on the device as one uint8 tensor.
+    """Batches of (inputs [N, C, …] float, labels [N]) from a set that lives on the device as one tensor.
+
+    Inputs of any rank have their channels first: [M, C], [M, C, L], [M, C, H, W], [M, C, D, H, W].  The type tells what they are:
+    uint8 are pixels, scaled to 0…1; floats are taken as they are.  Then `mean` is subtracted and the result divided by `std`, each
+    one number, or one per channel.  ValueError for any other type or length.
 
     With `shuffle`, the order and the augmentation of an epoch depend on (`seed`, epoch) alone, so a resumed run sees what
     an uninterrupted one would have seen, and every batch is full: a few images sit out an epoch.  Otherwise every image is
@@ -39,7 +43,7 @@ class Batches:
 
     def __init__(
         self,
-        images: UInt8[Tensor, "M C H W"] | Dataset,  # files: only where `_load` is overridden
+        images: Shaped[Tensor, "M C ..."] | Dataset,  # files: only where `_load` is overridden
         labels: Int64[Tensor, "M"],
         batch_size: int,
         mean: Sequence[float],
@@ -54,9 +58,8 @@ class Batches:
             raise ValueError(f"batch_size={batch_size}: at least 1 image")
         self.images: Any = images
         self.labels, self.batch_size = labels, batch_size
-        scale = torch.tensor(std, device=labels.device)
-        self.scale = (1 / (255 * scale)).view(-1, 1, 1)
-        self.offset = (-torch.tensor(mean, device=labels.device) / scale).view(-1, 1, 1)
+        self.highest = 255 if getattr(images, "dtype", torch.uint8) == torch.uint8 else 1  # of a pixel, white
+        self.scale, self.offset = _normalization(self.images, mean, std, self.highest, labels.device)
         self.shuffle, self.augment, self.seed, self.epoch = shuffle, augment, seed, 0
         self.everywhere = everywhere
 
@@ -84,7 +87,7 @@ class Batches:
         stop = self.count - self.count % full if self.shuffle and self.count >= full else self.count
         return range(rank, stop, world)
 
-    def __iter__(self) -> Iterator[tuple[Float[Tensor, "N C H W"], Int64[Tensor, "N"]]]:
+    def __iter__(self) -> Iterator[tuple[Float[Tensor, "N C ..."], Int64[Tensor, "N"]]]:
         """One pass over this process's share."""
         order = torch.arange(self.count, device=self.device)
         if self.shuffle:
@@ -95,7 +98,7 @@ class Batches:
         for indices, images in zip(batches, self._load(batches), strict=True):
             yield images * self.scale + self.offset, self.labels[indices]
 
-    def _load(self, batches: Sequence[Int64[Tensor, "_"]]) -> Iterator[UInt8[Tensor, "_ C H W"]]:
+    def _load(self, batches: Sequence[Int64[Tensor, "_"]]) -> Iterator[Shaped[Tensor, "_ C ..."]]:
         """The augmented images of each batch of indices."""
         generator = torch.Generator(self.device)
         if self.shuffle:
@@ -112,8 +115,30 @@ class Batches:
 
     def _together(self) -> int:
         """Batches that are augmented at once: several on CUDA, where it takes longer to start small kernels than to run them."""
-        size = self.batch_size * self.images.shape[1:].numel()
+        size = self.batch_size * self.images[0].nbytes
         return max(1, AT_ONCE // size) if self.images.is_cuda else 1
+
+
+def _normalization(
+    images: Any, mean: Sequence[float], std: Sequence[float], highest: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """`scale` and `offset` [C, 1, …] such that images · scale + offset have the given mean and deviation by channel removed."""
+    dtype = getattr(images, "dtype", torch.uint8)  # files are decoded to uint8
+    if dtype != torch.uint8 and not dtype.is_floating_point:
+        raise ValueError(
+            f"images of {dtype}: expected uint8 (pixels 0…255, which are scaled to 0…1) or floats (used as they are)"
+        )
+    shape = tuple(images.shape)[1:] if isinstance(images, Tensor) else tuple(images.shape)
+    for name, values in {"data.mean": mean, "data.std": std}.items():
+        if len(values) not in (1, shape[0]):
+            raise ValueError(
+                f"{name} has {len(values)} values, the images {list(shape)} have {shape[0]} channels: one for each"
+            )
+    if not all(value > 0 for value in std):
+        raise ValueError(f"data.std={list(std)}: positive numbers")
+    deviation = torch.tensor(std, device=device)
+    ones = [1] * (len(shape) - 1)
+    return (1 / (highest * deviation)).view(-1, *ones), (-torch.tensor(mean, device=device) / deviation).view(-1, *ones)
 
 
 def in_batches(

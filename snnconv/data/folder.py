@@ -10,15 +10,16 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import pil_loader
-from torchvision.transforms import v2
 
 from snnconv.data.batches import Batches
 from snnconv.data.splits import Splits, hold_out
 from snnconv.runtime.seed import derive
 
 Files = list[tuple[str, str]]  # path and class of every image
+PARTS = {
+    "train": ("train", "training"),
+    "test": ("val", "valid", "validation", "test", "testing"),
+}  # usual names of subfolders
 Steps = Sequence[Callable[[Any], Any]]  # from one PIL image to the next
 
 IMAGENET = (
@@ -40,7 +41,8 @@ def imagenet(root: str, **options: Any) -> Splits:
     Found in `root`/imagenet or in `root` itself.
     """
     folder = _located(root, "imagenet", IMAGENET)
-    return cut_files(folder, _by_class(folder / "train", IMAGENET), _by_class(folder / "val", IMAGENET), **options)
+    train, test = (_by_class(_part(folder, role, IMAGENET), IMAGENET) for role in PARTS)
+    return cut_files(folder, train, test, **options)
 
 
 def tiny_imagenet(root: str, **options: Any) -> Splits:
@@ -49,14 +51,16 @@ def tiny_imagenet(root: str, **options: Any) -> Splits:
     Found in `root`/tiny-imagenet-200 or in `root` itself.
     """
     folder = _located(root, "tiny-imagenet-200", TINY_IMAGENET)
-    val = folder / "val"
+    val = _part(folder, "test", TINY_IMAGENET)
     published = (val / "images").is_dir() and any((val / "images").iterdir())  # some move them into folders of classes
     test = _annotated(val) if published else _by_class(val, TINY_IMAGENET)
-    return cut_files(folder, _by_class(folder / "train", TINY_IMAGENET), test, **options)
+    return cut_files(folder, _by_class(_part(folder, "train", TINY_IMAGENET), TINY_IMAGENET), test, **options)
 
 
-def transform(name: str, **options: Any) -> v2.Transform:
+def transform(name: str, **options: Any) -> Callable[[Any], Any]:
     """The transform `name` of torchvision.transforms.v2; ValueError if there is none.  It is drawn anew for each image."""
+    from torchvision.transforms import v2  # takes a second, so only who uses it waits
+
     kind = getattr(v2, name, None)
     if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
         raise ValueError(f"name={name}: no transform of torchvision.transforms.v2")
@@ -67,6 +71,8 @@ class ImageFiles(Dataset):
     """Image files as uint8 RGB of one shape, a batch at a time: what a worker process does."""
 
     def __init__(self, paths: Sequence[str], shape: Sequence[int], steps: Steps) -> None:
+        from torchvision.transforms import v2
+
         # one block of memory: each worker would come to own a copy of a million python strings
         self.paths = np.array([os.fsencode(path) for path in paths], dtype=bytes)
         self.shape, self.transform = tuple(shape), v2.Compose([*steps, v2.PILToTensor()])
@@ -86,6 +92,8 @@ class ImageFiles(Dataset):
 
     def _image(self, index: int, seed: int) -> UInt8[Tensor, "C H W"]:
         path = os.fsdecode(self.paths[index])
+        from torchvision.datasets.folder import pil_loader
+
         try:
             picture = pil_loader(path)
         except Exception as error:  # a damaged file can raise almost anything
@@ -184,16 +192,30 @@ def cut_files(
     )
 
 
+def _part(folder: Path, role: str, remedy: str) -> Path:
+    """The subfolder of the training or test images, by one of its usual names; FileNotFoundError that says which were tried."""
+    folders = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else {}
+    for name in PARTS[role]:
+        if name in folders:
+            return folders[name]
+    present = ", ".join(sorted(path.name for path in folders.values())[:8]) or "none"
+    raise FileNotFoundError(f"{folder}: no folder of {role} images; looked for {', '.join(PARTS[role])}; there are: {present}; "
+                            f"{remedy}")  # fmt: skip
+
+
 def _located(root: str, name: str, remedy: str) -> Path:
-    """The folder with train/ in it: `root`/`name`, or `root` itself."""
+    """The folder that holds the training images: `root`/`name`, or `root` itself."""
     for folder in (Path(root) / name, Path(root)):
-        if (folder / "train").is_dir():
+        if folder.is_dir() and {path.name.lower() for path in folder.iterdir() if path.is_dir()} & {*PARTS["train"]}:
             return folder
-    raise FileNotFoundError(f"{Path(root) / name}: no such folder, or no train/ in it; {remedy}")
+    tried = " or ".join(f"{name}/" for name in PARTS["train"])
+    raise FileNotFoundError(f"{Path(root) / name}: no such folder, or no {tried} in it or in {root}; {remedy}")
 
 
 def _by_class(folder: Path, remedy: str) -> Files:
     """The images below a folder, whose subfolders are the classes; one without an image is none."""
+    from torchvision.datasets import ImageFolder
+
     try:
         found = ImageFolder(folder, allow_empty=True)
     except FileNotFoundError as error:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import datasets
 
 from snnconv.data.splits import Splits, cut
 
@@ -20,16 +19,22 @@ log = logging.getLogger(__name__)
 
 def cifar10(root: str, **options: Any) -> Splits:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 colour images of 32×32, 10 classes."""
+    from torchvision import datasets  # takes a second, so only who uses it waits
+
     return _cifar(datasets.CIFAR10, root, "labels", **options)
 
 
 def cifar100(root: str, **options: Any) -> Splits:
     """CIFAR-100 (Krizhevsky, 2009): 50,000 + 10,000 colour images of 32×32, 100 classes."""
+    from torchvision import datasets
+
     return _cifar(datasets.CIFAR100, root, "fine_labels", **options)
 
 
 def fashion_mnist(root: str, **options: Any) -> Splits:
     """Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 grey images of 28×28, 10 classes."""
+    from torchvision import datasets
+
     folder = Path(root) / "FashionMNIST" / "raw"
     names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     _provide(datasets.FashionMNIST, root, folder, names)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_weight
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +29,8 @@ def torchvision_weights(source: str, network: nn.Module) -> dict[str, Tensor]:
     torchvision downloads what is not in its cache.  ValueError for a name that it does not know or a damaged file,
     FileNotFoundError where there is no network.
     """
+    from torchvision.models import get_weight  # takes a second, so only who uses it waits
+
     name = source.removeprefix(PREFIX)
     try:
         entry = get_weight(name)

@@ -44,7 +44,7 @@ def test_a_ladder_of_run_folders(smoke: Path, tmp_path: Path):
 def test_tells_what_is_wrong(smoke: Path, tmp_path: Path):
     copy_run(smoke, tmp_path / "run")
     assert "no stages; choose some of conf/compress/" in fail(COMPRESS, "run=run", cwd=tmp_path)
-    assert "integer=int4: does nothing here; integer=… is for integerize.py" in fail(
+    assert "integer=int4: does nothing here; integer=… is for integerize, export" in fail(
         COMPRESS, "run=run", "integer=int4", cwd=tmp_path
     )
     assert "no convolution becomes smaller" in fail(COMPRESS, "run=run", "compress=low_rank", cwd=tmp_path)

@@ -145,6 +145,15 @@ def test_the_root_may_be_the_folder_itself(load, imagenet_files):
 # batches
 
 
+@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "Validation"), ("train", "valid")])
+def test_the_subfolders_may_have_any_usual_name(load, imagenet_files, train, test):
+    """An own folder of images, in the place of ImageNet."""
+    expected = next(iter(load("imagenet").test))[0]
+    (imagenet_files / "train").rename(imagenet_files / train)
+    (imagenet_files / "val").rename(imagenet_files / test)
+    assert torch.equal(next(iter(load("imagenet").test))[0], expected)
+
+
 def test_the_same_seed_and_epoch_give_the_same_batches_whoever_decodes(load, tiny_files):
     def epochs(*overrides):
         train = load("tiny_imagenet", *overrides).train
@@ -309,7 +318,10 @@ def flatten(folder: Path) -> None:
 
 
 MISTAKES = {
-    "no val": (lambda root: remove(root / "val"), "val: not there, or no folders of classes.*ILSVRC2012_devkit_t12"),
+    "no val": (
+        lambda root: remove(root / "val"),
+        "no folder of test images; looked for val, valid, .*there are: train; .*ILSVRC2012_devkit_t12",
+    ),
     "val without classes": (lambda root: flatten(root / "val"), "val: not there, or no folders of classes"),
     "val without images": (lambda root: [remove(p) for p in root.glob("val/*/*")], "val: no images in its folders"),
     "a class too few": (lambda root: remove(root / "train" / "n02"), "train: images of 2 classes, data.num_classes=3"),
