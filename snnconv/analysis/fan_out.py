@@ -285,6 +285,7 @@ RULES: dict[Any, Callable[..., Tensor]] = {
     F.pad: _pad,
 }
 SHAPING = (
-    operator.getitem, getattr, torch.cat, torch.flatten, torch.reshape,
+    operator.getitem, getattr, torch.cat, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.unsqueeze,
+    torch.squeeze,
     "flatten", "view", "reshape", "size", "dim", "permute", "transpose", "contiguous",
 )  # fmt: skip

@@ -74,7 +74,7 @@ def test_the_plan_and_what_is_no_plan(tmp_path: Path):
     assert text.index("tests") < text.index("cifar10_vgg16_fast-0") < text.index("cifar10_vgg16_qcfs")
     assert not list(tmp_path.iterdir())
     wrong = run(GPU, "--only", "nothing", cwd=tmp_path)
-    assert (wrong.status, "known are tests, cifar10_vgg16_fast-0" in wrong.output) == (2, True)
+    assert (wrong.status, "choose from tests, cifar10_vgg16_fast-0" in wrong.output) == (2, True)
     env = environment(CUDA_VISIBLE_DEVICES="")
     assert "sees no CUDA device here; to rehearse: --device cpu --tiny" in fail(
         GPU, "--out", "out", cwd=tmp_path, env=env

@@ -6,6 +6,7 @@ same few targets in every network; any other call stays the ATen call that it is
 """
 
 import operator
+import sys
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -160,7 +161,12 @@ def _squeeze(lifting: Any, node: fx.Node) -> Any:
 def _slice(lifting: Any, node: fx.Node) -> Any:
     if tuple(map(str, shape(node.args[0]))) == tuple(map(str, shape(node))) and bound(node)["step"] == 1:  # type: ignore[arg-type]
         return lifting.values[node.args[0]]
-    return _plain(lifting, node)
+    _require_apart(lifting, node)
+    arguments = bound(node)
+    part = slice(arguments["start"], None if arguments["end"] == sys.maxsize else arguments["end"], arguments["step"])
+    before = arguments["dim"] % len(shape(node))
+    index = (*[slice(None)] * before, part)
+    return lifting.function(node, operator.getitem, lifting.values[node.args[0]], index)
 
 
 def _transposed(lifting: Any, node: fx.Node) -> Any:
