@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnconv.commands import COMMANDS
-from snnconv.runtime import program, threads
+from snnconv.runtime import home, program, threads
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -52,6 +52,7 @@ def run(name: str, arguments: Sequence[str] | None = None, words: Sequence[str] 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     program.started_as(words or ["python", sys.argv[0]], arguments)
     threads.wait_passively()
+    home.provide()
     try:
         if set(arguments) & set(HELP[:2]):
             from snnconv.commands.help import page
@@ -78,13 +79,7 @@ def _compose(name: str, arguments: list[str]) -> None:
     launch.register()
     whole_errors = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of ending the process
-    first = next((at for at, text in enumerate(arguments) if "=" in text and not text.startswith("-")), 0)
-    sys.argv = [
-        sys.argv[0],
-        *arguments[:first],
-        f"hydra.job.name={name}",
-        *arguments[first:],
-    ]  # argparse takes one block
+    sys.argv = [sys.argv[0], *_completed(name, arguments)]
     if name in IN_TURN:
         sys.argv = multirun.as_sweep(sys.argv)
     try:
@@ -93,6 +88,14 @@ def _compose(name: str, arguments: list[str]) -> None:
         if whole_errors:
             raise
         sys.exit(mistakes.message(error, arguments))
+
+
+def _completed(name: str, arguments: Sequence[str]) -> list[str]:
+    """`arguments` with the name of the command for Hydra, beside other overrides: its parser takes one block of them."""
+    stored = any(text.startswith(("run=", "resume=")) for text in arguments)  # then the model is not the default
+    words = [f"++{text}" if stored and text.startswith("model.path=") else text for text in arguments]
+    first = next((at for at, text in enumerate(words) if "=" in text and not text.startswith("-")), 0)
+    return [*words[:first], f"hydra.job.name={name}", *words[first:]]
 
 
 def _run(cfg: "DictConfig") -> None:

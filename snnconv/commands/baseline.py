@@ -16,7 +16,6 @@ from omegaconf import OmegaConf
 from snnconv.results.records import Baseline
 from snnconv.results.summary import method_settings
 from snnconv.runtime import distributed, environment, files
-from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import Run
 from snnconv.spiking.accuracy import accuracy
 
@@ -28,7 +27,7 @@ def main(run: Run) -> None:
     from snnconv.hardware.baselines.cost import RULE, energy, size  # after the message that torchao is missing
 
     tables = instantiate(cfg.costs, _convert_="object")
-    ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
+    ann = run.load_ann()
     data = instantiate(cfg.data)
     with run.timed("convert"):
         quantized = quantize(ann, data)

@@ -14,14 +14,13 @@ import torch
 from hydra.utils import instantiate
 
 from snnconv.conversion.checks import check
-from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import Run
 
 
 def main(run: Run) -> None:
     """One network, one method."""
     cfg = run.cfg
-    ann = load_ann(cfg.run, trust=cfg.trust) if cfg.run else instantiate(cfg.model)
+    ann = run.load_ann() if cfg.run else instantiate(cfg.model)
     noise = torch.randn(4, *cfg.data.input_shape)
     found = check(ann, instantiate(cfg.method), [(noise, torch.zeros(4).long())], calibrates=not cfg.run)
     replace(found, method=cfg.names.method).show(rich.get_console())

@@ -27,7 +27,7 @@ from snnconv.results.records import Result
 from snnconv.results.report import report
 from snnconv.results.summary import shown_timesteps, summarize
 from snnconv.runtime import distributed, files
-from snnconv.runtime.checkpoint import describe_ann, load_ann
+from snnconv.runtime.checkpoint import describe_ann
 from snnconv.runtime.run import Run
 from snnconv.spiking.accuracy import accuracy, accuracy_over_time
 from snnconv.spiking.curve import Curve
@@ -53,7 +53,7 @@ def main(run: Run) -> None:
         )
     cfg.data.batch_size = settings.batch_size
     data = instantiate(cfg.data)
-    ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
+    ann = run.load_ann()
     trial = ann
     for name, stage in stages.items():  # what one of them refuses is told now, not after hours
         before, trial = trial, stage(trial, data.calibration)

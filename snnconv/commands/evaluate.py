@@ -9,7 +9,6 @@ from hydra.utils import instantiate
 
 from snnconv.results.report import report
 from snnconv.results.summary import shown_timesteps
-from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import Run
 from snnconv.spiking.accuracy import accuracy, accuracy_over_time
 from snnconv.spiking.early_exit import early_exit
@@ -19,7 +18,7 @@ def main(run: Run) -> None:
     """One evaluation of the network in `run`."""
     cfg = run.cfg
     weights = instantiate(cfg.weights)
-    ann = weights(load_ann(cfg.run, trust=cfg.trust).to(run.device))
+    ann = weights(run.load_ann())
     data = instantiate(cfg.data)
     convert = instantiate(cfg.method)
     explain = instantiate(cfg.explain)

@@ -16,7 +16,6 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from snnconv.runtime import distributed, environment, files
-from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import Run
 
 
@@ -26,7 +25,7 @@ def main(run: Run) -> None:
     if cfg.precision == "tf32":
         raise ValueError("precision=tf32: spikes are compared exactly; precision=float32")
     export, weights = instantiate(cfg.export), instantiate(cfg.weights)
-    ann = weights(load_ann(cfg.run, trust=cfg.trust).to(run.device))
+    ann = weights(run.load_ann())
     data = instantiate(cfg.data)
     snn = weights.convert(instantiate(cfg.method), ann, data.calibration)
 

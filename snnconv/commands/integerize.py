@@ -16,7 +16,6 @@ from snnconv.hardware.integer.network import integerize
 from snnconv.results.records import IntegerResult
 from snnconv.results.summary import stored_weights
 from snnconv.runtime import distributed, environment, files
-from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import Run
 from snnconv.spiking.accuracy import accuracy_over_time
 
@@ -26,7 +25,7 @@ def main(run: Run) -> None:
     cfg = run.cfg
     if cfg.precision == "tf32":
         raise ValueError("precision=tf32: rounds integers above 2^11; use precision=float32")
-    ann = load_ann(cfg.run, trust=cfg.trust).to(run.device)
+    ann = run.load_ann()
     data = instantiate(cfg.data)
     weights = instantiate(cfg.weights)
     snn = weights.convert(instantiate(cfg.method), weights(ann), data.calibration)

@@ -1,5 +1,6 @@
 """The four roles of data, and how a set held in memory is cut into them."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from snnconv.data.batches import Augmentation, Batches
 from snnconv.runtime import distributed
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,9 @@ class Splits:
 
     def __post_init__(self) -> None:
         """ValueError, in every process, where one of several would be left without images and the others wait for it."""
+        if 0 < self.train.count < self.train.batch_size:
+            log.warning("fit.batch_size=%d: more than the %d training images, so an epoch is one smaller batch",
+                        self.train.batch_size, self.train.count)  # fmt: skip
         for role, batches in (("training", self.train), ("validation", self.valid), ("test", self.test)):
             if 0 < batches.count < distributed.world_size():
                 raise ValueError(

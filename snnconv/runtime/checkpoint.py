@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from snnconv.runtime import environment, files, moved_names
+from snnconv.runtime import environment, files, moved_names, user_files
 from snnconv.runtime.trust import NETWORK, granted, require_trusted
 
 FORMAT = 1  # of ann.json and last.ckpt; raise it when an old file can no longer be read as it is
@@ -35,7 +35,7 @@ def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapp
 
 
 def describe_ann(run: str | Path) -> dict[str, Any]:
-    """The content of a run's `ann.json`, with today's names; an error naming the file if it is missing or damaged."""
+    """The content of a run's `ann.json`, with names and paths of today; an error naming the file if it is missing or damaged."""
     path = Path(run) / "ann.json"
     if not Path(run).is_dir():
         raise FileNotFoundError(f"{run}: no such run folder")
@@ -47,7 +47,8 @@ def describe_ann(run: str | Path) -> dict[str, Any]:
     config = description.get("config")
     if not isinstance(config, Mapping) or not isinstance(config.get("model"), Mapping):
         raise ValueError(f"{path}: damaged, describes no network (config.model)")
-    return {**description, "config": {**config, "model": moved_names.current(config["model"])}}
+    model = user_files.located(moved_names.current(config["model"]), Path(run))
+    return {**description, "config": {**config, "model": model}}
 
 
 def _require_format(path: Path, content: Any) -> None:
@@ -56,13 +57,15 @@ def _require_format(path: Path, content: Any) -> None:
         raise ValueError(f"{path}: format {found!r}, this snnconv reads format {FORMAT}; use the version that wrote it")
 
 
-def load_ann(run: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
+def load_ann(run: str | Path, *, trust: Sequence[str] = (), path: str | None = None) -> nn.Module:
     """The trained network of a run folder, in eval mode on the CPU.
 
     Its classes must come from snnconv, or from a package or python file named in `trust` (or by `trusting`): a run folder
-    from elsewhere cannot run code.
+    from elsewhere cannot run code.  `path` takes the place of the python file that it names.
     """
     model = describe_ann(run)["config"]["model"]
+    if path is not None:
+        model = user_files.replaced(model, path)
     require_trusted(model, (*trust, *granted()), NETWORK)
     ann = instantiate(model)
     load_weights(ann, Path(run) / "ann.safetensors")

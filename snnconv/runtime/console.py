@@ -5,13 +5,18 @@ import logging
 import sys
 
 import rich
+from rich.console import Console
 
 from snnconv.runtime import distributed
 
 
-def shows_progress() -> bool:
-    """Whether progress bars belong here: in the main process, on a terminal.  Elsewhere they leave empty lines."""
-    return distributed.is_main() and rich.get_console().is_terminal
+def for_progress(visible: bool = True) -> Console:
+    """The console for a progress bar: that of the terminal in the main process, else one that stays empty.
+
+    A bar that is only disabled leaves an empty line where there is no terminal.
+    """
+    console = rich.get_console()
+    return console if visible and console.is_terminal and distributed.is_main() else Console(quiet=True)
 
 
 class Handler(logging.Handler):

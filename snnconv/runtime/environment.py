@@ -88,6 +88,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+_DEFAULT_THREADS = torch.get_num_threads()
+
+
+def set_threads(threads: str | int) -> None:
+    """Compute on a CPU with this many threads; `auto`: as many as torch chose.  ValueError for anything else."""
+    if threads != "auto" and (type(threads) is not int or threads < 1):
+        raise ValueError(f"threads={threads!r}: auto, or an integer of at least 1")
+    torch.set_num_threads(_DEFAULT_THREADS if threads == "auto" else int(threads))
+
+
 def set_precision(precision: str) -> None:
     """Choose float32 arithmetic: exact for `float32` and `bf16` (which autocasts), rounded to TF32 for `tf32`.
 

@@ -1,13 +1,17 @@
 """Files that are either the old or the new one, never half of it."""
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -40,7 +44,13 @@ def replace(path: Path, content: bytes) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keeps other processes that ask for it out of `folder`, until this one ends, however; OSError if another one is in."""
+    """Keeps other processes that ask for it out of `folder`, until this one ends, however; OSError if another one is in.
+
+    Where there are no such locks (Windows, file systems of some clusters), nothing is watched.
+    """
+    if fcntl is None:
+        yield
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:

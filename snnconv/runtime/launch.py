@@ -3,9 +3,11 @@
 import atexit
 import itertools
 import logging
+import shlex
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -114,7 +116,8 @@ class Folder(Callback):
         if config.resume and folder.absolute() != Path(config.resume).absolute():
             sys.exit(f"hydra.run.dir={folder}: a run goes on in its own folder; leave hydra.run.dir out")
         if not config.resume and any((folder / name).exists() for name in KEPT):
-            sys.exit(f"{folder}: holds a run; go on with resume={folder}, or choose another hydra.run.dir")
+            go_on = shlex.quote(program.override("resume", str(folder)))
+            sys.exit(f"{folder}: holds a run; go on with {go_on}, or choose another hydra.run.dir")
         require_writable(folder, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -139,9 +142,10 @@ def require_writable(folder: Path, key: str) -> None:
         sys.exit(f"{folder}: cannot be written ({error.strerror}); choose another place with {key}=…")
 
 
-def resume_command(folder: Path) -> str:
-    """The command line that goes on with the run in `folder`."""
-    return program.command_for("train", program.override("resume", str(folder)))
+def resume_command(folder: Path, trust: Sequence[str] = ()) -> str:
+    """The command line that goes on with the run in `folder`, which runs the python files in `trust`."""
+    more = [program.override("trust", trust)] if trust else []
+    return program.command_for("train", program.override("resume", str(folder)), *more)
 
 
 def forget(folder: Path, job: str) -> None:

@@ -15,6 +15,8 @@ def message(error: CompactHydraException | OmegaConfBaseException, overrides: Se
     """What is wrong with the command line, in a line or two, without Hydra's advice to append with `+`."""
     if isinstance(error, OverrideParseException):
         return _grammar(error.override)
+    if isinstance(error, MissingConfigException) and "launcher/submitit" in str(error.missing_cfg_file):
+        return "hydra/launcher=…: jobs on a cluster need submitit: pip install 'snnconv[cluster]'"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         return (

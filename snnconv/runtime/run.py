@@ -32,6 +32,7 @@ from snnconv.runtime import (
     moved_names,
     seed,
     stored_config,
+    user_files,
 )
 from snnconv.runtime.tracking import Patient, Tracker
 from snnconv.runtime.trust import trusting
@@ -108,6 +109,12 @@ class Run:
             model.pop("weights", None)  # the network is rebuilt from its own, wherever these have gone
             data = {"input_shape": list(self.cfg.data.input_shape), "classes": self.cfg.data.num_classes}
             checkpoint.save_ann(self.folder, ann, model, {**data, "recipe": recipe(self.cfg), **facts})
+
+    def load_ann(self) -> nn.Module:
+        """The trained network that `run=` names, on the device of this run; `model.path=` may name its python file anew."""
+        given = any(text.lstrip("+").startswith("model.path=") for text in HydraConfig.get().overrides.task)
+        path = self.cfg.model.path if given else None
+        return checkpoint.load_ann(self.cfg.run, trust=self.cfg.trust, path=path).to(self.device)
 
     def best(self) -> dict[str, Any] | None:
         """The description of the saved network, None before the first."""
@@ -208,6 +215,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
         cfg = stored_config.settle(cfg, hydra.overrides.task)
         device = environment.choose_device(cfg.device)
         environment.set_precision(cfg.precision)
+        environment.set_threads(cfg.threads)
         with distributed.group(device), files.held(folder) if distributed.is_main() else nullcontext():
             folder = Path(str(distributed.broadcast(str(folder))))
             cfg.device = str(device)
@@ -219,23 +227,32 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
                 yield run
         failed = False
     except KeyboardInterrupt:
-        log.error("Interrupted.%s", _how_to_go_on(folder))
+        log.error("Interrupted.%s", _how_to_go_on(folder, run))
         if fresh:
             launch.forget(folder, hydra.job.name)
         raise SystemExit(130) from None
     except MENDABLE as error:
         log.debug("The error in full:", exc_info=True)
-        log.error("%s%s", explain(error), "" if isinstance(error, TrainingError) else _how_to_go_on(folder))
+        log.error("%s%s", explain(error), "" if isinstance(error, TrainingError) else _how_to_go_on(folder, run))
         if hydra.mode == RunMode.MULTIRUN:
             raise
         if fresh:
             launch.forget(folder, hydra.job.name)
         raise SystemExit(1) from error
     except RuntimeError as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            log.debug("The error in full:", exc_info=True)
+            log.error(
+                "torch.compile failed (%s); compile=false and simulate.compile=none work without a compiler",
+                _first(error),
+            )
+            raise SystemExit(1) from error
         if not _is_a_loss(error):
             raise
         log.debug("The error in full:", exc_info=True)
-        log.error("Another process of this job is lost (%s).%s", str(error).partition(". ")[0], _how_to_go_on(folder))
+        log.error(
+            "Another process of this job is lost (%s).%s", str(error).partition(". ")[0], _how_to_go_on(folder, run)
+        )
         raise SystemExit(1) from error
     finally:
         if run is not None:
@@ -244,13 +261,17 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
 
 def header(command: str, cfg: DictConfig, folder: Path) -> str:
     """The two lines with which a run begins: what it does, on which device, in which folder."""
-    shape, levels = "×".join(map(str, cfg.data.input_shape)), f", L = {cfg.levels}"
-    threads = f", {torch.get_num_threads()} threads" if torch.device(cfg.device).type == "cpu" else ""
+    shape, count = "×".join(map(str, cfg.data.input_shape)), torch.get_num_threads()
+    threads = f", {count} thread{'s' * (count != 1)}" if cfg.device == "cpu" else ""
     place = "" if command == "check" else f"; {os.path.relpath(folder)}"
     return (
-        f"{command}: {cfg.names.model} on {cfg.names.data} ({shape}, {cfg.data.num_classes} classes){levels}, "
+        f"{command}: {cfg.names.model} on {cfg.names.data} ({shape}, {cfg.data.num_classes} classes), L = {cfg.levels}, "
         f"method {cfg.names.method}\n{cfg.device}{threads}, {cfg.precision}{place}"
     )
+
+
+def _first(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _is_a_loss(error: RuntimeError) -> bool:
@@ -258,10 +279,12 @@ def _is_a_loss(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
-def _how_to_go_on(folder: Path) -> str:
-    if not (folder / "last.ckpt").exists():
+def _how_to_go_on(folder: Path, run: Run | None) -> str:
+    """The line that says how to go on; "" if nothing was saved, or if the configuration has to change first."""
+    if run is None or not (folder / "last.ckpt").exists():
         return ""
-    return f"\nTo go on: {launch.resume_command(Path(os.path.relpath(folder)))}"
+    trust = [*dict.fromkeys([*run.cfg.trust, *user_files.files_of(OmegaConf.to_container(run.cfg))])]
+    return f"\nTo go on: {launch.resume_command(Path(os.path.relpath(folder)), trust)}"
 
 
 def explain(error: BaseException) -> str:

@@ -11,13 +11,25 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from snnconv.runtime import files, mistakes, moved_names
+from snnconv.runtime import files, mistakes, moved_names, user_files
 from snnconv.runtime.trust import require_trusted
 
 log = logging.getLogger(__name__)
 
 # What may change when a stored run goes on; everything else would change its numbers.
-RESUMABLE = ("device", "data.root", "track", "data.workers", "timesteps", "simulate", "explain", "costs", "trust")
+RESUMABLE = (
+    "device",
+    "threads",
+    "data.root",
+    "model.path",
+    "track",
+    "data.workers",
+    "timesteps",
+    "simulate",
+    "explain",
+    "costs",
+    "trust",
+)
 
 
 HARDWARE = ("weights", "integer", "baseline", "compress", "export")  # groups of what leads to hardware
@@ -36,6 +48,7 @@ USED = {  # by which commands; elsewhere a choice would do nothing
 
 
 ANEW = (
+    "threads",
     "method",
     "operators",
     "neuron",
@@ -46,7 +59,7 @@ ANEW = (
 )  # what to do with a run, not what it did
 
 
-LATER = ("costs", "explain", "operators", *HARDWARE)  # which runs of older versions did not store
+LATER = ("costs", "threads", "explain", "operators", *HARDWARE)  # which runs of older versions did not store
 
 
 def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -75,6 +88,7 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     source = Path(cfg.resume or cfg.run) / ".hydra"
     stored = _stored(source / "config.yaml", [key for key in cfg if key not in LATER])
+    stored = OmegaConf.create(user_files.located(OmegaConf.to_container(stored), source.parent))
     names = _stored(source / "hydra.yaml", ["hydra"]).hydra.runtime.choices
     allowed = RESUMABLE if cfg.resume else REEVALUABLE
     if cfg.resume and OmegaConf.select(stored, "compress.stages"):
@@ -90,6 +104,8 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             if key in ("resume", "run") or (key == "sweep" and cfg.run):  # what a sweep chooses comes as overrides, too
                 continue
             if not any(key == name or key.startswith(f"{name}.") for name in allowed):
+                if _is_as_stored(key, cfg, stored, names):
+                    continue
                 verb = "goes on as it was" if cfg.resume else "evaluates a trained network as it is"
                 raise ValueError(
                     f"{override}: this {verb}, so only these may change: {', '.join(allowed)}; else start a new run"
@@ -101,6 +117,10 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
                 stored[key] = cfg[key]
             _settle_weights(stored.weights, before)
         stored.resume, stored.run, stored.trust = cfg.resume, cfg.run, cfg.trust
+        if any(
+            override.lstrip("+").startswith("model.path=") for override in overrides
+        ):  # who names a file to run trusts it
+            stored.trust = [*cfg.trust, str(cfg.model.path)]
         for name in ("model", "data"):
             if OmegaConf.is_interpolation(stored.names, name):  # else the run has given itself a name
                 stored.names[name] = names[name]
@@ -108,6 +128,16 @@ def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             stored.model.weights = None  # what the run started from is not needed any more
         stored.names.method = cfg.names.method if cfg.run else names.method
     return stored
+
+
+def _is_as_stored(key: str, cfg: DictConfig, stored: DictConfig, choices: DictConfig) -> bool:
+    """Does an override of `key`, a setting or a group, say what the run was begun with?"""
+    chosen = HydraConfig.get().runtime.choices
+    if key in chosen:
+        return chosen[key] == choices.get(key)
+    missing = object()
+    before, now = (OmegaConf.select(config, key, default=missing) for config in (stored, cfg))
+    return before is not missing and before == now
 
 
 def _tell_if_unfinished(run: Path, epochs: int) -> None:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shlex
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -80,6 +82,9 @@ class Wandb(Tracker):
         """Open the run; offline if nobody is logged in or the server cannot be reached."""
         import wandb
 
+        warnings.filterwarnings(
+            "ignore", "Implicitly cleaning up", ResourceWarning
+        )  # wandb's folders, when Python ends
         options = {
             **self.options,
             "dir": str(folder),
@@ -122,7 +127,7 @@ class Wandb(Tracker):
         return mode, f"mode {mode}"
 
     def _how_to_sync(self) -> str:
-        return f"to upload it: wandb sync {Path(os.path.relpath(self.run.dir)).parent}"
+        return f"to upload it: {shlex.join(['wandb', 'sync', os.path.dirname(os.path.relpath(self.run.dir))])}"
 
     def resume_state(self) -> dict[str, Any]:
         """The run's W&B identity."""
@@ -159,13 +164,11 @@ class Wandb(Tracker):
         self.run.log_artifact(artifact)
 
     def finish(self, failed: bool = False) -> None:
-        """Close the run and say how to upload what is not uploaded."""
+        """Close the run; one line if the server did not take it in time."""
         try:
             self.run.finish(exit_code=int(failed))
         except TimeoutError:
             log.warning("W&B: this run was not taken in time; %s", self._how_to_sync())
-        if self.run.offline:
-            log.info("W&B: this run was tracked offline; %s", self._how_to_sync())
 
     def abandon(self) -> None:
         """Stop the service, so that wandb does not look for it when Python ends."""

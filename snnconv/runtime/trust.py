@@ -2,11 +2,15 @@
 
 import functools
 import importlib
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+from snnconv.runtime import program
+from snnconv.runtime.user_files import USER_CODE
 
 # What a stored configuration may build; the rest of snnconv writes files or starts programs.
 ROOMS = tuple(
@@ -40,7 +44,6 @@ ALONE = (
     "snnconv.hardware.export.nir.export",
     "snnconv.hardware.export.onnx.export",
 )
-USER_CODE = "snnconv.nn.models.custom"  # runs the python file that `path` names, so it is trusted file by file
 
 
 _granted: ContextVar[tuple[str, ...]] = ContextVar("trusted", default=())
@@ -94,7 +97,7 @@ def _require_trusted_file(call: Mapping[str, Any], trust: Sequence[str]) -> None
                          "with neither _args_ nor _partial_; not loaded")  # fmt: skip
     if Path(path).resolve() not in [Path(entry).resolve() for entry in trust if entry.endswith(".py")]:
         raise ValueError(f"{call['_target_']}: this stored configuration runs the code in {path}; "
-                         f"load it with trust=[{path}] if you trust that file")  # fmt: skip
+                         f"load it with {shlex.quote(program.override('trust', [path]))} if you trust that file")  # fmt: skip
 
 
 def _leaves(config: Any) -> Iterable[tuple[Any, Any, Any]]:

@@ -156,4 +156,4 @@ def _bar(visible: bool) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     ]
-    return Progress(*columns, transient=True, disable=not (visible and console.shows_progress()))
+    return Progress(*columns, transient=True, console=console.for_progress(visible))

@@ -165,7 +165,7 @@ def _epochs(train: Any, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
             train.set_epoch(epoch)
             yield from train
 
-    return track(passes(), "finetune", epochs * len(train), transient=True, disable=not console.shows_progress())  # type: ignore[return-value]
+    return track(passes(), "finetune", epochs * len(train), transient=True, console=console.for_progress())  # type: ignore[return-value]
 
 
 def _report(totals: Totals, epoch: int, how: Settings, seconds: float) -> None:

@@ -24,6 +24,7 @@ from command import (
     go_on,
     only_run,
     outcome,
+    succeed,
 )  # fmt: skip
 
 from snnconv.runtime import files
@@ -279,9 +280,13 @@ def test_a_folder_that_holds_a_run_is_not_run_into(smoke: Path, tmp_path: Path):
 def test_resume_refuses_what_would_change_the_numbers(smoke: Path, tmp_path: Path):
     folder = copy_run(smoke, tmp_path / "mine")
     before = outcome(folder)
-    for override in ("fit.epochs=5", "experiment=smoke"):
+    for override in ("fit.epochs=5", "experiment=demo", "model=vgg11"):
         text = fail(TRAIN, "resume=mine", override, cwd=tmp_path)
-        assert f"{override}: this goes on as it was, so only these may change: device, data.root, track" in text
+        assert f"{override}: this goes on as it was, so only these may change: device, threads, data.root" in text
+        assert "To go on" not in text  # with the same mistake
+    assert outcome(folder) == before
+    again = ("experiment=smoke", "fit.epochs=2", "model=mlp", "levels=4", "data.test=100", "fit.batch_size=32")
+    succeed(TRAIN, "resume=mine", *again, cwd=tmp_path)  # which is what it was begun with
     assert outcome(folder) == before
 
 

@@ -1,12 +1,16 @@
 """A user's own network through the real command line: fine-tuned, resumed, evaluated, and trusted only where one says so."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from command import EVALUATE, TRAIN, fail, succeed
 from torch import nn
+
+from snnconv.runtime import program
 
 pytestmark = pytest.mark.cli
 
@@ -40,3 +44,33 @@ def test_fine_tuned_resumed_and_evaluated(tmp_path: Path):
         succeed(script, f"{key}=run", "trust=[mine.py]", *shared, cwd=tmp_path)
     (evaluation,) = (tmp_path / "run" / "evaluations").glob("*/*/result.json")
     assert json.loads(evaluation.read_text())["model"] == "mine"
+
+
+def test_a_run_is_opened_from_anywhere_and_after_a_move(tmp_path: Path):
+    """The path was typed relative to a folder with a name that Hydra and the shell have to be given in quotes."""
+    work = tmp_path / "läuft, 'so'"
+    work.mkdir()
+    (work / "mine.py").write_text(MINE)
+    shared = ("track=none", "device=cpu", "timesteps=2", "explain.images=0")
+    model = ("model=custom", "model.path=mine.py", "model.name=Mine")
+    data = ("data=synthetic", "data.input_shape=[1,4,4]", "data.mean=[0.5]", "data.std=[0.25]")
+    succeed(TRAIN, *model, *data, "fit.epochs=1", "hydra.run.dir=runs/one", *shared, cwd=work)
+
+    def evaluate(run: Path, cwd: Path, *more: str) -> None:
+        """First refused, with the words that a pasted command needs; then accepted with them."""
+        cwd.mkdir(exist_ok=True)
+        key = program.override("run", str(run))
+        text = fail(EVALUATE, key, *shared, *more, cwd=cwd)
+        (remedy,) = [word for word in shlex.split(text.partition("load it with ")[2]) if word.startswith("trust=")]
+        succeed(EVALUATE, key, remedy, *shared, *more, cwd=cwd)
+
+    evaluate(work / "runs" / "one", tmp_path / "elsewhere")
+    moved = tmp_path / "moved"
+    work.rename(moved)
+    evaluate(moved / "runs" / "one", tmp_path / "elsewhere")
+    evaluate(Path("runs/one"), moved)
+    (moved / "mine.py").rename(tmp_path / "renamed.py")  # then it has to be named
+    assert "mine.py" in fail(EVALUATE, "run=runs/one", "trust=[mine.py]", *shared, cwd=moved)
+    succeed(EVALUATE, "run=runs/one", f"model.path={tmp_path / 'renamed.py'}", *shared, cwd=moved)
+    shutil.rmtree(moved / "runs" / "one" / "evaluations")
+    succeed(TRAIN, "resume=runs/one", "model.path=../renamed.py", *shared, cwd=moved)

@@ -1,0 +1,64 @@
+"""The python files of users that a stored configuration names (model=custom): where they are now."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+USER_CODE = "snnconv.nn.models.custom"  # runs the python file that `path` names, so it is trusted file by file
+
+
+def files_of(config: Any) -> Iterator[str]:
+    """The python files that nested mappings and lists would run, as they are named there."""
+    if isinstance(config, Mapping):
+        if _runs_a_file(config):
+            yield config["path"]
+        for value in config.values():
+            yield from files_of(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from files_of(value)
+
+
+def located(config: Any, run: Path) -> Any:
+    """A copy of `config`, stored in the folder `run`, in which those files are named by the paths that they have now."""
+    return _mapped(config, lambda path: locate(path, run))
+
+
+def replaced(config: Any, path: str) -> Any:
+    """A copy of `config` in which `path` stands in the place of those files."""
+    return _mapped(config, lambda _: path)
+
+
+def _mapped(config: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(config, Mapping):
+        inner = {key: _mapped(value, change) for key, value in config.items()}
+        return inner | ({"path": change(config["path"])} if _runs_a_file(config) else {})
+    return [_mapped(value, change) for value in config] if isinstance(config, list | tuple) else config
+
+
+def locate(path: str, run: Path) -> str:
+    """The absolute path of a file that the run in the folder `run` named `path` when it began; `path` itself if it is gone.
+
+    Relative paths start where the run was started.  If that, or the run folder, was moved, the file is looked for at the same
+    place relative to the run folder, and last relative to the working directory.
+    """
+    started, folder = _places(run)
+    typed = started / path
+    candidates = [typed, run.absolute() / os.path.relpath(typed, folder), Path.cwd() / path]
+    return next((str(file.resolve()) for file in candidates if file.is_file()), path)
+
+
+def _runs_a_file(config: Mapping) -> bool:
+    return str(config.get("_target_", "")).startswith(f"{USER_CODE}.") and isinstance(config.get("path"), str)
+
+
+def _places(run: Path) -> tuple[Path, Path]:
+    """The working directory in which a run was started, and its folder then; today's where that was not stored."""
+    try:
+        stored: Any = OmegaConf.load(run / ".hydra" / "hydra.yaml")
+        return Path(stored.hydra.runtime.cwd), Path(stored.hydra.runtime.output_dir)
+    except Exception:  # a damaged file can raise almost anything, and others tell of it
+        return Path.cwd(), run.absolute()
