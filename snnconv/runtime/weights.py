@@ -1,56 +1,20 @@
-"""Weights to start from: anyone's file, a run folder of ours, or torchvision's.  Only tensors and plain values are unpickled."""
+"""Weights to start from: anyone's file, a run folder of ours, or torchvision's, under the names of the network."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snnconv.runtime.checkpoint import compare
 from snnconv.runtime.torchvision_weights import PREFIX, advice, torchvision_weights
+from snnconv.runtime.weight_files import read_weights
 
-NESTED = ("state_dict", "model_state_dict", "model", "net")  # where training scripts keep the weights in a checkpoint
-PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+WRAPPERS = re.compile(r"(^|\.)(module|_orig_mod)(?=\.)")  # what DataParallel and torch.compile put into names
+THRESHOLDS = ("thresh", "up")  # θ of an activation in the repositories of QCFS (Bu et al., 2022) and its successors
 Network = TypeVar("Network", bound=nn.Module)
-
-
-def read_weights(source: str | Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors file, in a file of `torch.save` (any other ending), or in a run folder.
-
-    Opens what is nested under "state_dict" and drops the prefix "module.".  FileNotFoundError or ValueError name the file.
-    """
-    path = Path(source) / "ann.safetensors" if Path(source).is_dir() else Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file; weights come from a .pt, .pth or .safetensors file, a run folder, or {PREFIX}…"
-        )
-    try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # a damaged or foreign file can raise almost anything, and must not run code
-        raise ValueError(
-            f"{path}: damaged, or more than tensors ({type(error).__name__}); expected what "
-            "torch.save(network.state_dict(), path) or safetensors write"
-        ) from error
-    for key in NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        found = (
-            f"the keys {', '.join(map(str, content))}"
-            if isinstance(content, Mapping)
-            else f"a {type(content).__name__}"
-        )
-        raise ValueError(f"{path}: holds {found}, no state dict (names with a tensor each)")
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in content):
-            content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
-    return dict(content)
 
 
 @torch.no_grad()
@@ -63,8 +27,10 @@ def filled(network: Network, source: str | Path | None) -> Network:
     if source is None:
         return network
     from_torchvision = str(source).startswith(PREFIX)
-    weights = torchvision_weights(str(source), network) if from_torchvision else read_weights(source)
     expected = network.state_dict()
+    weights = (
+        torchvision_weights(str(source), network) if from_torchvision else _renamed(read_weights(source), expected)
+    )
     sites = {path: module for path, module in network.named_modules() if hasattr(module, "set_threshold")}
     of_sites = {f"{path}.{name}" for path, module in sites.items() for name in module.state_dict()}
     plain = not of_sites & weights.keys()
@@ -77,9 +43,48 @@ def filled(network: Network, source: str | Path | None) -> Network:
     if differences:
         remedy = [advice(str(source))] if from_torchvision else []
         raise ValueError("\n  ".join([f"{source} does not fit {type(network).__name__}:", *differences, *remedy]))
+    _require_usable(weights, source)
     network.load_state_dict(weights, strict=False)
     if plain:
         for module in sites.values():
             for parameter in module.parameters():
                 parameter.fill_(torch.nan)
     return network
+
+
+def _renamed(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`weights` under the names of `expected`, where wrappers, a prefix of all names or another word for θ are the difference."""
+    renamed = {}
+    for name, tensor in max(_variants(weights), key=lambda names: len(names.keys() & expected.keys())).items():
+        site, _, word = name.rpartition(".")
+        theta = expected.get(f"{site}.theta")
+        if word in THRESHOLDS and name not in expected and theta is not None and theta.numel() == tensor.numel():
+            name, tensor = f"{site}.theta", tensor.reshape(theta.shape)
+        renamed[name] = tensor
+    return renamed
+
+
+def _variants(weights: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
+    """`weights` as they are, and under names without the wrappers and without prefixes that all names share."""
+    bare = {WRAPPERS.sub("", name).lstrip("."): tensor for name, tensor in weights.items()}
+    for names in (weights, bare) if len(bare) == len(weights) else (weights,):
+        yield names
+        while len({name.partition(".")[0] for name in names}) == 1 and all("." in name for name in names):
+            names = {name.partition(".")[2]: tensor for name, tensor in names.items()}
+            yield names
+
+
+def _require_usable(weights: Mapping[str, Tensor], source: str | Path) -> None:
+    """ValueError naming a tensor that no network can compute with."""
+    for name, tensor in weights.items():
+        if tensor.is_meta:  # a shape without values
+            continue
+        if tensor.is_floating_point() and not tensor.isfinite().all() and not _is_threshold(name):
+            raise ValueError(f"{source}: {name} holds NaN or infinite values; it comes from a training that diverged")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise ValueError(f"{source}: {name} holds negative variances")
+
+
+def _is_threshold(name: str) -> bool:
+    """Is NaN allowed here: a θ that calibration is still to find?"""
+    return name.rpartition(".")[2] == "theta"

@@ -1,0 +1,91 @@
+"""Files of weights: .safetensors, what `torch.save` writes, run folders.  Only tensors and plain values are unpickled."""
+
+import argparse
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from snnconv.runtime.torchvision_weights import PREFIX
+
+# Where training scripts keep the weights in a checkpoint, the first that is there.
+NESTED = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+)
+COUNTERS = ("total_ops", "total_params")  # what thop leaves in a network
+# What scripts store besides tensors, and what is harmless: numbers of NumPy, and the settings of a command line.
+_SCALAR = np.float64(0).__reduce__()[0]
+HARMLESS: list[Any] = [_SCALAR, np.dtype, *{type(np.dtype(kind)) for kind in "?bhilBHILefd"}, argparse.Namespace]
+
+
+def read_weights(source: str | Path) -> dict[str, Tensor]:
+    """The state dict in a .safetensors file, in a file of `torch.save` (any other ending), or in a run folder.
+
+    Opens what is nested under "state_dict" and the like.  FileNotFoundError or ValueError name the file and what is in it.
+    """
+    path = Path(source) / "ann.safetensors" if Path(source).is_dir() else Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; weights come from a .pt, .pth or .safetensors file, a run folder, or {PREFIX}…"
+        )
+    content = _load(path)
+    while isinstance(content, Mapping) and (inner := [content[key] for key in NESTED if _holds(content.get(key))]):
+        content = inner[0]
+    if isinstance(content, list) and all(isinstance(item, tuple) and len(item) == 2 for item in content):
+        content = dict(content)
+    if not _holds(content) or not all(isinstance(value, Tensor) for value in content.values()):
+        is_mapping = isinstance(content, Mapping)
+        kind = f"the keys {', '.join(map(str, content))}" if is_mapping else f"a {type(content).__name__}"
+        raise ValueError(f"{path}: holds {kind}, no state dict (names with a tensor each)")
+    return {name: value for name, value in content.items() if name.rpartition(".")[2] not in COUNTERS}
+
+
+def _holds(content: Any) -> bool:
+    """Is this a mapping with something in it?"""
+    return isinstance(content, Mapping) and bool(content)
+
+
+def _load(path: Path) -> Any:
+    """The content of a file; ValueError that says what is in it instead of tensors and plain values."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's about TorchScript, which is told below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or no safetensors file ({error})") from error
+    except Exception as error:  # a damaged or foreign file can raise almost anything, and must not run code
+        raise ValueError(f"{path}: {_reason(path, error)}; expected what torch.save(network.state_dict(), path) or "
+                         "safetensors write") from error  # fmt: skip
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why torch could not read a file."""
+    start = path.read_bytes()[:64]
+    if not start:
+        return "empty"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "a web page, not the file that was to be downloaded"
+    if named := re.search(r"GLOBAL (\S+)|global (\S+)", str(error)):
+        kind = (named[1] or named[2]).strip("`'\"")
+        return f"holds an object of {kind}, which could run code when it is loaded, besides tensors"
+    if "TorchScript" in str(error) or "jit" in str(error):
+        return "a TorchScript archive"
+    return f"damaged ({type(error).__name__})"
