@@ -20,6 +20,7 @@ from snnconv.nn.graph.kinds import is_activation
 from snnconv.nn.graph.rewrite import replace_relus
 from snnconv.runtime.settings import nearest
 from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.operators.choice import auto, place_operators
 
 CALIBRATION = 1000  # samples that calibrate, as in conf/data/
 REQUIRED = inspect.Parameter.empty
@@ -59,8 +60,16 @@ def methods(model: nn.Module | None = None) -> list[str]:
         model = with_relu_modules(model)
     except ValueError:  # it cannot be followed, or has no activation
         return []
-    fits = {kinds: not obstacles(model, kinds) for kinds in {m.takes for m in METHODS.values() if m.takes}}
+    fits = {kinds: _fits(model, kinds) for kinds in {m.takes for m in METHODS.values() if m.takes}}
     return sorted(name for name, method in METHODS.items() if method.takes and fits[method.takes])
+
+
+def _fits(model: nn.Module, kinds: tuple[type, ...]) -> bool:
+    """Whether conversion of activations of `kinds` takes `model`, with operators for layers that are no activations."""
+    try:
+        return not obstacles(place_operators(model, kinds, auto), kinds)
+    except ValueError:
+        return False
 
 
 def convert(

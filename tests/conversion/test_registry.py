@@ -271,3 +271,11 @@ def test_the_examples_run(function, unchecked):
     runner = doctest.DocTestRunner(verbose=False)
     runner.run(example)
     assert runner.failures == 0
+
+
+def test_methods_of_a_network_with_max_pooling():
+    """Max pooling is no obstacle: an operator stands for it."""
+    relu = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 3))
+    assert {"mse", "percentile"} <= set(methods(relu))
+    assert "qcfs" in methods(preparation.prepare(relu, levels=4))
+    assert methods(nn.Sequential(nn.Linear(4, 2))) == []
