@@ -4,7 +4,9 @@ snnconv train model=vgg16 levels=8      the same as `python -m snnconv train …
 """
 
 import importlib
+import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +65,8 @@ def run(name: str, arguments: Sequence[str] | None = None, words: Sequence[str] 
         else:
             _compose(name, arguments)
     except KeyboardInterrupt:  # before there is a run, which says how to go on
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        logging.disable()  # torch reports statistics when Python ends
         sys.stderr.write("Interrupted.\n")
         sys.exit(130)
 

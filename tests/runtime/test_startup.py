@@ -1,0 +1,158 @@
+"""Nothing slow is imported before it is needed: the package, the help, completion, and the header of a run."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from snnconv.commands import COMMANDS
+from snnconv.commands.completion import complete, script
+from snnconv.runtime import configurations, home, threads
+
+ROOT = Path(__file__).parents[2]
+SLOW = ("torch", "torch._dynamo", "torchvision", "wandb", "hydra", "matplotlib", "sklearn", "spikingjelly")
+
+
+def loaded_after(program: str, *arguments: str, cwd: Path) -> list[str]:
+    """Which of the slow packages a program has imported when it ends; it may end as it likes."""
+    code = f"import atexit, json, sys\natexit.register(lambda: print(json.dumps([m for m in {SLOW} if m in sys.modules])))\n"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code + program, *arguments]
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_import_snnconv_takes_no_time(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert loaded_after("import snnconv", cwd=tmp_path) == []
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+    )  # of the processor, whoever shares it
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["--complete", "train", "method=q"], ["--version"], []]
+)
+def test_help_and_completion_need_nothing_slow(arguments, tmp_path):
+    program = "sys.argv[0] = 'snnconv'\nfrom snnconv.cli import main\nmain()"
+    assert loaded_after(program, *arguments, cwd=tmp_path) == []
+
+
+def test_the_header_comes_before_what_takes_long(tmp_path):
+    program = """
+import snnconv.runtime.run as run
+from snnconv.cli import main
+def header(*_):
+    sys.exit()
+run.header = header
+sys.argv[0] = "snnconv"
+main()
+"""
+    assert set(loaded_after(program, "train", "track=wandb", cwd=tmp_path)) <= {"torch", "hydra", "spikingjelly"}
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.2])
+def test_an_early_interruption_ends_in_one_line(seconds, tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "snnconv", "train", "track=none"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate()[0]
+    assert process.returncode == 130
+    assert output.splitlines()[-1] == "Interrupted."
+    assert "Traceback" not in output
+    assert not list(tmp_path.rglob("*.log"))
+
+
+def test_an_unknown_command_is_answered_with_the_known_ones():
+    done = subprocess.run(
+        [sys.executable, "-m", "snnconv", "model=mlp"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("snnconv model=mlp: no such command; there are train, evaluate, check")
+
+
+# completion
+
+
+def test_completion_knows_commands_groups_options_and_settings(tmp_path, monkeypatch):
+    assert complete(["", "ev"]) == ["evaluate"]
+    assert complete([]) == list(COMMANDS)
+    assert complete(["train", "method=potential"]) == ["method=potential_init"]
+    assert "fit.epochs=" in complete(["train", "fit.ep"])
+    assert {"fit=", "fit."} <= set(complete(["train", "fit"]))
+    assert complete(["train", "seed=1"]) == []
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert complete(["evaluate", "run=runs/"]) == ["run=runs/one/"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
+def test_bash_completes_the_word_before_the_cursor(tmp_path):
+    lines = [
+        f'snnconv() {{ {sys.executable} -m snnconv "$@"; }}',
+        script("bash"),
+        'COMP_LINE="snnconv train levels=4 method=pot"; COMP_POINT=${#COMP_LINE}; COMP_WORDS=(snnconv train)',
+        '_snnconv; echo "${COMPREPLY[@]}"',
+    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", "\n".join(lines)], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "potential_init", done.stderr
+
+
+# what is set before torch is loaded
+
+
+def test_threads_wait_passively_unless_the_user_says_otherwise(monkeypatch):
+    for name in threads.PASSIVE:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    threads.wait_passively()
+    assert "GOMP_SPINCOUNT" not in os.environ
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    threads.wait_passively()
+    assert {name: os.environ[name] for name in threads.PASSIVE} == threads.PASSIVE
+    for name in threads.PASSIVE:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_libraries_get_a_folder_where_home_cannot_be_written(usable, tmp_path, monkeypatch):
+    for name in (*home.CACHES, "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path if usable else tmp_path / "file" / "home"))
+    (tmp_path / "file").write_text("no folder")
+    home.provide()
+    assert (home.CACHES[0] in os.environ) != usable
+    if not usable:
+        assert os.access(os.environ["XDG_CACHE_HOME"], os.W_OK)
+
+
+# the configurations as the help reads them
+
+
+def test_every_option_of_a_listed_group_begins_with_a_sentence():
+    for group in ("method", "data", "experiment"):
+        for option in configurations.options(group):
+            assert configurations.summary(group, option), f"conf/{group}/{option}.yaml has no comment at its top"
+
+
+def test_keys_are_those_of_the_yaml_files():
+    assert {"levels", "fit.lr", "method.rule.percent", "data.root", "model"} <= configurations.dotted_keys()
+    assert "defaults" not in configurations.top_level()
+    assert "hydra" not in configurations.top_level()
