@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from snnconv.conversion.entrance import entered
 from snnconv.conversion.method import operators_of, rehearse, takes
 from snnconv.conversion.obstacles import Step, obstacles, steps
-from snnconv.conversion.registry import methods
+from snnconv.conversion.registry import fitting
 from snnconv.nn.functional import SMALLEST_THRESHOLD
 from snnconv.nn.graph.folding import foldable
 from snnconv.nn.graph.kinds import NORMS, is_activation
@@ -112,7 +112,7 @@ def check(ann: nn.Module, convert: Any, batches: Iterable[Batch], *, calibrates:
     with contextlib.suppress(ValueError):  # it cannot be followed, which is an obstacle
         ann = place_operators(ann, kinds, operators_of(convert)) if declared else ann
     found = refused or (obstacles(ann, kinds) if declared else [])  # else the rehearsal will tell
-    others = methods(ann) if found else []
+    others = fitting(ann, operators_of(convert)) if found else []
     try:
         walked, folded = steps(ann, kinds), foldable(ann)
     except ValueError:  # an obstacle, which says why

@@ -20,7 +20,7 @@ from snnconv.nn.graph.kinds import is_activation
 from snnconv.nn.graph.rewrite import replace_relus
 from snnconv.runtime.settings import nearest
 from snnconv.spiking.model import SpikingModel
-from snnconv.spiking.operators.choice import auto, place_operators
+from snnconv.spiking.operators.choice import Choice, auto, place_operators
 
 CALIBRATION = 1000  # samples that calibrate, as in conf/data/
 REQUIRED = inspect.Parameter.empty
@@ -56,18 +56,24 @@ def methods(model: nn.Module | None = None) -> list[str]:
     _import_methods()
     if model is None:
         return sorted(METHODS)
+    return fitting(model, auto)
+
+
+def fitting(model: nn.Module, operators: Choice) -> list[str]:
+    """The names of the methods that take `model` with `operators` for layers that are no activations."""
+    _import_methods()
     try:
         model = with_relu_modules(model)
     except ValueError:  # it cannot be followed, or has no activation
         return []
-    fits = {kinds: _fits(model, kinds) for kinds in {m.takes for m in METHODS.values() if m.takes}}
+    fits = {kinds: _fits(model, kinds, operators) for kinds in {m.takes for m in METHODS.values() if m.takes}}
     return sorted(name for name, method in METHODS.items() if method.takes and fits[method.takes])
 
 
-def _fits(model: nn.Module, kinds: tuple[type, ...]) -> bool:
-    """Whether conversion of activations of `kinds` takes `model`, with operators for layers that are no activations."""
+def _fits(model: nn.Module, kinds: tuple[type, ...], operators: Choice) -> bool:
+    """Whether conversion of activations of `kinds` takes `model`."""
     try:
-        return not obstacles(place_operators(model, kinds, auto), kinds)
+        return not obstacles(place_operators(model, kinds, operators), kinds)
     except ValueError:
         return False
 

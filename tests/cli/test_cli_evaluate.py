@@ -100,7 +100,10 @@ def test_runs_of_older_versions_go_on(smoke: Path, tmp_path: Path):
 def test_what_would_need_training_is_refused_and_leaves_nothing(smoke: Path, tmp_path: Path):
     folder = copy_run(smoke, tmp_path / "copy")
     text = fail(EVALUATE, "run=copy", "levels=16", cwd=tmp_path)
-    assert "levels=16: this evaluates a trained network as it is, so only these may change: device, data.root" in text
+    assert (
+        "levels=16: this evaluates a trained network as it is, so only these may change: device, threads, data.root"
+        in text
+    )
     assert "timesteps=0: a whole number of at least 1" in fail(EVALUATE, "run=copy", "timesteps=0", cwd=tmp_path)
     assert files_in(folder) == files_in(smoke)
     assert not (folder / "evaluations").exists()

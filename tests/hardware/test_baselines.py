@@ -49,7 +49,11 @@ class Given(Batches):
     """One batch, or none, of images as they are."""
 
     def __init__(self, images: torch.Tensor) -> None:
-        self.given, self.labels = images, torch.zeros(len(images), dtype=torch.int64)
+        self.given, self.labels, self.batch_size = (
+            images,
+            torch.zeros(len(images), dtype=torch.int64),
+            max(len(images), 1),
+        )
 
     def __iter__(self):
         return iter([(self.given, self.labels)] if len(self.given) else [])
