@@ -70,7 +70,7 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What the run prints."""
+        """The output of the run."""
         return WORK / f"{self.name}.log"
 
     def command(self) -> list[str]:
@@ -182,7 +182,7 @@ def run(job: Job) -> int:
 
 
 def _as_child(parent: int) -> Any:
-    """What a run does before it starts: take the lowest priority, and end if the runner is killed (Linux)."""
+    """Preparation of a run: take the lowest priority, and end if the runner is killed (Linux)."""
     libc = ctypes.CDLL(None)
 
     def prepare() -> None:

@@ -1,4 +1,4 @@
-"""What conversion will make of a network, layer by layer, and what stands in its way; no data needed, nothing written.
+"""Show the result of conversion for every layer, and every obstacle; no data needed, nothing written.
 
 snnconv check model=resnet20 method=srp                           as train would build it
 snnconv check model=custom model.path=my_net.py model.name=MyNet model.weights=my_net.pt      yours

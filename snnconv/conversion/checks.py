@@ -1,4 +1,4 @@
-"""What conversion will make of every layer, and what stands in its way: told before anything takes long."""
+"""The result of conversion for every layer, and every obstacle, before anything takes long."""
 
 import contextlib
 import copy
@@ -44,7 +44,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Check:
-    """What was found: a network without obstacles is convertible; what `warnings` tell of is carried."""
+    """Result of a check: a network without obstacles can be converted; `warnings` do not prevent it."""
 
     network: str
     layers: list[Layer]
@@ -90,7 +90,7 @@ class Check:
 
 
 def check(ann: nn.Module, convert: Any, batches: Iterable[Batch], *, calibrates: bool = False) -> Check:
-    """What `convert`, a method, will make of `ann`, tried on a few images of `batches`.
+    """Check of `ann` for the method `convert`, tried on a few images of `batches`.
 
     Obstacles are what conversion refuses: operations that spikes do not pass (`obstacles.obstacles`), images that do not fit, a θ
     that is no positive number, and whatever else the method says in a rehearsal.  With `calibrates` an unknown θ (NaN) is none:
@@ -160,7 +160,7 @@ def check(ann: nn.Module, convert: Any, batches: Iterable[Batch], *, calibrates:
 
 
 class _Seen(fx.Interpreter):
-    """What images bring about in the ReLU network: `shapes` of outputs by node, `peaks`, the largest |current|s, by path."""
+    """Runs images through the ReLU network and records `shapes` of outputs by node, `peaks`, the largest |current|s, by path."""
 
     def __init__(self, ann: nn.Module, walked: Sequence[Step], kinds: tuple[type, ...]) -> None:
         super().__init__(fx.GraphModule(ann, walked[0].node.graph if walked else fx.Graph()))
@@ -224,7 +224,7 @@ def _no_threshold(step: Step) -> str | None:
 
 
 def _odd_threshold(step: Step, peak: float) -> str | None:
-    """What is strange about the θ of an activation whose largest current is `peak`, None if nothing is."""
+    """A warning about the θ of an activation whose largest current is `peak`, or None."""
     low, high = _theta(step).min().item(), _theta(step).max().item()
     site = f"{step.path} ({step.name}): {_trained(step)}"
     if 0 < low < 2 * SMALLEST_THRESHOLD:
@@ -237,7 +237,7 @@ def _odd_threshold(step: Step, peak: float) -> str | None:
 
 
 def _unfolded(step: Step, folded: Mapping[str, str]) -> str | None:
-    """What is to be known of a batch norm between spikes that stays, None of any other operation."""
+    """A warning about a batch norm between spikes that cannot be folded, None for any other operation."""
     if not isinstance(step.module, NORMS) or step.path in folded or not step.after_spikes or step.problem:
         return None
     return (f"{step.path} ({step.name}): stays between spikes, an affine map in every step, as no layer can take it in; put it "
@@ -245,7 +245,7 @@ def _unfolded(step: Step, folded: Mapping[str, str]) -> str | None:
 
 
 def _carried(step: Step) -> str:
-    """What becomes of an operation that conversion leaves as it is."""
+    """Role of an operation that conversion leaves as it is."""
     if not step.after_spikes:
         return "weights, receive the image (computed once, analog)" if _size(step.module) else "computed once, analog"
     if isinstance(step.module, NORMS):

@@ -1,4 +1,4 @@
-"""What keeps a network from becoming spiking, operation by operation."""
+"""Obstacles: operations that keep a network from becoming spiking."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def steps(network: nn.Module, kind: Kinds) -> list[Step]:
 
 
 def obstacles(network: nn.Module, kind: Kinds) -> list[str]:
-    """What keeps `network`, with activations of `kind`, from becoming spiking: one line each, naming the path and a remedy."""
+    """Obstacles to converting `network`, with activations of `kind`: one line each, naming the path and a remedy."""
     if not any(isinstance(module, kind) for module in network.modules()):
         others = sorted({type(m).__name__ for m in network.modules() if is_activation(m) or isinstance(m, nn.ReLU)})
         return [

@@ -78,7 +78,7 @@ class Batches:
 
     @property
     def device(self) -> torch.device:
-        """Where the batches are."""
+        """Device of the batches."""
         return self.labels.device
 
     def _share(self) -> range:
@@ -150,7 +150,7 @@ def in_batches(
     """
     for name, value in {"batch_size": size, "iterations": count}.items():
         if value is not None and (type(value) is not int or value < 1):
-            raise ValueError(f"{name}={value}: a whole number of at least 1")
+            raise ValueError(f"{name}={value}: an integer of at least 1")
     parts = [pair for images, labels in batches for pair in zip(images.split(size), labels.split(size), strict=True)]
     return parts if count is None else list(islice(cycle(parts), count))
 
@@ -158,7 +158,7 @@ def in_batches(
 def calibration_images(batches: Iterable[tuple[Tensor, Any]], count: int) -> Tensor:
     """The first `count` images of `batches`, or all if there are fewer; ValueError if there is none."""
     if type(count) is not int or count < 1:
-        raise ValueError(f"method.images={count}: a whole number, at least 1 calibration image")
+        raise ValueError(f"method.images={count}: an integer, at least 1 calibration image")
     if not (kept := first_images(batches, count)):
         raise ValueError("this method calibrates on images, and there are none; set data.calibration to 100 or more")
     return torch.cat(kept)

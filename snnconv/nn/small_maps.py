@@ -138,7 +138,7 @@ def _output_size(size: Sequence, kernel: Sequence, stride: Sequence, padding: Se
 def _layout(
     size: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
 ) -> tuple[Tensor, bool]:
-    """What is laid out, in the order of the matrix, and whether it is the weights.
+    """The operand that is laid out, in the order of the matrix, and whether it is the weights.
 
     For every output position, either the kernel's tap for every input position, or the input position for every tap;
     the number after the last where there is none.

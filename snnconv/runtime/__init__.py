@@ -1,1 +1,1 @@
-"""What any training program needs: processes, seeds, files, checkpoints, tracking.  Knows nothing of spikes."""
+"""The parts that any training program needs: processes, seeds, files, checkpoints, tracking.  Knows nothing of spikes."""

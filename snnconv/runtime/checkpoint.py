@@ -83,7 +83,7 @@ def weights_hash(run: str | Path | nn.Module) -> str:
 
 
 def identity(run: str | Path) -> str:
-    """What tells the network of a run folder from others but for its seed: its recipe, or its weights where nothing trained it."""
+    """Identity of the network of a run folder, apart from its seed: its recipe, or its weights where nothing trained it."""
     return describe_ann(run).get("recipe") or weights_hash(run)
 
 
@@ -121,7 +121,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """What `save_state` wrote, on the CPU; ValueError naming the file if it is anything else."""
+    """The state that `save_state` wrote, on the CPU; ValueError naming the file if it is anything else."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or foreign file can raise almost anything, and must not run code

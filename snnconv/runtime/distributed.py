@@ -15,7 +15,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes work on this job."""
+    """Number of processes of this job."""
     return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -25,7 +25,7 @@ def is_main() -> bool:
 
 
 def share_of(count: int) -> int:
-    """How many of the first `count` images of a set this process sees, of which each takes every world-size-th; at least 1."""
+    """Number of images this process sees of the first `count` of a set, of which each takes every world-size-th; at least 1."""
     return max(1, len(range(rank(), count, world_size())))
 
 

@@ -1,4 +1,4 @@
-"""What a number depends on besides the configuration: versions, commit, command, device and precision."""
+"""Conditions of a result besides the configuration: versions, commit, command, device and precision."""
 
 import functools
 import os

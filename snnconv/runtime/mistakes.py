@@ -12,7 +12,7 @@ from snnconv.runtime import configurations, program
 
 
 def message(error: CompactHydraException | OmegaConfBaseException, overrides: Sequence[str]) -> str:
-    """What is wrong with the command line, in a line or two, without Hydra's advice to append with `+`."""
+    """The mistake in the command line, in a line or two, without Hydra's advice to append with `+`."""
     if isinstance(error, OverrideParseException):
         return _grammar(error.override)
     if isinstance(error, MissingConfigException) and "launcher/submitit" in str(error.missing_cfg_file):

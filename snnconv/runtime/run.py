@@ -51,7 +51,7 @@ MENDABLE = (
 
 
 class Run:
-    """What a run leaves behind (architecture.md, section 3), written by rank 0 alone."""
+    """The folder of a run and its files (architecture.md, section 3), written by rank 0 alone."""
 
     def __init__(self, folder: Path, cfg: DictConfig, tracker: Tracker) -> None:
         self.folder, self.cfg, self._tracker, self._started = folder, cfg, tracker, False
@@ -129,7 +129,7 @@ class Run:
             return None
 
     def network(self) -> dict[str, Any] | None:
-        """What tells the network of this run (or of the run it evaluates) from others, for `result.json`; None if it has none."""
+        """Identity of the network of this run (or of the run it evaluates), for `result.json`; None if it has none."""
         folder = Path(self.cfg.run or self.folder)
         if not (folder / "ann.json").is_file():
             return None
@@ -288,7 +288,7 @@ def _how_to_go_on(folder: Path, run: Run | None) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong, without the wrapping that Hydra puts around a constructor's error, and where in the configuration."""
+    """The error message, without the wrapping that Hydra puts around a constructor's error, and where in the configuration."""
     key = ""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         text = str(error)

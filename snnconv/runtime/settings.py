@@ -1,4 +1,4 @@
-"""What a setting may be, and how the message says it."""
+"""Rules for the values of settings, with their messages."""
 
 import difflib
 import sys
@@ -23,8 +23,8 @@ def or_null(rule: Rule) -> Rule:
     return lambda value: value is None or rule[0](value), f"null or {rule[1]}"
 
 
-COUNT: Rule = (lambda value: type(value) is int and value >= 1, "a whole number of at least 1")
-WHOLE: Rule = (lambda value: type(value) is int and value >= 0, "a whole number of at least 0")
+COUNT: Rule = (lambda value: type(value) is int and value >= 1, "an integer of at least 1")
+WHOLE: Rule = (lambda value: type(value) is int and value >= 0, "an integer of at least 0")
 POSITIVE = number(lambda value: value > 0, "a positive number")
 NOT_NEGATIVE = number(lambda value: value >= 0, "a number of at least 0")
 FRACTION = number(lambda value: 0 <= value < 1, "a number of at least 0 and below 1")

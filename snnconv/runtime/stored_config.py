@@ -73,7 +73,7 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     timesteps = settled.timesteps
     listed = timesteps if isinstance(timesteps, Sequence) and not isinstance(timesteps, str) else [timesteps]
     if not listed or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in listed):
-        raise ValueError(f"timesteps={timesteps!r}: a whole number of at least 1, or a list of them, [1,2,4,8]")
+        raise ValueError(f"timesteps={timesteps!r}: an integer of at least 1, or a list of them, [1,2,4,8]")
     if not OmegaConf.is_list(settled.trust) or not all(isinstance(entry, str) for entry in settled.trust):
         raise ValueError(f"trust={settled.trust!r}: a list of packages and .py files, [package, examples/net.py]")
     begins = HydraConfig.get().job.name == "train" and not settled.resume

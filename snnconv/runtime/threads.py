@@ -1,4 +1,4 @@
-"""How many threads compute, and how they wait.
+"""The number of threads, and their wait policy.
 
 Threads of OpenMP spin while they wait for work.  On a machine where anything else runs, that takes the time of the threads that
 have work: measured, 10 to 100 times slower.  A passive wait costs a few microseconds per parallel region instead.

@@ -63,7 +63,7 @@ def torchvision_weights(source: str, network: nn.Module) -> dict[str, Tensor]:
 
 
 def advice(source: str) -> str:
-    """Which network would take the weights `source`."""
+    """The network that takes the weights `source`."""
     kind = source.removeprefix(PREFIX).partition(".")[0]
     if kind in MODELS:
         return f"they fit model={MODELS[kind]} with 1000 classes and images of [3, 224, 224], as in data=imagenet"

@@ -1,4 +1,4 @@
-"""Where a run is reported besides its own folder.  Losing the tracking service never loses the run."""
+"""Reports of a run to places besides its own folder.  Losing the tracking service never loses the run."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ class Tracker:
         """Begin, or continue the run that `state` (from `resume_state`) names."""
 
     def resume_state(self) -> dict[str, Any]:
-        """What `start` needs to continue this run later."""
+        """State from which `start` continues this run later."""
         return {}
 
     def log(self, metrics: Mapping[str, Any]) -> None:
@@ -206,7 +206,7 @@ class Patient(Tracker):
         self._try(lambda tracker: tracker.start(folder, config, state))
 
     def resume_state(self) -> dict[str, Any]:
-        """What `start` needs to continue, also after a failure."""
+        """State from which `start` continues, also after a failure."""
         self.state |= self._try(lambda tracker: tracker.resume_state())
         return self.state
 

@@ -1,4 +1,4 @@
-"""What a stored configuration may call: a run folder from elsewhere cannot run code unless it is trusted."""
+"""Targets that a stored configuration may call: a run folder from elsewhere cannot run code unless it is trusted."""
 
 import functools
 import importlib

@@ -77,7 +77,7 @@ def _load(path: Path) -> Any:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Why torch could not read a file."""
+    """The reason why torch could not read a file."""
     start = path.read_bytes()[:64]
     if not start:
         return "empty"

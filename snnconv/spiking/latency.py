@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Latency:
-    """What a published "T" may hide; methods with equal answers share a ranking (architecture.md, section 6)."""
+    """Latency class: facts a published "T" may hide; methods with equal answers share a ranking (architecture.md, section 6)."""
 
     warmup: int = 0  # steps spent per sample before the first counted one
     waits: bool = False  # does a layer need several inputs (all T, or a warm-up of its own) before its first output?
@@ -24,7 +24,7 @@ class Latency:
 
 
 def latency_class(latency: Mapping[str, Any]) -> str:
-    """What hides behind T, in words with their numbers; only equal ones share a ranking (architecture.md, section 6)."""
+    """The latency class in words with their numbers; only equal ones share a ranking (architecture.md, section 6)."""
     operators = latency.get("float_operators", 0)  # results of older versions have none
     traits = {
         f"pre-simulated τ={latency['warmup']}": latency["warmup"] > 0,

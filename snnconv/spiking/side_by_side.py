@@ -32,7 +32,7 @@ class Site:
 
     @torch.no_grad()
     def current(self) -> Float[Tensor, "T N *shape"]:
-        """What the neuron receives at every step."""
+        """Input current of the neuron at every step."""
         set_timesteps(self.layer, self.timesteps)
         current = self.layer(*self.inputs)
         set_timesteps(self.layer, None)
@@ -48,7 +48,7 @@ class Site:
 
     @torch.no_grad()
     def output(self) -> Float[Tensor, "T N *shape"]:
-        """What the neuron, as it stands, emits at every step, from its initial state."""
+        """Output of the neuron, as it is now, at every step, from its initial state."""
         functional.reset_net(self.clock.neuron)
         output = self.clock.neuron(self.current())
         functional.reset_net(self.clock.neuron)
@@ -87,7 +87,7 @@ def _activation(activation: nn.Module, layer: nn.Module, inputs: list[Tensor]) -
 
 
 def _over_time(outputs: dict[str, Tensor], source: str, beside: tuple[str, ...], timesteps: int) -> Tensor:
-    """What `source` put out; images once for every step if spikes come `beside` them."""
+    """Output of `source`; images once for every step if spikes come `beside` them."""
     images_meet_spikes = source == "" and set(beside) != {""}
     x = outputs[source]
     return x.repeat(timesteps, *[1] * (x.dim() - 1)) if images_meet_spikes else x

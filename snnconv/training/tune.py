@@ -34,7 +34,7 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a training runs, besides what its recipe says; stored with it, so that a resumed one runs the same way."""
+    """Execution settings of a training, besides its recipe; stored with it, so that a resumed one runs the same way."""
 
     channels_last: bool
     compile: bool
@@ -210,5 +210,5 @@ def _unchanged(ann: nn.Module) -> Iterator[None]:
 
 
 def as_facts(tuning: Tuning | None) -> dict[str, Any]:
-    """What the state and the description of a network say of `tuning`; nothing if there was none."""
+    """Entries about `tuning` for the state and the description of a network; empty if there was none."""
     return {"tuning": asdict(tuning)} if tuning else {}

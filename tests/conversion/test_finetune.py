@@ -497,7 +497,7 @@ def test_rehearsing_does_not_train(ann):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "epochs=0: a whole number of at least 1"), ({"lr": 0.0}, "lr=0.0: a positive number"),
+        ({"epochs": 0}, "epochs=0: an integer of at least 1"), ({"lr": 0.0}, "lr=0.0: a positive number"),
         ({"timesteps": 0}, "timesteps=0: integers"), ({"timesteps": []}, "timesteps="),
         ({"lr": math.inf}, "lr=inf: "), ({"precision": "fp16"}, "precision='fp16': float32 or tf32 or bf16"),
         ({"loss": "first"}, "loss='first': last or every"), ({"thresholds": "cold"}, "thresholds='cold': free or frozen"),

@@ -1,4 +1,4 @@
-"""Weights as whole numbers: laws of symmetric quantization."""
+"""Weights as integers: laws of symmetric quantization."""
 
 import pytest
 import torch

@@ -24,7 +24,7 @@ compiled = pytest.mark.skipif(event_driven.library() is None, reason="no C++ com
 
 
 def spikes_of(n: int, channels: int, height: int, width: int, share: float = 0.2) -> Tensor:
-    """Whole numbers, some of them negative, most of them 0."""
+    """Integers, some of them negative, most of them 0."""
     shape = n, channels, height, width
     numbers = torch.randint(-3, 4, shape) * (torch.rand(shape) < share)
     return numbers.float().contiguous(memory_format=torch.channels_last)

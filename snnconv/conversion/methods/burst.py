@@ -39,7 +39,7 @@ def convert(
     range, a network that cannot be carried, or missing images.
     """
     if isinstance(gamma, bool) or not isinstance(gamma, int) or gamma < 1:
-        raise ValueError(f"method.gamma={gamma!r}: spikes of one neuron in one step, a whole number of at least 1")
+        raise ValueError(f"method.gamma={gamma!r}: spikes of one neuron in one step, an integer of at least 1")
     if not (math.isfinite(share) and share > 0):
         raise ValueError(
             f"method.share={share}: what one spike counts as a fraction of θ, so a positive number (1, or 1/γ)"

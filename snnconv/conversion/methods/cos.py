@@ -31,7 +31,7 @@ def convert(
     """
     if type(warmup) is not int or warmup < 1:
         raise ValueError(
-            f"method.warmup={warmup}: at least 1 input to try out, a whole number; without any, this is method=qcfs"
+            f"method.warmup={warmup}: at least 1 input to try out, an integer; without any, this is method=qcfs"
         )
     if type(iterations) is not int or not 1 <= iterations <= warmup:
         raise ValueError(f"method.iterations={iterations}: 1 to {warmup}, the largest number of spikes that may be missing "

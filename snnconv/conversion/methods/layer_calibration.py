@@ -59,7 +59,7 @@ def convert(
         raise ValueError(f"method.variant={variant!r}: light (biases) or advanced (initial potentials and weights)")
     if type(epochs) is not int or epochs < 0 or type(batch_size) is not int or batch_size < 1 or not 0 < lr < math.inf:
         raise ValueError(f"method.epochs={epochs}, method.batch_size={batch_size}, method.lr={lr}: "
-                         "a whole number of at least 0, one of at least 1, a number above 0")  # fmt: skip
+                         "an integer of at least 0, one of at least 1, a number above 0")  # fmt: skip
     ann = copy.deepcopy(ann)  # the caller's may change before a T is requested
     find = functools.partial(thresholds, ann, KINDS, batches, rule, per_channel=per_channel)
     training = {"epochs": epochs, "lr": lr, "batch_size": batch_size}

@@ -88,7 +88,7 @@ def convert(
     that cannot be carried.
     """
     if type(readout_from) is not int or readout_from < 1:
-        raise ValueError(f"method.readout_from={readout_from}: a whole number of at least 1")
+        raise ValueError(f"method.readout_from={readout_from}: an integer of at least 1")
     parts = in_batches(batches, batch_size, iterations)
     if not parts:
         raise ValueError(
@@ -117,7 +117,7 @@ convert.variant("spikingjelly_ltb", LTB, recipe=local_threshold_balancing)
 
 
 def spikingjelly_neurons(network: nn.Module, recipe: ann2snn.FXConversionRecipe) -> dict[str, SpikingJellyNeuron]:
-    """What `recipe` puts in the place of each ReLU of `network`, by the path of the ReLU."""
+    """The neuron that `recipe` puts in the place of each ReLU of `network`, by the path of the ReLU."""
     paths = [str(node.target) for node in trace(network).nodes if node.op == "call_module"]
     paths = [path for path in paths if isinstance(network.get_submodule(path), nn.ReLU)]
     try:

@@ -25,7 +25,7 @@ def convert(
     """
     if type(warmup) is not int or warmup < 1:
         raise ValueError(
-            f"method.warmup={warmup}: at least 1 step of observation, a whole number; without any, this is method=qcfs"
+            f"method.warmup={warmup}: at least 1 step of observation, an integer; without any, this is method=qcfs"
         )
     network = to_spiking(ann, QCFS, lambda path, site: ResidualPotential(site.threshold.item(), warmup))
     latency = Latency(warmup=warmup, needs_training="activation")

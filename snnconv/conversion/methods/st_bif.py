@@ -33,7 +33,7 @@ def convert(
     """
     if presented is not None and (isinstance(presented, bool) or not isinstance(presented, int) or presented < 1):
         raise ValueError(
-            f"method.presented={presented!r}: steps in which the image is given, a whole number of at least 1, or null"
+            f"method.presented={presented!r}: steps in which the image is given, an integer of at least 1, or null"
         )
     levels = max(site.levels for site in ann.modules() if isinstance(site, QCFS))
     network = to_spiking(ann, QCFS, lambda path, site: STBIF(site.threshold.item(), site.levels))

@@ -53,9 +53,9 @@ def convert(
     if not 0 < alpha <= 1:
         raise ValueError(f"method.alpha={alpha}: above 0 and at most 1, the share of an error that a round corrects")
     if type(rounds) is not int or rounds < 1:
-        raise ValueError(f"method.rounds={rounds}: a whole number of at least 1")
+        raise ValueError(f"method.rounds={rounds}: an integer of at least 1")
     if levels is not None and (type(levels) is not int or levels < 1):
-        raise ValueError(f"method.levels={levels}: a whole number of at least 1, or null for T itself")
+        raise ValueError(f"method.levels={levels}: an integer of at least 1, or null for T itself")
     ann = copy.deepcopy(ann)  # the caller's may change before a T is requested
     parts = calibration_images(batches, images).chunk(rounds)
     find = functools.partial(thresholds, ann, KINDS, batches, rule, per_channel=per_channel)

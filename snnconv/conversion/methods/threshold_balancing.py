@@ -35,7 +35,7 @@ class Balancing(nn.Module):
         self.threshold: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the clipped layer lets through."""
+        """The output of the clipped layer."""
         x = x.clamp_max(self.ceiling)
         threshold = x.new_zeros(x.shape[1]) if self.threshold is None else self.threshold
         overflow = (x - per_channel(threshold, x)).clamp_min(0)
@@ -69,7 +69,7 @@ def convert(
     every layer that cannot be carried.
     """
     if type(readout_from) is not int or readout_from < 1:
-        raise ValueError(f"method.readout_from={readout_from}: a whole number of at least 1")
+        raise ValueError(f"method.readout_from={readout_from}: an integer of at least 1")
     if not rate > 0:
         raise ValueError(f"method.rate={rate}: above 0")
     found = balanced_thresholds(ann, in_batches(batches, batch_size, iterations), rate)

@@ -223,7 +223,7 @@ fx.wrap("for_every_image")
 
 
 def filled(lifting: Any, node: fx.Node, sizes: list[int]) -> Tensor:
-    """What a factory call gives for one image."""
+    """The result of a factory call for one image."""
     values = {
         "zeros": 0.0,
         "ones": 1.0,

@@ -1,4 +1,4 @@
-"""Where the images of a batch lie in the tensors of an exported network, and which calls would mix them with others.
+"""The batch dimension in the tensors of an exported network, and calls that would mix the images of a batch.
 
 The export has one size that is not known, the number of images.  Over time a batch holds T·N of them, the steps outermost, so every
 tensor needs one dimension that is the batch or begins with it.

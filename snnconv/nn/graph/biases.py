@@ -95,7 +95,7 @@ def _adds_a_constant(node: fx.Node, given: set[fx.Node]) -> bool:
 
 
 def _take_bias(module: Any) -> Shift | None:
-    """What `module`, a layer or batch norm, adds to whatever it gets, and from now on does not add any more; None if nothing."""
+    """Removes the constant that `module`, a layer or batch norm, adds to its input, and returns it; None if there is none."""
     if isinstance(module, NORMS) and module.running_mean is not None:
         zeros, statistics = (
             module.running_mean.new_zeros(1, module.num_features),

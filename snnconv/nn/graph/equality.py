@@ -58,7 +58,7 @@ def _compare(
 
 
 def _watched(network: nn.Module, images: Tensor) -> Outputs:
-    """What the modules of `network` and the network give for `images`, in a forward pass of its own; the first call of each."""
+    """Outputs of the modules of `network` and of the network for `images`, in a forward pass of its own; the first call of each."""
     outputs: Outputs = {}
 
     def watch(path: str) -> Any:

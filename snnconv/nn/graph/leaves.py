@@ -45,7 +45,7 @@ class Opaque(nn.Module):
         self.module = module
 
     def forward(self, *signals: Tensor) -> Any:
-        """What the module computes; an activation, which keeps the shape, is not run."""
+        """The output of the module; an activation, which keeps the shape, is not run."""
         inputs = [opaque(signal) for signal in signals]
         return inputs[0] if is_activation(self.module) else self.module(*inputs)
 

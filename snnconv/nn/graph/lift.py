@@ -179,7 +179,7 @@ class Lifting:
         self.rows[node] = orders.pop()  # type: ignore[assignment]
 
     def _constant(self, node: fx.Node) -> Any:
-        """What is computed from constants alone, computed now; a parameter that passes unchanged stays the parameter."""
+        """A value computed from constants alone, computed now; a parameter that passes unchanged stays the parameter."""
         inputs = [self.values[source] for source in node.all_input_nodes]
         if is_mutable(node) and id(inputs[0]) in self.names:
             raise ValueError(f"{where(node)}: changes {self.names[id(inputs[0])]}, a tensor of the network, in the forward pass; "

@@ -88,7 +88,7 @@ def _reach(network: nn.Module, path: str) -> Any:
 
 
 def _name(node: fx.Node) -> str:
-    """What `node` calls, as a name that `_Restore` knows."""
+    """The target of `node`, as a name that `_Restore` knows."""
     if node.op != "call_function":
         return str(node.target)
     return function_name(node.target)  # type: ignore[arg-type]

@@ -50,7 +50,7 @@ def activation(end: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[nn.Module, 
 
 
 def compute(formula: list[fx.Node], source: fx.Node, values: Mapping[fx.Node, Any]) -> Tensor | None:
-    """What the calls of `formula` make of `NUMBERS` in the place of `source`; None if they fail on them."""
+    """The result of the calls of `formula` for `NUMBERS` in the place of `source`; None if they fail on them."""
     results: dict[fx.Node, Any] = {source: NUMBERS.clone()}
     try:
         for node in formula:

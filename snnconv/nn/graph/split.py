@@ -10,7 +10,7 @@ from snnconv.nn.graph.trace import trace
 
 @dataclass
 class Segment:
-    """What lies between one neuron (or activation), at `path`, and those before it.
+    """The layers between one neuron (or activation), at `path`, and those before it.
 
     `layer` computes the current of `path` from the outputs of `sources` (paths; "" is the image), and shares the weights of the
     network it is a part of.  It is linear, so the mean of its outputs over time is its output for the mean of its inputs.

@@ -23,7 +23,7 @@ def custom(
     arguments: Mapping[str, Any] | None = None,
     weights: str | None = None,
 ) -> nn.Module:
-    """What `name` in the python file `path` makes, every ReLU replaced by `activation()`, filled with `weights`.
+    """The network that `name` in the Python file `path` makes, every ReLU replaced by `activation()`, filled with `weights`.
 
     It is called with `arguments`, and with `num_classes` and `input_shape` if it has parameters of these names.  **The file is
     run**: a stored run that names one is rebuilt only with trust=[path] (`runtime.trust.require_trusted`).

@@ -1,4 +1,4 @@
-"""Which operator a non-linear layer becomes, and the copy of a network in which the operators are placed.
+"""The choice of an operator for each non-linear layer, and the copy of a network in which the operators are placed.
 
 A choice is a function (layer, number of its signals, whether they are spikes) → operator, or None to refuse the layer; each yaml in
 conf/operators/ is one.

@@ -52,5 +52,5 @@ class RunningMean(Operator):
         return (total - previous).to(signals[0].dtype)
 
     def first(self, total: Tensor) -> Tensor | float:
-        """What has been put out before the first step."""
+        """The sum of outputs before the first step."""
         return 0.0

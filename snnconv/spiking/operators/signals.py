@@ -12,7 +12,7 @@ from snnconv.spiking.operators.base import Operator, OperatorOverTime
 
 
 class Signal(IntEnum):
-    """What a value of a spiking network is, in the order in which one displaces another where they meet."""
+    """Kinds of values in a spiking network; where two meet, the later one in this order holds."""
 
     CONSTANT = 0  # the same in every step: computed from the image before the first neuron
     SPIKES = 1  # spikes of one amplitude a channel
