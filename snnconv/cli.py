@@ -106,7 +106,7 @@ def _run(cfg: "DictConfig") -> None:
     """One run of the command that Hydra's job is named after; the header is printed before the command is imported."""
     from hydra.core.hydra_config import HydraConfig
 
-    from snnconv.runtime.run import open_run
+    from snnconv.runtime.opening import open_run
 
     with open_run(cfg) as opened:
         command: Any = importlib.import_module(f"snnconv.commands.{HydraConfig.get().job.name}")

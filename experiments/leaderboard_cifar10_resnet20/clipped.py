@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from snnconv.analysis.ideal_networks import Clipped, instead
 from snnconv.runtime.checkpoint import load_ann
-from snnconv.runtime.run import explain
+from snnconv.runtime.opening import explain
 from snnconv.runtime.seed import seed_everything
 
 

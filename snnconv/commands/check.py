@@ -1,4 +1,4 @@
-"""Show the result of conversion for every layer, and every obstacle; no data needed, nothing written.
+"""Show what conversion makes of each layer of a network, and each obstacle; no data needed, nothing written.
 
 snnconv check model=resnet20 method=srp                           as train would build it
 snnconv check model=custom model.path=my_net.py model.name=MyNet model.weights=my_net.pt      yours
@@ -22,6 +22,6 @@ def main(run: Run) -> None:
     cfg = run.cfg
     ann = run.load_ann() if cfg.run else instantiate(cfg.model)
     noise = torch.randn(4, *cfg.data.input_shape)
-    found = check(ann, instantiate(cfg.method), [(noise, torch.zeros(4).long())], calibrates=not cfg.run)
-    replace(found, method=cfg.names.method).show(rich.get_console())
-    raise SystemExit(bool(found.obstacles))
+    result = check(ann, instantiate(cfg.method), [(noise, torch.zeros(4).long())], calibrates=not cfg.run)
+    replace(result, method=cfg.names.method).show(rich.get_console())
+    raise SystemExit(bool(result.obstacles))

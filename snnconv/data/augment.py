@@ -116,7 +116,7 @@ class AutoAugment:
         return images
 
     def draw(self, count: int, generator: torch.Generator) -> dict[tuple[int, str, int | None, int], list[int]]:
-        """Images of each operation: (first or second, its name, its magnitude out of 10, its sign) → their indices.
+        """Indices of images by operation: (first or second, its name, its magnitude out of 10, its sign) → indices.
 
         The first operations come before the second ones.
         """

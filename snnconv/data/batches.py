@@ -20,12 +20,12 @@ Augmentation = Callable[..., Tensor]  # of (images, generator), and (indices, ep
 
 def first_images(batches: Iterable[tuple[Tensor, Any]], count: int) -> list[Tensor]:
     """The first `count` images of `batches`, batch by batch, or all if there are fewer; nothing if there is none."""
-    kept: list[Tensor] = []
+    parts: list[Tensor] = []
     for images, _ in batches:
-        kept.append(images[: count - sum(map(len, kept))])
-        if sum(map(len, kept)) == count:
+        parts.append(images[: count - sum(map(len, parts))])
+        if sum(map(len, parts)) == count:
             break
-    return kept if any(map(len, kept)) else []
+    return parts if any(map(len, parts)) else []
 
 
 class Batches:
@@ -78,7 +78,7 @@ class Batches:
 
     @property
     def device(self) -> torch.device:
-        """Device of the batches."""
+        """The device of the batches."""
         return self.labels.device
 
     def _share(self) -> range:
@@ -159,6 +159,6 @@ def calibration_images(batches: Iterable[tuple[Tensor, Any]], count: int) -> Ten
     """The first `count` images of `batches`, or all if there are fewer; ValueError if there is none."""
     if type(count) is not int or count < 1:
         raise ValueError(f"method.images={count}: an integer, at least 1 calibration image")
-    if not (kept := first_images(batches, count)):
+    if not (parts := first_images(batches, count)):
         raise ValueError("this method calibrates on images, and there are none; set data.calibration to 100 or more")
-    return torch.cat(kept)
+    return torch.cat(parts)

@@ -20,11 +20,13 @@ def digits(
     raw = load_digits()
     images = torch.from_numpy(raw.images).mul(15).to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(raw.target).long()
-    kept, held = train_test_split(range(len(labels)), test_size=test_fraction, random_state=0, stratify=raw.target)
+    training, testing = train_test_split(
+        range(len(labels)), test_size=test_fraction, random_state=0, stratify=raw.target
+    )
     return cut(
         "digits",
-        (images[kept], labels[kept]),
-        (images[held], labels[held]),
+        (images[training], labels[training]),
+        (images[testing], labels[testing]),
         num_classes=num_classes,
         input_shape=input_shape,
         **options,

@@ -183,11 +183,13 @@ def cut_files(
         labels = torch.tensor([numbers[name] for _, name in files], dtype=torch.int64, device=device)
         return FolderBatches(images, labels, size, mean, std, workers=workers, prefetch=prefetch, **options)
 
-    kept, held = ([train[i] for i in part.tolist()] for part in hold_out(str(folder), len(train), valid, calibration))
+    training, validation = (
+        [train[i] for i in part.tolist()] for part in hold_out(str(folder), len(train), valid, calibration)
+    )
     return Splits(
-        train=batches(kept, batch_size, augment, shuffle=True, seed=seed),
-        valid=batches(held, eval_batch_size, prepare),
-        calibration=batches(kept[:calibration], eval_batch_size, prepare, everywhere=True),
+        train=batches(training, batch_size, augment, shuffle=True, seed=seed),
+        valid=batches(validation, eval_batch_size, prepare),
+        calibration=batches(training[:calibration], eval_batch_size, prepare, everywhere=True),
         test=batches(test, eval_batch_size, prepare),
     )
 
@@ -217,12 +219,12 @@ def _by_class(folder: Path, remedy: str) -> Files:
     from torchvision.datasets import ImageFolder
 
     try:
-        found = ImageFolder(folder, allow_empty=True)
+        images = ImageFolder(folder, allow_empty=True)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{folder}: not there, or no folders of classes in it; {remedy}") from error
-    if not found.samples:
+    if not images.samples:
         raise FileNotFoundError(f"{folder}: no images in its folders; {remedy}")
-    return [(path, found.classes[label]) for path, label in found.samples]
+    return [(path, images.classes[label]) for path, label in images.samples]
 
 
 def _annotated(folder: Path) -> Files:

@@ -88,15 +88,15 @@ def cut(
             raise ValueError(
                 f"{name}: {part} labels do not lie in 0…{num_classes - 1} (data.num_classes={num_classes})"
             )
-    kept, held = hold_out(name, len(train[0]), valid, calibration)
+    training, validation = hold_out(name, len(train[0]), valid, calibration)
 
     def batches(pair: tuple[Tensor, Tensor], indices: Tensor | slice, size: int, **options: object) -> Batches:
         images, labels = (part[indices].to(device) for part in pair)
         return Batches(images, labels, size, mean, std, **options)  # type: ignore[arg-type]
 
     return Splits(
-        train=batches(train, kept, batch_size, shuffle=True, augment=augment, seed=seed),
-        valid=batches(train, held, eval_batch_size),
-        calibration=batches(train, kept[:calibration], eval_batch_size, everywhere=True),
+        train=batches(train, training, batch_size, shuffle=True, augment=augment, seed=seed),
+        valid=batches(train, validation, eval_batch_size),
+        calibration=batches(train, training[:calibration], eval_batch_size, everywhere=True),
         test=batches(test, slice(None), eval_batch_size),
     )

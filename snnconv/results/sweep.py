@@ -20,7 +20,7 @@ from snnconv.results.figures import plot_curves
 from snnconv.results.records import Baseline, Result
 from snnconv.results.summary import shown_timesteps
 from snnconv.runtime import distributed, files
-from snnconv.runtime.run import explain
+from snnconv.runtime.opening import explain
 from snnconv.spiking.latency import latency_class
 
 log = logging.getLogger(__name__)

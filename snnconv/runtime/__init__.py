@@ -1,1 +1,1 @@
-"""The parts that any training program needs: processes, seeds, files, checkpoints, tracking.  Knows nothing of spikes."""
+"""Parts of any training program: processes, seeds, files, checkpoints, configuration, tracking.  Independent of spikes."""

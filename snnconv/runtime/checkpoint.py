@@ -52,9 +52,11 @@ def describe_ann(run: str | Path) -> dict[str, Any]:
 
 
 def _require_format(path: Path, content: Any) -> None:
-    found = content.get("format") if isinstance(content, Mapping) else None
-    if found != FORMAT:
-        raise ValueError(f"{path}: format {found!r}, this snnconv reads format {FORMAT}; use the version that wrote it")
+    version = content.get("format") if isinstance(content, Mapping) else None
+    if version != FORMAT:
+        raise ValueError(
+            f"{path}: format {version!r}, this snnconv reads format {FORMAT}; use the version that wrote it"
+        )
 
 
 def load_ann(run: str | Path, *, trust: Sequence[str] = (), path: str | None = None) -> nn.Module:
@@ -83,7 +85,7 @@ def weights_hash(run: str | Path | nn.Module) -> str:
 
 
 def identity(run: str | Path) -> str:
-    """Identity of the network of a run folder, apart from its seed: its recipe, or its weights where nothing trained it."""
+    """The identity of the network of a run folder, whatever its seed: its recipe, or its weights if it was not trained here."""
     return describe_ann(run).get("recipe") or weights_hash(run)
 
 
@@ -109,8 +111,8 @@ def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], most: int
         if name in got and got[name].shape != tensor.shape
     ]
     ranked = sorted((i, kind) for kind, lines in enumerate((missing, unknown, shapes)) for i in range(len(lines)))
-    shown = [(missing, unknown, shapes)[kind][i] for kind, i in sorted((kind, i) for i, kind in ranked[:most])]
-    return shown if len(ranked) <= most else [*shown, f"… and {len(ranked) - most} more"]
+    listed = [(missing, unknown, shapes)[kind][i] for kind, i in sorted((kind, i) for i, kind in ranked[:most])]
+    return listed if len(ranked) <= most else [*listed, f"… and {len(ranked) - most} more"]
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

@@ -41,12 +41,12 @@ def summary(group: str, option: str) -> str:
 def dotted_keys() -> frozenset[str]:
     """Every key with a place in the configuration, dotted, over all options: "levels", "fit.lr", "method.rule.percent"."""
     content = _read(CONF / "config.yaml")
-    found = set(_dotted({key: value for key, value in content.items() if key not in ("defaults", "hydra")}))
+    names = set(_dotted({key: value for key, value in content.items() if key not in ("defaults", "hydra")}))
     for group in groups():
-        found.add(group)
+        names.add(group)
         for option in options(group) if group not in ("experiment", "sweep") else ():
-            found |= {f"{group}.{key}" for key in _dotted(_read(CONF / group / f"{option}.yaml"))}
-    return frozenset(found)
+            names |= {f"{group}.{key}" for key in _dotted(_read(CONF / group / f"{option}.yaml"))}
+    return frozenset(names)
 
 
 def top_level() -> frozenset[str]:

@@ -15,7 +15,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """Number of processes of this job."""
+    """The number of processes of this job."""
     return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -25,7 +25,7 @@ def is_main() -> bool:
 
 
 def share_of(count: int) -> int:
-    """Number of images this process sees of the first `count` of a set, of which each takes every world-size-th; at least 1."""
+    """The number of the first `count` images that this process sees: every world-size-th of them, at least 1."""
     return max(1, len(range(rank(), count, world_size())))
 
 

@@ -1,4 +1,4 @@
-"""Conditions of a result besides the configuration: versions, commit, command, device and precision."""
+"""Facts that results depend on besides the configuration: versions, commit, command, device, threads, precision."""
 
 import functools
 import os
@@ -20,15 +20,15 @@ PRECISIONS = ("float32", "tf32", "bf16")
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape the numbers; on CUDA also the GPU's name."""
-    found = {"python": platform.python_version()}
+    packages = {"python": platform.python_version()}
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
+        packages["gpu"] = torch.cuda.get_device_name()
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            packages[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            packages[name] = "not installed"
+    return packages
 
 
 @functools.cache

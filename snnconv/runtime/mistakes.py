@@ -12,7 +12,7 @@ from snnconv.runtime import configurations, program
 
 
 def message(error: CompactHydraException | OmegaConfBaseException, overrides: Sequence[str]) -> str:
-    """The mistake in the command line, in a line or two, without Hydra's advice to append with `+`."""
+    """A message of one or two lines about a command line, without Hydra's advice to append with `+`."""
     if isinstance(error, OverrideParseException):
         return _grammar(error.override)
     if isinstance(error, MissingConfigException) and "launcher/submitit" in str(error.missing_cfg_file):
@@ -36,17 +36,17 @@ def unknown(key: str, overrides: Sequence[str] = ()) -> str:
     )
     if key in configurations.dotted_keys() - configurations.top_level():
         return f"{typed}: {key} is no setting of the chosen options; --cfg job shows those that are"
-    known = configurations.dotted_keys()
-    level = [name for name in known if name.count(".") == key.count(".")]
-    return f"{typed}: there is no {key}{nearest(key, level) or nearest(key, known)}; --help lists what there is"
+    all_keys = configurations.dotted_keys()
+    level = [name for name in all_keys if name.count(".") == key.count(".")]
+    return f"{typed}: there is no {key}{nearest(key, level) or nearest(key, all_keys)}; --help lists what there is"
 
 
 def require_known(overrides: Iterable[str], choices: Iterable[str]) -> None:
     """ValueError if an override appends (`+modle=mlp`) what no command reads: neither a key of ours nor one of `choices`."""
-    known = {*configurations.top_level(), *choices, "hydra"}
+    first_parts = {*configurations.top_level(), *choices, "hydra"}
     for override in overrides:
         key = re.split(r"[=@]", override.lstrip("+"))[0].replace("/", ".")
-        if override.startswith("+") and key.partition(".")[0] not in known:
+        if override.startswith("+") and key.partition(".")[0] not in first_parts:
             raise ValueError(unknown(key, [override]))
 
 

@@ -1,7 +1,7 @@
 """Names of classes and functions that moved: stored configurations keep the old ones, code has the new ones.
 
 Run folders store `_target_` paths.  `current` translates them when a run is read, so that folders of older versions load.
-`original` translates back: the recipe hash of a network (`runtime.run.recipe`) is made of these strings, and has to stay the same
+`original` translates back: the recipe hash of a network (`runtime.recipe`) is made of these strings, and has to stay the same
 when a module moves, or every network would change its identity in leaderboards.
 """
 
@@ -29,6 +29,7 @@ MOVED = {
     "snnconv.compressed": "snnconv.hardware.compression.rebuild",
     "snnconv.baselines": "snnconv.hardware.baselines",
     "snnconv.exports": "snnconv.hardware.export",
+    "snnconv.runtime.tracking.Wandb": "snnconv.runtime.wandb_tracking.Wandb",
 }
 _LONGEST_FIRST = sorted(MOVED.items(), key=lambda pair: -len(pair[0]))
 _BACK = sorted(((new, old) for old, new in MOVED.items()), key=lambda pair: -len(pair[0]))

@@ -51,7 +51,7 @@ def _for_each(argument: str, override: Override | None, several: set[str]) -> st
 
 
 def _handed_on(override: Override | None) -> str | None:
-    """The one value of a sweep as it arrives at the run; None if it does not arrive."""
+    """The one value of a sweep as the run receives it; None if it is not received."""
     if override is None:
         return None
     arrived = _override(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")

@@ -1,41 +1,27 @@
-"""One run: its folder, device, tracker and log; how it is resumed, and how its errors are told."""
+"""One run: its folder, device, tracker, state and results."""
 
-import hashlib
-import json
 import logging
-import os
-import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import distributed as dist
 from torch import nn
 
 from snnconv.runtime import (
     checkpoint,
     distributed,
-    environment,
     files,
-    launch,
-    mistakes,
-    moved_names,
-    seed,
-    stored_config,
-    user_files,
 )
+from snnconv.runtime.recipe import recipe
 from snnconv.runtime.tracking import Patient, Tracker
-from snnconv.runtime.trust import trusting
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +30,8 @@ class TrainingError(RuntimeError):
     """Training cannot go on, and the user can do something about it."""
 
 
-# Errors that the user can mend; any other is a mistake of ours and is shown in full.
-MENDABLE = (
-    ValueError, OSError, TrainingError, torch.OutOfMemoryError, InstantiationException, OmegaConfBaseException
-)  # fmt: skip
-
-
 class Run:
-    """The folder of a run and its files (architecture.md, section 3), written by rank 0 alone."""
+    """The files of a run, written by rank 0 alone: state, network, metrics (see docs and architecture.md, section 3)."""
 
     def __init__(self, folder: Path, cfg: DictConfig, tracker: Tracker) -> None:
         self.folder, self.cfg, self._tracker, self._started = folder, cfg, tracker, False
@@ -88,13 +68,13 @@ class Run:
         state = checkpoint.load_state(path) if path.is_file() else None
         distributed.barrier()  # before anyone writes
         if distributed.is_main():
-            kept = [
+            rows = [
                 row
                 for row in files.read_lines(self.folder / "metrics.jsonl")
                 if state and row["epoch"] < state["epoch"]
             ]
-            if kept or (self.folder / "metrics.jsonl").exists():
-                files.write_text(self.folder / "metrics.jsonl", "".join(files.json_line(row) for row in kept))
+            if rows or (self.folder / "metrics.jsonl").exists():
+                files.write_text(self.folder / "metrics.jsonl", "".join(files.json_line(row) for row in rows))
         return state
 
     def save_state(self, state: Mapping[str, Any]) -> None:
@@ -129,7 +109,7 @@ class Run:
             return None
 
     def network(self) -> dict[str, Any] | None:
-        """Identity of the network of this run (or of the run it evaluates), for `result.json`; None if it has none."""
+        """The identity of the network of this run (or of the run it evaluates), for `result.json`; None if it has none."""
         folder = Path(self.cfg.run or self.folder)
         if not (folder / "ann.json").is_file():
             return None
@@ -171,129 +151,3 @@ class Run:
             tracker = self.tracker  # at its start it may read what is there already
             files.append_line(self.folder / "metrics.jsonl", metrics)
             tracker.log(metrics)
-
-
-def recipe(cfg: DictConfig) -> str | None:
-    """A short hash of the settings that make a network, but its seed and where things are: None if nothing trains it."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    if not plain["fit"]["epochs"]:
-        return None
-    of_the_place = ("weights", "root", "device", "workers", "seed", "save_every", "tune", "tune_precision")
-    later = (
-        "distill_layers",
-        "keep_zeros",
-        "dirac_init",
-        "norm_bias_lr",
-        "lookahead",
-    )  # settings that older runs did not have
-    made = {
-        part: {key: Path(value).name if isinstance(value, str) else value  # files may lie elsewhere
-               for key, value in plain[part].items() if key not in of_the_place and not (key in later and not value)}
-        for part in ("model", "data", "fit", "calibration")
-    }  # fmt: skip
-    if plain["weights"]["bits"] is not None and plain["weights"]["train"]:
-        made["weights"] = plain["weights"]
-    if plain["compress"].get("stages"):
-        made["compress"] = plain["compress"]["stages"]
-        if teacher := plain["fit"].get("teacher"):  # one for each seed
-            made["fit"]["teacher"] = checkpoint.describe_ann(teacher).get("recipe")
-    return hashlib.sha256(json.dumps(moved_names.original(made), sort_keys=True).encode()).hexdigest()[:12]
-
-
-@contextmanager
-def open_run(cfg: DictConfig) -> Iterator[Run]:
-    """The run that Hydra has made a folder for, or the one that `resume=` names, with its stored configuration.
-
-    Seeds everything.  Errors that the user can mend, and Ctrl-C, end the process with one message, which says how to go on
-    if there is something to go on with, and a non-zero status; in a sweep the other runs follow (`snnconv.results.sweep`).
-    """
-    hydra = HydraConfig.get()
-    folder, fresh = Path(hydra.runtime.output_dir), not cfg.resume
-    run, failed = None, True
-    try:
-        environment.commit()  # of the code that was loaded
-        cfg = stored_config.settle(cfg, hydra.overrides.task)
-        device = environment.choose_device(cfg.device)
-        environment.set_precision(cfg.precision)
-        environment.set_threads(cfg.threads)
-        with distributed.group(device), files.held(folder) if distributed.is_main() else nullcontext():
-            folder = Path(str(distributed.broadcast(str(folder))))
-            cfg.device = str(device)
-            cfg = stored_config.resolve(cfg)
-            seed.seed_everything(cfg.seed)
-            log.info("%s", header(hydra.job.name, cfg, folder))
-            run = Run(folder, cfg, Patient(instantiate(cfg.track)) if distributed.is_main() else Tracker())
-            with trusting(cfg.trust):
-                yield run
-        failed = False
-    except KeyboardInterrupt:
-        log.error("Interrupted.%s", _how_to_go_on(folder, run))
-        if fresh:
-            launch.forget(folder, hydra.job.name)
-        raise SystemExit(130) from None
-    except MENDABLE as error:
-        log.debug("The error in full:", exc_info=True)
-        log.error("%s%s", explain(error), "" if isinstance(error, TrainingError) else _how_to_go_on(folder, run))
-        if hydra.mode == RunMode.MULTIRUN:
-            raise
-        if fresh:
-            launch.forget(folder, hydra.job.name)
-        raise SystemExit(1) from error
-    except RuntimeError as error:
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            log.debug("The error in full:", exc_info=True)
-            log.error(
-                "torch.compile failed (%s); compile=false and simulate.compile=none work without a compiler",
-                _first(error),
-            )
-            raise SystemExit(1) from error
-        if not _is_a_loss(error):
-            raise
-        log.debug("The error in full:", exc_info=True)
-        log.error(
-            "Another process of this job is lost (%s).%s", str(error).partition(". ")[0], _how_to_go_on(folder, run)
-        )
-        raise SystemExit(1) from error
-    finally:
-        if run is not None:
-            run.finish(failed)
-
-
-def header(command: str, cfg: DictConfig, folder: Path) -> str:
-    """The two lines with which a run begins: what it does, on which device, in which folder."""
-    shape, count = "×".join(map(str, cfg.data.input_shape)), torch.get_num_threads()
-    threads = f", {count} thread{'s' * (count != 1)}" if cfg.device == "cpu" else ""
-    place = "" if command == "check" else f"; {os.path.relpath(folder)}"
-    return (
-        f"{command}: {cfg.names.model} on {cfg.names.data} ({shape}, {cfg.data.num_classes} classes), L = {cfg.levels}, "
-        f"method {cfg.names.method}\n{cfg.device}{threads}, {cfg.precision}{place}"
-    )
-
-
-def _first(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _is_a_loss(error: RuntimeError) -> bool:
-    """Does `error` say that another process does not answer any more?  Gloo has no class of its own for that."""
-    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
-
-
-def _how_to_go_on(folder: Path, run: Run | None) -> str:
-    """The line that says how to go on; "" if nothing was saved, or if the configuration has to change first."""
-    if run is None or not (folder / "last.ckpt").exists():
-        return ""
-    trust = [*dict.fromkeys([*run.cfg.trust, *user_files.files_of(OmegaConf.to_container(run.cfg))])]
-    return f"\nTo go on: {launch.resume_command(Path(os.path.relpath(folder)), trust)}"
-
-
-def explain(error: BaseException) -> str:
-    """The error message, without the wrapping that Hydra puts around a constructor's error, and where in the configuration."""
-    key = ""
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        text = str(error)
-        key = key or text.rpartition("full_key: ")[2] if "full_key: " in text else key
-        error = error.__cause__
-    if key and (argument := re.search(r"unexpected keyword argument '(\w+)'", str(error))):
-        return mistakes.unknown(f"{key}.{argument[1]}", HydraConfig.get().overrides.task)
-    return f"{error}" + (f"  (in the configuration: {key})" if key else "")

@@ -1,4 +1,4 @@
-"""Rules for the values of settings, with their messages."""
+"""Rules for the values of settings, with the words of their error messages."""
 
 import difflib
 import sys

@@ -149,7 +149,7 @@ def _tell_if_unfinished(run: Path, epochs: int) -> None:
 
 
 def _settle_weights(weights: Any, before: Any) -> None:
-    """Say of the `weights` of a trained network that its training knew nothing of them, if they are not those of `before`."""
+    """Set `weights.train=false` if the requested weight format differs from `before`, the one used in training."""
     job = HydraConfig.get().job.name
     trained = before is not None and before["bits"] is not None and before["train"]
     if trained and weights.bits is None:

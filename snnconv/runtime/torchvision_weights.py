@@ -35,9 +35,9 @@ def torchvision_weights(source: str, network: nn.Module) -> dict[str, Tensor]:
     try:
         entry = get_weight(name)
     except (ValueError, KeyError) as error:
-        known = ", ".join(f"{kind}.IMAGENET1K_V1" for kind in MODELS)
+        fitting = ", ".join(f"{kind}.IMAGENET1K_V1" for kind in MODELS)
         raise ValueError(
-            f"{source}: torchvision has no weights of this name; those that fit a model here: {known}"
+            f"{source}: torchvision has no weights of this name; those that fit a model here: {fitting}"
         ) from error
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
     try:
@@ -63,7 +63,7 @@ def torchvision_weights(source: str, network: nn.Module) -> dict[str, Tensor]:
 
 
 def advice(source: str) -> str:
-    """The network that takes the weights `source`."""
+    """Advice that names the network for which the weights `source` are."""
     kind = source.removeprefix(PREFIX).partition(".")[0]
     if kind in MODELS:
         return f"they fit model={MODELS[kind]} with 1000 classes and images of [3, 224, 224], as in data=imagenet"

@@ -1,4 +1,4 @@
-"""Targets that a stored configuration may call: a run folder from elsewhere cannot run code unless it is trusted."""
+"""Classes and functions that a stored configuration may call: run folders of others run no code unless trusted."""
 
 import functools
 import importlib
@@ -30,6 +30,7 @@ ROOMS = tuple(
         "analysis.explanation",
         "analysis.robustness",
         "runtime.tracking",
+        "runtime.wandb_tracking",
     )
 )
 # What a stored network may build.
@@ -118,9 +119,9 @@ def _module_of(target: str) -> str:
     parts = target.split(".")
     for depth in range(len(parts) - 1, 0, -1):
         try:
-            found: Any = importlib.import_module(".".join(parts[:depth]))
-            found = functools.reduce(getattr, parts[depth:], found)
+            named: Any = importlib.import_module(".".join(parts[:depth]))
+            named = functools.reduce(getattr, parts[depth:], named)
         except (ModuleNotFoundError, AttributeError):
             continue
-        return str(getattr(found.func if isinstance(found, functools.partial) else found, "__module__", ""))
+        return str(getattr(named.func if isinstance(named, functools.partial) else named, "__module__", ""))
     return ""

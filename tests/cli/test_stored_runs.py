@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 
 from snnconv.runtime.checkpoint import describe_ann, identity, load_ann
-from snnconv.runtime.run import recipe
+from snnconv.runtime.recipe import recipe
 from snnconv.runtime.stored_config import _stored
 from snnconv.spiking.accuracy import accuracy, accuracy_over_time
 

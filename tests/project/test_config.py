@@ -14,7 +14,7 @@ from torch import nn
 
 from snnconv.data.folder import cut_files
 from snnconv.data.splits import cut
-from snnconv.runtime.run import explain
+from snnconv.runtime.opening import explain
 from snnconv.runtime.tracking import Tracker
 from snnconv.runtime.trust import require_trusted
 from snnconv.spiking.model import SpikingModel

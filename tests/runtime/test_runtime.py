@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from snnconv.runtime import distributed, environment, run
+from snnconv.runtime import distributed, environment, opening
 from snnconv.runtime.checkpoint import load_state, save_state
 from snnconv.runtime.seed import derive, rng_state, seed_everything, set_rng_state
 
@@ -102,11 +102,11 @@ def test_a_run_asks_for_its_commit_before_it_begins(monkeypatch, tmp_path):
     order: list[str] = []
     here = SimpleNamespace(output_dir=str(tmp_path))
     hydra = SimpleNamespace(runtime=here, overrides=SimpleNamespace(task=[]), job=SimpleNamespace(name="train"))
-    monkeypatch.setattr(run.HydraConfig, "get", lambda: hydra)
+    monkeypatch.setattr(opening.HydraConfig, "get", lambda: hydra)
     monkeypatch.setattr(environment, "commit", lambda: order.append("commit"))
-    monkeypatch.setattr(run.stored_config, "settle", lambda cfg, _: (order.append("settle"), cfg)[1])
+    monkeypatch.setattr(opening.stored_config, "settle", lambda cfg, _: (order.append("settle"), cfg)[1])
     monkeypatch.setattr(environment, "choose_device", lambda _: 1 / 0)
-    with pytest.raises(ZeroDivisionError), run.open_run(OmegaConf.create({"resume": None, "device": "cpu"})):
+    with pytest.raises(ZeroDivisionError), opening.open_run(OmegaConf.create({"resume": None, "device": "cpu"})):
         pass
     assert order == ["commit", "settle"]
 

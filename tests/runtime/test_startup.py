@@ -48,11 +48,11 @@ def test_help_and_completion_need_nothing_slow(arguments, tmp_path):
 
 def test_the_header_comes_before_what_takes_long(tmp_path):
     program = """
-import snnconv.runtime.run as run
+import snnconv.runtime.opening as opening
 from snnconv.cli import main
 def header(*_):
     sys.exit()
-run.header = header
+opening.header = header
 sys.argv[0] = "snnconv"
 main()
 """

@@ -12,7 +12,8 @@ from snnconv.data.augment import AlternatingFlip, RandomCrop
 from snnconv.data.batches import Batches
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.runtime import files
-from snnconv.runtime.run import Run, recipe
+from snnconv.runtime.recipe import recipe
+from snnconv.runtime.run import Run
 from snnconv.training.initialization import dirac
 from snnconv.training.lookahead import Lookahead
 from snnconv.training.loop import fit

@@ -1,0 +1,137 @@
+"""Opens the run of a command: configuration, device, header; ends it with one message if something goes wrong."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import distributed as dist
+
+from snnconv.runtime import (
+    distributed,
+    environment,
+    files,
+    launch,
+    mistakes,
+    seed,
+    stored_config,
+    user_files,
+)
+from snnconv.runtime.run import Run, TrainingError
+from snnconv.runtime.tracking import Patient, Tracker
+from snnconv.runtime.trust import trusting
+
+log = logging.getLogger(__name__)
+
+# Errors that the user can correct; any other is an error of this program and is shown in full.
+MENDABLE = (
+    ValueError, OSError, TrainingError, torch.OutOfMemoryError, InstantiationException, OmegaConfBaseException
+)  # fmt: skip
+
+
+@contextmanager
+def open_run(cfg: DictConfig) -> Iterator[Run]:
+    """The run for which Hydra created a folder, or the one that `resume=` names, with its stored configuration.
+
+    Seeds all generators.  Errors that the user can correct, and Ctrl-C, end the process with one message, which says how to go on
+    if there is something to go on with, and a non-zero status; in a sweep the other runs follow (`snnconv.results.sweep`).
+    """
+    hydra = HydraConfig.get()
+    folder, fresh = Path(hydra.runtime.output_dir), not cfg.resume
+    run, failed = None, True
+    try:
+        environment.commit()  # of the code that was loaded
+        cfg = stored_config.settle(cfg, hydra.overrides.task)
+        device = environment.choose_device(cfg.device)
+        environment.set_precision(cfg.precision)
+        environment.set_threads(cfg.threads)
+        with distributed.group(device), files.held(folder) if distributed.is_main() else nullcontext():
+            folder = Path(str(distributed.broadcast(str(folder))))
+            cfg.device = str(device)
+            cfg = stored_config.resolve(cfg)
+            seed.seed_everything(cfg.seed)
+            log.info("%s", header(hydra.job.name, cfg, folder))
+            run = Run(folder, cfg, Patient(instantiate(cfg.track)) if distributed.is_main() else Tracker())
+            with trusting(cfg.trust):
+                yield run
+        failed = False
+    except KeyboardInterrupt:
+        log.error("Interrupted.%s", _how_to_go_on(folder, run))
+        if fresh:
+            launch.forget(folder, hydra.job.name)
+        raise SystemExit(130) from None
+    except MENDABLE as error:
+        log.debug("The error in full:", exc_info=True)
+        log.error("%s%s", explain(error), "" if isinstance(error, TrainingError) else _how_to_go_on(folder, run))
+        if hydra.mode == RunMode.MULTIRUN:
+            raise
+        if fresh:
+            launch.forget(folder, hydra.job.name)
+        raise SystemExit(1) from error
+    except RuntimeError as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            log.debug("The error in full:", exc_info=True)
+            log.error(
+                "torch.compile failed (%s); compile=false and simulate.compile=none work without a compiler",
+                _first(error),
+            )
+            raise SystemExit(1) from error
+        if not _is_a_loss(error):
+            raise
+        log.debug("The error in full:", exc_info=True)
+        log.error(
+            "Another process of this job is lost (%s).%s", str(error).partition(". ")[0], _how_to_go_on(folder, run)
+        )
+        raise SystemExit(1) from error
+    finally:
+        if run is not None:
+            run.finish(failed)
+
+
+def header(command: str, cfg: DictConfig, folder: Path) -> str:
+    """The two lines with which a run begins: what it does, on which device, in which folder."""
+    shape, count = "×".join(map(str, cfg.data.input_shape)), torch.get_num_threads()
+    threads = f", {count} thread{'s' * (count != 1)}" if cfg.device == "cpu" else ""
+    place = "" if command == "check" else f"; {os.path.relpath(folder)}"
+    return (
+        f"{command}: {cfg.names.model} on {cfg.names.data} ({shape}, {cfg.data.num_classes} classes), L = {cfg.levels}, "
+        f"method {cfg.names.method}\n{cfg.device}{threads}, {cfg.precision}{place}"
+    )
+
+
+def _first(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _is_a_loss(error: RuntimeError) -> bool:
+    """Does `error` say that another process does not answer any more?  Gloo has no class of its own for that."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
+def _how_to_go_on(folder: Path, run: Run | None) -> str:
+    """The line that says how to go on; "" if nothing was saved, or if the configuration has to change first."""
+    if run is None or not (folder / "last.ckpt").exists():
+        return ""
+    trust = [*dict.fromkeys([*run.cfg.trust, *user_files.files_of(OmegaConf.to_container(run.cfg))])]
+    return f"\nTo go on: {launch.resume_command(Path(os.path.relpath(folder)), trust)}"
+
+
+def explain(error: BaseException) -> str:
+    """The message of an error without what Hydra adds to a constructor's, and the place in the configuration."""
+    key = ""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        text = str(error)
+        key = key or text.rpartition("full_key: ")[2] if "full_key: " in text else key
+        error = error.__cause__
+    if key and (argument := re.search(r"unexpected keyword argument '(\w+)'", str(error))):
+        return mistakes.unknown(f"{key}.{argument[1]}", HydraConfig.get().overrides.task)
+    return f"{error}" + (f"  (in the configuration: {key})" if key else "")

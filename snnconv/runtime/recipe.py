@@ -1,0 +1,40 @@
+"""The recipe of a network: a hash of the settings that its training depends on."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from snnconv.runtime import (
+    checkpoint,
+    moved_names,
+)
+
+
+def recipe(cfg: DictConfig) -> str | None:
+    """A short hash of the settings of a training, without its seed and without paths; None if nothing is trained."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    if not plain["fit"]["epochs"]:
+        return None
+    of_the_place = ("weights", "root", "device", "workers", "seed", "save_every", "tune", "tune_precision")
+    later = (
+        "distill_layers",
+        "keep_zeros",
+        "dirac_init",
+        "norm_bias_lr",
+        "lookahead",
+    )  # settings that older runs did not have
+    settings = {
+        part: {key: Path(value).name if isinstance(value, str) else value  # files may lie elsewhere
+               for key, value in plain[part].items() if key not in of_the_place and not (key in later and not value)}
+        for part in ("model", "data", "fit", "calibration")
+    }  # fmt: skip
+    if plain["weights"]["bits"] is not None and plain["weights"]["train"]:
+        settings["weights"] = plain["weights"]
+    if plain["compress"].get("stages"):
+        settings["compress"] = plain["compress"]["stages"]
+        if teacher := plain["fit"].get("teacher"):  # one for each seed
+            settings["fit"]["teacher"] = checkpoint.describe_ann(teacher).get("recipe")
+    return hashlib.sha256(json.dumps(moved_names.original(settings), sort_keys=True).encode()).hexdigest()[:12]
