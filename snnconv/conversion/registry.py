@@ -168,17 +168,17 @@ def bound_settings(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
     A setting that is not the method's own belongs to a function that is one (`rule`, `neuron`, `recipe`).  ValueError for a name
     that neither has, and for a setting without default that is not given.
     """
-    own = {name: default for name, default in method.settings().items() if name != "simulate"}
-    values = {**own, **{name: value for name, value in given.items() if name in own}}
+    defaults = {name: default for name, default in method.settings().items() if name != "simulate"}
+    values = {**defaults, **{name: value for name, value in given.items() if name in defaults}}
     if isinstance(values.get("rule"), str):
         values["rule"] = _rule(values["rule"])
     options = {name: _options(value) for name, value in values.items() if callable(value) and value is not REQUIRED}
     for name, value in given.items():
-        if name in own:
+        if name in defaults:
             continue
         part = next((part for part, names in options.items() if name in names), None)
         if part is None:
-            names = [*own, *(name for names in options.values() for name in names)]
+            names = [*defaults, *(name for names in options.values() for name in names)]
             raise ValueError(f"method={method.name}: has no setting {name!r}; {nearest(name, names)}")
         values[part] = functools.partial(values[part], **{name: value})
     if missing := [name for name, value in values.items() if value is REQUIRED]:

@@ -35,15 +35,15 @@ class Record:
     @classmethod
     def from_dict(cls: type[R], content: Any, source: str = "") -> R:
         """The record in a parsed JSON object; ValueError names `source` and the required keys that are missing."""
-        known = {each.name: each for each in fields(cls) if each.name not in ("source", "others")}
-        required = [name for name, each in known.items() if each.default is each.default_factory is MISSING]
+        known_fields = {each.name: each for each in fields(cls) if each.name not in ("source", "others")}
+        required = [name for name, each in known_fields.items() if each.default is each.default_factory is MISSING]
         missing = [name for name in required if name not in content] if isinstance(content, Mapping) else ["everything"]
         if missing:
             raise ValueError(f"{source}: lacks {', '.join(missing)}; no result of snnconv")
-        values = {name: content[name] for name in known if name in content}
+        values = {name: content[name] for name in known_fields if name in content}
         for name in cls.curves:
             values[name] = {int(t): value for t, value in (values.get(name) or {}).items()}
-        others = {name: value for name, value in content.items() if name not in known and name != "source"}
+        others = {name: value for name, value in content.items() if name not in known_fields and name != "source"}
         return cls(**values, source=source, others=others)
 
     def as_dict(self) -> dict[str, Any]:

@@ -70,8 +70,8 @@ def summarize(folder: Path) -> bool:
     jobs = [files.read_json(path) for path in paths]
     common = set.intersection(*(set(job["overrides"]) for job in jobs)) if len(jobs) > 1 else set()
     for job in jobs:
-        own = [text for text in job["overrides"] if text not in common]
-        job["name"] = " ".join(map(_short, own)) or Path(job["folder"]).name
+        different = [text for text in job["overrides"] if text not in common]
+        job["name"] = " ".join(map(_short, different)) or Path(job["folder"]).name
     if len({job["name"] for job in jobs}) < len(jobs):  # two runs whose folders have one name
         for job in jobs:
             job["name"] = " ".join(text for text in job["overrides"] if text not in common)

@@ -44,6 +44,6 @@ def convert(
         raise ValueError(
             f"method.share={share}: what one spike counts as a fraction of θ, so a positive number (1, or 1/γ)"
         )
-    found = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
-    network = to_spiking(ann, KINDS, lambda path, _: Burst(share * found[path], gamma, v_initial))
+    theta = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
+    network = to_spiking(ann, KINDS, lambda path, _: Burst(share * theta[path], gamma, v_initial))
     return SpikingModel(network, Latency(spike_levels=gamma, needs_training=training_of(ann)), simulation=simulate)

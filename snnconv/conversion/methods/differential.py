@@ -36,7 +36,7 @@ def convert(
     a t-th of its level, so a mean that has settled costs no spikes.  θ as trained, or by `rule` from calibration images.
     ValueError for settings out of range, a network that cannot be converted, or missing images.
     """
-    found = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
-    network = to_spiking(ann, KINDS, lambda path, _: Differential(found[path], thresholds_per_sign, share))
+    theta = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
+    network = to_spiking(ann, KINDS, lambda path, _: Differential(theta[path], thresholds_per_sign, share))
     latency = Latency(spike_levels=2 ** (thresholds_per_sign - 1), signed=True, needs_training=training_of(ann))
     return SpikingModel(network, latency, simulation=simulate)

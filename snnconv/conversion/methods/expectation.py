@@ -35,7 +35,7 @@ def convert(
     calibration images.  Non-linear layers run as running means, which the paper calls expectation compensation.  ValueError for
     settings out of range, a network that cannot be converted, or missing images.
     """
-    found = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
-    network = to_spiking(ann, KINDS, lambda path, _: MultiLevel(found[path], thresholds_per_sign, 1.0, v_initial=0.5))
+    theta = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
+    network = to_spiking(ann, KINDS, lambda path, _: MultiLevel(theta[path], thresholds_per_sign, 1.0, v_initial=0.5))
     latency = Latency(spike_levels=2 ** (thresholds_per_sign - 1), signed=True, needs_training=training_of(ann))
     return SpikingModel(network, latency, simulation=simulate)

@@ -35,6 +35,6 @@ def convert(
     """
     if isinstance(members, bool) or not isinstance(members, int) or members < 1:
         raise ValueError(f"method.members={members!r}: neurons in a group, an integer of at least 1")
-    found = thresholds(ann, KINDS, batches, rule, levels=members, per_channel=per_channel)
-    network = to_spiking(ann, KINDS, lambda path, _: Burst(found[path] / members, members, v_initial=0.5))
+    theta = thresholds(ann, KINDS, batches, rule, levels=members, per_channel=per_channel)
+    network = to_spiking(ann, KINDS, lambda path, _: Burst(theta[path] / members, members, v_initial=0.5))
     return SpikingModel(network, Latency(spike_levels=members, needs_training=training_of(ann)), simulation=simulate)

@@ -35,8 +35,8 @@ def convert(
     waits for the whole spike train of the layer before), and Wang et al., IJCAI 2022 (SNM).  θ as trained, or by `rule` from
     calibration images.  ValueError for a rule that cannot be, a network that cannot be carried, or missing images.
     """
-    found = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
-    network = to_spiking(ann, KINDS, lambda path, _: Signed(found[path], v_initial, negative))
+    theta = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
+    network = to_spiking(ann, KINDS, lambda path, _: Signed(theta[path], v_initial, negative))
     return SpikingModel(network, Latency(signed=True, needs_training=training_of(ann)), simulation=simulate)
 
 

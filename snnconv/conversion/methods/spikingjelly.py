@@ -129,9 +129,9 @@ def spikingjelly_neurons(network: nn.Module, recipe: ann2snn.FXConversionRecipe)
             "choose method=percentile or method=threshold_balancing"
         ) from error
     modules: dict[str, Any] = dict(converted.named_modules())
-    found = []
+    neurons = []
     for node in converted.graph.nodes:
         if isinstance(modules.get(str(node.target)), neuron.BaseNode):
             before, after = modules[node.args[0].target], modules[next(iter(node.users)).target]
-            found.append(SpikingJellyNeuron(modules[node.target], before.scale, after.scale))
-    return dict(zip(paths, found, strict=True))  # both in the order of the forward pass
+            neurons.append(SpikingJellyNeuron(modules[node.target], before.scale, after.scale))
+    return dict(zip(paths, neurons, strict=True))  # both in the order of the forward pass

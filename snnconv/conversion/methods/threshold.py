@@ -44,8 +44,8 @@ def convert(
     """
     sites = [path for path, module in ann.named_modules() if isinstance(module, nn.ReLU)]
     how: dict[str, Any] = {"levels": levels, "per_channel": per_channel, "momentum": momentum, "batch_size": batch_size}
-    found = observed_thresholds(ann, sites, batches, rule, **how)
-    network = to_spiking(ann, nn.ReLU, lambda path, site: neuron(threshold=found[path]))
+    theta = observed_thresholds(ann, sites, batches, rule, **how)
+    network = to_spiking(ann, nn.ReLU, lambda path, site: neuron(threshold=theta[path]))
     return SpikingModel(network, Latency(), simulation=simulate)
 
 

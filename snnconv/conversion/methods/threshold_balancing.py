@@ -72,8 +72,8 @@ def convert(
         raise ValueError(f"method.readout_from={readout_from}: an integer of at least 1")
     if not rate > 0:
         raise ValueError(f"method.rate={rate}: above 0")
-    found = balanced_thresholds(ann, in_batches(batches, batch_size, iterations), rate)
-    network = to_spiking(ann, nn.ReLU, lambda path, site: IntegrateFire(found[path]))
+    theta = balanced_thresholds(ann, in_batches(batches, batch_size, iterations), rate)
+    network = to_spiking(ann, nn.ReLU, lambda path, site: IntegrateFire(theta[path]))
     return SpikingModel(network, Latency(readout_from=readout_from), simulation=simulate)
 
 
@@ -83,13 +83,13 @@ def balanced_thresholds(ann: nn.Module, batches: Iterable, rate: float) -> dict[
     network = replace_modules(ann, nn.ReLU, lambda site: Balancing(rate, getattr(site, "ceiling", math.inf))).eval()
     for images, _ in batches:
         network.to(images.device)(images)
-    found = {path: module.threshold for path, module in network.named_modules() if isinstance(module, Balancing)}
-    for path, threshold in found.items():
+    theta = {path: module.threshold for path, module in network.named_modules() if isinstance(module, Balancing)}
+    for path, threshold in theta.items():
         if threshold is None:
             raise ValueError(f"{path}: no calibration images to find a threshold with (data.calibration)")
         if not threshold.max() > 0:
             raise ValueError(
                 f"{path}: no calibration image makes this layer active; use more images (data.calibration)"
             )
-        found[path] = torch.where(threshold > 0, threshold, threshold.max())
-    return found  # type: ignore[return-value]
+        theta[path] = torch.where(threshold > 0, threshold, threshold.max())
+    return theta  # type: ignore[return-value]

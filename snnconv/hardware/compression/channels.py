@@ -46,7 +46,9 @@ def prune_channels(
     smaller.eval().requires_grad_()
     paths = {module: path for path, module in smaller.named_modules()}
     outputs = smaller(image).shape[-1]
-    graph = pruning.DependencyGraph().build_dependency(smaller, example_inputs=image)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Unwrapped parameters detected", module="torch_pruning")
+        graph = pruning.DependencyGraph().build_dependency(smaller, example_inputs=image)
     importance, unused, unpruned, pruned = pruning.importance.GroupMagnitudeImportance(p=2), set(ratios), [], 0
     last = [module for module in smaller.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
     for group in list(graph.get_all_groups(ignored_layers=[last], root_module_types=[nn.Conv2d, nn.Linear])):
@@ -111,6 +113,3 @@ def _fixed(group: Any, shortcuts: bool) -> str | None:
 
 def _writes(dep: Any) -> bool:
     return "out" in dep.handler.__name__
-
-
-warnings.filterwarnings("ignore", message="Unwrapped parameters detected", module="torch_pruning")

@@ -77,13 +77,13 @@ def _described(module: nn.Module) -> dict[str, Any] | None:
 
 def undone(before: nn.Module, after: nn.Module) -> list[str]:
     """The weight layers of `before` in 2:4 sparsity that `after` has not, or not so."""
-    kept = {
+    still_sparse = {
         path for path, module in after.named_modules() if isinstance(module, WEIGHTED) and two_of_four(module.weight)
     }
     sparse = (
         path for path, module in before.named_modules() if isinstance(module, WEIGHTED) and two_of_four(module.weight)
     )
-    return [path for path in sparse if path not in kept]
+    return [path for path in sparse if path not in still_sparse]
 
 
 def layers_of(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

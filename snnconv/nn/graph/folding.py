@@ -118,15 +118,15 @@ def foldable(network: nn.Module) -> dict[str, str]:
     modules = dict(network.named_modules())
     nodes = [node for node in trace(network).nodes if node.op == "call_module"]
     uses = Counter(node.target for node in nodes)
-    found = {}
+    sources = {}
     for node in nodes:
         norm, before = modules[str(node.target)], node.args[0]
         if not isinstance(norm, NORMS) or norm.running_mean is None or before not in nodes:
             continue
         layer = modules[str(before.target)]
         if len(before.users) == uses[before.target] == uses[node.target] == 1 and isinstance(layer, WEIGHTED):
-            found[str(node.target)] = str(before.target)
-    return found
+            sources[str(node.target)] = str(before.target)
+    return sources
 
 
 @torch.no_grad()
