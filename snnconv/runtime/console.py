@@ -13,10 +13,11 @@ from snnconv.runtime import distributed
 def for_progress(visible: bool = True) -> Console:
     """The console for a progress bar: that of the terminal in the main process, else one that stays empty.
 
-    A bar that is only disabled leaves an empty line where there is no terminal.
+    A bar that is only disabled leaves an empty line where there is no terminal; in a notebook rich asks for ipywidgets.
     """
     console = rich.get_console()
-    return console if visible and console.is_terminal and distributed.is_main() else Console(quiet=True)
+    shows = visible and console.is_terminal and not console.is_jupyter and distributed.is_main()
+    return console if shows else Console(quiet=True)
 
 
 class Handler(logging.Handler):

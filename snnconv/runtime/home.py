@@ -1,4 +1,4 @@
-"""A home folder for libraries that keep caches and settings in it, where the user's is unset or cannot be written."""
+"""The environment that libraries of a command find: a home folder that can be written, and a Matplotlib that needs no screen."""
 
 import atexit
 import os
@@ -10,7 +10,11 @@ CACHES = ("MPLCONFIGDIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR
 
 
 def provide() -> None:
-    """Set $HOME where it is unset, and give matplotlib, W&B and Triton a temporary folder where it cannot be written."""
+    """Set $HOME where it is unset, and give matplotlib, W&B and Triton a temporary folder where it cannot be written.
+
+    Figures go to files: a backend that a notebook asks for (`$MPLBACKEND`) need not exist here.
+    """
+    os.environ["MPLBACKEND"] = "agg"
     home = Path(os.environ.setdefault("HOME", os.path.expanduser("~")))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     if _can_be_written(cache) or CACHES[0] in os.environ:

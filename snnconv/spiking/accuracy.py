@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from snnconv.data.loaders import Loader, device_of
-from snnconv.runtime import distributed
+from snnconv.runtime import console, distributed
 from snnconv.spiking.curve import Curve
 from snnconv.spiking.model import SpikingModel, running_mean
 from snnconv.spiking.recording import count_spikes
@@ -142,7 +142,7 @@ class _Metric:
 def _shown(batches: Loader) -> Iterator[tuple[Tensor, Tensor]]:
     """`batches`, with a progress bar in the main process."""
     count = len(batches.source) if isinstance(batches.source, Sized) else None
-    yield from track(iter(batches), "spikes", total=count, transient=True, disable=not distributed.is_main())
+    yield from track(iter(batches), "spikes", total=count, transient=True, console=console.for_progress())
 
 
 def _require_images(images: float) -> None:

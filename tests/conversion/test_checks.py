@@ -15,6 +15,7 @@ from snnconv.conversion.methods import finetune, qcfs, threshold
 from snnconv.conversion.rules import largest
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.rewrite import replace_relus
+from snnconv.runtime.configurations import options
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 DIRECT = partial(qcfs.convert, neuron=IntegrateFire)
@@ -238,11 +239,16 @@ def test_a_layer_that_is_never_called_is_told():
     assert found.layers[-1].becomes == "never called"
 
 
+DEEP = {"vgg13", "vgg16", "vgg19", "resnet34", "resnet34_imagenet"}  # more of the layers that the smaller ones have
+MODELS = [pytest.param(name, marks=pytest.mark.long if name in DEEP else ()) for name in options("model")]
+
+
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("activation", "method"), [("qcfs", "qcfs"), ("relu", "mse")])
-def test_every_model_is_convertible(any_model, activation, method, compose_config):
+def test_every_model_is_convertible(name, activation, method, compose_config):
     """With nothing to warn of, untrained as it is."""
     cfg = compose_config(
-        f"model={any_model}", f"activation={activation}", f"method={method}", "data.input_shape=[3,32,32]"
+        f"model={name}", f"activation={activation}", f"method={method}", "data.input_shape=[3,32,32]"
     )
     found = check(instantiate(cfg.model), instantiate(cfg.method), noise(3, 32, 32))
     assert (found.obstacles, found.warnings) == ([], [])

@@ -137,7 +137,9 @@ def test_libraries_get_a_folder_where_home_cannot_be_written(usable, tmp_path, m
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path if usable else tmp_path / "file" / "home"))
     (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MPLBACKEND", "module://a_notebook_that_is_not_here")
     home.provide()
+    assert os.environ["MPLBACKEND"] == "agg"
     assert (home.CACHES[0] in os.environ) != usable
     if not usable:
         assert os.access(os.environ["XDG_CACHE_HOME"], os.W_OK)
