@@ -194,7 +194,7 @@ def energy(
     >>> from snnconv.conversion.methods import qcfs
     >>> from snnconv.nn.activations.qcfs import QCFS
     >>> from snnconv.spiking.neurons.integrate_fire import IntegrateFire
-    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 16), QCFS(4), nn.Linear(16, 3))
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 16), QCFS(4, threshold=1.0), nn.Linear(16, 3))
     >>> snn = qcfs.convert(model, [], neuron=IntegrateFire)
     >>> estimate = energy(model, snn, [(torch.rand(20, 1, 2, 2), None)], timesteps=[2, 8], costs="fp32_45nm")
     >>> estimate.ann("fp32_45nm")["1"]  # 64 multiply-accumulates of 4.6 pJ

@@ -144,7 +144,7 @@ def explain(
     >>> from snnconv.conversion.methods import qcfs
     >>> from snnconv.nn.activations.qcfs import QCFS
     >>> from snnconv.spiking.neurons.integrate_fire import IntegrateFire
-    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 16), QCFS(4), nn.Linear(16, 3))
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 16), QCFS(4, threshold=1.0), nn.Linear(16, 3))
     >>> snn = qcfs.convert(model, [], neuron=IntegrateFire)
     >>> why = explain(model, snn, [(torch.rand(20, 1, 2, 2), torch.arange(20) % 3)], timesteps=[2, 8])
     >>> why.timesteps, why.images, sorted(why.errors.drops(8))

@@ -13,10 +13,8 @@ from snnconv.data.loaders import Loader, device_of
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.kinds import NORMS, is_activation
 from snnconv.nn.graph.rewrite import replace_relus
-from snnconv.runtime import distributed
 
 CALIBRATION = 1000  # samples that calibrate, as in conf/data/
-ENOUGH = 2**16  # activations of the first batch from which a threshold is found
 
 
 def prepare(
@@ -30,7 +28,8 @@ def prepare(
 
     θ starts where it fits the data, with the least squared error between ReLU and its quantization: of `calibration`, any
     iterable of (inputs [N, …], targets) or of inputs, of which the first 1000 samples are used, or else of the first batch that
-    the network receives.  (A fixed start such as 8 would take thousands of steps of Adam to leave.)
+    the network receives.  (A fixed start such as 8 would take thousands of steps of Adam to leave; an `activation` that sets θ
+    itself keeps it.)
 
     A network that already has such activations and no ReLU gets new thresholds from `calibration`.
 
@@ -53,10 +52,6 @@ def prepare(
         network = replace_relus(model, lambda: activation(levels)).to(device_of(model))
     network.train(model.training)
     sites = {path: site for path, site in network.named_modules() if is_activation(site) and path not in trained}
-    for site in sites.values():
-        for parameter in site.parameters():
-            parameter.data.fill_(torch.nan)  # not known yet
-        site.register_forward_pre_hook(_fit_to_first_batch)
     if calibration is not None:
         _calibrate(network, sites, Loader(calibration, device_of(model)).first(CALIBRATION))
     return network
@@ -74,17 +69,3 @@ def _calibrate(network: nn.Module, sites: dict[str, Any], batches: list[tuple[Te
         thresholds = observed_thresholds(network, sites, batches, least_squares)
     for path, threshold in thresholds.items():
         sites[path].set_threshold(threshold)
-
-
-def _fit_to_first_batch(site: Any, inputs: tuple[Tensor]) -> None:
-    """Hook: set θ from the first input of `site` unless it is known by then, and remove the hook."""
-    if torch.compiler.is_compiling():
-        return
-    for key in [key for key, hook in site._forward_pre_hooks.items() if hook is _fit_to_first_batch]:
-        del site._forward_pre_hooks[key]
-    if not site.threshold.isnan().any():  # calibrated, or loaded
-        return
-    samples = inputs[0].detach().float().clamp_min(0).flatten()
-    samples = samples[:: -(-len(samples) // ENOUGH)]  # evenly
-    threshold = least_squares(samples, site.levels) if samples.max() > 0 else samples.new_ones(())
-    site.set_threshold(distributed.sum_over_ranks(threshold.clone()).item() / distributed.world_size())

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from snnconv.nn.functional import qcfs
+from snnconv.nn.functional import closest_threshold
 
 Samples = Float[Tensor, "*C M"]  # ReLU activations of one layer, or of each of its channels
 
@@ -36,7 +36,7 @@ def percentile(samples: Samples, levels: int, percent: float = 99.9) -> Float[Te
 
 
 def least_squares(samples: Samples, levels: int, candidates: int = 100) -> Float[Tensor, "*C"]:
-    """The θ of least Σ (relu(z) − qcfs(z, θ, L))² among k/`candidates` of the largest activation, k = 1, 2, …
+    """The θ of least Σ (relu(z) − qcfs(z, θ, L))² among k/`candidates` of the largest activation (`functional.closest_threshold`).
 
     Source: Li et al., ICML 2021 (SNN calibration), a grid of 95 with the clip-floor of T steps; here with the activation
     itself, L = `levels`.
@@ -45,9 +45,7 @@ def least_squares(samples: Samples, levels: int, candidates: int = 100) -> Float
         raise ValueError(f"candidates={candidates}: at least 1")
     if samples.dim() > 1:
         return torch.stack([least_squares(channel, levels, candidates) for channel in samples])
-    grid = samples.max() * torch.arange(1, candidates + 1, device=samples.device) / candidates
-    errors = [(samples - qcfs(samples, threshold, levels)).double().square().sum() for threshold in grid]
-    return grid[int(torch.stack(errors).argmin())]
+    return closest_threshold(samples, levels, candidates)
 
 
 def kullback_leibler(samples: Samples, levels: int, candidates: int = 128, bins: int = 2048) -> Float[Tensor, "*C"]:

@@ -86,6 +86,13 @@ class _QCFS(torch.autograd.Function):
         return grad_x, grad_threshold.to(threshold.dtype).reshape(threshold.shape), None
 
 
+def closest_threshold(samples: Float[Tensor, " M"], levels: int, candidates: int = 100) -> Float[Tensor, ""]:
+    """The θ of least Σ (z − qcfs(z, θ, L))² over ReLU outputs z (`samples`), among k/`candidates` of the largest, k = 1, 2, …"""
+    grid = samples.max() * torch.arange(1, candidates + 1, device=samples.device) / candidates
+    errors = [(samples - qcfs(samples, threshold, levels)).double().square().sum() for threshold in grid]
+    return grid[int(torch.stack(errors).argmin())]
+
+
 def positive_threshold(theta: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """The θ of a trained parameter `theta`: at least SMALLEST_THRESHOLD, however far an optimizer's step has gone."""
     return at_least(theta, SMALLEST_THRESHOLD)

@@ -35,7 +35,7 @@ def fused(formula: Callable[..., Any] | None = None, *, over_time: bool = False)
     def run(*arguments: Any) -> Any:
         nonlocal broken, compiled
         first = arguments[0]
-        if broken or _is_traced(first) or first.numel() < SMALL or not _is_dense(first, over_time):
+        if broken or is_traced(first) or first.numel() < SMALL or not _is_dense(first, over_time):
             return formula(*arguments)
         shaped_like_first = [isinstance(a, Tensor) and a.shape == first.shape for a in arguments]
         if any(
@@ -89,7 +89,7 @@ def one_call(schema: str) -> Callable[[Callable[..., Tensor]], Callable[..., Ten
     return decorate
 
 
-def _is_traced(tensor: Tensor) -> bool:
+def is_traced(tensor: Tensor) -> bool:
     """Whether something records the operations on `tensor` and a kernel would hide them."""
     return (
         torch.compiler.is_compiling()

@@ -34,5 +34,8 @@ class Lookahead:
             return
         decay = RATE**self.every * (number / total) ** 3
         for name, tensor in self._tensors().items():
-            self.average[name].lerp_(tensor, 1 - decay)
-            tensor.copy_(self.average[name])
+            average = self.average[name]
+            average.copy_(
+                torch.where(average.isnan(), tensor, average.lerp(tensor, 1 - decay))
+            )  # NaN: not known at the start
+            tensor.copy_(average)

@@ -186,7 +186,7 @@ def test_a_method_that_does_not_say_what_it_takes_decides_by_itself():
 @pytest.mark.parametrize("kind", ["plain", "residual"])
 def test_a_healthy_network_passes(kind, exact_network, exact_images):
     batches = [(exact_images(8), torch.zeros(8))]
-    for activation, method in ((lambda: QCFS(4), DIRECT), (nn.ReLU, FROM_RELU)):
+    for activation, method in ((lambda: QCFS(4, 8.0), DIRECT), (nn.ReLU, FROM_RELU)):
         network = exact_network(kind, activation)
         before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         found = check(network, method, batches)
@@ -215,7 +215,13 @@ def test_every_layer_is_told_with_what_becomes_of_it(exact_network):
 def test_what_an_operator_does_is_told(exact_network):
     """By name of the layer that it stands for; after which weights receive analog values."""
     network = nn.Sequential(
-        nn.Conv2d(1, 4, 1), QCFS(4), nn.Conv2d(4, 4, 1), QCFS(4), nn.MaxPool2d(2), nn.GELU(), nn.Conv2d(4, 4, 1)
+        nn.Conv2d(1, 4, 1),
+        QCFS(4, 8.0),
+        nn.Conv2d(4, 4, 1),
+        QCFS(4, 8.0),
+        nn.MaxPool2d(2),
+        nn.GELU(),
+        nn.Conv2d(4, 4, 1),
     )
     found = check(network, DIRECT, noise(1, 8, 8))
     becomes = {layer.path: (layer.name, layer.becomes) for layer in found.layers}

@@ -85,9 +85,17 @@ def test_a_loop_of_ones_own_gives_a_network_that_is_right_at_once(digits, norm, 
     assert right[-1] > 0.85
 
 
-def test_fit_trains_it_too(digits):
+def test_qcfs_in_a_network_of_ones_own_needs_nothing_else(digits):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(64, 64), QCFS(4), nn.Linear(64, 32), QCFS(4), nn.Linear(32, 10))
+    right = accuracies(convert(train(network, loader(digits))), digits, 8)
+    assert min(right) > 0.85
+
+
+@pytest.mark.parametrize("settings", [{}, {"lookahead": 5}, {"ema": 0.9}], ids=str)
+def test_fit_trains_it_too(digits, settings):
     network = prepare(small(), levels=4)
-    history = fit(network, loader(digits), loader(digits, 1400, 1797), epochs=5, lr=0.2, verbose=False)
+    history = fit(network, loader(digits), loader(digits, 1400, 1797), epochs=5, lr=0.2, verbose=False, **settings)
     assert history.kept["valid_accuracy"] == max(history["valid_accuracy"]) > 0.85
     assert accuracies(convert(network), digits, 4)[-1] > 0.8
 
@@ -150,7 +158,7 @@ def test_convert_calibrates_what_is_not_known(digits):
 def test_other_activations_and_networks_that_have_them(digits):
     network = prepare(small(), levels=4, calibration=digits[0], activation=ClippedReLU)
     assert [type(site) for site in network if isinstance(site, QCFS)] == [ClippedReLU] * 2
-    own = nn.Sequential(nn.Linear(64, 32), QCFS(4), nn.Linear(32, 10))
+    own = nn.Sequential(nn.Linear(64, 32), QCFS(4, 8.0), nn.Linear(32, 10))
     assert thresholds(prepare(own, calibration=digits[0]))[0] < 4
     assert thresholds(own) == [8.0]
     with pytest.raises(ValueError, match="calls no ReLU"):

@@ -90,7 +90,7 @@ def activations(network: nn.Module, kind: type, run) -> list[torch.Tensor]:
 def test_settles_to_the_quantized_network(exact_network, exact_images, kind, levels):
     """Summed over time every layer's output is the ANN's activation and the readout its logits; then all is silent."""
     for seed in range(4):
-        ann, images = exact_network(kind, lambda: QCFS(levels), seed), exact_images(6, seed)
+        ann, images = exact_network(kind, lambda: QCFS(levels, 8.0), seed), exact_images(6, seed)
         snn = convert(ann, [], simulate={"schedule": "step", "fold_threshold": False})
         logits = snn(images, 64)
         same(logits.sum(0), ann(images).detach())
@@ -126,7 +126,7 @@ def test_settles_on_any_numbers(fresh_network, levels):
 
 
 def act() -> QCFS:
-    return QCFS(4)
+    return QCFS(4, 8.0)
 
 
 def conv(channels: int = 1, width: int = 2) -> nn.Conv2d:

@@ -71,7 +71,7 @@ def _ones(y, rows):
 
 def test_the_smallest_channels_go():
     network = nn.Sequential(
-        nn.Conv2d(3, 4, 3, bias=False), QCFS(4, 1.0), nn.Conv2d(4, 4, 3), QCFS(4), nn.Flatten(), nn.Linear(64, 3)
+        nn.Conv2d(3, 4, 3, bias=False), QCFS(4, 1.0), nn.Conv2d(4, 4, 3), QCFS(4, 8.0), nn.Flatten(), nn.Linear(64, 3)
     )
     with torch.no_grad():
         network[0].weight *= torch.tensor([1, 0.01, 1, 0.02]).view(4, 1, 1, 1)

@@ -54,13 +54,13 @@ def low_rank() -> nn.Module:
 @pytest.fixture(params=["plain", "residual", "shortcut_a", "low_rank"])
 def snn(request, exact_network):
     made = {"shortcut_a": shortcut_a, "low_rank": low_rank}.get(request.param)
-    ann = made() if made else exact_network(request.param, lambda: QCFS(4), seed=3)
+    ann = made() if made else exact_network(request.param, lambda: QCFS(4, 8.0), seed=3)
     return qcfs.convert(ann, [], neuron=IntegrateFire)
 
 
 @pytest.fixture
 def plain(exact_network):
-    return qcfs.convert(exact_network("plain", lambda: QCFS(4), seed=3), [], neuron=IntegrateFire)
+    return qcfs.convert(exact_network("plain", lambda: QCFS(4, 8.0), seed=3), [], neuron=IntegrateFire)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,45 @@ def test_a_threshold_pushed_below_zero_stays_positive_and_rises_again():
 
 def test_printing_shows_what_matters():
     assert "levels=4, threshold=2" in repr(QCFS(4, threshold=2.0))
+    assert "levels=8, threshold=not known yet" in repr(QCFS())
+
+
+@pytest.mark.parametrize("kind", [QCFS, ClippedReLU, NoisyQCFS, SlipReLU])
+def test_without_a_threshold_the_first_batch_sets_it(kind):
+    """To the θ of least squares; later batches do not, nor where it was loaded before."""
+    activation, loaded, x = kind(4), kind(4), torch.randn(1000)
+    loaded.load_state_dict(kind(4, 3.0).state_dict())
+    assert activation.threshold.isnan()
+    for batch in (x, 100 * x):
+        activation(batch), loaded(batch)
+    grid = [x.max() * k / 100 for k in range(1, 101)]
+    errors = [(x.relu() - qcfs(x.relu(), theta, 4)).double().square().sum() for theta in grid]
+    assert activation.threshold == grid[int(torch.stack(errors).argmin())]
+    assert loaded.threshold == 3.0
+    assert not activation._forward_pre_hooks
+
+
+def test_a_first_batch_of_zeros_gives_a_threshold_too():
+    activation = QCFS(4)
+    assert (activation(-torch.ones(10)) == 0).all()
+    assert activation.threshold == 1.0
+
+
+def test_an_unknown_threshold_survives_export_and_copies():
+    network, x = nn.Sequential(nn.Linear(8, 8), QCFS(4), nn.Linear(8, 2)), torch.randn(16, 8)
+    program = torch.export.export(network, (x,), strict=False)
+    assert "snnconv.qcfs.default" in calls(program.graph)
+    assert network[1].threshold.isnan()
+    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert torch.equal(twin(x), network(x))
+
+
+@pytest.mark.long
+def test_an_unknown_threshold_survives_compilation():
+    network, x = nn.Sequential(nn.Linear(8, 8), QCFS(4), nn.Linear(8, 2)), torch.randn(16, 8)
+    compiled = torch.compile(copy.deepcopy(network), backend="eager")
+    for _ in range(2):
+        assert torch.equal(compiled(x), network(x))
 
 
 # clipped ReLU, SlipReLU, noisy QCFS: values and gradients, element by element as the papers write them

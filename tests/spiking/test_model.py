@@ -55,7 +55,7 @@ def simulate_literally(ann: nn.Module, images: torch.Tensor, timesteps: int) -> 
 
 
 def act() -> QCFS:
-    return QCFS(4)
+    return QCFS(4, 8.0)
 
 
 def conv(channels: int = 1, width: int = 2) -> nn.Conv2d:

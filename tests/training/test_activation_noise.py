@@ -39,7 +39,7 @@ def literal_noise(network: nn.Module, images: torch.Tensor, timesteps: int) -> l
 @pytest.mark.parametrize("timesteps", [1, 4])
 @torch.no_grad()
 def test_noise_is_what_spikes_lack(exact_network, tiny_batches, kind, timesteps):
-    network, held_out = exact_network(kind, lambda: NoisyQCFS(4, timesteps=timesteps)).train(), tiny_batches(16, 4)
+    network, held_out = exact_network(kind, lambda: NoisyQCFS(4, 8.0, timesteps=timesteps)).train(), tiny_batches(16, 4)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     measure_noise(network, held_out, images=10)
     images = torch.cat([x for x, _ in held_out])[:10]
@@ -51,13 +51,13 @@ def test_noise_is_what_spikes_lack(exact_network, tiny_batches, kind, timesteps)
 
 
 def test_noise_that_is_given_stays(exact_network, tiny_batches):
-    network = exact_network("plain", lambda: NoisyQCFS(4, timesteps=None, noise=0.125))
+    network = exact_network("plain", lambda: NoisyQCFS(4, 8.0, timesteps=None, noise=0.125))
     measure_noise(network, tiny_batches())
     assert all(site.sigma == 0.125 for site in network.modules() if isinstance(site, NoisyQCFS))
 
 
 def test_training_measures_before_each_epoch(exact_network, tiny_batches, open_tiny_run):
-    network = exact_network("plain", lambda: NoisyQCFS(4, timesteps=2))
+    network = exact_network("plain", lambda: NoisyQCFS(4, 8.0, timesteps=2))
     network[1].eps, network[6].eps, seen = 1e-5, 1e-5, []
     next(site for site in network.modules() if isinstance(site, NoisyQCFS)).register_forward_pre_hook(
         lambda site, inputs: seen.append(site.sigma.item()) if site.training else None
@@ -69,7 +69,7 @@ def test_training_measures_before_each_epoch(exact_network, tiny_batches, open_t
 
 
 def test_without_held_out_images_there_is_nothing_to_measure_on(exact_network, tiny_batches):
-    network, nothing = exact_network("plain", lambda: NoisyQCFS(4)), tiny_batches(0)
+    network, nothing = exact_network("plain", lambda: NoisyQCFS(4, 8.0)), tiny_batches(0)
     with pytest.raises(ValueError, match=r"data\.valid=0 .* activation\.timesteps=null"):
         measure_noise(network, nothing)
     measure_noise(exact_network("plain"), nothing)  # of no concern to other activations

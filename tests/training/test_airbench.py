@@ -26,7 +26,7 @@ NEW = ("dirac_init", "norm_bias_lr", "lookahead", "tune", "tune_precision")
 def network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), QCFS(4), nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.Flatten(),
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), QCFS(4, 8.0), nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.Flatten(),
         nn.Linear(64, 2),
     )  # fmt: skip
 

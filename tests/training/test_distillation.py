@@ -53,7 +53,7 @@ def _mlp():
     from snnconv.nn.models.mlp import mlp
 
     torch.manual_seed(0)
-    return mlp(2, (1, 4, 4), lambda: QCFS(8), hidden=(8,))
+    return mlp(2, (1, 4, 4), lambda: QCFS(8, 8.0), hidden=(8,))
 
 
 def weights(run, batches, **settings):

@@ -31,8 +31,8 @@ def train():
 def ann():
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), QCFS(4), nn.AvgPool2d(2),
-        nn.Conv2d(8, 8, 3, padding=1), QCFS(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(32, 3),
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), QCFS(4, 8.0), nn.AvgPool2d(2),
+        nn.Conv2d(8, 8, 3, padding=1), QCFS(4, 8.0), nn.Dropout(0.5), nn.Flatten(), nn.Linear(32, 3),
     )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def export(
     >>> from snnconv.conversion.methods import qcfs
     >>> from snnconv.nn.activations.qcfs import QCFS
     >>> from snnconv.spiking.neurons.integrate_fire import IntegrateFire
-    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 16), QCFS(4), nn.Linear(16, 3))
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 16), QCFS(4, threshold=1.0), nn.Linear(16, 3))
     >>> snn = qcfs.convert(model, [], neuron=IntegrateFire)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     facts = export(snn, f"{folder}/net.npz", example=torch.rand(20, 1, 2, 2), timesteps=4)

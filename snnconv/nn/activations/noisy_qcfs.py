@@ -18,7 +18,9 @@ class NoisyQCFS(QCFS):
 
     sigma: Tensor
 
-    def __init__(self, levels: int, threshold: float = 8.0, timesteps: int | None = 4, noise: float = 0.0) -> None:
+    def __init__(
+        self, levels: int = 8, threshold: float | None = None, timesteps: int | None = 4, noise: float = 0.0
+    ) -> None:
         super().__init__(levels, threshold)
         if timesteps is not None and (type(timesteps) is not int or timesteps < 1):
             raise ValueError(f"timesteps={timesteps!r}: null or an integer of at least 1")

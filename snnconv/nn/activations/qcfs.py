@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from snnconv.nn import functional
+from snnconv.nn.activations.first_batch import start_at_first_batch
 from snnconv.nn.kernels import one_call
 
 
@@ -18,18 +19,23 @@ def _qcfs(x: Tensor, theta: Tensor, levels: int) -> Tensor:
 class QCFS(nn.Module):
     """Quantization clip-floor-shift with one learnable threshold (`functional.qcfs`; Bu et al., ICLR 2022).
 
-    `levels` (L ≥ 1) is the number of steps above zero, `threshold` (θ > 0) its initial value.  The parameter is θ itself,
-    so weight decay acts on θ as in the paper's recipe; a floor keeps it positive.  `torch.export` records each call as one
-    `torch.ops.snnconv.qcfs(x, theta, levels)`; the other activations of this package likewise, by their own names.
+    `levels` (L ≥ 1) is the number of steps above zero, `threshold` (θ > 0) its initial value.  With None, θ is NaN until the first
+    forward pass, which sets it to the θ of least squared error between ReLU and its quantization of that batch; `calibrate` and a
+    loaded state dict set it as well.  The parameter is θ itself, so weight decay acts on θ as in the paper's recipe; a floor keeps
+    it positive.  `torch.export` records each call as one `torch.ops.snnconv.qcfs(x, theta, levels)`; the other activations of this
+    package likewise, by their own names.
     """
 
-    def __init__(self, levels: int, threshold: float = 8.0) -> None:
+    def __init__(self, levels: int = 8, threshold: float | None = None) -> None:
         super().__init__()
         if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
             raise ValueError(f"levels={levels!r}: the number of quantization levels is an integer of at least 1")
         self.levels = levels
-        self.theta = nn.Parameter(torch.empty(()))
-        self.set_threshold(threshold)
+        self.theta = nn.Parameter(torch.full((), torch.nan))
+        if threshold is None:
+            start_at_first_batch(self)
+        else:
+            self.set_threshold(threshold)
 
     @property
     def threshold(self) -> Float[Tensor, ""]:
@@ -49,4 +55,5 @@ class QCFS(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown by print(network)."""
-        return f"levels={self.levels}, threshold={self.threshold.item():.4g}"
+        theta = self.threshold.item()
+        return f"levels={self.levels}, threshold={'not known yet' if math.isnan(theta) else f'{theta:.4g}'}"

@@ -23,7 +23,7 @@ class SlipReLU(QCFSFloorFirst):
     (HaiyanJiang/SNN_Conversion_unified), because v(0) = θ/2 corresponds to ½.
     """
 
-    def __init__(self, levels: int, threshold: float = 8.0, slope: float = 0.5) -> None:
+    def __init__(self, levels: int = 8, threshold: float | None = None, slope: float = 0.5) -> None:
         super().__init__(levels, threshold)
         if not 0 <= slope <= 1:
             raise ValueError(f"slope={slope!r}: 0 (quantized) to 1 (clipped)")
