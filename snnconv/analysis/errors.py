@@ -12,7 +12,8 @@ from snnconv.analysis.ideal_networks import Clipped, clipped, evenly, instead
 from snnconv.analysis.layer_errors import LayerErrors, Watch
 from snnconv.runtime import distributed
 from snnconv.spiking.model import SpikingModel, running_mean
-from snnconv.spiking.operators.choice import none, place_operators
+from snnconv.spiking.operators.choice import none
+from snnconv.spiking.operators.placement import place_operators
 from snnconv.spiking.recording import recording
 
 PIXELS = 2**20  # of images that are measured at once: every layer keeps some of its activations for them

@@ -12,25 +12,30 @@ from snnconv.conversion.rules import Rule
 from snnconv.data.batches import in_batches
 from snnconv.nn.graph.kinds import is_activation
 from snnconv.nn.graph.rewrite import replace_modules, set_submodule
+from snnconv.spiking.operators.base import Encoder
 
 log = logging.getLogger(__name__)
 
 
 class _Observer(nn.Module):
-    """ReLU that stores a sample of its outputs: a tensor [C, M] for each batch (C = 1 unless `per_channel`).
+    """Stores a sample of the absolute values of its outputs: a tensor [C, M] for each batch (C = 1 unless `per_channel`).
 
-    The sample holds `per_image` values of each image, or of each channel of it, drawn at random, and the largest of the batch.
+    It clips its inputs from `floor` to `ceiling`: a ReLU, unless they are given.  The sample holds `per_image` values of each
+    image, or of each channel of it, drawn at random, and the largest of the batch.
     """
 
-    def __init__(self, per_image: int, per_channel: bool = False, ceiling: float = math.inf) -> None:
+    def __init__(
+        self, per_image: int, per_channel: bool = False, ceiling: float = math.inf, floor: float = 0.0
+    ) -> None:
         super().__init__()
-        self.ceiling = ceiling  # of a clipped ReLU
+        self.floor, self.ceiling = floor, ceiling
         self.per_image, self.per_channel, self.generator = per_image, per_channel, torch.Generator().manual_seed(0)
         self.samples: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        output = x.clamp(0, self.ceiling)
-        values = output.float().flatten(2) if self.per_channel and x.dim() > 2 else output.float().flatten(1)
+        output = x.clamp(self.floor, self.ceiling)
+        values = output.float() if self.floor == 0 else output.float().abs()
+        values = values.flatten(2) if self.per_channel and x.dim() > 2 else values.flatten(1)
         values = values if values.dim() == 3 else values.unsqueeze(2 if self.per_channel else 1)  # [N, C, M]
         largest = [values.amax((0, 2)).unsqueeze(1)]
         if values.shape[2] > self.per_image:
@@ -45,6 +50,11 @@ class _Observer(nn.Module):
 def ceiling(network: nn.Module, path: str) -> float:
     """The largest output of the activation at `path`, where it is a clipped ReLU (ReLU6, …); else infinite."""
     return float(getattr(network.get_submodule(path), "ceiling", math.inf))
+
+
+def lowest(network: nn.Module, path: str) -> float:
+    """The smallest output of the module at `path`: 0 for a ReLU, none for a signed signal."""
+    return -math.inf if isinstance(network.get_submodule(path), Encoder) else 0.0
 
 
 @torch.no_grad()
@@ -62,6 +72,8 @@ def observed_thresholds(
 ) -> dict[str, float | Tensor]:
     """θ of the activations at `paths` by `rule`, applied to the outputs of ReLU there, in eval mode, on all `batches`.
 
+    Where a signed signal is encoded (`Encoder`) the rule is applied to absolute values.
+
     A number for each layer, or [C] if `per_channel` (a channel that is never active gets the layer's largest θ).  `levels` is
     the rule's argument, by default the activation's own.  With `momentum` m the rule is applied to `batch_size` images at a
     time, θ ← m·θ + (1 − m)·rule(batch).  ValueError without images, or naming a layer that is never active.
@@ -73,7 +85,9 @@ def observed_thresholds(
             raise ValueError(f"momentum={momentum}: at least 0 and below 1")
         batches = in_batches(batches, batch_size)
     plain = replace_modules(network, (), nn.Identity).eval()
-    observers = {path: _Observer(per_image, per_channel, ceiling(network, path)) for path in paths}
+    observers = {
+        path: _Observer(per_image, per_channel, ceiling(network, path), lowest(network, path)) for path in paths
+    }
     for path, observer in observers.items():
         set_submodule(plain, path, observer)
     for images, _ in batches:

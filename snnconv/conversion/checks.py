@@ -23,8 +23,8 @@ from snnconv.nn.functional import SMALLEST_THRESHOLD
 from snnconv.nn.graph.folding import foldable
 from snnconv.nn.graph.kinds import NORMS, is_activation
 from snnconv.nn.graph.trace import path_of
-from snnconv.spiking.operators.base import Site
-from snnconv.spiking.operators.choice import place_operators
+from snnconv.spiking.operators.base import Encoder, Site
+from snnconv.spiking.operators.placement import place_operators
 
 log = logging.getLogger(__name__)
 FAR = 1000  # as many times above or below the largest current, θ is out of proportion
@@ -197,7 +197,7 @@ class _Seen(fx.Interpreter):
         module: Any = self.fetch_attr(target)
         if isinstance(module, self.kinds):
             self.peaks[target] = max(self.peaks.get(target, 0.0), args[0].abs().max().item())
-            return args[0].clamp_min(0)
+            return args[0] if isinstance(module, Encoder) else args[0].clamp_min(0)
         output = super().call_module(target, args, kwargs)
         if not isinstance(module, NORMS) or output.numel() == output.shape[1]:
             return output

@@ -18,7 +18,8 @@ from snnconv.conversion.rules import Rule
 from snnconv.nn.graph.kinds import is_activation
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.neurons.base import Threshold
-from snnconv.spiking.operators.choice import Choice, auto, place_operators
+from snnconv.spiking.operators.choice import Choice, auto
+from snnconv.spiking.operators.placement import place_operators
 from snnconv.spiking.operators.signals import departures
 
 ENOUGH = 2048  # activations that every rule accepts

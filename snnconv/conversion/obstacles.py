@@ -8,7 +8,7 @@ from torch import fx, nn
 from snnconv.nn.graph.kinds import NORMS, Kinds, is_activation, is_linear
 from snnconv.nn.graph.sites import OPERATORS
 from snnconv.nn.graph.trace import path_of, trace
-from snnconv.spiking.operators.base import Site
+from snnconv.spiking.operators.base import Encoder, Site
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def _problem(
 
 
 def _names(kind: Kinds) -> str:
-    return " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    return " or ".join(k.__name__ for k in kinds if k is not Encoder)
 
 
 def require_convertible(network: nn.Module, kind: Kinds) -> None:

@@ -1,5 +1,6 @@
 """`check` for Python programs: what conversion does with each layer of a network, before anything is converted."""
 
+import contextlib
 import functools
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,8 @@ from torch import nn
 
 from snnconv.conversion import checks
 from snnconv.conversion.checks import Check
-from snnconv.conversion.registry import bound_settings, find
+from snnconv.conversion.entrance import entered
+from snnconv.conversion.registry import automatic, bound_settings, find
 from snnconv.data.loaders import Loader, device_of
 from snnconv.nn.graph.kinds import is_activation
 
@@ -18,7 +20,7 @@ def check(model: nn.Module, example: Any, *, method: str = "auto", verbose: bool
     """Print what becomes of every layer of `model`, and every obstacle with its remedy.
 
     `example` is a batch of inputs [N, …], or an iterable of (inputs, targets) whose first batch is used.  `method` and `settings`
-    are those of `convert`; "auto" takes `qcfs` for a network with trained thresholds, and else `mse`.  With `verbose=False`
+    are those of `convert`.  With `verbose=False`
     nothing is printed; `print(result)` does it later.  The model is not changed.
 
     Returns a `Check`: `layers`, `obstacles` (empty if the model can be converted), `warnings`; `require()` raises a ValueError that
@@ -31,11 +33,14 @@ def check(model: nn.Module, example: Any, *, method: str = "auto", verbose: bool
     >>> snnconv.check(model, torch.rand(16, 4), verbose=False).obstacles
     []
     """
-    trained = any(is_activation(module) for module in model.modules())
-    chosen = find(("qcfs" if trained else "mse") if method == "auto" else method)
     batches = Loader(example, device_of(model)).first(32)
     if not batches:
         raise ValueError("check needs one batch of inputs, and example holds none")
+    if method == "auto":
+        kinds: tuple[type, ...] = (nn.ReLU, *{type(module) for module in model.modules() if is_activation(module)})
+        with contextlib.suppress(ValueError):  # an obstacle, which the check lists
+            model = entered(model, batches, kinds)[0]
+    chosen = find(automatic(model) if method == "auto" else method)
     result = checks.check(model, functools.partial(chosen, **bound_settings(chosen, settings)), batches)
     result = replace(result, method=chosen.name)
     if verbose:

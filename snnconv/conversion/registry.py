@@ -16,11 +16,13 @@ from snnconv.conversion.method import METHODS, Method
 from snnconv.conversion.obstacles import obstacles
 from snnconv.conversion.rules import RULES, least_squares
 from snnconv.data.loaders import Loader, device_of
+from snnconv.nn.graph.capture import is_captured
 from snnconv.nn.graph.kinds import is_activation
 from snnconv.nn.graph.rewrite import replace_relus
 from snnconv.runtime.settings import nearest
 from snnconv.spiking.model import SpikingModel
-from snnconv.spiking.operators.choice import Choice, auto, place_operators
+from snnconv.spiking.operators.choice import Choice, auto
+from snnconv.spiking.operators.placement import place_operators
 
 CALIBRATION = 1000  # samples that calibrate, as in conf/data/
 REQUIRED = inspect.Parameter.empty
@@ -88,16 +90,17 @@ def convert(
 ) -> SpikingModel:
     """The spiking network that `model` becomes.
 
-    `model` is any network whose activations are ReLUs (`nn.ReLU`, `F.relu`, `x.relu()`), or were trained as QCFS (`prepare`).
-    It is not changed, and its mode (train or eval) stays; the result is a copy in eval mode on the same device.
+    `model` is any network, of ReLUs in any spelling, of QCFS (`prepare`), or of other non-linear layers, which become operators
+    (conf/operators/).  It is not changed, and its mode (train or eval) stays; the result is a copy in eval mode on the same device.
 
     `calibration` gives the inputs from which methods find thresholds: any iterable of (inputs [N, …], targets) or of inputs, for
     example a DataLoader; a tensor is one batch.  Values are used as they are, so they have to be normalized as in training.  The
     first 1000 samples are used.  Methods for trained thresholds need none.
 
-    `method` is one of `methods()`.  "auto" takes `qcfs` where every activation has a trained threshold, and else `mse`: θ of least
-    squared error.  Of the methods that fix one network for all timesteps, `mse` has the best accuracy for T = 16 and above on deep
-    networks (experiments/leaderboard_cifar10_resnet20); `temporal_bias` is better for T ≤ 32 and calibrates anew for each T.
+    `method` is one of `methods()`.  "auto" takes `qcfs` where every activation has a trained threshold; `mse`, θ of least squared
+    error, where there are ReLUs; and `differential`, whose neurons are signed, where there are neither (transformers, ConvNeXt).
+    Of the methods that fix one network for all timesteps, `mse` has the best accuracy for T = 16 and above on deep networks
+    (experiments/leaderboard_cifar10_resnet20); `temporal_bias` is better for T ≤ 32 and calibrates anew for each T.
 
     `settings` are those of the method's yaml (conf/method/), by the same names and with the same defaults; settings of a rule or a
     neuron are given directly (`percent=99.99`), and `rule` may be a name: "max", "percentile", "mse", "kl".  `simulation` holds
@@ -125,26 +128,28 @@ def convert(
     batches = inputs.first(CALIBRATION)
     kinds: tuple[type, ...] = (nn.ReLU, *{type(module) for module in model.modules() if is_activation(module)})
     network = entered(model, batches, kinds)[0] if batches else with_relu_modules(model)
-    chosen = find(_automatic(network) if method == "auto" else method)
+    chosen = find(automatic(network) if method == "auto" else method)
     network = _with_thresholds(network, batches)
     given = bound_settings(chosen, settings)
     if "data" in given:  # it trains
         given["data"] = given["data"] or inputs
     if "base" in given and not callable(given["base"]):
-        base = find(given["base"] or _automatic(network))
+        base = find(given["base"] or automatic(network))
         given["base"] = functools.partial(base, **bound_settings(base, {}))
     return chosen(network, batches, **given, simulate=simulation)
 
 
-def _automatic(network: nn.Module) -> str:
-    """The method for networks of this kind."""
+def automatic(network: nn.Module) -> str:
+    """The method for networks of this kind: `method="auto"` of `convert`."""
     trained = [is_activation(m) for m in network.modules() if is_activation(m) or isinstance(m, nn.ReLU)]
-    return "qcfs" if trained and all(trained) else "potential_init" if any(trained) else "mse"
+    if not trained:
+        return "differential"
+    return "qcfs" if all(trained) else "potential_init" if any(trained) else "mse"
 
 
 def with_relu_modules(model: nn.Module) -> nn.Module:
-    """`model` if its activations have thresholds, else a copy in which every ReLU is a module of its own."""
-    if any(is_activation(module) for module in model.modules()):
+    """`model` if it is captured or its activations have thresholds, else a copy in which every ReLU is a module of its own."""
+    if is_captured(model) or any(is_activation(module) for module in model.modules()):
         return model
     return replace_relus(model, nn.ReLU)
 

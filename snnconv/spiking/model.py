@@ -157,7 +157,8 @@ class SpikingModel(nn.Module):
         layerwise = self.simulation.layerwise(images.device.type)
         functional.reset_net(self.network)
         functional.set_step_mode(self.network, "m" if layerwise or self.timing.lookahead != 1 else "s")
-        constants = before(self._ready(images, most if waits else None))
+        ready = self._ready(images, most if waits else None)
+        constants, size = before(ready), len(ready)
         count, done = len(images), -self.timing.discard
         for steps in self.timing.chunks(timesteps, self.simulation.chunk if layerwise else 1):
             for clock in clocks:
@@ -168,10 +169,11 @@ class SpikingModel(nn.Module):
             counted = logits.unflatten(0, (steps, -1))[first : steps - max(done - timesteps, 0), :count]
             keep = (yield counted.to(images.dtype)) if len(counted) else None
             if keep is not None:
-                count, keep = len(keep), self._padded(keep, len(constants[0]))
-                constants = [constant[keep] for constant in constants]
+                count, keep = len(keep), self._padded(keep, size)
+                constants = [chosen_rows(constant, keep, size) for constant in constants]
                 for clock in clocks:
-                    keep_samples(clock, keep)
+                    keep_samples(clock, keep, size)
+                size = len(keep)
 
     def steps(self, timesteps: int) -> int:
         """Number of simulated steps that return `timesteps` of them."""
@@ -266,13 +268,20 @@ def _over_time(constant: Tensor, steps: int, shares: list[float] | None) -> Tens
     return repeated * each.to(repeated).view(-1, *[1] * (repeated.dim() - 1))
 
 
-def keep_samples(neuron: nn.Module, indices: Tensor) -> None:
-    """Reduce the state of `neuron` to the samples of the batch with these `indices`."""
+def keep_samples(neuron: nn.Module, indices: Tensor, size: int | None = None) -> None:
+    """Reduce the state of `neuron` to the samples of the batch with these `indices`; `size` is that of the batch so far."""
     for module in neuron.modules():
         if isinstance(module, base.MemoryModule):
             for name, value in module._memories.items():
                 if isinstance(value, Tensor) and value.dim():
-                    module._memories[name] = value[indices]
+                    module._memories[name] = chosen_rows(value, indices, size or len(value))
+
+
+def chosen_rows(value: Tensor, indices: Tensor, size: int) -> Tensor:
+    """The rows of `value` that belong to these samples; a sample may have several (windows of an image), which lie together."""
+    if len(value) == size:
+        return value[indices]
+    return value.unflatten(0, (size, -1))[indices].flatten(0, 1)
 
 
 def running_mean(logits: Float[Tensor, "T N K"], readout_from: int = 1) -> Float[Tensor, "T N K"]:

@@ -30,7 +30,7 @@ class OverTime(nn.Module):
 def to_spiking(ann: nn.Module, kinds: type | tuple[type, ...], make: Callable[[str, Any], nn.Module]) -> nn.Module:
     """A copy of `ann`, batch norms folded, in which every activation of `kinds` is the neuron `make(path, activation)`.
 
-    Operators run in the places where `operators.choice.place_operators` put them.
+    Operators run in the places where `operators.placement.place_operators` put them.
     """
     network = fold_batchnorm(ann)
     sites = {path: module for path, module in network.named_modules() if isinstance(module, kinds)}

@@ -22,6 +22,7 @@ from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.operators import choice
 from snnconv.spiking.operators.base import Site
 from snnconv.spiking.operators.max_count import MaxCount
+from snnconv.spiking.operators.placement import place_operators
 from snnconv.spiking.operators.running_mean import RunningMean
 from snnconv.spiking.operators.winner import Winner
 
@@ -140,7 +141,7 @@ def test_samples_that_leave_change_nothing(ann, images, batches):
 
 
 def placed(network, choose=choice.auto, kinds=nn.ReLU):
-    network = choice.place_operators(network, kinds, choose)
+    network = place_operators(network, kinds, choose)
     return {path: type(m.operator) for path, m in network.named_modules() if isinstance(m, Site)}, network
 
 

@@ -12,10 +12,11 @@ from snnconv.nn.activations.qcfs import QCFS
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
-from snnconv.spiking.neurons.multi_level import Differential
+from snnconv.spiking.neurons.multi_level import Differential, SignedDifferential
+from snnconv.spiking.operators.base import Encoder
 from snnconv.spiking.simulation import Simulation
 
-KINDS = (QCFS, nn.ReLU)
+KINDS = (QCFS, nn.ReLU, Encoder)
 
 
 @converts(*KINDS, rule=functools.partial(percentile, percent=99.9))
@@ -33,10 +34,16 @@ def convert(
     """`ann` with neurons of 2n thresholds ±θ, ±θ/2, …, n = `thresholds_per_sign`, whose spikes are differences of running means.
 
     A neuron fires the largest level of which |v| reaches `share`.  A spike of step t changes the mean that the next layers hold by
-    a t-th of its level, so a mean that has settled costs no spikes.  θ as trained, or by `rule` from calibration images.
+    a t-th of its level, so a mean that has settled costs no spikes.  Non-linear layers run as running means; where their outputs
+    meet weights, a signed neuron makes spikes of them.  θ as trained, or by `rule` from calibration images.
     ValueError for settings out of range, a network that cannot be converted, or missing images.
     """
     theta = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
-    network = to_spiking(ann, KINDS, lambda path, _: Differential(theta[path], thresholds_per_sign, share))
+
+    def make(path: str, site: nn.Module) -> nn.Module:
+        kind = SignedDifferential if isinstance(site, Encoder) else Differential
+        return kind(theta[path], thresholds_per_sign, share)
+
+    network = to_spiking(ann, KINDS, make)
     latency = Latency(spike_levels=2 ** (thresholds_per_sign - 1), signed=True, needs_training=training_of(ann))
     return SpikingModel(network, latency, simulation=simulate)

@@ -12,10 +12,11 @@ from snnconv.nn.activations.qcfs import QCFS
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
-from snnconv.spiking.neurons.multi_level import MultiLevel
+from snnconv.spiking.neurons.multi_level import MultiLevel, SignedMultiLevel
+from snnconv.spiking.operators.base import Encoder
 from snnconv.spiking.simulation import Simulation
 
-KINDS = (QCFS, nn.ReLU)
+KINDS = (QCFS, nn.ReLU, Encoder)
 
 
 @converts(*KINDS, rule=functools.partial(percentile, percent=99.9))
@@ -31,11 +32,18 @@ def convert(
 ) -> SpikingModel:
     """`ann` with neurons of 2n thresholds ±θ, ±θ/2, …, n = `thresholds_per_sign`, one signed spike a step.
 
-    A neuron fires the largest level that |v| reaches, from v(0) of half the smallest one.  θ as trained, or by `rule` from
-    calibration images.  Non-linear layers run as running means, which the paper calls expectation compensation.  ValueError for
-    settings out of range, a network that cannot be converted, or missing images.
+    A neuron in the place of an activation fires the largest level that |v| reaches, from v(0) of half the smallest one.  Other
+    non-linear layers run as running means, which the paper calls expectation compensation; where their outputs meet weights, a
+    signed neuron, which fires at 3/4 of a level from v(0) = 0, makes spikes of them.  θ as trained, or by `rule` from calibration
+    images.  ValueError for settings out of range, a network that cannot be converted, or missing images.
     """
     theta = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
-    network = to_spiking(ann, KINDS, lambda path, _: MultiLevel(theta[path], thresholds_per_sign, 1.0, v_initial=0.5))
+
+    def make(path: str, site: nn.Module) -> nn.Module:
+        if isinstance(site, Encoder):
+            return SignedMultiLevel(theta[path], thresholds_per_sign)
+        return MultiLevel(theta[path], thresholds_per_sign, 1.0, v_initial=0.5)
+
+    network = to_spiking(ann, KINDS, make)
     latency = Latency(spike_levels=2 ** (thresholds_per_sign - 1), signed=True, needs_training=training_of(ann))
     return SpikingModel(network, latency, simulation=simulate)

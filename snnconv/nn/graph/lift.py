@@ -54,6 +54,7 @@ class Lifting:
                 self._call(node)
                 if isinstance(self.values.get(node), Signal) and isinstance(node.meta["val"], Tensor):
                     self.signals.append(node)
+                    self.values[node].meta["batch_axis"] = batch_axis(node) or 0
             elif node.op == "output":
                 (result,) = node.args[0]
                 self.graph.output(self.argument(self.values[result]))

@@ -30,9 +30,13 @@ def largest_level(potential: Tensor, sent: Tensor, levels: int, share: float) ->
 
 
 class MultiLevelNode(Node):
-    """v ← v + x;  v ← v − spike.  `unit` is the smallest level; memory `sent` is the sum of the spikes in units, never negative."""
+    """v ← v + x;  v ← v − spike.  `unit` is the smallest level; memory `sent` is the sum of the spikes in units.
+
+    It is never negative unless the node is `signed`.
+    """
 
     constants = ("v_initial", "levels", "share")
+    signed = False
 
     def __init__(self, unit: Threshold, v_initial: float, levels: int, share: float) -> None:
         super().__init__(unit, v_initial, sent=0.0)
@@ -42,7 +46,8 @@ class MultiLevelNode(Node):
         """Spikes in units, v, and what has been sent."""
         unit = self.threshold(v)
         charged = v + current
-        spike = largest_level(charged / unit, sent, self.levels, self.share)
+        allowance = torch.full_like(sent, torch.inf) if self.signed else sent
+        spike = largest_level(charged / unit, allowance, self.levels, self.share)
         return spike.to(current.dtype), charged - unit * spike, sent + spike
 
 
@@ -54,6 +59,7 @@ class DifferentialNode(Node):
 
     scalars = ("steps",)
     constants = ("v_initial", "levels", "share")
+    signed = False
 
     def __init__(self, unit: Threshold, v_initial: float, levels: int, share: float) -> None:
         super().__init__(unit, v_initial, mean=0.0, steps=0.0)
@@ -63,8 +69,21 @@ class DifferentialNode(Node):
         """Spikes in units, v, the running mean, and the number of steps."""
         unit, steps = self.threshold(v), steps + 1
         charged = v + current - unit * mean
-        spike = largest_level(charged / unit, steps * mean, self.levels, self.share)
+        allowance = torch.full_like(mean, torch.inf) if self.signed else steps * mean
+        spike = largest_level(charged / unit, allowance, self.levels, self.share)
         return spike.to(current.dtype), charged - unit * spike, mean + spike / steps, steps
+
+
+class SignedMultiLevelNode(MultiLevelNode):
+    """The same for currents of either sign: negative spikes are not limited."""
+
+    signed = True
+
+
+class SignedDifferentialNode(DifferentialNode):
+    """The same for currents of either sign: negative spikes are not limited."""
+
+    signed = True
 
 
 class Decoder(base.MemoryModule):
@@ -128,3 +147,18 @@ class Differential(MultiLevel):
         )
         decoded = torch.stack([self.decoder.single_step_forward(step) for step in spikes])
         return self._scaled(decoded, axis=2).to(current.dtype)
+
+
+class SignedMultiLevel(MultiLevel):
+    """The identity as a neuron: 0 or ± one of the levels θ, θ/2, … a step, for signals of either sign.
+
+    θ bounds |x|: the output up to T adds up to the input, up to 3/4 of the smallest level, where |x| stays below θ.
+    """
+
+    node_class = SignedMultiLevelNode
+
+
+class SignedDifferential(Differential):
+    """The same with differential coding."""
+
+    node_class = SignedDifferentialNode

@@ -105,3 +105,11 @@ class Site(Operation):
     def forward(self, *signals: Any) -> Any:
         """F of the signals."""
         return self.operator.function(*signals)
+
+
+class Encoder(Operation):
+    """A place in the ANN where a signed neuron of the spiking network makes spikes of a signal; computes the signal itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The input."""
+        return x

@@ -1,0 +1,144 @@
+"""Operators and signed neurons in the places of a network where conversion needs them."""
+
+import copy
+from collections import Counter
+
+import torch
+from torch import fx, nn
+
+from snnconv.nn.graph.kinds import Kinds
+from snnconv.nn.graph.names import numbered_name
+from snnconv.nn.graph.rewrite import set_submodule
+from snnconv.nn.graph.sites import OPERATORS
+from snnconv.nn.graph.trace import trace
+from snnconv.spiking.operators import choice
+from snnconv.spiking.operators.base import Encoder, Operator, Site
+from snnconv.spiking.operators.choice import MAX_POOLING, Choice
+from snnconv.spiking.operators.signals import WEIGHTS, Signal, operated, walk
+
+
+def place_operators(network: nn.Module, kinds: Kinds, choose: Choice = choice.auto) -> nn.Module:
+    """A copy of `network` with a `Site` for every operator behind an activation of `kinds`; `network` itself if there is none.
+
+    Max pooling that a single activation of `kinds` feeds, or that feeds only one, changes places with it where that helps
+    (`_swap_pools`): the activations do not decrease, so the network computes the same.  Layers that are called several times, or
+    that `choose` refuses, stay as they are.
+
+    If `Encoder` is among `kinds`, one stands in front of the weights that would receive an analog signal, so that all weights but
+    those of the image receive spikes; of a network without activations too.  ValueError if the forward pass cannot be followed.
+    """
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    candidates: tuple[type[nn.Module], ...] = (*OPERATORS, *choice.EXTRA)
+    operators = any(isinstance(module, candidates) and not isinstance(module, kinds) for module in network.modules())
+    if not operators and Encoder not in kinds:
+        return network
+    original, network = network, copy.deepcopy(network)
+    graph = trace(network, (*kinds, *choice.EXTRA))
+    placement = _Placement(graph, dict(network.named_modules()), kinds, candidates, choose)
+    changed = _swap_pools(graph, placement)
+    placement.run()
+    if not changed and not placement.sites and not placement.analog:
+        return original
+    if changed or placement.analog:
+        meta = getattr(network, "meta", {})
+        placement.encode(network)
+        network = fx.GraphModule(network, graph, class_name=type(network).__name__)
+        network.meta.update(meta)
+    for path, chosen in placement.sites.items():
+        set_submodule(network, path, Site(chosen))
+    return network
+
+
+class _Placement:
+    """The operators of the network with this `graph` (`sites`, by path), and the signals to encode (`analog`)."""
+
+    def __init__(
+        self,
+        graph: fx.Graph,
+        modules: dict[str, nn.Module],
+        kinds: tuple[type, ...],
+        candidates: tuple[type, ...],
+        choose: Choice,
+    ) -> None:
+        self.graph, self.modules, self.kinds = graph, modules, kinds
+        self.candidates, self.choose, self.encodes = candidates, choose, Encoder in kinds
+        self.uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
+        self.sites: dict[str, Operator] = {}
+        self.analog: dict[fx.Node, list[fx.Node]] = {}  # signal → the weight layers that receive it
+        self.bent: set[fx.Node] = set()  # constant in time, but no linear function of the image
+
+    def run(self) -> None:
+        """Visit every node."""
+        walk(self.graph, self._visit, self.modules)
+
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """The module that `node` calls."""
+        return self.modules.get(str(node.target)) if node.op == "call_module" else None
+
+    def _visit(self, node: fx.Node, inputs: list[Signal]) -> Signal | None:
+        module = self.module(node)
+        if isinstance(module, self.kinds):
+            return Signal.SPIKES
+        if self.encodes and isinstance(module, WEIGHTS) and self._is_analog(node, inputs):
+            self.analog.setdefault(node.all_input_nodes[0], []).append(node)
+            return Signal.ANALOG
+        operates = isinstance(module, self.candidates)
+        if not inputs or max(inputs) is Signal.CONSTANT:
+            if operates or not self.bent.isdisjoint(node.all_input_nodes):
+                self.bent.add(node)
+            return None
+        if not operates or self.uses[node.target] > 1 or node.kwargs:
+            return None
+        chosen = self.choose(module, len(node.args), set(inputs) == {Signal.SPIKES})  # type: ignore[arg-type]
+        if chosen is None:
+            return None
+        self.sites[str(node.target)] = chosen
+        return operated(chosen, inputs)
+
+    def _is_analog(self, node: fx.Node, inputs: list[Signal]) -> bool:
+        """Does `node` receive one signal, analog, or constant but no linear function of the image?"""
+        return len(inputs) == 1 and (Signal.ANALOG in inputs or not self.bent.isdisjoint(node.all_input_nodes))
+
+    def encode(self, network: nn.Module) -> None:
+        """An `Encoder` for each analog signal, in front of the weights that receive it."""
+        taken = {path for path, _ in network.named_modules()}
+        for source, users in self.analog.items():
+            path = numbered_name(f"{users[0].target}_encoder", taken)
+            taken.add(path)
+            set_submodule(network, path, Encoder())
+            axis = source.meta.get("batch_axis", 0)
+            with self.graph.inserting_before(users[0]):
+                front = self.graph.call_function(torch.movedim, (source, axis, 0)) if axis else source
+                spikes = self.graph.call_module(path, (front,))
+                encoded = self.graph.call_function(torch.movedim, (spikes, 0, axis)) if axis else spikes
+            for node in (front, spikes, encoded):
+                if node is not source:
+                    node.meta.update({key: users[0].meta[key] for key in ("nn_module_stack",) if key in users[0].meta})
+            for user in users:
+                user.replace_input_with(source, encoded)
+
+
+def _swap_pools(graph: fx.Graph, placement: _Placement) -> bool:
+    """Let max pooling change places with the activation beside it: True if `graph` has changed.
+
+    Behind an activation of a constant current it moves before it, and is computed once, on fewer neurons.  Before an activation
+    of a current that changes it moves behind it, where it counts spikes.
+    """
+    kinds = tuple(kind for kind in placement.kinds if kind is not Encoder)
+    changing: set[fx.Node] = set()
+    swapped = False
+    for node in list(graph.nodes):
+        module = placement.module(node)
+        varies = not changing.isdisjoint(node.all_input_nodes)
+        if varies or isinstance(module, kinds):
+            changing.add(node)
+        first, second = (MAX_POOLING, kinds) if varies else (kinds, MAX_POOLING)
+        user = next(iter(node.users)) if len(node.users) == 1 else node
+        beside = placement.module(user)
+        once = placement.uses[node.target] == placement.uses[user.target] == 1
+        if once and isinstance(module, first) and isinstance(beside, second):
+            user.replace_all_uses_with(node)
+            user.args, node.args = node.args, (user,)
+            user.append(node)
+            swapped = True
+    return swapped
