@@ -3,6 +3,7 @@
 snnconv export run=runs/… method=qcfs export=nir            the spiking network as a NIR graph
 snnconv export run=runs/… export=onnx export.weight_bits=8  the quantized ANN as ONNX with QDQ nodes
 snnconv export run=runs/… export=c                          the integer spiking network, for C
+snnconv export run=runs/… export=verilog                    the integer spiking network, for FPGAs
 
 Results: runs/…/evaluations/<method>/<date_time>/: the files, and export.json with what was compared.  A format is one file in
 snnconv/hardware/export/ with a function export(ann, snn, data, folder, *, …) → facts, and one yaml in conf/export/.

@@ -7,12 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hardware_networks import act, low_rank, shortcut_a
 from torch import nn
-from torch.nn import functional as F
 
-from networks import Net
 from snnconv.conversion.methods import qcfs
-from snnconv.hardware.export import c
+from snnconv.hardware.export import c, example
 from snnconv.hardware.integer import file as integer_file
 from snnconv.hardware.integer import golden
 from snnconv.hardware.integer.network import integerize
@@ -21,34 +20,6 @@ from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 T, STRICT = 4, ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
 compiled = pytest.mark.skipif(not any(map(shutil.which, c.COMPILERS)), reason="no C compiler")
-
-
-def act():
-    return QCFS(4, 1.0)
-
-
-def shortcut_a() -> nn.Module:
-    """Every second pixel, channels padded with zeros; padding, dilation, groups and a pool with padding on the way."""
-
-    def forward(net, x):
-        x = net.a(net.stem(x))
-        beside = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))
-        x = net.c(net.down(net.b(net.deep(x))) + beside)
-        return net.fc(net.pool(x).flatten(1))
-
-    return Net(
-        forward,
-        stem=nn.Conv2d(1, 4, (3, 2), padding=(1, 1)), a=act(),
-        deep=nn.Conv2d(4, 6, 3, padding=2, dilation=2, groups=2), b=act(),
-        down=nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=3), c=act(),
-        pool=nn.AvgPool2d(2, 1, 1), fc=nn.Linear(72, 3),
-    ).eval()  # fmt: skip
-
-
-def low_rank() -> nn.Module:
-    """A 3×3 convolution in two halves, and a linear layer in two."""
-    return nn.Sequential(nn.Conv2d(1, 2, (3, 1), padding=(1, 0), bias=False), nn.Conv2d(2, 5, (1, 3), padding=(0, 1)), act(),
-                         nn.Flatten(), nn.Linear(80, 4, bias=False), nn.Linear(4, 6), act(), nn.Linear(6, 3)).eval()  # fmt: skip
 
 
 @pytest.fixture(params=["plain", "residual", "shortcut_a", "low_rank"])
@@ -244,14 +215,14 @@ def test_refusals(plain, data, tmp_path, monkeypatch, exact_images):
 
 
 def test_a_full_disk_leaves_nothing(plain, data, tmp_path, monkeypatch):
-    own = c.files.replace
+    own = example.files.replace
 
     def replace(path, content):
         if path.suffix == ".c":
             raise OSError("no space left")
         own(path, content)
 
-    monkeypatch.setattr(c.files, "replace", replace)
+    monkeypatch.setattr(example.files, "replace", replace)
     with pytest.raises(OSError, match="no space"):
         c.export(nn.Identity(), plain, data, tmp_path, timesteps=T)
     assert not list(tmp_path.iterdir())

@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from snnconv.hardware.export.checking import images_to_compare
+from snnconv.hardware.export.example import example_of, write_all
 from snnconv.hardware.integer import file as integer_file
 from snnconv.hardware.integer import golden
-from snnconv.hardware.integer.network import integerize
-from snnconv.hardware.integer.program import Program, Step, program_of
-from snnconv.runtime import files
+from snnconv.hardware.integer.program import Program, Step
 from snnconv.spiking.model import SpikingModel
 
 COMPILERS = ("cc", "gcc", "clang")
@@ -39,14 +37,9 @@ def export(
     (without `source` there is none, and snn.npz stands alone).
     """
     widths: dict[str, Any] = {"bits": bits, "image_bits": image_bits, "membrane_bits": membrane_bits}
-    network = integerize(snn, data.calibration, per_channel=per_channel, **widths)
-    shown = images_to_compare(data.test, images)
-    program = program_of(network, shown.shape[1:])
-    digitized = program.digitize(shown.numpy())
-    expected = golden.run(program, digitized, timesteps)
-    _require_equal("the network in torch", golden.outcome(network, shown, timesteps), expected)
-    network.require_exact()
-    contents = {"snn.npz": integer_file.packed(program, digitized, expected)}
+    example = example_of(snn, data, images, timesteps, per_channel=per_channel, **widths)
+    program = example.program
+    contents = {"snn.npz": integer_file.packed(program, example.images, example.outcome)}
     if source:
         contents |= {name: text.encode() for name, text in zip(("snn.h", "snn.c"), write_c(program), strict=True)}
     compiler = next(filter(shutil.which, COMPILERS), None) if source else None
@@ -55,16 +48,15 @@ def export(
             (Path(place) / name).write_bytes(content)
         integer_file.replay(Path(place) / "snn.npz")
         if compiler:
-            _require_equal("snn.c", run_c(Path(place), program, digitized, timesteps, compiler), expected)
-    _write(folder, contents)
-    spikes = sum(values.size for values in expected[1].values())
+            example.require_equal("snn.c", run_c(Path(place), program, example.images, timesteps, compiler))
+    write_all(folder, contents)
     return {
         "files": {name: len(content) for name, content in contents.items()},
-        "compared": f"{spikes} spikes and {expected[0].size} logits on {len(shown)} images, {timesteps} timesteps",
+        "compared": example.compared,
         "differing_from_the_golden_model": {"torch": 0, "snn.npz": 0, "snn.c": 0 if compiler else None},
         "compiler": compiler or (f"none of {', '.join(COMPILERS)} was found, so snn.c was not compiled and not compared"
                                  if source else "not needed, there is no source code"),
-        **network.summary(),
+        **example.network.summary(),
     }  # fmt: skip
 
 
@@ -232,22 +224,3 @@ def _rows(values: np.ndarray) -> str:
 def _quiet(name: str) -> str:
     """`name` for a comment."""
     return json.dumps(name)[1:-1].replace("*/", "* /").replace("/*", "/ *")
-
-
-def _require_equal(what: str, actual: golden.Outcome, expected: golden.Outcome) -> None:
-    different = golden.difference(actual, expected)
-    if different:
-        raise ValueError(f"{what} is not the golden model: {different}; nothing was written")
-
-
-def _write(folder: Path, contents: dict[str, bytes]) -> None:
-    """All files, or none."""
-    written = []
-    try:
-        for name, content in contents.items():
-            files.replace(folder / name, content)
-            written.append(folder / name)
-    except OSError:
-        for path in written:
-            path.unlink()
-        raise

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from snnconv.data.loaders import Loader
-from snnconv.hardware.export import c, nir, onnx
+from snnconv.hardware.export import c, nir, onnx, verilog
 from snnconv.spiking.model import SpikingModel
 
 
@@ -23,12 +23,14 @@ class Format:
     write: Callable[..., dict[str, Any]]
     suffixes: tuple[str, ...]
     spiking: bool  # does it hold the spiking network, or the ANN?
+    folder: bool = False  # is `path` a folder for several files?
 
 
 FORMATS = {
     "nir": Format(nir.export, (".nir",), spiking=True),
     "onnx": Format(onnx.export, (".onnx",), spiking=False),
     "c": Format(c.export, (".c", ".npz"), spiking=True),
+    "verilog": Format(verilog.export, (), spiking=True, folder=True),
 }
 
 
@@ -43,6 +45,7 @@ def export(
     | onnx | .onnx | trained ANN | quantized ANN with QDQ nodes |
     | c | .npz | `SpikingModel` | integer network for NumPy |
     | c | .c | `SpikingModel` | C99 source, with a header .h and an integer network .npz of the same name |
+    | verilog | (a folder) | `SpikingModel` | Verilog-2005 with its memories and a testbench |
 
     Args:
         network: the spiking network, or for ONNX the ANN.  It is not changed.
@@ -50,7 +53,7 @@ def export(
         example: inputs [N, …], or any iterable of (inputs, targets), normalized as in training.  The file is run on the first of
             them, and every spike (ONNX: every activation) is compared with the network.  For `c` the largest absolute value of all
             of them sets the unit of the integer images.
-        format: "nir", "onnx" or "c"; None: by the suffix of `path`.
+        format: "nir", "onnx", "c" or "verilog"; None: by the suffix of `path`.
         settings: those of conf/export/ and, for `c`, of conf/integer/: `images` and `timesteps` to compare, `normalize` (nir),
             `weight_bits`, `per_channel`, `opset` (onnx), `bits`, `per_channel`, `image_bits`, `membrane_bits` (c).
 
@@ -91,7 +94,11 @@ def export(
         data = SimpleNamespace(test=batches, calibration=batches)
         networks = {"ann": None, "snn": network} if chosen.spiking else {"ann": network, "snn": None}
         facts = chosen.write(**networks, data=data, folder=Path(place), **settings)
-        return {**facts, "files": _put(Path(place), list(facts["files"]), path)}
+        names = list(facts["files"])
+        return {
+            **facts,
+            "files": _put_into(Path(place), names, path) if chosen.folder else _put(Path(place), names, path),
+        }
 
 
 def _format_of(path: Path, name: str | None) -> str:
@@ -100,7 +107,7 @@ def _format_of(path: Path, name: str | None) -> str:
     if name is None:
         name = named.get(path.suffix.lower())
     if name not in FORMATS:
-        formats = ", ".join(f"{format} ({', '.join(each.suffixes)})" for format, each in FORMATS.items())
+        formats = ", ".join(f"{format} ({', '.join(each.suffixes) or 'a folder'})" for format, each in FORMATS.items())
         raise ValueError(f"{path}: format={name!r}; known formats are {formats}")
     return name
 
@@ -123,3 +130,11 @@ def _put(folder: Path, names: list[str], path: Path) -> dict[str, int]:
         os.replace(source, target)
         sizes[str(target)] = target.stat().st_size
     return sizes
+
+
+def _put_into(folder: Path, names: list[str], path: Path) -> dict[str, int]:
+    """Move the files from `folder` into the folder `path`; returns their sizes."""
+    path.mkdir(exist_ok=True)
+    for name in names:
+        os.replace(folder / name, path / name)
+    return {str(path / name): (path / name).stat().st_size for name in names}

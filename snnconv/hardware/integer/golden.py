@@ -37,7 +37,7 @@ def run(program: Program, images: np.ndarray, timesteps: int) -> Outcome:
             inputs = [images] if step.kind == "image" else [results[source] for source in step.inputs]
             if step.kind == "fire":
                 spiked, potentials[number] = _fire(step, arrays_of_step, inputs[0], potentials.get(number))
-            results.append(spiked if step.kind == "fire" else _result(step, arrays_of_step, inputs))
+            results.append(spiked if step.kind == "fire" else result_of(step, arrays_of_step, inputs))
         logits.append(results[program.output])
         for path, number in program.neurons().items():
             spikes[path].append(results[number])
@@ -87,7 +87,7 @@ def outcome(network: IntegerNetwork, images: Tensor, timesteps: int) -> Outcome:
     return logits, {path: np.concatenate(steps) for path, steps in trains.items()}
 
 
-def _result(step: Step, arrays: dict[str, np.ndarray], inputs: list[np.ndarray]) -> np.ndarray:
+def result_of(step: Step, arrays: dict[str, np.ndarray], inputs: list[np.ndarray]) -> np.ndarray:
     """The result of a step for `inputs` [N, …]."""
     settings, x = step.settings, inputs[0]
     if step.kind in ("conv", "linear"):

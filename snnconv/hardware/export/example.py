@@ -1,0 +1,65 @@
+"""An integer network with example images and its outcome on them, which files and programs must repeat."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snnconv.hardware.export.checking import images_to_compare
+from snnconv.hardware.integer import golden
+from snnconv.hardware.integer.network import IntegerNetwork, integerize
+from snnconv.hardware.integer.program import Program, program_of
+from snnconv.runtime import files
+from snnconv.spiking.model import SpikingModel
+
+
+@dataclass(frozen=True)
+class Example:
+    """A network, its program, integer images [N, …], and the golden model's outcome on them."""
+
+    network: IntegerNetwork
+    program: Program
+    images: np.ndarray
+    outcome: golden.Outcome
+
+    @property
+    def compared(self) -> str:
+        """The numbers that are compared, in words."""
+        spikes = sum(values.size for values in self.outcome[1].values())
+        timesteps, images, _ = self.outcome[0].shape
+        return f"{spikes} spikes and {self.outcome[0].size} logits on {images} images, {timesteps} timesteps"
+
+    def require_equal(self, what: str, actual: golden.Outcome) -> None:
+        """ValueError with the first difference of `actual` from the golden model."""
+        different = golden.difference(actual, self.outcome)
+        if different:
+            raise ValueError(f"{what} is not the golden model: {different}; nothing was written")
+
+
+def example_of(snn: SpikingModel, data: Any, images: int, timesteps: int, **widths: Any) -> Example:
+    """The integer network of `snn`, equal in torch and in the golden model on the first test images.
+
+    ValueError naming the layer where they differ, or where the network has no integer counterpart.
+    """
+    network = integerize(snn, data.calibration, **widths)
+    shown = images_to_compare(data.test, images)
+    program = program_of(network, shown.shape[1:])
+    digitized = program.digitize(shown.numpy())
+    example = Example(network, program, digitized, golden.run(program, digitized, timesteps))
+    example.require_equal("the network in torch", golden.outcome(network, shown, timesteps))
+    network.require_exact()
+    return example
+
+
+def write_all(folder: Path, contents: dict[str, bytes]) -> None:
+    """All files, or none."""
+    written = []
+    try:
+        for name, content in contents.items():
+            files.replace(folder / name, content)
+            written.append(folder / name)
+    except OSError:
+        for path in written:
+            path.unlink()
+        raise

@@ -1,0 +1,58 @@
+"""The integer spiking network as Verilog-2005: snn.v with its memories, and a testbench that compares every spike.
+
+snn.v holds one module for each operation and a sequencer that runs one step after another.  Weight layers scatter events: an input
+that is 0 costs one cycle, any other one cycle for each sum that it reaches.  Potentials and sums lie in block RAM.
+"""
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from snnconv.hardware.export import verilog_tools
+from snnconv.hardware.export.example import example_of, write_all
+from snnconv.hardware.export.verilog_design import design
+from snnconv.spiking.model import SpikingModel
+
+
+def export(
+    ann: Any, snn: SpikingModel, data: Any, folder: Path, *, images: int = 2, timesteps: int = 4, cells: bool = False,
+    bits: int = 8, per_channel: bool = True, image_bits: int = 8, membrane_bits: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the integer network of `snn` as Verilog to `folder`; returns facts about its simulation.
+
+    The testbench runs the first `images` test images over `timesteps` steps in Verilator, or in Icarus Verilog where that is
+    missing.  ValueError, and no files, where a spike or logit differs from the golden model, or where the network has no integer
+    counterpart.  With `cells`, yosys counts the cells of each layer.
+    """
+    widths: dict[str, Any] = {"bits": bits, "image_bits": image_bits, "membrane_bits": membrane_bits}
+    example = example_of(snn, data, images, timesteps, per_channel=per_channel, **widths)
+    if cells and not shutil.which("yosys"):
+        raise ValueError(
+            "export.cells=true: yosys counts cells, and it is not installed; install it or use export.cells=false"
+        )
+    contents = design(example.program, example.images, example.outcome)
+    simulator = next(filter(shutil.which, verilog_tools.SIMULATORS), None)
+    facts: dict[str, Any] = {}
+    with TemporaryDirectory() as place:
+        for name, content in contents.items():
+            (Path(place) / name).write_bytes(content)
+        if simulator:
+            facts = _simulated(Path(place), simulator)
+        if cells:
+            facts["cells"] = verilog_tools.cells(Path(place))
+    write_all(folder, contents)
+    missing = f"none of {', '.join(verilog_tools.SIMULATORS)} was found, so snn.v was not simulated and not compared"
+    return {
+        "files": {name: len(content) for name, content in contents.items()}, "compared": example.compared,
+        "simulator": simulator or missing, **facts, **example.network.summary(),
+    }  # fmt: skip
+
+
+def _simulated(folder: Path, simulator: str) -> dict[str, Any]:
+    """ValueError unless the simulation repeats the golden model."""
+    report = verilog_tools.simulate(folder, simulator)
+    if report.differing:
+        raise ValueError(f"snn.v is not the golden model: {report.differing} of {report.compared} spikes and logits differ in "
+                         f"{simulator}; nothing was written")  # fmt: skip
+    return {"differing_from_the_golden_model": 0, "cycles_per_image": report.cycles}

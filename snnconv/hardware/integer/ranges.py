@@ -1,0 +1,89 @@
+"""Ranges of all numbers of an integer network for any image: interval arithmetic, so no run can leave them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from snnconv.hardware.integer.golden import result_of
+from snnconv.hardware.integer.program import Program, Step
+
+Interval = tuple[np.ndarray, np.ndarray]  # the least and the largest value of every element
+
+
+@dataclass(frozen=True)
+class Range:
+    """The least and the largest result of a step, and of neurons also their potentials (v + x and v)."""
+
+    least: int
+    most: int
+    potentials: tuple[int, int] = (0, 0)
+
+    @property
+    def bits(self) -> int:
+        """Width of a signed integer that holds every result."""
+        return width(self.least, self.most)
+
+
+def width(least: int, most: int) -> int:
+    """Bits of a signed integer that holds both; 0 is between them."""
+    return 1 + max(int(max(most, 0)).bit_length(), int(max(-least - 1, 0)).bit_length())
+
+
+def ranges(program: Program, timesteps: int) -> list[Range]:
+    """The range of every step of `program` over `timesteps` steps, for images of any content."""
+    intervals: list[Interval] = []
+    bounds: list[Range] = []
+    for step in program.steps:
+        inputs = [intervals[source] for source in step.inputs]
+        intervals.append(interval := _interval(step, inputs))
+        potentials = _potentials(step, inputs[0], timesteps) if step.kind == "fire" else (0, 0)
+        bounds.append(Range(int(interval[0].min()), int(interval[1].max()), potentials))
+    return bounds
+
+
+def membrane_bits(program: Program, timesteps: int) -> dict[str, int]:
+    """Bits that the potentials of each layer of neurons need at most, by path, sign included."""
+    bounds = ranges(program, timesteps)
+    return {path: width(*bounds[number].potentials) for path, number in program.neurons().items()}
+
+
+def _interval(step: Step, inputs: list[Interval]) -> Interval:
+    if step.kind in ("image", "fire"):
+        least, most = (-step.settings["most"], step.settings["most"]) if step.kind == "image" else (0, 1)
+        return np.full((1, *step.shape), least, np.int64), np.full((1, *step.shape), most, np.int64)
+    arrays = {name: values.astype(np.int64) for name, values in step.arrays.items()}
+    if step.kind in ("conv", "linear"):
+        return _weighted(step, arrays, *inputs[0])
+    ends = [result_of(step, arrays, [interval[end] for interval in inputs]) for end in (0, 1)]
+    return np.minimum(*ends), np.maximum(*ends)  # a negative factor turns its interval around
+
+
+def _weighted(step: Step, arrays: dict[str, np.ndarray], least: np.ndarray, most: np.ndarray) -> Interval:
+    """Positive weights meet one end of the input's interval, and negative weights the other."""
+    weights, multiplier = arrays["weights"], arrays["multiplier"]
+    up = weights * multiplier.reshape(-1, *[1] * (weights.ndim - 1)) > 0
+    rising, falling = (
+        {**arrays, "weights": weights * up},
+        {**arrays, "weights": weights * ~up, "bias": np.zeros(1, np.int64)},
+    )
+    lowest = result_of(step, rising, [least]) + result_of(step, falling, [most])
+    return lowest, result_of(step, rising, [most]) + result_of(step, falling, [least])
+
+
+def _potentials(step: Step, current: Interval, timesteps: int) -> tuple[int, int]:
+    """The least and the largest v + x and v."""
+    shape = (-1, *[1] * (len(step.shape) - 1))
+    theta, start = (step.arrays[name].astype(np.int64).reshape(shape) for name in ("threshold", "start"))
+    limit = 2 ** (step.settings["bits"] or 63) // 2
+    low = high = np.broadcast_to(start, current[0].shape)
+    least, most = int(low.min()), int(high.max())
+    for _ in range(timesteps):
+        low, high = (np.clip(end + x, -limit, limit - 1) for end, x in zip((low, high), current, strict=True))
+        least, most = min(least, int(low.min())), max(most, int(high.max()))
+        spiking = np.maximum(low, theta) - theta, high - theta  # v after a spike, if there can be one
+        silent = low, np.minimum(high, theta - 1)
+        can_spike, can_rest = high >= theta, low < theta
+        low = np.where(can_rest, np.where(can_spike, np.minimum(silent[0], spiking[0]), silent[0]), spiking[0])
+        high = np.where(can_rest, np.where(can_spike, np.maximum(silent[1], spiking[1]), silent[1]), spiking[1])
+        least = min(least, int(low.min()))
+    return least, most

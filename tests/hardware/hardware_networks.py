@@ -1,0 +1,44 @@
+"""Networks whose integer programs hold every kind of step."""
+
+from torch import nn
+from torch.nn import functional as F
+
+from conftest import plain, residual
+from networks import Net
+from snnconv.nn.activations.qcfs import QCFS
+
+
+def act():
+    return QCFS(4, 1.0)
+
+
+def shortcut_a() -> nn.Module:
+    """Every second pixel, channels padded with zeros; padding, dilation, groups and a pool with padding on the way."""
+
+    def forward(net, x):
+        x = net.a(net.stem(x))
+        beside = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))
+        x = net.c(net.down(net.b(net.deep(x))) + beside)
+        return net.fc(net.pool(x).flatten(1))
+
+    return Net(
+        forward,
+        stem=nn.Conv2d(1, 4, (3, 2), padding=(1, 1)), a=act(),
+        deep=nn.Conv2d(4, 6, 3, padding=2, dilation=2, groups=2), b=act(),
+        down=nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=3), c=act(),
+        pool=nn.AvgPool2d(2, 1, 1), fc=nn.Linear(72, 3),
+    ).eval()  # fmt: skip
+
+
+def low_rank() -> nn.Module:
+    """A 3×3 convolution in two halves, and a linear layer in two."""
+    return nn.Sequential(nn.Conv2d(1, 2, (3, 1), padding=(1, 0), bias=False), nn.Conv2d(2, 5, (1, 3), padding=(0, 1)), act(),
+                         nn.Flatten(), nn.Linear(80, 4, bias=False), nn.Linear(4, 6), act(), nn.Linear(6, 3)).eval()  # fmt: skip
+
+
+NETWORKS = {
+    "plain": lambda: plain(act),
+    "residual": lambda: residual(act),
+    "shortcut_a": shortcut_a,
+    "low_rank": low_rank,
+}
