@@ -29,7 +29,7 @@ def first_images(batches: Iterable[tuple[Tensor, Any]], count: int) -> list[Tens
 
 
 class Batches:
-    """Batches of (inputs [N, C, …] float, labels [N]) from a set that lives on the device as one tensor.
+    """Batches of (inputs [N, C, …] float, labels [N, …]) from a set that lives on the device as one tensor.
 
     Inputs of any rank have their channels first: [M, C], [M, C, L], [M, C, H, W], [M, C, D, H, W].  The type tells what they are:
     uint8 are pixels, scaled to 0…1; floats are taken as they are.  Then `mean` is subtracted and the result divided by `std`, each
@@ -44,7 +44,7 @@ class Batches:
     def __init__(
         self,
         images: Shaped[Tensor, "M C ..."] | Dataset,  # files: only where `_load` is overridden
-        labels: Int64[Tensor, "M"],
+        labels: Shaped[Tensor, "M ..."],  # classes, or whatever the task asks for
         batch_size: int,
         mean: Sequence[float],
         std: Sequence[float],
@@ -87,7 +87,7 @@ class Batches:
         stop = self.count - self.count % full if self.shuffle and self.count >= full else self.count
         return range(rank, stop, world)
 
-    def __iter__(self) -> Iterator[tuple[Float[Tensor, "N C ..."], Int64[Tensor, "N"]]]:
+    def __iter__(self) -> Iterator[tuple[Float[Tensor, "N C ..."], Shaped[Tensor, "N ..."]]]:
         """One pass over this process's share."""
         order = torch.arange(self.count, device=self.device)
         if self.shuffle:
@@ -100,18 +100,27 @@ class Batches:
 
     def _load(self, batches: Sequence[Int64[Tensor, "_"]]) -> Iterator[Shaped[Tensor, "_ C ..."]]:
         """The augmented images of each batch of indices."""
-        generator = torch.Generator(self.device)
-        if self.shuffle:
-            generator.manual_seed(derive(self.seed, self.epoch, distributed.rank() + 1))
+        generator = self._generator()
         together = self._together()
         for start in range(0, len(batches), together):
             part = batches[start : start + together]
             indices = torch.cat(list(part))
-            images = self.images[indices]
-            for transform in self.augment:
-                more = (indices, self.epoch) if getattr(transform, "by_image", False) else ()
-                images = transform(images, generator, *more)
+            images = self._augmented(self.images[indices], indices, generator)
             yield from images.split([len(indices) for indices in part])
+
+    def _generator(self) -> torch.Generator:
+        """The random numbers of the augmentation of this epoch, in this process."""
+        generator = torch.Generator(self.device)
+        if self.shuffle:
+            generator.manual_seed(derive(self.seed, self.epoch, distributed.rank() + 1))
+        return generator
+
+    def _augmented(self, images: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """`images`, the ones with these `indices`, after the augmentation."""
+        for transform in self.augment:
+            more = (indices, self.epoch) if getattr(transform, "by_image", False) else ()
+            images = transform(images, generator, *more)
+        return images
 
     def _together(self) -> int:
         """Batches that are augmented at once: several on CUDA, where it takes longer to start small kernels than to run them."""

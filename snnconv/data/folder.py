@@ -41,7 +41,7 @@ def imagenet(root: str, **options: Any) -> Splits:
     Found in `root`/imagenet or in `root` itself.
     """
     folder = _located(root, "imagenet", IMAGENET)
-    train, test = (_by_class(_part(folder, role, IMAGENET), IMAGENET) for role in PARTS)
+    train, test = (by_class(_part(folder, role, IMAGENET), IMAGENET) for role in PARTS)
     return cut_files(folder, train, test, **options)
 
 
@@ -53,8 +53,8 @@ def tiny_imagenet(root: str, **options: Any) -> Splits:
     folder = _located(root, "tiny-imagenet-200", TINY_IMAGENET)
     val = _part(folder, "test", TINY_IMAGENET)
     published = (val / "images").is_dir() and any((val / "images").iterdir())  # some move them into folders of classes
-    test = _annotated(val) if published else _by_class(val, TINY_IMAGENET)
-    return cut_files(folder, _by_class(_part(folder, "train", TINY_IMAGENET), TINY_IMAGENET), test, **options)
+    test = _annotated(val) if published else by_class(val, TINY_IMAGENET)
+    return cut_files(folder, by_class(_part(folder, "train", TINY_IMAGENET), TINY_IMAGENET), test, **options)
 
 
 def transform(name: str, **options: Any) -> Callable[[Any], Any]:
@@ -138,10 +138,11 @@ class FolderBatches(Batches):
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # not torch's own, which is left as it was
         )
-        for images in loader:
+        generator = self._generator()
+        for indices, images in zip(batches, loader, strict=True):
             if isinstance(images, ValueError | OSError):
                 raise images
-            yield images.to(self.device, non_blocking=True)
+            yield self._augmented(images.to(self.device, non_blocking=True), indices, generator)
 
 
 def cut_files(
@@ -174,8 +175,8 @@ def cut_files(
         raise ValueError(f"{folder / 'train'}: images of {len(classes)} classes, data.num_classes={num_classes}; "
                          "an unpacking that was cut short?")  # fmt: skip
     if classes != tested:
-        raise ValueError(f"{folder / 'val'}: its classes are not those of {folder / 'train'}: lacks {_some(classes - tested)}; "
-                         f"has besides {_some(tested - classes)}")  # fmt: skip
+        raise ValueError(f"{folder / 'val'}: its classes are not those of {folder / 'train'}: lacks {some(classes - tested)}; "
+                         f"has besides {some(tested - classes)}")  # fmt: skip
     numbers = {name: number for number, name in enumerate(sorted(classes))}
 
     def batches(files: Files, size: int, steps: Steps, **options: Any) -> FolderBatches:
@@ -214,7 +215,7 @@ def _located(root: str, name: str, remedy: str) -> Path:
     raise FileNotFoundError(f"{Path(root) / name}: no such folder, or no {tried} in it or in {root}; {remedy}")
 
 
-def _by_class(folder: Path, remedy: str) -> Files:
+def by_class(folder: Path, remedy: str) -> Files:
     """The images below a folder, whose subfolders are the classes; one without an image is none."""
     from torchvision.datasets import ImageFolder
 
@@ -242,11 +243,11 @@ def _annotated(folder: Path) -> Files:
             raise ValueError(f"{table}: line {number} is damaged; expected an image, a tab, its class; unpack it again")
     missing = {row[0] for row in rows} - set(os.listdir(folder / "images"))
     if missing:
-        raise ValueError(f"{folder / 'images'}: lacks {_some(missing)} of {table.name}; unpack it again")
+        raise ValueError(f"{folder / 'images'}: lacks {some(missing)} of {table.name}; unpack it again")
     return [(str(folder / "images" / row[0]), row[1]) for row in rows]
 
 
-def _some(names: set[str], most: int = 3) -> str:
+def some(names: set[str], most: int = 3) -> str:
     """A few of `names`, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(sorted(names)[:most]) + more if names else "none"

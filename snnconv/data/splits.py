@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from snnconv.data.batches import Augmentation, Batches
+from snnconv.data.facts import UNLABELLED
 from snnconv.runtime import distributed
 
 log = logging.getLogger(__name__)
@@ -55,11 +57,55 @@ def hold_out(name: str, count: int, valid: int, calibration: int) -> tuple[Tenso
     return order[valid:], order[:valid]
 
 
+Pair = tuple[Tensor, Tensor]  # inputs [M, C, …], targets [M, …]
+
+
+def counted(key: str, value: float, count: int) -> int:
+    """A number of samples: `value`, or that share of `count`; ValueError naming the setting `key` unless some are left."""
+    number = round(value * count) if isinstance(value, float) and value < 1 else value
+    if isinstance(value, bool) or number != int(number) or not 0 <= number < count:
+        raise ValueError(f"{key}={value}: a share of the {count} samples (0.2), or a number of them")
+    return int(number)
+
+
+def division(name: str, targets: Tensor, test: float) -> tuple[list[int], list[int]]:
+    """Indices of training and of test samples: `test` is a share or a number, the same for every seed.
+
+    Every class keeps its share, where `targets` are classes and each of them has samples enough.
+    """
+    from sklearn.model_selection import train_test_split
+
+    number, classes = counted("data.test", test, len(targets)), None
+    if number < 1:
+        raise ValueError(f"{name}: data.test={test} leaves no test samples of {len(targets)}")
+    if targets.dim() == 1 and not targets.is_floating_point():
+        sizes = targets.unique(return_counts=True)[1]
+        classes = targets if sizes.min() > 1 and min(number, len(targets) - number) >= len(sizes) else None
+    train, tested = train_test_split(range(len(targets)), test_size=number, random_state=0, stratify=classes)
+    return train, tested
+
+
+def divided(name: str, samples: Pair, test: float) -> tuple[Pair, Pair]:
+    """Training and test samples, by `division`."""
+    train, tested = ((samples[0][part], samples[1][part]) for part in division(name, samples[1], test))
+    return train, tested
+
+
+def cut_own(
+    name: str, train: Pair, test: Pair, *, held: Pair | None = None, valid: float, calibration: int, **options: Any
+) -> Splits:
+    """`cut` of a user's samples: `held` are validation samples, or `valid` a share; at most `calibration` samples calibrate."""
+    number = 0 if held else counted("data.valid", valid, len(train[0]))
+    most = min(calibration, len(train[0]) - number)
+    return cut(name, train, test, held=held, valid=number, calibration=most, **options)
+
+
 def cut(
     name: str,
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
+    train: Pair,
+    test: Pair,
     *,
+    held: Pair | None = None,
     num_classes: int,
     input_shape: Sequence[int],
     batch_size: int,
@@ -72,22 +118,20 @@ def cut(
     augment: Sequence[Augmentation] = (),
     eval_batch_size: int = 500,
 ) -> Splits:
-    """`Splits` of (images uint8 [M, C, H, W], labels [M]) pairs.
+    """`Splits` of (images uint8 or float [M, C, …], targets [M, …]) pairs; `held` are validation samples of their own.
 
     `valid` images (0: none) are held out of `train` and the first `calibration` of the remaining ones calibrate.  Which ones does
     not depend on `seed`, so runs with different seeds are comparable.  ValueError where the data are not what was announced.
     """
-    for part, (images, labels) in (("training", train), ("test", test)):
+    parts = {"training": train, "test": test, **({"validation": held} if held else {})}
+    for part, (images, labels) in parts.items():
         if list(images.shape[1:]) != list(input_shape):
             raise ValueError(
                 f"{name}: {part} images are {list(images.shape[1:])}, data.input_shape says {list(input_shape)}"
             )
         if len(images) != len(labels):
             raise ValueError(f"{name}: {len(images)} {part} images but {len(labels)} labels")
-        if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
-            raise ValueError(
-                f"{name}: {part} labels do not lie in 0…{num_classes - 1} (data.num_classes={num_classes})"
-            )
+        _require_targets(name, part, labels, num_classes)
     training, validation = hold_out(name, len(train[0]), valid, calibration)
 
     def batches(pair: tuple[Tensor, Tensor], indices: Tensor | slice, size: int, **options: object) -> Batches:
@@ -96,7 +140,19 @@ def cut(
 
     return Splits(
         train=batches(train, training, batch_size, shuffle=True, augment=augment, seed=seed),
-        valid=batches(train, validation, eval_batch_size),
+        valid=batches(held, slice(None), eval_batch_size) if held else batches(train, validation, eval_batch_size),
         calibration=batches(train, training[:calibration], eval_batch_size, everywhere=True),
         test=batches(test, slice(None), eval_batch_size),
     )
+
+
+def _require_targets(name: str, part: str, targets: Tensor, num_classes: int) -> None:
+    """ValueError unless targets are classes below `num_classes` ([M], or maps [M, …]), or numbers [M, `num_classes`, …]."""
+    if targets.is_floating_point():
+        if len(targets) == 0 or targets.dim() < 2 or targets.shape[1] != num_classes:
+            raise ValueError(f"{name}: {part} targets are {list(targets.shape)}, expected [{len(targets)}, {num_classes}, …] "
+                             f"(data.num_classes={num_classes}: numbers for each sample)")  # fmt: skip
+        return
+    labels = targets[targets != UNLABELLED] if targets.dim() > 1 else targets
+    if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+        raise ValueError(f"{name}: {part} labels do not lie in 0…{num_classes - 1} (data.num_classes={num_classes})")

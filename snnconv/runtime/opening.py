@@ -20,6 +20,7 @@ from snnconv.runtime import (
     distributed,
     environment,
     files,
+    found_data,
     launch,
     mistakes,
     seed,
@@ -57,6 +58,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
         with distributed.group(device), files.held(folder) if distributed.is_main() else nullcontext():
             folder = Path(str(distributed.broadcast(str(folder))))
             cfg.device = str(device)
+            found_data.complete(cfg, folder)
             cfg = stored_config.resolve(cfg)
             seed.seed_everything(cfg.seed)
             log.info("%s", header(hydra.job.name, cfg, folder))

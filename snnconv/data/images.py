@@ -1,0 +1,168 @@
+"""Your own images: a folder of files for each class, with folders for training and test, or divided here."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnconv.data.batches import Augmentation, Batches
+from snnconv.data.facts import finds, moments
+from snnconv.data.folder import Files, FolderBatches, ImageFiles, Steps, by_class, some, transform
+from snnconv.data.splits import Splits, counted, division, hold_out
+
+log = logging.getLogger(__name__)
+PARTS = {"train": ("train", "training"), "valid": ("val", "valid", "validation"), "test": ("test", "testing")}
+LARGEST = 224  # side of images whose size nobody gave
+MEASURED = 256  # images from which size, mean and deviation are found
+REMEDY = "data.root holds a folder of images for each class, or train/ and test/ (or val/) that hold such folders"
+Size = int | Sequence[int] | None
+
+
+def find(**settings: Any) -> dict[str, Any]:
+    """Classes, channels, size, mean and deviation, from training images."""
+    files = parts(Path(settings["root"]), settings["test"])["train"]
+    names = sorted({name for _, name in files})
+    paths = [path for path, _ in files][:: -(-len(files) // MEASURED)]
+    sizes, grey = zip(*map(_measured, paths), strict=True)
+    size = settings["image_size"] or _size(sizes)
+    channels = settings["channels"] or (1 if all(grey) else 3)
+    shape = settings["input_shape"] or [channels, *(size if isinstance(size, Sequence) else [size, size])]
+    images = ImageFiles(paths, shape, _steps(size, channels, shape))
+    mean, std = moments(_decoded(images, settings["workers"]))
+    return {"num_classes": len(names), "class_names": names, "image_size": size, "channels": channels,
+            "input_shape": shape, "mean": mean, "std": std}  # fmt: skip
+
+
+@finds(find)
+def folder(
+    root: str,
+    *,
+    num_classes: int,
+    class_names: Sequence[str],
+    input_shape: Sequence[int],
+    image_size: Size,
+    channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    test: float,
+    valid: float,
+    calibration: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+    augment: Sequence[Augmentation] = (),
+    eval_batch_size: int = 100,
+    workers: int = 0,
+    prefetch: int = 2,
+    memory: float = 2.0,
+) -> Splits:
+    """Image files as `Splits`: training, validation and test folders in their usual names, or folders of classes to divide.
+
+    Without a test folder the validation folder is the test set; without either, `test` (a share or a number) of the images is.
+    `valid` of the training images validate unless there is a folder for that.  Images become `image_size`: a number for a square
+    that is cut from the middle, or [height, width].  They are kept in memory if all together take less than `memory` GiB, and
+    decoded by `workers` processes in every epoch otherwise.
+    """
+    found = parts(Path(root), test)
+    numbers = {name: number for number, name in enumerate(class_names)}
+    for part, files in found.items():
+        if unknown := {name for _, name in files} - {*numbers}:
+            raise ValueError(f"{root}: the {part} images have classes that are no training classes: {some(unknown)}")
+    if len(numbers) != num_classes:
+        raise ValueError(f"{root}: {len(numbers)} classes, data.num_classes={num_classes}")
+    steps, keep = _steps(image_size, channels, input_shape), _fits(found, input_shape, memory)
+    sources: dict[str, Any] = {}
+
+    def batches(part: str, size: int, chosen: Tensor | None = None, **options: Any) -> Batches:
+        files = found.get(part, [])
+        indices = torch.arange(len(files)) if chosen is None else chosen
+        labels = torch.tensor([numbers[files[i][1]] for i in indices.tolist()], dtype=torch.int64, device=device)
+        if keep:
+            if part not in sources:
+                sources[part] = _decoded(ImageFiles([path for path, _ in files], input_shape, steps), workers)
+            return Batches(sources[part][indices].to(device), labels, size, mean, std, **options)
+        images = ImageFiles([files[i][0] for i in indices.tolist()], input_shape, steps)
+        return FolderBatches(images, labels, size, mean, std, workers=workers, prefetch=prefetch, **options)
+
+    count = len(found["train"])
+    number = 0 if "valid" in found else counted("data.valid", valid, count)
+    kept, held = hold_out(root, count, number, min(calibration, count - number))
+    return Splits(
+        train=batches("train", batch_size, kept, shuffle=True, augment=augment, seed=seed),
+        valid=batches("valid", eval_batch_size) if "valid" in found else batches("train", eval_batch_size, held),
+        calibration=batches("train", eval_batch_size, kept[:calibration], everywhere=True),
+        test=batches("test", eval_batch_size),
+    )
+
+
+def parts(root: Path, test: float) -> dict[str, Files]:
+    """The image files of "train" and "test", and of "valid" if there are both other folders."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; {REMEDY}")
+    inside = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
+    roles = {role: inside[name] for role, names in PARTS.items() for name in names if name in inside}
+    if roles and "train" not in roles:
+        raise FileNotFoundError(f"{root}: there is {', '.join(path.name for path in roles.values())}, but none of "
+                                f"{', '.join(PARTS['train'])}; {REMEDY}")  # fmt: skip
+    found = {role: by_class(folder, REMEDY) for role, folder in (roles or {"train": root}).items()}
+    if "test" not in found and "valid" in found:
+        found["test"] = found.pop("valid")
+    if "test" not in found:
+        files = found["train"]
+        names = sorted({name for _, name in files})
+        train, tested = division(str(root), torch.tensor([names.index(name) for _, name in files]), test)
+        found = {"train": [files[i] for i in train], "test": [files[i] for i in tested]}
+    return found
+
+
+def _measured(path: str) -> tuple[tuple[int, int], bool]:
+    """Height and width of an image as it is shown, and whether it is grey; OSError or ValueError naming the file."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            turned = picture.getexif().get(0x0112, 1) > 4  # orientation
+            size, mode = picture.size, picture.mode
+    except Exception as error:  # a damaged file can raise almost anything
+        raise OSError(f"{path}: damaged, or no image ({error}); replace it by the original, or remove it") from error
+    if mode.startswith("I") or mode == "F":
+        raise ValueError(
+            f"{path}: pixels of more than 8 bits (mode {mode}); store such images as an array (data=arrays)"
+        )
+    return (size if turned else size[::-1]), mode in ("1", "L", "LA", "La")
+
+
+def _size(sizes: Sequence[tuple[int, int]]) -> Size:
+    """The size that all images have, or the shortest side of any (at most 224), to which they are scaled and cut."""
+    if len(set(sizes)) == 1 and max(sizes[0]) <= LARGEST:
+        return sizes[0][0] if sizes[0][0] == sizes[0][1] else list(sizes[0])
+    return min(LARGEST, min(map(min, sizes)))
+
+
+def _steps(size: Size, channels: int, shape: Sequence[int]) -> Steps:
+    """From a file's picture to an image of `shape`: upright, in the middle, of the wanted size and channels."""
+    if channels not in (1, 3) or shape[0] != channels:
+        raise ValueError(f"data.channels={channels}, data.input_shape={list(shape)}: 1 (grey) or 3 (colour) channels")
+    from PIL import ImageOps
+
+    wanted = list(size) if isinstance(size, Sequence) else [size, size]
+    if wanted != list(shape[1:]):
+        raise ValueError(f"data.image_size={size}, data.input_shape={list(shape)}: give one of them")
+    resize = transform("Resize", size=size if isinstance(size, int) else wanted)
+    grey = [transform("Grayscale", num_output_channels=1)] if channels == 1 else []
+    return [ImageOps.exif_transpose, resize, transform("CenterCrop", size=wanted), *grey]
+
+
+def _fits(found: dict[str, Files], shape: Sequence[int], memory: float) -> bool:
+    """Whether all images together take less than `memory` GiB."""
+    return sum(map(len, found.values())) * torch.Size(shape).numel() < memory * 2**30
+
+
+def _decoded(images: ImageFiles, workers: int) -> Tensor:
+    """All images as one uint8 tensor."""
+    labels = torch.zeros(len(images.paths), dtype=torch.int64)
+    reader = FolderBatches(images, labels, 50, [0.0], [1.0], workers=workers)
+    return torch.cat(list(reader._load(torch.arange(len(labels)).split(50))))
