@@ -25,7 +25,7 @@ def test_every_model_builds_and_forwards(compose_config, any_model, shape):
     ann = instantiate(cfg.model)  # in training mode, where batch norm keeps an untrained network awake
     with torch.no_grad():
         logits = ann(torch.randn(4, *shape))
-    assert logits.shape == (4, 7)
+    assert logits.shape == ((4, 7, *shape[1:]) if any_model == "unet" else (4, 7))
     assert logits.isfinite().all()
     assert logits[0].ne(logits[1]).any()  # says something about the image
     sites = [module for module in ann.modules() if isinstance(module, QCFS)]
