@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: help demo test long check lint setup smoke format gpu
+.PHONY: help demo test long check lint setup smoke format gpu docs
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make long    the tests that take half a minute each"
 	@echo "make check   format, lint, types, import contracts, fast tests"
 	@echo "make smoke   the whole pipeline on synthetic data, in seconds"
+	@echo "make docs    the documentation, in docs/_build/html"
 	@echo "make gpu     what only a GPU can show, nine minutes of it; again to go on"
 	@echo "make format  put the code in order"
 	@echo "make setup   only the environment (.venv)"
@@ -26,7 +27,14 @@ help:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch .venv/dev
 
+.venv/docs: .venv/demo
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs,export]'
+	touch .venv/docs
+
 setup: .venv/dev
+
+docs: .venv/docs
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build/html
 
 demo: .venv/demo
 	$(BIN)/python train.py experiment=demo

@@ -1,0 +1,59 @@
+"""Every recorded result as a table that can be sorted and filtered, and as curves that can be compared."""
+
+from typing import Any
+
+import itables
+import pandas as pd
+import plotly.graph_objects as go
+from generate import results
+from IPython.display import HTML
+
+from snnconv.spiking.latency import latency_class
+
+SHOWN = (1, 2, 4, 8, 16, 32, 64)  # timesteps with a column
+
+
+def _key(result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "data": result["data"],
+        "network": result["model"],
+        "L": result.get("levels"),
+        "method": result["method"],
+        "class": latency_class(result["latency"]),
+        "seed": result.get("seed"),
+        "study": result["study"],
+        "commit": str(result.get("commit") or "")[:7],
+    }
+
+
+def table() -> None:
+    """Show all results, one a row."""
+    rows = []
+    for result in results():
+        accuracies = {f"T={t}": result["snn_accuracy"].get(str(t)) for t in SHOWN}
+        percent = {name: None if value is None else round(100 * value, 2) for name, value in accuracies.items()}
+        rows.append({**_key(result), "ANN": round(100 * result["ann_accuracy"], 2), **percent})
+    itables.init_notebook_mode(connected=False)
+    itables.show(pd.DataFrame(rows), classes="display compact", pageLength=15, layout={"topStart": "search"})
+
+
+def curves() -> HTML:
+    """Accuracy against timesteps of the best run (at its largest T) of each method, on CIFAR-10."""
+    best: dict[tuple, dict[str, Any]] = {}
+    for result in results():
+        key = (result["method"], result["model"], result.get("levels"))
+        if result["data"] == "cifar10" and _last(result) > _last(best.get(key)):
+            best[key] = result
+    figure = go.Figure()
+    for (method, model, levels), result in sorted(best.items(), key=lambda item: str(item[0])):
+        accuracy = {int(t): 100 * value for t, value in result["snn_accuracy"].items()}
+        name = f"{method}, {model}, L={levels} ({latency_class(result['latency'])})"
+        figure.add_scatter(x=list(accuracy), y=list(accuracy.values()), name=name, mode="lines+markers")
+    figure.update_xaxes(type="log", title="timesteps T")
+    figure.update_yaxes(title="test accuracy in percent")
+    figure.update_layout(height=700, legend={"orientation": "h", "y": -0.15}, template="plotly_white")
+    return HTML(figure.to_html(full_html=False, include_plotlyjs=True))
+
+
+def _last(result: dict[str, Any] | None) -> float:
+    return list(result["snn_accuracy"].values())[-1] if result else -1.0

@@ -1,0 +1,194 @@
+"""Pages that the program itself knows best: methods, configuration, studies, and the notebooks of examples/.
+
+`write` fills docs/generated/, which is not under version control.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import snnconv
+from snnconv.conversion import registry
+from snnconv.conversion.method import Method
+from snnconv.runtime import configurations
+from snnconv.spiking.latency import latency_class
+
+ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"(!?\[[^\]]*\])\(([^)#:\s]+)(#[^)\s]*)?\)")  # a relative link: text, path, anchor
+
+
+def write(folder: Path) -> None:
+    """Fill `folder` with the generated pages."""
+    pages = {
+        "methods.md": methods(),
+        "configuration.md": configuration(),
+        "leaderboard.md": leaderboard(),
+        "studies.md": studies(folder),
+        "tutorials.md": tutorials(folder),
+    }
+    for name in ("CONTRIBUTING", "SECURITY", "CHANGELOG"):
+        text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
+        pages[f"{name.lower()}.md"] = LINK.sub(partial(_relinked, source=ROOT), text)
+    for name, text in pages.items():
+        _replace(folder / name, text)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write `text` unless the file has it already, so that Sphinx reads only pages that changed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def relink(docname: str, text: str) -> str:
+    """A page of docs/ whose links out of docs/ lead to the generated copies of those files."""
+    up = "../" * docname.count("/")
+    text = re.sub(r"\]\((?:\.\./)+experiments/(\w+)/README\.md", rf"]({up}generated/studies/\1.md", text)
+    return re.sub(r"\]\((?:\.\./)+([A-Z]+)\.md", lambda link: f"]({up}generated/{link[1].lower()}.md", text)
+
+
+# methods
+
+
+def methods() -> str:
+    """Every conversion method: its latency class, the networks that it starts from, its source and its settings."""
+    lines = [
+        "# Methods of conversion\n",
+        "Names for `method=` on the command line and `snnconv.convert(…, method=…)`. The class is that of a small network that "
+        "this version converted with default settings; see [latency classes](../concepts/classes.md).\n",
+    ]
+    for name in snnconv.methods():
+        lines += _method(registry.find(name))
+    return "\n".join(lines)
+
+
+def _method(method: Method) -> list[str]:
+    kinds = ", ".join(kind.__name__ for kind in method.takes or ()) or "what `base` starts from"
+    settings = {key: value for key, value in method.settings().items() if key not in ("simulate", "operators")}
+    rows = [f"| `{key}` | {_shown(value)} |" for key, value in settings.items()]
+    table = ["| setting | default |", "| --- | --- |", *rows, ""] if rows else ["No settings.\n"]
+    yaml = (configurations.CONF / "method" / f"{method.name}.yaml").read_text(encoding="utf-8").strip()
+    return [
+        f"## {method.name}\n",
+        f"{method.summary}\n",
+        f"**Starts from** {kinds}. **Class**: {_class_of(method)}.\n",
+        *table,
+        f"```yaml\n# conf/method/{method.name}.yaml\n{yaml}\n```\n",
+    ]
+
+
+def _class_of(method: Method) -> str:
+    """The latency class of a small network that `method` has converted."""
+    torch.manual_seed(0)
+    batches = [(torch.rand(64, 8), torch.randint(3, (64,)))]
+    relu = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    trained = snnconv.prepare(relu, levels=4, calibration=batches)
+    if method.takes is None:
+        return "trained after conversion"
+    model = relu if nn.ReLU in method.takes else trained
+    return latency_class(snnconv.convert(model, batches, method=method.name).latency.as_dict())
+
+
+def _shown(value: Any) -> str:
+    if value is inspect.Parameter.empty:
+        return "required"
+    return f"`{getattr(value, '__name__', None) or repr(value)}`"
+
+
+# configuration
+
+
+def configuration() -> str:
+    """Every option of every group of conf/, as its yaml file: keys, defaults, comments."""
+    lines = [
+        "# Configuration\n",
+        "All keys with their defaults. `snnconv help <key>` prints the same for one key.\n",
+        _yaml("config.yaml"),
+    ]
+    for group in configurations.groups():
+        lines.append(f"## {group}\n")
+        lines += [f"### {group}={name}\n\n{_yaml(f'{group}/{name}.yaml')}" for name in configurations.options(group)]
+    return "\n".join(lines)
+
+
+def _yaml(path: str) -> str:
+    return f"```yaml\n{(configurations.CONF / path).read_text(encoding='utf-8').strip()}\n```\n"
+
+
+# studies
+
+
+def studies(folder: Path) -> str:
+    """The index of the studies; each README of experiments/ is copied with its pictures."""
+    names = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/README.md"))
+    for name in names:
+        source = ROOT / "experiments" / name
+        text = (source / "README.md").read_text(encoding="utf-8")
+        _replace(folder / "studies" / f"{name}.md", LINK.sub(partial(_relinked, source=source), text))
+        for picture in source.glob("*.png"):
+            shutil.copy2(picture, folder / "studies" / f"{name}_{picture.name}")
+    listed = "\n".join(f"studies/{name}" for name in names)
+    return (
+        "# Studies\n\nEvery table comes from recorded runs: `experiments/<study>/results.jsonl` holds command, commit and seed of "
+        f"each. The README of each study is shown here as it is.\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
+    )
+
+
+def _relinked(link: re.Match[str], source: Path) -> str:
+    """A link of a study as it is here: to another study, to a picture, or the plain path of a file of the repository."""
+    text, path, anchor = link[1], link[2], link[3] or ""
+    target = Path(os.path.normpath(source / path))
+    if target.name == "README.md" and target.parent.parent == ROOT / "experiments":
+        return f"{text}({target.parent.name}.md{anchor})"
+    if target.suffix == ".png" and target.parent == source:
+        return f"{text}({source.name}_{target.name})"
+    return f"{text.strip('![]')} (`{os.path.relpath(target, ROOT)}`)"
+
+
+def leaderboard() -> str:
+    """A table of every result in experiments/ that can be sorted and filtered, and curves to compare, as a notebook page."""
+    sources = [ROOT / "docs" / "board.py", *sorted((ROOT / "experiments").glob("*/results.jsonl"))]
+    content = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()  # else the cell is cached
+    return (
+        "---\nfile_format: mystnb\nkernelspec: {name: python3}\nmystnb: {remove_code_source: true}\n---\n"
+        "# Leaderboard\n\nResults of all studies: accuracy in percent by timesteps. Sort by a column, or filter by a word such as "
+        "`plain` or `resnet20`. Only results of one class, network and data set are comparable.\n\n"
+        f"```{{code-cell}}\n# {content}\nimport sys\nsys.path.insert(0, '..')\nimport board\nboard.table()\n```\n\n"
+        "Accuracy against timesteps. Click on a name in the legend to hide its curve, twice to see it alone.\n\n"
+        "```{code-cell}\nboard.curves()\n```\n"
+    )
+
+
+def results() -> list[dict[str, Any]]:
+    """Every recorded result of a conversion, with the name of its study."""
+    rows = []
+    for path in sorted((ROOT / "experiments").glob("*/results.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            result = json.loads(line)
+            if isinstance(result.get("snn_accuracy"), dict) and "latency" in result:
+                rows.append({"study": path.parent.name, **result})
+    return rows
+
+
+# tutorials
+
+
+def tutorials(folder: Path) -> str:
+    """The index of the tutorials; the notebooks of examples/ are copied."""
+    names = []
+    for path in sorted((ROOT / "examples").glob("*.ipynb")):
+        _replace(folder / "tutorials" / path.name, path.read_text(encoding="utf-8"))
+        names.append(f"tutorials/{path.stem}")
+    return (
+        "# Tutorials\n\nNotebooks on the digits of scikit-learn; each runs in under two minutes on two CPU cores. The files are in "
+        "`examples/`.\n\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n"
+    )
