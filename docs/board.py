@@ -34,7 +34,7 @@ def table() -> None:
         percent = {name: None if value is None else round(100 * value, 2) for name, value in accuracies.items()}
         rows.append({**_key(result), "ANN": round(100 * result["ann_accuracy"], 2), **percent})
     itables.init_notebook_mode(connected=False)
-    itables.show(pd.DataFrame(rows), classes="display compact", pageLength=15, layout={"topStart": "search"})
+    itables.show(pd.DataFrame(rows), classes="display compact", pageLength=15)
 
 
 def curves() -> HTML:

@@ -22,7 +22,7 @@ from snnconv.conversion.method import Method
 from snnconv.runtime import configurations
 from snnconv.spiking.latency import latency_class
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)#:\s]+)(#[^)\s]*)?\)")  # a relative link: text, path, anchor
 
 
@@ -176,6 +176,8 @@ def results() -> list[dict[str, Any]]:
             result = json.loads(line)
             if isinstance(result.get("snn_accuracy"), dict) and "latency" in result:
                 rows.append({"study": path.parent.name, **result})
+    if not rows:
+        raise ValueError(f"{ROOT / 'experiments'}: no results")
     return rows
 
 
