@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from generate import results
 from IPython.display import HTML
+from plotly.colors.qualitative import Dark24
 
 from snnconv.spiking.latency import latency_class
 
@@ -21,9 +22,11 @@ def _key(result: dict[str, Any]) -> dict[str, Any]:
         "method": result["method"],
         "class": latency_class(result["latency"]),
         "seed": result.get("seed"),
-        "study": result["study"],
-        "commit": str(result.get("commit") or "")[:7],
     }
+
+
+def _source(result: dict[str, Any]) -> dict[str, Any]:
+    return {"study": result["study"], "commit": str(result.get("commit") or "")[:7]}
 
 
 def table() -> None:
@@ -32,13 +35,13 @@ def table() -> None:
     for result in results():
         accuracies = {f"T={t}": result["snn_accuracy"].get(str(t)) for t in SHOWN}
         percent = {name: None if value is None else round(100 * value, 2) for name, value in accuracies.items()}
-        rows.append({**_key(result), "ANN": round(100 * result["ann_accuracy"], 2), **percent})
+        rows.append({**_key(result), "ANN": round(100 * result["ann_accuracy"], 2), **percent, **_source(result)})
     itables.init_notebook_mode(connected=False)
     itables.show(pd.DataFrame(rows), classes="display compact", pageLength=15)
 
 
 def curves() -> HTML:
-    """Accuracy against timesteps of the best run (at its largest T) of each method, on CIFAR-10."""
+    """Accuracy against timesteps of the best run (at its largest T) of each method, on CIFAR-10; L = 4 is shown at first."""
     best: dict[tuple, dict[str, Any]] = {}
     for result in results():
         key = (result["method"], result["model"], result.get("levels"))
@@ -48,10 +51,11 @@ def curves() -> HTML:
     for (method, model, levels), result in sorted(best.items(), key=lambda item: str(item[0])):
         accuracy = {int(t): 100 * value for t, value in result["snn_accuracy"].items()}
         name = f"{method}, {model}, L={levels} ({latency_class(result['latency'])})"
-        figure.add_scatter(x=list(accuracy), y=list(accuracy.values()), name=name, mode="lines+markers")
+        shown = True if levels == 4 else "legendonly"
+        figure.add_scatter(x=list(accuracy), y=list(accuracy.values()), name=name, mode="lines+markers", visible=shown)
     figure.update_xaxes(type="log", title="timesteps T")
     figure.update_yaxes(title="test accuracy in percent")
-    figure.update_layout(height=700, legend={"orientation": "h", "y": -0.15}, template="plotly_white")
+    figure.update_layout(height=1000, legend={"orientation": "h", "y": -0.1}, colorway=Dark24, template="plotly_white")
     return HTML(figure.to_html(full_html=False, include_plotlyjs=True))
 
 

@@ -163,7 +163,7 @@ def leaderboard() -> str:
         "# Leaderboard\n\nResults of all studies: accuracy in percent by timesteps. Sort by a column, or filter by a word such as "
         "`plain` or `resnet20`. Only results of one class, network and data set are comparable.\n\n"
         f"```{{code-cell}}\n# {content}\nimport sys\nsys.path.insert(0, '..')\nimport board\nboard.table()\n```\n\n"
-        "Accuracy against timesteps. Click on a name in the legend to hide its curve, twice to see it alone.\n\n"
+        "Accuracy against timesteps. Click on a name in the legend to show or hide its curve, twice to see it alone.\n\n"
         "```{code-cell}\nboard.curves()\n```\n"
     )
 

@@ -28,9 +28,9 @@ def main() -> None:
     words = ["python", "-m", "snnconv"] if path.name == "__main__.py" else [path.stem]
     name, *arguments = sys.argv[1:] or ["help"]
     if name in HELP:
-        from snnconv.commands.help import overview
+        from snnconv.commands.help import about, overview
 
-        print(overview())
+        print(about(arguments[0]) if arguments else overview())
     elif name == "--version":
         import snnconv
 

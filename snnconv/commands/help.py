@@ -1,6 +1,7 @@
 """The pages of `snnconv --help` and `snnconv train --help`, made from docstrings and from the comments of the yaml files."""
 
 import ast
+import difflib
 import re
 import textwrap
 from pathlib import Path
@@ -27,6 +28,7 @@ def overview() -> str:
         "",
         "More:",
         "  snnconv train --help           the settings of one command",
+        "  snnconv help fit.lr            one setting: defaults and comments; also: help fit",
         "  snnconv train … --cfg job      the whole configuration that a command line gives",
         "  snnconv train … --config-dir=mine        yaml files of yours: mine/model/net.yaml, …",
         '  eval "$(snnconv completion bash)"        the Tab key completes options and settings',
@@ -42,6 +44,29 @@ def page(name: str) -> str:
     if name != "leaderboard":
         lines += ["", *_choices(), "", "Settings:", *(f"  {line}" for line in _settings())]
     return "\n".join(lines)
+
+
+def about(name: str) -> str:
+    """The help of a command, or of a setting: its default and comment in every option of its group that has it."""
+    if name in COMMANDS:
+        return page(name)
+    if name in configurations.groups():
+        lines = [
+            f"{name}={option:<27} {configurations.summary(name, option)}" for option in configurations.options(name)
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+    places = configurations.places(name)
+    if not places:
+        raise SystemExit(f"snnconv help {name}: {_nearest(name)}")
+    width = max(len(file) for file, _ in places)
+    return "\n".join(f"conf/{file:<{width}}   {line}" for file, line in places)
+
+
+def _nearest(name: str) -> str:
+    """A line with the nearest commands, groups and settings."""
+    names = [*COMMANDS, *configurations.groups(), *configurations.dotted_keys()]
+    close = difflib.get_close_matches(name, names, 3, 0.6)
+    return f"no such command, group or setting{'; did you mean ' + ' or '.join(close) + '?' if close else ''}"
 
 
 def _choices() -> list[str]:

@@ -34,7 +34,7 @@ def summary(group: str, option: str) -> str:
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("# ").strip())
-    return re.split(r"(?<=[^.]\.)\s|\s{4}", " ".join(lines))[0].strip().rstrip(".")
+    return re.split(r"(?<=[\w)]{2}\.)\s|\s{4}", " ".join(lines))[0].strip().rstrip(".")
 
 
 @functools.cache
@@ -47,6 +47,27 @@ def dotted_keys() -> frozenset[str]:
         for option in options(group) if group not in ("experiment", "sweep") else ():
             names |= {f"{group}.{key}" for key in _dotted(_read(CONF / group / f"{option}.yaml"))}
     return frozenset(names)
+
+
+def places(key: str) -> list[tuple[str, str]]:
+    """Where a dotted key is set: (file in conf/, the line with its default and comment), for each option that has it."""
+    group, _, inner = key.partition(".")
+    files = [("config.yaml", key), *((f"{group}/{option}.yaml", inner) for option in options(group) if inner)]
+    return [(name, line) for name, path in files for line in _lines(CONF / name, path.split("."))]
+
+
+def _lines(path: Path, key: list[str]) -> list[str]:
+    """The lines of a yaml file that set `key`, given as its parts, without indentation."""
+    stack: list[tuple[int, str]] = []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        match = re.match(r"( *)(\w+):", line)
+        if match is None:
+            continue
+        stack = [each for each in stack if each[0] < len(match[1])] + [(len(match[1]), match[2])]
+        if [name for _, name in stack] == key:
+            lines.append(line.strip())
+    return lines
 
 
 def top_level() -> frozenset[str]:

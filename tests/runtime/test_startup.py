@@ -14,6 +14,7 @@ import pytest
 
 from snnconv.commands import COMMANDS
 from snnconv.commands.completion import complete, script
+from snnconv.commands.help import about
 from snnconv.runtime import configurations, home, threads
 
 ROOT = Path(__file__).parents[2]
@@ -158,3 +159,30 @@ def test_keys_are_those_of_the_yaml_files():
     assert {"levels", "fit.lr", "method.rule.percent", "data.root", "model"} <= configurations.dotted_keys()
     assert "defaults" not in configurations.top_level()
     assert "hydra" not in configurations.top_level()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("levels", "levels: 8"),
+        ("fit.lr", "conf/fit/finetune.yaml"),
+        ("method", "method=srp"),
+        ("train", "snnconv train"),
+        ("method.rule.percent", "percent: 99.9"),
+    ],
+)
+def test_help_of_a_setting_a_group_and_a_command(name, text):
+    assert text in about(name)
+
+
+def test_help_of_an_unknown_name_has_the_nearest():
+    with pytest.raises(SystemExit, match=r"did you mean .*fit\.epochs"):
+        about("fit.epoch")
+
+
+@pytest.mark.parametrize("key", ["seed", "fit.epochs", "activation.threshold"])
+def test_every_place_of_a_setting_is_a_line_of_that_file(key):
+    for file, line in configurations.places(key):
+        lines = (configurations.CONF / file).read_text(encoding="utf-8").splitlines()
+        assert line in [text.strip() for text in lines]
+        assert line.startswith(f"{key.rpartition('.')[2]}:")
