@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 IN_TURN = ("evaluate", "baseline")  # these take several values (method=srp,cos) without --multirun
+DEMO = "experiment=demo"  # of `snnconv train` alone
 HELP = ("-h", "--help", "help")
 
 
@@ -52,6 +53,9 @@ def main() -> None:
 def run(name: str, arguments: Sequence[str] | None = None, words: Sequence[str] | None = None) -> None:
     """Run one command with `arguments` (default: those of this process), which `words` started (default: a script)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if name == "train" and not arguments:
+        arguments = [DEMO]
+        print(f"No settings given: {DEMO}; --help lists what can be chosen")
     program.started_as(words or ["python", sys.argv[0]], arguments)
     threads.wait_passively()
     home.provide()

@@ -19,7 +19,7 @@ from snnconv.data.batches import Batches
 from snnconv.data.loaders import Loader, device_of
 from snnconv.spiking.model import SpikingModel
 
-WIDTH = 100  # of a printed table, in characters
+WIDTH = 80  # of a printed table, in characters
 FIRST_LAYER = {
     "every_step": "The SNN computes the first layer, which sees the image, anew in every step that shows it.",
     "once": "The SNN computes the first layer, which sees the image, once, and holds the current for all steps.",
@@ -133,22 +133,20 @@ class Energy:
         return text.getvalue()
 
     def as_table(self) -> Table:
-        """For the terminal: at each T the SNN beside the equally quantized ANN, under every table of costs."""
+        """For the terminal: under every table of costs, and at each T, the SNN beside the equally quantized ANN and the ANN."""
         shown = Table(title=f"Energy: estimates in µJ for one image, counted on {self.operations.images} images")
-        shown.add_column("T", justify="right")
+        shown.add_column("costs", overflow="fold")
+        for column in ("T", "SNN", "quantized ANN", "ANN"):
+            shown.add_column(column, justify="right", no_wrap=True)
         for name in self.costs:
-            shown.add_column(f"SNN\n{name}", justify="right")
-            shown.add_column("quantized\nANN", justify="right")
-        for t in self.timesteps:
-            pairs = [(self.snn(name, t), self.quantized(name, t)) for name in self.costs]
-            shown.add_row(str(t), *[_microjoules(layers) for pair in pairs for layers in pair])
-        shown.add_section()
-        shown.add_row("ANN", *[cell for name in self.costs for cell in ("", _microjoules(self.ann(name)))])
-        last = [self.wins_until(name) for name in self.costs]
-        for key, name in (("quantized", "quantized ANN"), ("ann", "ANN")):
+            for t in self.timesteps:
+                energies = self.snn(name, t), self.quantized(name, t), self.ann(name)
+                shown.add_row(name if t == self.timesteps[0] else "", str(t), *map(_microjoules, energies))
+            wins = self.wins_until(name)
             shown.add_row(
-                f"SNN < {name} up to T =", *[cell for wins in last for cell in (str(wins[key] or "never"), "")]
+                "SNN costs less up to T =", "", "", *(str(wins[key] or "never") for key in ("quantized", "ann"))
             )
+            shown.add_section()
         return shown
 
     def layer_table(self, table: str, t: int) -> Table:

@@ -19,7 +19,8 @@ def overview() -> str:
     lines += [f"  snnconv {name:<12} {text}" for name, text in COMMANDS.items()]
     lines += ["", "Examples:"]
     lines += [
-        "  snnconv train model=mlp                     bundled digits, two minutes on a CPU",
+        "  snnconv train                               a demonstration: two minutes on a CPU",
+        "  snnconv train model=mlp                     the bundled digits in half a minute",
         "  snnconv train data=cifar10 model=vgg16 levels=8",
         "  snnconv check model=custom model.path=net.py model.name=Net",
         "  snnconv evaluate run=runs/mlp-digits/… method=qcfs,srp 'timesteps=[1,2,4,8]'",

@@ -1,5 +1,6 @@
 """Train a network with quantized activations, convert it to spikes, show accuracy against timesteps.
 
+snnconv train                             a demonstration: experiment=demo
 snnconv train model=vgg16 levels=8        every part is a Hydra override; `snnconv train --help` lists them
 """
 

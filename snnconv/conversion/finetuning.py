@@ -40,7 +40,7 @@ def finetune(
 
     `lr` is the largest learning rate, of AdamW with half a cosine.  Other settings are those of conf/method/finetune.yaml
     (`training.through_time.Settings`): loss, thresholds, surrogate, sharpness, momentum, weight_decay, temperature, ….
-    `simulation` holds settings of conf/simulate/ for the result.
+    `simulation` holds settings of conf/simulate/ for the result; by default they are those of a `SpikingModel` given as `snn`.
 
     ValueError for settings that make no sense, or naming a neuron that cannot be trained; TrainingError if the loss is not finite.
 
@@ -74,4 +74,5 @@ def finetune(
         taught_by = fold_batchnorm(teacher).requires_grad_(False)
     train_through_time(network, taught_by, batches, how)
     latency = replace(start.latency, needs_training="weights")
+    simulation = snn.simulation if simulation is None and isinstance(snn, SpikingModel) else simulation
     return SpikingModel(plain(network), latency, timesteps=timesteps, facts=how.as_dict(), simulation=simulation)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from snnconv.runtime.compilation import compiled
+
 log = logging.getLogger(__name__)
 
 SMALL = 2**15  # elements below which the tensor stays in cache and separate operations are as fast
@@ -28,12 +30,12 @@ def fused(formula: Callable[..., Any] | None = None, *, over_time: bool = False)
     """
     if formula is None:
         return functools.partial(fused, over_time=over_time)
-    compiled: Callable[..., Any] | None = None
+    kernel: Callable[..., Any] | None = None
     broken = False
 
     @functools.wraps(formula)
     def run(*arguments: Any) -> Any:
-        nonlocal broken, compiled
+        nonlocal broken, kernel
         first = arguments[0]
         if broken or is_traced(first) or first.numel() < SMALL or not _is_dense(first, over_time):
             return formula(*arguments)
@@ -46,9 +48,9 @@ def fused(formula: Callable[..., Any] | None = None, *, over_time: bool = False)
             flat = [
                 _flat_like(a, first, over_time) if s else a for a, s in zip(arguments, shaped_like_first, strict=True)
             ]
-        compiled = compiled or torch.compile(formula, dynamic=True)
+        kernel = kernel or compiled(formula, dynamic=True)
         try:
-            result = compiled(*flat)
+            result = kernel(*flat)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             log.info("No fused kernels here (%s); continuing with separate operations", str(error).splitlines()[0])
             broken = True

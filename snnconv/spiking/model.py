@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from snnconv.nn.graph.folding import fold_amplitudes
 from snnconv.nn.graph.split import split
+from snnconv.runtime.compilation import compiled
 from snnconv.spiking.event_driven import library, refresh, walk_spikes
 from snnconv.spiking.latency import Latency, latency_class
 from snnconv.spiking.network import OverTime
@@ -192,7 +193,7 @@ class SpikingModel(nn.Module):
                 self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             before, after = split(self.network, OverTime)
             if self.simulation.compiles:
-                self._parts[mode] = before, torch.compile(after, mode=mode)
+                self._parts[mode] = before, compiled(after, mode=mode)
             else:
                 self._parts[mode] = before, walk_spikes(after) if self.simulation.event_driven else after
         return self._parts[mode]

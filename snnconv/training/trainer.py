@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from snnconv.nn.recompute import RecomputedOutputs
 from snnconv.runtime import distributed, seed
+from snnconv.runtime.compilation import compiled
 from snnconv.runtime.environment import autocast
 from snnconv.runtime.run import TrainingError
 from snnconv.training.distillation import LayerDistances, distillation, load_teacher
@@ -37,7 +38,7 @@ class Trainer:
             else None
         )
         self.lookahead = Lookahead(ann, settings.lookahead) if settings.lookahead else None
-        network: nn.Module = torch.compile(ann) if settings.compile else ann  # type: ignore[assignment]
+        network: nn.Module = compiled(ann) if settings.compile else ann  # type: ignore[assignment]
         if distributed.world_size() > 1:
             network = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
         self.network = network
@@ -152,7 +153,7 @@ class Trainer:
         self.ann.train(mode)
         network = load_teacher(settings.teacher, images, classes, channels_last=settings.channels_last)
         self.layers = LayerDistances(self.ann, network) if settings.distill_layers else None
-        self.teacher = torch.compile(network) if settings.compile else network
+        self.teacher = compiled(network) if settings.compile else network
 
 
 def _diverged(what: str, epoch: int, where: str) -> TrainingError:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from snnconv.nn.recompute import RecomputedOutputs
 from snnconv.nn.small_maps import compute_as_product, compute_as_usual, serves
 from snnconv.runtime import distributed, seed
+from snnconv.runtime.compilation import compiled
 from snnconv.runtime.environment import autocast
 from snnconv.training.quantized_weights import Weights
 from snnconv.training.settings import Fit
@@ -128,7 +129,7 @@ class _Trial:
         """Of one step."""
         layout = torch.channels_last if tuning.channels_last else torch.contiguous_format
         images = self.images.contiguous(memory_format=layout)
-        network: Any = torch.compile(self.ann) if tuning.compile else self.ann
+        network: Any = compiled(self.ann) if tuning.compile else self.ann
         with tuning.applied(self.ann), self.weights.trained(self.ann):
             start = time.perf_counter()
             with autocast(images.device, tuning.precision), nullcontext() if tuning.compile else RecomputedOutputs():

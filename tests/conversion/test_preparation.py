@@ -102,12 +102,13 @@ def test_fit_trains_it_too(digits, settings):
 
 def test_finetune_is_right_at_two_timesteps(digits):
     model = train(small(), loader(digits))
-    snn = convert(model, digits[0][:1000])
+    snn = convert(model, digits[0][:1000], simulation={"schedule": "layer"})
     before = accuracies(snn, digits, 2)[-1]
     for start in (model, snn):
         tuned = finetune(start, loader(digits), timesteps=2, epochs=2, lr=1e-3)
         assert accuracies(tuned, digits, 2)[-1] > max(before, 0.85)
         assert tuned.latency.needs_training == "weights"
+        assert tuned.simulation.schedule == ("layer" if start is snn else "auto")
     assert accuracies(snn, digits, 2)[-1] == before
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from snnconv import cli
 from snnconv.commands import COMMANDS
 from snnconv.commands.completion import complete, script
 from snnconv.commands.help import about
@@ -88,6 +89,17 @@ def test_an_unknown_command_is_answered_with_the_known_ones():
 
 
 # completion
+
+
+def test_train_alone_is_the_demo(monkeypatch, capsys):
+    composed = []
+    monkeypatch.setattr(cli, "_compose", lambda *call: composed.append(call))
+    for module, name in ((cli.program, "started_as"), (cli.threads, "wait_passively"), (cli.home, "provide")):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    for arguments in ([], ["seed=1"]):
+        cli.run("train", arguments)
+    assert composed == [("train", ["experiment=demo"]), ("train", ["seed=1"])]
+    assert capsys.readouterr().out.count("No settings given: experiment=demo") == 1
 
 
 def test_completion_knows_commands_groups_options_and_settings(tmp_path, monkeypatch):
