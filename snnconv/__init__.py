@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """A public name from the room where it lives."""
+    if name == "readers":
+        return import_module(f"{__name__}.readers")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -345,8 +345,8 @@ HEAD = nn.Flatten(), nn.Linear(16, 3)
 UNKNOWN = {
     "max pooling": (lambda: nn.Sequential(conv(1, 4), nn.MaxPool2d(2), act(), *HEAD), r"1 \(MaxPool2d\): has no counterpart"),
     "norm alone": (lambda: nn.Sequential(conv(1, 4), act(), nn.AvgPool2d(2), nn.BatchNorm2d(4), *HEAD), r"3 \(BatchNorm2d\): has"),
-    "groups": (lambda: nn.Sequential(conv(1, 4), act(), nn.AvgPool2d(2), conv(4, 4, groups=2), act(), *HEAD), "3 .*: groups=2"),
-    "rectangle": (lambda: nn.Sequential(nn.Conv2d(1, 1, (1, 3), padding=(0, 1)), act(), *HEAD), r"0 .*: a kernel of \(1, 3\)"),
+    "padding": (lambda: nn.Sequential(conv(1, 1, padding_mode="circular"), act(), *HEAD), "0 .*: padding_mode='circular'"),
+    "rectangle": (lambda: nn.Sequential(nn.Conv2d(1, 1, (1, 2)), act(), nn.Flatten(), nn.Linear(12, 3)), r"0 .*: a kernel of \(1, 2\)"),
     "used twice": (lambda: Net(lambda n, x: n.fc(n.b(n.conv(n.a(n.conv(x)))).flatten(1)), conv=conv(1, 1), a=act(), b=act(),
                                fc=nn.Linear(16, 3)), "conv: used 2 times"),
     "twice itself": (lambda: Net(lambda n, x: n.fc((lambda y: y + n.drop(y))(n.a(n.conv(x))).flatten(1)), conv=conv(1, 1),

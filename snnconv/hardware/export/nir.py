@@ -1,7 +1,8 @@
 """The spiking network as a NIR graph (Neuromorphic Intermediate Representation), read back and replayed before it is kept.
 
-NIR's integrate-and-fire node resets to v_reset and fires above its threshold (nir 1.0.8, ir/neuron.py).  Converted networks
-subtract θ, fire at θ, and start from v(0), mostly θ/2.  NIR cannot say so, hence metadata of every IF node does:
+NIR's integrate-and-fire node resets to v_reset, fires above its threshold and starts from 0 (nir 1.0.8, ir/neuron.py).
+Converted networks subtract θ, fire at θ, and start from v(0), mostly θ/2.  NIR has no fields for that, so the metadata of every
+IF node hold it:
 
     reset = "subtract"          v ← v − v_threshold after a spike
     fires = "v >= v_threshold"
@@ -10,10 +11,15 @@ subtract θ, fire at θ, and start from v(0), mostly θ/2.  NIR cannot say so, h
 
 and of the graph: input = "constant" (the image is the current of every step, dt = 1), readout = "mean" (of the output over steps).
 
-No reader that we looked at reads metadata: v(0) is to be set by hand, and so is the reset in SpikingJelly 2.0.0 (import_from_nir,
-with dt=1; after that its output equals ours to the last bit, test_export_nir.py) and norse (IAFCell), which take the node
-for a hard-reset one.  By their sources, snnTorch (snn.Leaky) and sinabs (IAFSqueeze: potentials end at −θ, several spikes a step)
-subtract.
+The tools' own readers ignore metadata, so neither the reset nor v(0) is right in any of them:
+
+    SpikingJelly 2.0.0          hard reset, v(0) = 0
+    snnTorch 1.0.0              subtracts, but with beta = 0.9 and v(0) = 0; flattens the batch, and stops at average pooling
+    sinabs 3.1.3                subtracts, but with several spikes a step, potentials that end at −θ, and v(0) = 0; nirtorch runs
+                                residual networks in a wrong order
+    norse 1.1.0                 hard reset, v(0) = 0; flattens the batch
+
+`snnconv.readers` builds models of these tools that spike identically (tests/readers).
 """
 
 import io
@@ -28,8 +34,9 @@ from torch import Tensor
 
 from snnconv.analysis.fan_out import LOGITS
 from snnconv.hardware.export.checking import images_to_compare
-from snnconv.hardware.export.nir_graph import package, replay, to_nir
+from snnconv.hardware.export.nir_graph import package, replay, to_nir, write
 from snnconv.hardware.export.normal_form import NormalForm, normal_form
+from snnconv.readers.as_read import comparison
 from snnconv.runtime import files
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.recording import recording
@@ -54,10 +61,14 @@ def export(
     form = normal_form(snn, shown, normalize)
     graph = to_nir(form, shown)
     stream = io.BytesIO()
-    package().write(stream, graph)
+    write(stream, graph)
     facts = _compared(_read(stream, FILE), form, graph, snn, shown, steps, FILE)
     files.replace(folder / FILE, stream.getvalue())
-    return {"files": {FILE: len(stream.getvalue())}, **facts}
+    outputs, _ = replay(graph, shown, steps)
+    return {
+        "files": {FILE: len(stream.getvalue())}, **facts,
+        "as_the_installed_tools_read_it": comparison(folder / FILE, shown, outputs),
+    }  # fmt: skip
 
 
 def check(path: str | Path, snn: SpikingModel, images: Float[Tensor, "N *image"], timesteps: int) -> dict[str, Any]:
@@ -99,7 +110,7 @@ def _compared(
         "thresholds_of_1": len(form.scaled),
         "thresholds_kept": [path for path in form.thresholds if path not in form.scaled],
         "nodes": dict(Counter(type(node).__name__ for node in graph.nodes.values())),
-        "reset": "subtract, by metadata; NIR's IF node resets to v_reset",
+        "reset": "subtract, from v(0) = v_initial, by metadata; NIR's IF node resets to v_reset and starts from 0",
     }
 
 

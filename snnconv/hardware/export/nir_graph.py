@@ -1,8 +1,6 @@
-"""A network in normal form as a NIR graph, and a small interpreter that runs such a graph step by step."""
+"""A network in normal form as a NIR graph, and its replay step by step."""
 
 from collections import defaultdict
-from collections.abc import Callable
-from graphlib import CycleError, TopologicalSorter
 from types import ModuleType
 from typing import Any
 
@@ -10,13 +8,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from snnconv.hardware.export.normal_form import NormalForm
 from snnconv.nn.graph.trace import path_of
+from snnconv.readers.graph_model import SOFT, GraphModel
 from snnconv.spiking.network import OverTime
-
-SOFT = {"reset": "subtract", "fires": "v >= v_threshold"}  # what IF nodes say of themselves (nir.py)
 
 
 def to_nir(form: NormalForm, example: Float[Tensor, "N *image"]) -> Any:
@@ -63,13 +59,14 @@ def _node(nir: Any, form: NormalForm, name: str, module: Any, *, before: np.ndar
         v_threshold = (theta * ones.double()).float().numpy()
         return nir.IF(r=ones.numpy(), v_threshold=v_threshold, v_reset=np.zeros_like(v_threshold), metadata=metadata)
     if isinstance(module, nn.Conv2d):
-        if module.kernel_size[0] != module.kernel_size[1]:
-            raise ValueError(
-                f"{name} (Conv2d): a kernel of {module.kernel_size}; nir infers shapes of square ones only"
-            )
         weight, bias = (x.detach().numpy() for x in module.parameters())
         padding = _padding(name, module)
         return nir.Conv2d(_pair(before[1:]), weight, module.stride, padding, module.dilation, module.groups, bias)
+    if isinstance(module, nn.Conv1d):
+        weight, bias = (x.detach().numpy() for x in module.parameters())
+        return nir.Conv1d(
+            int(before[1]), weight, module.stride[0], _padding(name, module)[0], module.dilation[0], module.groups, bias
+        )
     if isinstance(module, nn.Linear):
         return nir.Affine(*(x.detach().numpy() for x in module.parameters()))
     if isinstance(module, nn.AvgPool2d):
@@ -84,79 +81,44 @@ def replay(
 
     Step by step in float32, by the metadata of its neurons.  ValueError naming a node that is unknown, or unknown in its reset.
     """
-    sources: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    for source, name in graph.edges:
-        sources[name].append(source)
-    try:
-        order = list(TopologicalSorter(sources).static_order())
-    except CycleError as error:
-        raise ValueError(f"{' → '.join(error.args[1])}: a cycle, which needs a delay that is not known here") from error
-    potentials: dict[str, Tensor] = {}
+    model = GraphModel(graph, _SoftReset)
     spikes: dict[str, list[Tensor]] = defaultdict(list)
     outputs = []
-    for _ in range(timesteps):
-        values: dict[str, Tensor] = {}
-        for name in order:
-            node, kind = graph.nodes[name], type(graph.nodes[name]).__name__
-            parts = [values[source] for source in sources[name]]
-            x = sum(parts[1:], parts[0]) if parts else images
-            if kind == "IF":
-                values[name], potentials[name] = _fire(name, node, x, potentials.get(name))
-                spikes[name].append(values[name].bool())
-            elif kind in OPERATIONS:
-                values[name] = OPERATIONS[kind](node, x)
-            else:
-                raise ValueError(f"{name} ({kind}): unknown here; {', '.join(OPERATIONS)} and IF are known")
-        outputs.append(values[next(name for name in order if type(graph.nodes[name]).__name__ == "Output")])
+    model.reset()
+    with torch.no_grad():
+        for _ in range(timesteps):
+            outputs.append(model(images))
+            for name, fired in model.spikes.items():
+                spikes[name].append(fired.bool())
     return torch.stack(outputs), {name: torch.stack(steps) for name, steps in spikes.items()}
 
 
-def _fire(name: str, node: Any, current: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Spikes and potential of one step."""
-    metadata = node.metadata
-    if (
-        any(metadata.get(key) != value for key, value in SOFT.items())
-        or "v_initial" not in metadata
-        or (node.r != 1).any()
-    ):
-        raise ValueError(
-            f"{name} (IF): r = 1, and metadata with {SOFT} and v_initial, make a neuron known here; this has {metadata}"
-        )
-    threshold = torch.from_numpy(node.v_threshold)
-    if v is None:
-        v = torch.zeros_like(current) + torch.as_tensor(metadata["v_initial"]).float()
-    charged = v + current
-    fired = (charged >= threshold).float()
-    return fired, charged - threshold * fired
+class _SoftReset(nn.Module):
+    """v ← v + x;  a spike where v ≥ θ;  v ← v − θ·spike."""
+
+    def __init__(self, threshold: Tensor, v_initial: Tensor) -> None:
+        super().__init__()
+        self.threshold, self.v_initial = threshold, v_initial
+
+    def reset(self) -> None:
+        self.v = self.v_initial
+
+    def forward(self, x: Tensor) -> Tensor:
+        charged = self.v + x
+        fired = (charged >= self.threshold).float()
+        self.v = charged - self.threshold * fired
+        return fired
 
 
-def _convolve(node: Any, x: Tensor) -> Tensor:
-    stride, padding, dilation = (_pair(value) for value in (node.stride, node.padding, node.dilation))
-    weight, bias = torch.from_numpy(node.weight), torch.from_numpy(node.bias)
-    return F.conv2d(x, weight, bias, stride, padding, dilation, int(node.groups))
+def write(stream: Any, graph: Any) -> None:
+    """`graph` as a .nir file, without resets to 0, which is the default and which nir before 1.0.5 does not know."""
+    import h5py
 
-
-def _average(node: Any, x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, _pair(node.kernel_size), _pair(node.stride), _pair(node.padding))
-
-
-def _affine(node: Any, x: Tensor) -> Tensor:
-    return F.linear(x, torch.from_numpy(node.weight), torch.from_numpy(node.bias))
-
-
-def _flatten(node: Any, x: Tensor) -> Tensor:
-    first, last = int(node.start_dim), int(node.end_dim)  # counted without the batch
-    return x.flatten(first + 1, last + 1 if last >= 0 else last)
-
-
-OPERATIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
-    "Input": lambda node, x: x,
-    "Output": lambda node, x: x,
-    "Conv2d": _convolve,
-    "Affine": _affine,
-    "AvgPool2d": _average,
-    "Flatten": _flatten,
-}
+    package().write(stream, graph)
+    with h5py.File(stream, "r+") as file:
+        for node in file["node"]["nodes"].values():
+            if "v_reset" in node and not node["v_reset"][()].any():
+                del node["v_reset"]
 
 
 def _plain(values: Tensor) -> Any:
@@ -168,15 +130,17 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(int(n) for n in value)  # type: ignore[return-value]
 
 
-def _padding(name: str, layer: nn.Conv2d) -> tuple[int, int]:
+def _padding(name: str, layer: nn.Conv1d | nn.Conv2d) -> tuple[int, ...]:
     if layer.padding == "valid":
-        return 0, 0
+        return (0,) * len(layer.kernel_size)
     if layer.padding != "same":
-        return _pair(layer.padding)
+        return tuple(int(n) for n in layer.padding)
     total = [dilation * (kernel - 1) for dilation, kernel in zip(layer.dilation, layer.kernel_size, strict=True)]
     if any(n % 2 for n in total):
-        raise ValueError(f"{name} (Conv2d): padding='same' of an even kernel differs between sides; pad explicitly")
-    return total[0] // 2, total[1] // 2
+        raise ValueError(
+            f"{name} ({type(layer).__name__}): padding='same' of an even kernel differs between sides; pad explicitly"
+        )
+    return tuple(n // 2 for n in total)
 
 
 def package() -> ModuleType:

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
-from snnconv.hardware.export.normal_form import calls, site
+from snnconv.hardware.export.normal_values import calls, site
 from snnconv.nn.activations.clipped_relu import ClippedReLU
 from snnconv.nn.activations.noisy_qcfs import NoisyQCFS
 from snnconv.nn.activations.qcfs import QCFS

@@ -1,0 +1,42 @@
+"""Convolutions as exchange formats have them: one group, and square kernels."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def dense_square(path: str, layer: Any) -> None:
+    """Fill the kernel of `layer` with zeros until it has one group and is square; its results stay the same.
+
+    nir infers the types of grouped convolutions and of rectangular kernels wrongly and refuses them.  ValueError for other padding
+    than zeros, and for kernels whose sides differ by an odd number, which would need another padding on each side.
+    """
+    if layer.padding_mode != "zeros":
+        raise ValueError(
+            f"{path} ({type(layer).__name__}): padding_mode={layer.padding_mode!r}; only zero padding can be exported"
+        )
+    if layer.groups > 1:
+        inputs, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+        weight = torch.zeros(layer.out_channels, layer.in_channels, *layer.kernel_size)
+        for group in range(layer.groups):
+            rows = slice(group * outputs, (group + 1) * outputs)
+            weight[rows, group * inputs : (group + 1) * inputs] = layer.weight.detach()[rows]
+        layer.weight, layer.groups = nn.Parameter(weight), 1
+    if isinstance(layer, nn.Conv2d) and layer.kernel_size[0] != layer.kernel_size[1]:
+        _square(path, layer)
+
+
+def _square(path: str, layer: nn.Conv2d) -> None:
+    side = max(layer.kernel_size)
+    missing = [side - size for size in layer.kernel_size]
+    if any(n % 2 for n in missing):
+        raise ValueError(f"{path} (Conv2d): a kernel of {layer.kernel_size}; its sides may differ by an even number only, because "
+                         "nir infers shapes of square kernels")  # fmt: skip
+    top, left = (n // 2 for n in missing)
+    layer.weight = nn.Parameter(nn.functional.pad(layer.weight.detach(), (left, left, top, top)))
+    if not isinstance(layer.padding, str):
+        layer.padding = (layer.padding[0] + top * layer.dilation[0], layer.padding[1] + left * layer.dilation[1])
+    elif layer.padding == "valid":
+        layer.padding = (top * layer.dilation[0], left * layer.dilation[1])
+    layer.kernel_size = (side, side)

@@ -1,0 +1,101 @@
+"""Outputs of a NIR file as the installed tools read it by themselves, without the metadata that `snnconv.readers` applies."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _spikingjelly(path: Path, images: int) -> Any:
+    from spikingjelly.activation_based.nir_exchange import import_from_nir
+
+    return import_from_nir(path, dt=1.0)
+
+
+def _snntorch(path: Path, images: int) -> Any:
+    import nir
+    from snntorch.import_nir import import_from_nir
+
+    return import_from_nir(nir.read(path))
+
+
+def _sinabs(path: Path, images: int) -> Any:
+    import nir
+    from sinabs.nir import from_nir
+
+    return from_nir(nir.read(path), batch_size=images)
+
+
+def _norse(path: Path, images: int) -> Any:
+    import nir
+    from norse.torch.utils.import_nir import from_nir
+
+    return from_nir(nir.read(path))
+
+
+SAME = "identical outputs"
+TOOLS: dict[str, Callable[[Path, int], Any]] = {
+    "spikingjelly": _spikingjelly, "snntorch": _snntorch, "sinabs": _sinabs, "norse": _norse,
+}  # fmt: skip
+
+
+def installed() -> list[str]:
+    """The tools that can be imported, with nirtorch, which all of them need."""
+    return [tool for tool in TOOLS if find_spec(tool) and find_spec("nirtorch")]
+
+
+@contextlib.contextmanager
+def _quiet_logging() -> Iterator[None]:
+    """nirtorch warns about every file through the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@torch.no_grad()
+def outputs_as_read(path: str | Path, tool: str, images: Tensor, timesteps: int) -> Tensor:
+    """Outputs [T, N, K] of the model that the own reader of `tool` makes of a file, which receives `images` in every step.
+
+    Any error of the tool is raised as it is.
+    """
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet_logging():
+        warnings.simplefilter("ignore")
+        model, state, outputs = TOOLS[tool](Path(path), len(images)), None, []
+        for _ in range(timesteps):
+            result = model(images) if state is None else model(images, state)
+            output, state = result if isinstance(result, tuple) else (result, None)
+            outputs.append(output.clone())
+        return torch.stack(outputs)
+
+
+def comparison(path: str | Path, images: Tensor, outputs: Tensor) -> dict[str, str]:
+    """For each installed tool: predictions as read that differ from those of `outputs` [T, N, K], or its error."""
+    facts = {}
+    for tool in installed():
+        try:
+            theirs = outputs_as_read(path, tool, images, len(outputs))
+            facts[tool] = _difference(theirs, outputs)
+        except Exception as error:  # any kind: the file is right, and the tool does not take it
+            facts[tool] = f"cannot run it ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
+        if facts[tool] != SAME:
+            facts[tool] += f"; use snnconv.readers.{tool}"
+    return facts
+
+
+def _difference(theirs: Tensor, outputs: Tensor) -> str:
+    if theirs.shape != outputs.shape:
+        return f"outputs have shape {list(theirs.shape)}, expected {list(outputs.shape)}"
+    if torch.equal(theirs, outputs):
+        return SAME
+    differing = int((theirs.mean(0).argmax(1) != outputs.mean(0).argmax(1)).sum())
+    return f"outputs differ, and {differing} of {outputs.shape[1]} predictions"

@@ -1,0 +1,26 @@
+"""SpikingJelly's integrate-and-fire neuron with soft reset and v(0)."""
+
+from spikingjelly.activation_based.neuron import IFNode
+from torch import Tensor, nn
+
+
+class Neuron(nn.Module):
+    """`IFNode` with v_reset None, which subtracts the threshold; its v starts from v(0) in place of 0."""
+
+    def __init__(self, threshold: Tensor, v_initial: Tensor) -> None:
+        super().__init__()
+        self.node = IFNode(v_reset=None, step_mode="s")
+        self.node.v_threshold = threshold  # its constructor takes only one for the layer
+        self.v_initial, self.first = v_initial, True
+
+    def reset(self) -> None:
+        """To v(0)."""
+        self.node.reset()
+        self.first = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Spikes of one timestep."""
+        if self.first:
+            self.node.v = self.v_initial.expand_as(x).clone()
+            self.first = False
+        return self.node(x)
