@@ -23,6 +23,7 @@ from hypothesis import settings
 from omegaconf import open_dict
 from torch import nn
 
+from networks import plain, residual
 from snnconv.data.batches import Batches
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.runtime import launch
@@ -109,33 +110,6 @@ def unchecked():
 
 torch.fx.Tracer.trace = no_shape_checks()(torch.fx.Tracer.trace)  # it feeds proxies, which have no shape
 SpikingModel.run = torch.no_grad()(inspect.unwrap(SpikingModel.run))  # whose checks hide that it is a generator
-
-
-class Residual(nn.Module):
-    """activation(norm(conv(activation(norm(conv(x))))) + x)."""
-
-    def __init__(self, width: int, activation) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn1, self.act1 = nn.BatchNorm2d(width), activation()
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2, self.act2 = nn.BatchNorm2d(width), activation()
-
-    def forward(self, x):
-        return self.act2(self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x))))) + x)
-
-
-def residual(activation) -> nn.Sequential:
-    """Images [N, 1, 4, 4] → [N, 3] through a residual block."""
-    stem = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), activation()]
-    return nn.Sequential(*stem, Residual(4, activation), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-
-
-def plain(activation) -> nn.Sequential:
-    """Images [N, 1, 4, 4] → [N, 3] in the manner of VGG."""
-    features = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), activation(), nn.AvgPool2d(2)]
-    head = [nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), activation(), nn.Dropout(0.5), nn.Linear(8, 3)]
-    return nn.Sequential(*features, *head)
 
 
 @pytest.fixture

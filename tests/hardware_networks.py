@@ -3,8 +3,7 @@
 from torch import nn
 from torch.nn import functional as F
 
-from conftest import plain, residual
-from networks import Net
+from networks import Net, plain, residual
 from snnconv.nn.activations.qcfs import QCFS
 
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hardware_networks import act, low_rank, shortcut_a
 from torch import nn
 
+from hardware_networks import act, low_rank, shortcut_a
 from snnconv.conversion.methods import qcfs
 from snnconv.hardware.export import c, example
 from snnconv.hardware.integer import file as integer_file

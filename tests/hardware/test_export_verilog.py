@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hardware_networks import NETWORKS, act
 from hydra.utils import instantiate
 from torch import nn
 
+from hardware_networks import NETWORKS, act
 from snnconv.conversion.methods import qcfs
 from snnconv.hardware.export import verilog, verilog_tools
 from snnconv.hardware.export.to_file import export

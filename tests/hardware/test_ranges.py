@@ -5,8 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hardware_networks import NETWORKS
 
+from hardware_networks import NETWORKS
 from snnconv.conversion.methods import qcfs
 from snnconv.hardware.integer.golden import result_of
 from snnconv.hardware.integer.network import integerize

@@ -74,7 +74,7 @@ class Rewriting:
             if rewritten is not None:
                 return rewritten
         raise ValueError(f"{site(node, module)}: has no counterpart in the exported form, which knows Conv1d, Conv2d, Linear, "
-                         "average pooling, Flatten, additions, and shortcuts of every n-th pixel and channels of zeros")  # fmt: skip
+                         "average pooling, Flatten, sums, and shortcuts of every n-th pixel and channels of zeros")  # fmt: skip
 
     def _neuron(self, node: fx.Node, clock: OverTime, current: Value) -> Value:
         path, neuron = str(node.target), clock.neuron
