@@ -44,6 +44,7 @@ ALONE = (
     "snnconv.hardware.export.c.export",
     "snnconv.hardware.export.nir.export",
     "snnconv.hardware.export.onnx.export",
+    "snnconv.hardware.export.onnx_unrolled.export",
     "snnconv.hardware.export.verilog.export",
 )
 

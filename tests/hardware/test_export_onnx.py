@@ -13,9 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from networks import Net
+from snnconv.conversion.methods import qcfs
 from snnconv.hardware.export import onnx as exporter
 from snnconv.hardware.export import onnx_graph
-from snnconv.hardware.export.onnx import FILE, check, export
+from snnconv.hardware.export import onnx_unrolled as unrolled
+from snnconv.hardware.export.onnx import FILE, check, export, int8_layers
 from snnconv.nn.activations.clipped_relu import ClippedReLU
 from snnconv.nn.activations.noisy_qcfs import NoisyQCFS
 from snnconv.nn.activations.qcfs import QCFS
@@ -24,9 +26,11 @@ from snnconv.nn.activations.relu import ReLU
 from snnconv.nn.activations.slip_relu import SlipReLU
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.nn.quantization import quantize
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.recording import recording
 
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 IMAGES = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(5))
 
 
@@ -184,7 +188,7 @@ def alter(model, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["conv1.weight.integers", "conv2.weight.scale", "fc.bias", "act1.scale", "act0.theta", "conv1", "pad.pads"]
+    "part", ["conv1.weight.integers", "conv2.weight.scale", "fc.bias", "act1.scale", "act0.most", "conv1", "pad.pads"]
 )
 def test_an_altered_file_is_noticed(part, written):
     ann, path = written
@@ -274,3 +278,34 @@ def test_other_opsets(opset, tmp_path):
     found = export(Block().eval(), None, data(), tmp_path, opset=opset)
     assert found["differing_levels"] == 0
     assert onnx.load(tmp_path / FILE).opset_import[0].version == opset
+
+
+def test_over_time_every_spike_is_that_of_the_network(tmp_path, exact_network, exact_images):
+    """Spikes of all timesteps, read from the graph; arithmetic without rounding."""
+    for kind in ("plain", "residual"):
+        snn = qcfs.convert(exact_network(kind, lambda: QCFS(4), seed=3), [], neuron=IntegrateFire)
+        x, timesteps = exact_images(6, 1), 3
+        facts = unrolled.export(None, snn, SimpleNamespace(test=[(x, None)]), tmp_path, timesteps=timesteps, images=6)
+        assert facts["largest_difference"] < 1e-6  # of means over 3 steps
+        model = onnx.load(tmp_path / unrolled.FILE)
+        onnx.checker.check_model(model, full_check=True)
+        paths = list(snn.neurons())
+        wanted = [f"t{t}.{path}" for t in range(1, timesteps + 1) for path in paths]
+        model.graph.output.extend(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in wanted
+        )
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        values = dict(zip(wanted, session.run(wanted, {"images": x.numpy()}), strict=True))
+        trains = {path: [] for path in paths}
+        with recording(snn, lambda path, spikes, trains=trains: trains[path].append(spikes.clone())):
+            snn(x, timesteps)
+        for path, steps in trains.items():
+            for t, spikes in enumerate(torch.cat(steps), 1):
+                assert np.array_equal(values[f"t{t}.{path}"], (spikes > 0).float().numpy()), (kind, path, t)
+
+
+def test_int8_layers_are_counted(written):
+    _, path = written
+    assert int8_layers(path.read_bytes()) == "1 of 4"
+    keys = {entry.key for entry in onnx.load(path).metadata_props}
+    assert {"weight_bits", "levels"} <= keys

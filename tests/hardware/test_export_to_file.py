@@ -77,7 +77,8 @@ def test_mistakes_are_named_and_write_nothing(ann, snn, data, tmp_path):
             snn,
             "net.pt",
             {},
-            r"net\.pt: format=None; known formats are nir \(\.nir\), onnx \(\.onnx\), c \(\.c, \.npz\), verilog \(a folder\)",
+            r"net\.pt: format=None; known formats are nir \(\.nir\), onnx \(\.onnx\), onnx_over_time \(by name\), "
+            r"c \(\.c, \.npz\), verilog \(a folder\)",
         ),
         (snn, "net.nir", {"format": "vhdl"}, "format='vhdl'; known formats"),
         (ann, "net.npz", {}, "format=c: holds the spiking network; convert the model first"),

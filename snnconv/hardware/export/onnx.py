@@ -1,19 +1,24 @@
 """The quantized ANN as an ONNX file with QDQ nodes, compared with the torch network in onnxruntime before it is kept.
 
-Batch norms are folded.  Each QCFS activation becomes Clip(0, θ) → QuantizeLinear → DequantizeLinear with scale θ/L, zero point 0
+Batch norms are folded.  Each QCFS activation becomes QuantizeLinear → Min(L) → DequantizeLinear with scale θ/L, zero point 0
 and uint8 integers 0 … L: round(x·L/θ), where QCFS has floor(x·L/θ + ½).  Both agree but where x·L/θ + ½ is an integer
-(QuantizeLinear rounds half to even), and where float32 rounding lies between.  With `weight_bits` weights are int8 behind a
-DequantizeLinear (symmetric, one scale an output channel or a layer); biases stay float32.  ReLU and clipped ReLU become Relu and
-Clip: without levels there is nothing to quantize.
+(QuantizeLinear rounds half to even), and where float32 rounding lies between.  Average pooling of levels has QDQ nodes of its
+own.  With `weight_bits` weights are int8 behind a DequantizeLinear (symmetric, one scale an output channel or a layer); biases stay
+float32.  ReLU and clipped ReLU become Relu and Clip: without levels there is nothing to quantize.
 
 onnxruntime is asked for the graph as it is written, without optimizations.  Its defaults are measured beside it, because they
 round again: WeightBiasQuantization (onnxruntime 1.32) makes int8 of float weights and int32 of biases between quantized
-activations.  InferenceSession(…, disabled_optimizers=["WeightBiasQuantization"]) keeps them as they are.
+activations.  InferenceSession(…, disabled_optimizers=["WeightBiasQuantization"]) keeps them as they are.  `int8_layers` counts the
+convolutions and linear layers that onnxruntime then computes in int8; the first layer, whose input is a float image, never is.
 """
 
+import importlib
+import importlib.util
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,6 +33,15 @@ from snnconv.runtime import files
 FILE = "network.onnx"
 TIE = 1e-3  # levels from a tie within which rounding may decide otherwise
 TOLERANCE = 1e-4  # of floats, relative to the largest of the layer
+INT8 = (
+    "QLinearConv",
+    "QGemm",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+)
 ROUNDING_AGAIN = "WeightBiasQuantization"  # an optimizer of onnxruntime that changes what is computed
 
 
@@ -42,9 +56,12 @@ def export(
     """
     shown = images_to_compare(data.test, images)
     built = Built(ann, shown, weight_bits, per_channel, opset)
+    _describe(built, data)
     content = built.model.SerializeToString()
     facts = _compared(content, built, shown, FILE)
-    facts |= _beside_floats(built, ann, shown)
+    facts |= _beside_floats(built, ann, shown) | {"int8_layers": int8_layers(content)}
+    if importlib.util.find_spec("openvino"):
+        facts["openvino"] = _beside(built.network(shown), torch.from_numpy(_openvino(content, shown)))
     files.replace(folder / FILE, content)
     return {"files": {FILE: len(content)}, **facts}
 
@@ -133,6 +150,45 @@ def _compared(content: bytes, built: Built, images: Tensor, where: str) -> dict[
         "plain_activations": dict(built.plain),
         "nodes": dict(Counter(node.op_type for node in built.model.graph.node)),
     }  # fmt: skip
+
+
+def _describe(built: Built, data: Any) -> None:
+    """Metadata: images = pixels · image_scale + image_offset, by channel, and the levels of each activation."""
+    for name in ("scale", "offset"):
+        values = getattr(data.test, name, None)
+        if values is not None:
+            entry = built.model.metadata_props.add()
+            entry.key, entry.value = f"image_{name}", json.dumps(torch.as_tensor(values).flatten().tolist())
+    levels = {
+        path: int(built.modules[str(node.target)].levels)
+        for node, (path, integers, _) in built.sites.items()
+        if integers
+    }
+    entry = built.model.metadata_props.add()
+    entry.key, entry.value = "levels", json.dumps(levels)
+
+
+def int8_layers(content: bytes) -> str:
+    """Convolutions and linear layers that onnxruntime computes in int8 after its optimizations, of all, in words."""
+    onnx, runtime = package("onnx"), package("onnxruntime")
+    with TemporaryDirectory() as folder:
+        options = runtime.SessionOptions()
+        options.log_severity_level, options.optimized_model_filepath = 3, str(Path(folder) / "optimized.onnx")
+        runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        nodes = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    int8 = sum(count for kind, count in nodes.items() if kind in INT8)
+    floats = sum(count for kind, count in nodes.items() if kind.removeprefix("Fused") in ("Conv", "Gemm", "MatMul"))
+    return f"{int8} of {int8 + floats}"
+
+
+def _openvino(content: bytes, images: Tensor) -> np.ndarray:
+    """Logits as openvino computes them on the CPU, with its defaults."""
+    openvino = importlib.import_module("openvino")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / FILE
+        path.write_bytes(content)
+        network = openvino.compile_model(openvino.Core().read_model(path), "CPU")
+        return np.concatenate([network(image[None].numpy())[0] for image in images])
 
 
 def _beside_floats(built: Built, ann: nn.Module, images: Tensor) -> dict[str, Any]:

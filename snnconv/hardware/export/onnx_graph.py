@@ -59,6 +59,7 @@ class Built:
         self.constants: dict[str, np.ndarray] = {}
         self.names: dict[fx.Node, str] = {}
         self.sites: dict[fx.Node, tuple[str, str | None, str]] = {}
+        self.levels: dict[str, tuple[Tensor, int]] = {}  # step and number of levels of a tensor
         self.plain: Counter = Counter()
         for node in self.graph.nodes:
             if "tensor_meta" in node.meta:
@@ -121,30 +122,31 @@ class Built:
         if module is None or isinstance(module, nn.ReLU):
             output, integers = self._emit("Relu", [x], path), None
             self.plain["Relu"] += 1
-        elif type(module) in (*QUANTIZED, ClippedReLU):
-            theta = module.threshold.detach()
-            output = self._emit(
-                "Clip", [x, self._constant("zero", 0.0), self._constant(f"{path}.theta", theta)], f"{path}.clip"
-            )
-            integers = None
-            if type(module) is ClippedReLU:
-                self.plain["Clip"] += 1
-            else:
-                if module.levels > MOST_LEVELS:
-                    raise ValueError(
-                        f"{path}: {module.levels} levels, and uint8 holds {MOST_LEVELS}; train with fewer levels"
-                    )
-                scale = [
-                    self._constant(f"{path}.scale", theta / module.levels),
-                    self._constant("zero_uint8", 0, np.uint8),
-                ]
-                integers = self._emit("QuantizeLinear", [output, *scale], f"{path}.levels")
-                output = self._emit("DequantizeLinear", [integers, *scale], path)
+        elif type(module) is ClippedReLU:
+            bounds = [self._constant("zero", 0.0), self._constant(f"{path}.theta", module.threshold)]
+            output, integers = self._emit("Clip", [x, *bounds], f"{path}.clip"), None
+            self.plain["Clip"] += 1
+        elif type(module) in QUANTIZED:
+            integers, output = self._levels(x, path, module.threshold / module.levels, module.levels)
+            self.levels[output] = (module.threshold / module.levels, module.levels)
         else:
             raise ValueError(f"{site(node, module)}: neither levels alone nor a plain clip, so it has no QDQ form; train with "
                              "activation=qcfs")  # fmt: skip
         self.sites[node] = (path, integers, output)
         return output
+
+    def _levels(self, x: str, path: str, step: Tensor, levels: int) -> tuple[str, str]:
+        """`x` as integers 0 … `levels`, and as their multiples of `step`.
+
+        The upper end is a Min of integers: a Clip of floats before QuantizeLinear would keep onnxruntime from computing the layer
+        before it in int8.
+        """
+        if levels > MOST_LEVELS:
+            raise ValueError(f"{path}: {levels} levels, and uint8 holds {MOST_LEVELS}; train with fewer levels")
+        scale = [self._constant(f"{path}.scale", step), self._constant("zero_uint8", 0, np.uint8)]
+        rounded = self._emit("QuantizeLinear", [x, *scale], f"{path}.rounded")
+        integers = self._emit("Min", [rounded, self._constant(f"{path}.most", levels, np.uint8)], f"{path}.levels")
+        return integers, self._emit("DequantizeLinear", [integers, *scale], path)
 
     def _weighted(self, node: fx.Node, layer: Any, inputs: list[str], path: str) -> str | None:
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -199,10 +201,10 @@ class Built:
         return [weight, *bias]
 
     def _pooled(self, node: fx.Node, module: Any, inputs: list[str], path: str) -> str | None:
-        space = node.all_input_nodes[0].meta["tensor_meta"].shape[2:] if inputs else ()
+        space: Any = node.all_input_nodes[0].meta["tensor_meta"].shape[2:] if inputs else ()
         pool = average_pool(node, module) if len(space) == 2 else None
         if pool is not None and pool.whole:
-            return self._emit("GlobalAveragePool", inputs, path)
+            return self._averaged(self._emit("GlobalAveragePool", inputs, path), inputs[0], path, space[0] * space[1])
         if pool is not None and pool.adaptive:
             raise ValueError(
                 f"{site(node, module)}: adaptive pooling to {pool.output_size} has no ONNX operation; use size 1"
@@ -211,14 +213,25 @@ class Built:
             if pool.ceil_mode or pool.divisor_override is not None:
                 raise ValueError(f"{site(node, module)}: ceil_mode and divisor_override have no equal in ONNX")
             kernel, stride, padding = (list(sizes) for sizes in pool.window(space))
-            return self._emit("AveragePool", inputs, path, kernel_shape=kernel, strides=stride, pads=padding * 2,
-                              count_include_pad=int(pool.count_include_pad))  # fmt: skip
+            average = self._emit("AveragePool", inputs, path, kernel_shape=kernel, strides=stride, pads=padding * 2,
+                                 count_include_pad=int(pool.count_include_pad))  # fmt: skip
+            exact = pool.count_include_pad or not any(padding)
+            return self._averaged(average, inputs[0], path, kernel[0] * kernel[1]) if exact else average
         if isinstance(module, nn.MaxPool2d):
             if module.ceil_mode or module.return_indices:
                 raise ValueError(f"{site(node, module)}: ceil_mode and return_indices are not known here")
             return self._emit("MaxPool", inputs, path, kernel_shape=_pair(module.kernel_size), strides=_pair(module.stride),
                               pads=_pair(module.padding) * 2, dilations=_pair(module.dilation))  # fmt: skip
         return None
+
+    def _averaged(self, average: str, x: str, path: str, window: int) -> str:
+        """Averages of levels are multiples of step / window: QDQ nodes say so, or openvino takes them for multiples of the step."""
+        step, levels = self.levels.get(x, (None, 0))
+        if step is None or levels * window > MOST_LEVELS:
+            return average
+        _, output = self._levels(average, f"{path}.average", step / window, levels * window)
+        self.levels[output] = (step / window, levels * window)
+        return output
 
     def _moved(self, node: fx.Node, module: Any, inputs: list[str], path: str) -> str | None:
         """Reshaping, slices and zeros beside."""

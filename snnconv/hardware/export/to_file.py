@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from snnconv.data.loaders import Loader
-from snnconv.hardware.export import c, nir, onnx, verilog
+from snnconv.hardware.export import c, nir, onnx, onnx_unrolled, verilog
 from snnconv.spiking.model import SpikingModel
 
 
@@ -29,6 +29,7 @@ class Format:
 FORMATS = {
     "nir": Format(nir.export, (".nir",), spiking=True),
     "onnx": Format(onnx.export, (".onnx",), spiking=False),
+    "onnx_over_time": Format(onnx_unrolled.export, (), spiking=True),
     "c": Format(c.export, (".c", ".npz"), spiking=True),
     "verilog": Format(verilog.export, (), spiking=True, folder=True),
 }
@@ -43,6 +44,7 @@ def export(
     | --- | --- | --- | --- |
     | nir | .nir | `SpikingModel` | NIR graph |
     | onnx | .onnx | trained ANN | quantized ANN with QDQ nodes |
+    | onnx_over_time | | `SpikingModel` | the spiking network over T timesteps, in float32 |
     | c | .npz | `SpikingModel` | integer network for NumPy |
     | c | .c | `SpikingModel` | C99 source, with a header .h and an integer network .npz of the same name |
     | verilog | (a folder) | `SpikingModel` | Verilog-2005 with its memories and a testbench |
@@ -53,7 +55,7 @@ def export(
         example: inputs [N, …], or any iterable of (inputs, targets), normalized as in training.  The file is run on the first of
             them, and every spike (ONNX: every activation) is compared with the network.  For `c` the largest absolute value of all
             of them sets the unit of the integer images.
-        format: "nir", "onnx", "c" or "verilog"; None: by the suffix of `path`.
+        format: a name from this table; None: by the suffix of `path`.
         settings: those of conf/export/ and, for `c`, of conf/integer/: `images` and `timesteps` to compare, `normalize` (nir),
             `weight_bits`, `per_channel`, `opset` (onnx), `bits`, `per_channel`, `image_bits`, `membrane_bits` (c).
 
@@ -107,7 +109,10 @@ def _format_of(path: Path, name: str | None) -> str:
     if name is None:
         name = named.get(path.suffix.lower())
     if name not in FORMATS:
-        formats = ", ".join(f"{format} ({', '.join(each.suffixes) or 'a folder'})" for format, each in FORMATS.items())
+        formats = ", ".join(
+            f"{format} ({', '.join(each.suffixes) or ('a folder' if each.folder else 'by name')})"
+            for format, each in FORMATS.items()
+        )
         raise ValueError(f"{path}: format={name!r}; known formats are {formats}")
     return name
 
