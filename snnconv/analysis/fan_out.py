@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from snnconv.nn.graph.aten import for_every_image
 from snnconv.nn.graph.biases import One, Shift
 from snnconv.nn.graph.kinds import DIVISIONS, NORMS, SCALING
 from snnconv.nn.graph.pooling import AveragePool, average_pool
@@ -93,6 +94,8 @@ class _Walk(fx.Interpreter):
     def call_module(self, target: Any, args: tuple, kwargs: dict) -> Any:
         """A module, on its first argument."""
         module, x = self.fetch_attr(target), (*args, *kwargs.values())[0]
+        if len(x) != 3:
+            raise ValueError(f"{target}: windows of each image are a batch here; their operations cannot be counted")
         if isinstance(module, OverTime):
             return self._neurons(target, x)
         if isinstance(module, OperatorOverTime):
@@ -286,6 +289,7 @@ RULES: dict[Any, Callable[..., Tensor]] = {
 }
 SHAPING = (
     operator.getitem, getattr, torch.cat, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.unsqueeze,
-    torch.squeeze,
+    torch.squeeze, torch.movedim, torch.roll, torch.flip, torch.stack, torch.chunk, torch.split, torch.unbind, torch.narrow,
+    torch.select, torch.Tensor.expand, F.pixel_shuffle, for_every_image,
     "flatten", "view", "reshape", "size", "dim", "permute", "transpose", "contiguous",
 )  # fmt: skip

@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 from enum import IntEnum
+from typing import Any
 
-from torch import fx, nn
+import torch
+from spikingjelly.activation_based import functional
+from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from snnconv.nn.graph.kinds import WEIGHTED
 from snnconv.nn.graph.trace import trace
@@ -60,21 +64,56 @@ def walk(
     return signals
 
 
-def departures(network: nn.Module) -> dict[str, int | bool]:
-    """`float_operators` and `analog_currents` of a spiking network, as `Latency` declares them."""
-    modules, operators, analog = dict(network.named_modules()), 0, False
+def signals_of(network: nn.Module) -> dict[fx.Node, Signal]:
+    """The signal at every node of a spiking network."""
+    modules = dict(network.named_modules())
 
     def visit(node: fx.Node, inputs: list[Signal]) -> Signal | None:
-        nonlocal operators, analog
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, OverTime):
             return Signal.SUMS if getattr(module.neuron, "graded", False) else Signal.SPIKES
-        if isinstance(module, OperatorOverTime):
-            output = operated(module.operator, inputs)
-            operators += output is not Signal.SPIKES
-            return output
-        analog |= isinstance(module, WEIGHTS) and Signal.ANALOG in inputs
-        return None
+        return operated(module.operator, inputs) if isinstance(module, OperatorOverTime) else None
 
-    walk(trace(network, (OverTime,)), visit, modules)
+    return walk(trace(network, (OverTime,)), visit, modules)
+
+
+def departures(network: nn.Module) -> dict[str, int | bool]:
+    """`float_operators` and `analog_currents` of a spiking network, as `Latency` declares them."""
+    modules, operators, analog = dict(network.named_modules()), 0, False
+    signals = signals_of(network)
+    for node, output in signals.items():
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        operators += isinstance(module, OperatorOverTime) and output is not Signal.SPIKES
+        analog |= isinstance(module, WEIGHTS) and any(signals[n] is Signal.ANALOG for n in node.all_input_nodes)
     return {"float_operators": operators, "analog_currents": analog}
+
+
+@torch.no_grad()
+def spike_driven(network: nn.Module, images: Tensor) -> float:
+    """Share of a spiking network's multiply-accumulates of each step on changing values that spikes turn into accumulates.
+
+    What remains are weights that receive analog values, and products of two signals (attention).  Its state is reset.
+    """
+    signals, driven, total = signals_of(network), 0, 0
+    graph = next(iter(signals)).graph
+
+    class Counter(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            nonlocal driven, total
+            with FlopCounterMode(display=False) as counter:
+                output = super().run_node(n)
+            inputs = [signals[source] for source in n.all_input_nodes if source.op != "get_attr"]
+            if inputs and max(inputs) is not Signal.CONSTANT:
+                total += counter.get_total_flops()
+                weights = n.op == "call_module" and isinstance(self.fetch_attr(str(n.target)), WEIGHTS)
+                driven += counter.get_total_flops() if weights and Signal.ANALOG not in inputs else 0
+            return output
+
+    for clock in network.modules():
+        if isinstance(clock, OverTime | OperatorOverTime):
+            clock.timesteps = 1
+    functional.reset_net(network)
+    functional.set_step_mode(network, "m")
+    Counter(fx.GraphModule(network, graph)).run(images)
+    functional.reset_net(network)
+    return driven / total if total else 1.0
