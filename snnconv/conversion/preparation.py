@@ -11,6 +11,7 @@ from snnconv.conversion.calibration import observed_thresholds
 from snnconv.conversion.rules import least_squares
 from snnconv.data.loaders import Loader, device_of
 from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.activations import with_activations
 from snnconv.nn.graph.kinds import NORMS, is_activation
 from snnconv.nn.graph.rewrite import replace_relus
 
@@ -31,6 +32,8 @@ def prepare(
     the network receives.  (A fixed start such as 8 would take thousands of steps of Adam to leave; an `activation` that sets θ
     itself keeps it.)
 
+    A network that tracing cannot follow is captured on `calibration`, if it is given.
+
     A network that already has such activations and no ReLU gets new thresholds from `calibration`.
 
     ValueError if there is no ReLU, if the forward pass cannot be followed, or naming a layer that no calibration input activates.
@@ -49,12 +52,22 @@ def prepare(
     if trained and calibration is not None and not any(isinstance(module, nn.ReLU) for module in model.modules()):
         network, trained = copy.deepcopy(model), set()
     else:
-        network = replace_relus(model, lambda: activation(levels)).to(device_of(model))
+        network = _replaced(model, lambda: activation(levels), calibration).to(device_of(model))
     network.train(model.training)
     sites = {path: site for path, site in network.named_modules() if is_activation(site) and path not in trained}
     if calibration is not None:
         _calibrate(network, sites, Loader(calibration, device_of(model)).first(CALIBRATION))
     return network
+
+
+def _replaced(model: nn.Module, make: Callable[[], nn.Module], calibration: Any) -> nn.Module:
+    """`model` with `make()` in the place of every ReLU; captured where tracing cannot follow it and there are inputs for that."""
+    try:
+        return replace_relus(model, make)
+    except ValueError:
+        if calibration is None:
+            raise
+        return with_activations(model, make, Loader(calibration, device_of(model)).first(2)[0][0])
 
 
 def _calibrate(network: nn.Module, sites: dict[str, Any], batches: list[tuple[Tensor, Tensor]]) -> None:

@@ -22,6 +22,8 @@ def test_every_model_builds_and_forwards(compose_config, any_model, shape):
     cfg = compose_config(
         f"model={any_model}", f"data.input_shape={list(shape)}", "data.num_classes=7", "activation.threshold=1.0"
     )
+    if any_model == "timm":
+        pytest.importorskip("timm")
     ann = instantiate(cfg.model)  # in training mode, where batch norm keeps an untrained network awake
     with torch.no_grad():
         logits = ann(torch.randn(4, *shape))
@@ -30,7 +32,8 @@ def test_every_model_builds_and_forwards(compose_config, any_model, shape):
     assert logits[0].ne(logits[1]).any()  # says something about the image
     sites = [module for module in ann.modules() if isinstance(module, QCFS)]
     assert len({id(site.theta) for site in sites}) == len(sites) > 0
-    assert obstacles(ann, QCFS) == []
+    if any_model not in ("timm", "torchvision", "vit_tiny"):  # these are captured first: test_models_foreign.py
+        assert obstacles(ann, QCFS) == []
 
 
 def sites(network: nn.Module) -> int:
