@@ -38,13 +38,7 @@ TIMM = (
     "resnet50d", "regnetz_b16", "efficientnet_b0", "mobilenetv4_conv_small", "convnext_tiny", "deit_tiny_patch16_224",
     "vit_small_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s16_224", "ghostnet_100", "repvgg_a0", "dla34",
 )  # fmt: skip
-SIZES = {
-    "inception_v3": 75,
-    "maxvit_t": 224,
-    "alexnet": 64,
-    "vit_b_16": 64,
-    **dict.fromkeys((name for name in TIMM if "patch" in name or "mixer" in name), 64),
-}
+SIZES = {"inception_v3": 75, "maxvit_t": 224, "alexnet": 64, "vit_b_16": 64}  # others: 32, or 64 for patches in timm
 OPTIONS: dict[str, dict[str, Any]] = {
     "vit_b_16": {"image_size": 64},
     "googlenet": {"aux_logits": False, "init_weights": True},
@@ -62,7 +56,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     """The network called `name` (timm/… or of torchvision) in eval mode, and 8 images."""
     torch.manual_seed(0)
     source, _, leaf = name.rpartition("/")
-    size = SIZES.get(leaf, 32)
+    size = SIZES.get(leaf, 64 if "patch" in leaf or "mixer" in leaf else 32)
     if source:
         import timm
 

@@ -93,7 +93,7 @@ def test_prepare_captures_what_tracing_cannot_follow():
     model(images)
     model.eval()
     text = repr(model)
-    network = prepare(model, levels=8, calibration=images)
+    network = prepare(model, levels=4096, calibration=images)
     assert count(network) == 35
     assert repr(model) == text
     with torch.no_grad():
