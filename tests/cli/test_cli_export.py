@@ -44,7 +44,10 @@ def test_the_network_of_whole_numbers_as_c(smoke: Path, tmp_path: Path):
     run = copy_run(smoke, tmp_path / "run")
     succeed(EXPORT, "run=run", "export=c", "integer=int4", "export.images=2", cwd=tmp_path)
     folder, found = made_in(run)
-    assert found["files"] == {name: (folder / name).stat().st_size for name in ("snn.npz", "snn.h", "snn.c")}
+    assert found["files"] == {
+        name: (folder / name).stat().st_size
+        for name in ("snn.npz", "snn.h", "snn_weights.h", "snn.c", "snn_test.c", "CMakeLists.txt")
+    }
     assert (found["export"]["bits"], found["export"]["images"]) == (4, 2)
 
 

@@ -1,7 +1,9 @@
 """The integer network as .npz and C: both emit the golden model's spikes; nothing is written that does not."""
 
+import itertools
 import json
 import shutil
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,10 +13,12 @@ from torch import nn
 
 from hardware_networks import act, low_rank, shortcut_a
 from snnconv.conversion.methods import qcfs
-from snnconv.hardware.export import c, example
+from snnconv.hardware.export import c, c_source, example
+from snnconv.hardware.export.c_memory import places, sources
 from snnconv.hardware.integer import file as integer_file
 from snnconv.hardware.integer import golden
 from snnconv.hardware.integer.network import integerize
+from snnconv.hardware.integer.program import program_of
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
@@ -44,7 +48,7 @@ def data(exact_images):
 def test_every_spike_is_the_golden_models(snn, data, tmp_path):
     facts = c.export(nn.Identity(), snn, data, tmp_path, images=6, timesteps=T)
     assert facts["files"] == {path.name: path.stat().st_size for path in tmp_path.iterdir()}
-    assert sorted(facts["files"]) == ["snn.c", "snn.h", "snn.npz"]
+    assert sorted(facts["files"]) == ["CMakeLists.txt", "snn.c", "snn.h", "snn.npz", "snn_test.c", "snn_weights.h"]
     assert facts["differing_from_the_golden_model"] == {"torch": 0, "snn.npz": 0, "snn.c": 0}
     images = torch.cat([x for x, _ in data.test])[:6]
     expected = golden.outcome(integerize(snn, data.calibration), images, T)
@@ -76,7 +80,7 @@ def test_other_widths(plain, data, tmp_path, settings):
     program = integer_file.read(tmp_path / "snn.npz")
     widths = {step.arrays["weights"].dtype.name for step in program.steps if "weights" in step.arrays}
     assert widths == {"int16" if settings.get("bits", 8) > 8 else "int8"}
-    assert ("int16_t snn_weight" in (tmp_path / "snn.h").read_text()) == (widths == {"int16"})
+    assert ("int16_t snn_weight" in (tmp_path / "snn_weights.h").read_text()) == (widths == {"int16"})
     images = data.test[0][0][:3]
     expected = golden.outcome(integerize(plain, data.calibration, **settings), images, T)
     assert golden.difference(run(tmp_path, images, T), expected) is None
@@ -168,14 +172,15 @@ def test_damaged_files(plain, data, tmp_path):
 @compiled
 def test_nothing_is_written_where_c_differs(plain, data, tmp_path, monkeypatch):
     write = c.write_c
-    monkeypatch.setattr(
-        c,
-        "write_c",
-        lambda program: (write(program)[0], write(program)[1].replace(">= *threshold", "> *threshold + 9999")),
-    )
+
+    def altered_source(*arguments):
+        files = write(*arguments)
+        return {**files, "snn.c": files["snn.c"].replace(b"charged >= theta", b"charged > theta + 9999")}
+
+    monkeypatch.setattr(c, "write_c", altered_source)
     with pytest.raises(ValueError, match=r"snn\.c is not the golden model: \d: \d+ spikes differ"):
         c.export(nn.Identity(), plain, data, tmp_path, timesteps=T)
-    monkeypatch.setattr(c, "write_c", lambda program: (write(program)[0], "int main(void) { return 3 }"))
+    monkeypatch.setattr(c, "write_c", lambda *arguments: {"snn.c": b"int main(void) { return 3 }"})
     with pytest.raises(ValueError, match=r"snn\.c: \w+ does not compile it: snn\.c: .*"):
         c.export(nn.Identity(), plain, data, tmp_path, timesteps=T)
     assert not list(tmp_path.iterdir())
@@ -194,13 +199,13 @@ def test_without_a_compiler(plain, data, tmp_path, monkeypatch):
     facts = c.export(nn.Identity(), plain, data, tmp_path, images=2, timesteps=T)
     assert facts["differing_from_the_golden_model"]["snn.c"] is None
     assert "no-such-compiler was found, so snn.c was not compiled" in facts["compiler"]
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_refusals(plain, data, tmp_path, monkeypatch, exact_images):
     with pytest.raises(ValueError, match="at least 1 image"):
         c.export(nn.Identity(), plain, data, tmp_path, images=0)
-    monkeypatch.setattr(c, "LARGEST", 100)
+    monkeypatch.setattr(c_source, "LARGEST", 100)
     with pytest.raises(ValueError, match="188 weights are too many for C source code"):
         c.export(nn.Identity(), plain, data, tmp_path, timesteps=T)
     facts = c.export(nn.Identity(), plain, data, tmp_path, timesteps=T, source=False)
@@ -238,3 +243,55 @@ def test_names_that_would_end_a_comment(data, tmp_path):
     found = run(tmp_path, data.test[0][0], T)
     assert golden.difference(found, golden.outcome(integerize(snn, data.calibration), data.test[0][0], T)) is None
     assert list(found[1]) == ["/*"]
+
+
+@pytest.mark.skipif(not shutil.which("cmake") or not shutil.which("ctest"), reason="no CMake")
+@compiled
+@pytest.mark.long
+def test_the_cmake_project_builds_and_passes_its_test(plain, data, tmp_path):
+    c.export(nn.Identity(), plain, data, tmp_path, timesteps=T)
+    for command in (
+        ["cmake", "-S", ".", "-B", "build"],
+        ["cmake", "--build", "build"],
+        ["ctest", "--test-dir", "build"],
+    ):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    file = tmp_path / "snn_weights.h"
+    file.write_text(file.read_text().replace(" 127,", " 63,"))
+    subprocess.run(["cmake", "--build", "build"], cwd=tmp_path, check=True, capture_output=True)
+    assert subprocess.run(["ctest", "--test-dir", "build"], cwd=tmp_path, capture_output=True).returncode
+
+
+def test_results_share_memory_only_when_they_are_not_needed(snn, data):
+    program = program_of(integerize(snn, data.calibration), (1, 4, 4))
+    offsets, size = places(program)
+    origin, needed = sources(program), {}
+    for number, step in enumerate(program.steps):
+        for source in step.inputs:
+            needed[origin[source]] = number
+    needed[origin[program.output]] = len(program.steps)
+    for one, other in itertools.combinations(offsets, 2):
+        apart = (
+            offsets[one] + program.steps[one].size <= offsets[other]
+            or offsets[other] + program.steps[other].size <= offsets[one]
+        )
+        in_its_place = needed[one] == other and program.steps[other].kind in ("fire", "times", "requantize", "add")
+        assert apart or needed[one] < other or (in_its_place and program.steps[one].size == program.steps[other].size)
+    assert size < sum(program.steps[number].size for number in offsets)
+
+
+@compiled
+def test_with_sanitizers(snn, data, tmp_path):
+    c.export(nn.Identity(), snn, data, tmp_path, images=2, timesteps=2)
+    command = [
+        "gcc",
+        "-std=c99",
+        *STRICT,
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "snn.c",
+        "snn_test.c",
+    ]
+    if not shutil.which("gcc") or subprocess.run([*command, "-o", "snn"], cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("no sanitizers here")
+    assert subprocess.run([tmp_path / "snn"], capture_output=True).stdout == b"0 numbers differ\n"

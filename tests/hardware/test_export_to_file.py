@@ -57,12 +57,21 @@ def test_the_file_is_that_of_the_exporter(file, module, name, settings, ann, snn
 
 def test_c_source_has_the_name_of_the_path(snn, data, tmp_path):
     facts = export(snn, tmp_path / "robot.c", example=data.test, timesteps=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["robot.c", "robot.h", "robot.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "CMakeLists.txt",
+        "robot.c",
+        "robot.h",
+        "robot.npz",
+        "robot_test.c",
+        "robot_weights.h",
+    ]
     assert set(facts["files"]) == {str(path) for path in tmp_path.iterdir()}
     integer_file.replay(tmp_path / "robot.npz")
     compiler = next(filter(shutil.which, c.COMPILERS), None)
     if compiler:
-        subprocess.run([compiler, "-std=c99", "-c", "robot.c"], cwd=tmp_path, check=True)
+        subprocess.run([compiler, "-std=c99", "robot.c", "robot_test.c", "-o", "robot"], cwd=tmp_path, check=True)
+        assert subprocess.run([tmp_path / "robot"], capture_output=True, check=True).stdout == b"0 numbers differ\n"
+    assert "robot.c" in (tmp_path / "CMakeLists.txt").read_text()
 
 
 def test_a_format_can_be_named(snn, data, tmp_path):

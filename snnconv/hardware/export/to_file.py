@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def export(
     | onnx | .onnx | trained ANN | quantized ANN with QDQ nodes |
     | onnx_over_time | | `SpikingModel` | the spiking network over T timesteps, in float32 |
     | c | .npz | `SpikingModel` | integer network for NumPy |
-    | c | .c | `SpikingModel` | C99 source, with a header .h and an integer network .npz of the same name |
+    | c | .c | `SpikingModel` | C99 source, with headers, a CMake project and an integer network .npz beside it |
     | verilog | (a folder) | `SpikingModel` | Verilog-2005 with its memories and a testbench |
 
     Args:
@@ -129,12 +130,21 @@ def _put(folder: Path, names: list[str], path: Path) -> dict[str, int]:
     """Move the files from `folder` to `path`, or to names like it; returns their sizes."""
     sizes = {}
     for name in names:
-        source, target = folder / name, path if len(names) == 1 else path.with_suffix(Path(name).suffix)
-        if name == "snn.c":
-            source.write_text(source.read_text().replace('#include "snn.h"', f'#include "{path.stem}.h"'))
+        source, target = folder / name, path if len(names) == 1 else path.with_name(_named(name, path.stem))
+        if target.suffix in (".c", ".txt"):
+            source.write_text(
+                re.sub(
+                    r"\bsnn(_weights|_test)?\.(c|h)\b", lambda match: _named(match[0], path.stem), source.read_text()
+                )
+            )
         os.replace(source, target)
         sizes[str(target)] = target.stat().st_size
     return sizes
+
+
+def _named(name: str, stem: str) -> str:
+    """`name` with `stem` in the place of snn."""
+    return re.sub("^snn", stem, name)
 
 
 def _put_into(folder: Path, names: list[str], path: Path) -> dict[str, int]:
