@@ -9,6 +9,7 @@ pytestmark = pytest.mark.cli
 BENCHMARK = ROOT / "scripts" / "benchmark.py"
 
 
+@pytest.mark.long
 def test_groups_that_were_asked_for(tmp_path):
     text = succeed(BENCHMARK, "--quick", "--only", "scaling,curve", "--json", "new/out.json", cwd=tmp_path, **FRESH)
     told = json.loads((tmp_path / "new" / "out.json").read_text())

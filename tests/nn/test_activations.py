@@ -280,6 +280,7 @@ def test_an_exported_network_has_the_same_gradients(make):
     assert all(torch.equal(exported[name], expected[name]) for name in expected)
 
 
+@pytest.mark.long
 def test_compiled_and_exported_strictly_it_is_the_same():
     """In another process, because torch cannot trace the shape checks that tests install."""
     script = Path(__file__).with_name("without_shape_checks.py")
