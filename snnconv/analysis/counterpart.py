@@ -3,7 +3,7 @@
 from torch import nn
 
 from snnconv.nn.graph.kinds import is_activation
-from snnconv.nn.graph.rewrite import replace_relus
+from snnconv.nn.graph.relus import replace_relus
 from snnconv.spiking.model import SpikingModel
 
 

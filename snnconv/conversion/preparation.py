@@ -13,7 +13,7 @@ from snnconv.data.loaders import Loader, device_of
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.activations import with_activations
 from snnconv.nn.graph.kinds import NORMS, is_activation
-from snnconv.nn.graph.rewrite import replace_relus
+from snnconv.nn.graph.relus import replace_relus
 
 CALIBRATION = 1000  # samples that calibrate, as in conf/data/
 

@@ -18,7 +18,7 @@ from snnconv.conversion.rules import RULES, least_squares
 from snnconv.data.loaders import Loader, device_of
 from snnconv.nn.graph.capture import is_captured
 from snnconv.nn.graph.kinds import is_activation
-from snnconv.nn.graph.rewrite import replace_relus
+from snnconv.nn.graph.relus import replace_relus
 from snnconv.runtime.settings import nearest
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.operators.choice import Choice, auto

@@ -45,8 +45,14 @@ def filled(network: Network, source: str | Path | None) -> Network:
         raise ValueError("\n  ".join([f"{source} does not fit {type(network).__name__}:", *differences, *remedy]))
     _require_usable(weights, source)
     network.load_state_dict(weights, strict=False)
-    if plain:
-        for module in sites.values():
+    return forget_thresholds(network) if plain else network
+
+
+@torch.no_grad()
+def forget_thresholds(network: Network) -> Network:
+    """`network` with unknown thresholds (NaN), for calibration to find."""
+    for module in network.modules():
+        if hasattr(module, "set_threshold"):
             for parameter in module.parameters():
                 parameter.fill_(torch.nan)
     return network

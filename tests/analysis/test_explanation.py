@@ -15,7 +15,7 @@ from snnconv.analysis.explanation import explain
 from snnconv.analysis.robustness import noise
 from snnconv.conversion.methods import qcfs, st_bif, threshold
 from snnconv.nn.activations.qcfs import QCFS
-from snnconv.nn.graph.rewrite import replace_relus
+from snnconv.nn.graph.relus import replace_relus
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 

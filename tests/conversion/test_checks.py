@@ -14,7 +14,7 @@ from snnconv.conversion.method import takes
 from snnconv.conversion.methods import finetune, qcfs, threshold
 from snnconv.conversion.rules import largest
 from snnconv.nn.activations.qcfs import QCFS
-from snnconv.nn.graph.rewrite import replace_relus
+from snnconv.nn.graph.relus import replace_relus
 from snnconv.runtime.configurations import options
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 

@@ -20,7 +20,7 @@ from snnconv.conversion.rules import largest
 from snnconv.data.vision import cifar10
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.activations.relu import ReLU
-from snnconv.nn.graph.rewrite import replace_relus
+from snnconv.nn.graph.relus import replace_relus
 from snnconv.nn.models.custom import custom
 from snnconv.nn.models.mlp import mlp
 from snnconv.nn.models.resnet import resnet20

@@ -13,7 +13,8 @@ from snnconv.hardware.baselines.ptq import Quantized
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.nn.graph.kinds import NORMS, WEIGHTED
-from snnconv.nn.graph.rewrite import replace_modules, replace_relus
+from snnconv.nn.graph.relus import replace_relus
+from snnconv.nn.graph.rewrite import replace_modules
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 

@@ -30,7 +30,8 @@ from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.nn.graph.kinds import WEIGHTED
 from snnconv.nn.graph.names import attributes, free_name
-from snnconv.nn.graph.rewrite import replace_modules, replace_relus, set_submodule
+from snnconv.nn.graph.relus import replace_relus
+from snnconv.nn.graph.rewrite import replace_modules, set_submodule
 from snnconv.nn.graph.trace import trace
 
 MOST_BITS = 16

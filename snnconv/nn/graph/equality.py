@@ -34,6 +34,26 @@ def require_equal(network: nn.Module, captured: nn.Module, images: Tensor, kinds
             continue
 
 
+@torch.no_grad()
+def differ_in_training(network: nn.Module, copied: nn.Module, images: Tensor) -> bool:
+    """Do two networks compute something else for two of `images` in training mode, with the same random numbers?"""
+    like = next((t for t in (*network.parameters(), *network.buffers()) if t.is_floating_point()), images)
+    for dtype, tolerance in ((torch.float64, EXACT), (like.dtype, ROUNDED)):
+        inputs = images[:IMAGES].to(like.device, dtype)
+        try:
+            own, other = (_in_training(candidate, inputs) for candidate in (network, copied))
+        except (RuntimeError, TypeError, ValueError):  # a precision or a shape that does not fit
+            continue
+        return not isinstance(own, Tensor) or _parting({"": own}, {"": other}, tolerance) is not None
+    return False
+
+
+def _in_training(network: nn.Module, images: Tensor) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return copy.deepcopy(network).to(images.dtype).train()(images.clone())
+
+
 def _compare(
     network: nn.Module, captured: nn.Module, images: Tensor, tolerance: float, kinds: tuple[type, ...]
 ) -> None:

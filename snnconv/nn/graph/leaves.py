@@ -51,8 +51,18 @@ class Opaque(nn.Module):
 
 
 def is_opaque(module: nn.Module, kinds: tuple[type, ...] = ()) -> bool:
-    """Is `module` one operation whatever it computes: an activation with a threshold, or an operation of ours?"""
-    return is_activation(module) or isinstance(module, (*kinds, BoundedReLU, Operation))
+    """Is `module` one operation whatever it computes: an activation with a threshold, or an operation of ours?
+
+    A subclass of ReLU is one of `kinds` only if it computes what ReLU computes.
+    """
+    if isinstance(module, nn.ReLU) and not isinstance(module, Operation):
+        return issubclass(nn.ReLU, kinds) and is_plain_relu(module)
+    return is_activation(module) or isinstance(module, (*kinds, Operation))
+
+
+def is_plain_relu(module: nn.Module) -> bool:
+    """Is `module` a ReLU, with nothing overridden or attached that changes what it computes?"""
+    return type(module).forward is nn.ReLU.forward and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def original(module: nn.Module) -> nn.Module:

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
-from snnconv.nn.graph.rewrite import replace_relus
-from snnconv.runtime.weights import filled
+from snnconv.nn.graph.relus import replace_relus
+from snnconv.runtime.weights import filled, forget_thresholds
 
 
 def custom(
@@ -25,7 +26,8 @@ def custom(
 ) -> nn.Module:
     """The network that `name` in the Python file `path` makes, every ReLU replaced by `activation()`, filled with `weights`.
 
-    It is called with `arguments`, and with `num_classes` and `input_shape` if it has parameters of these names.  **The file is
+    It is called with `arguments`, and with `num_classes` and `input_shape` if it has parameters of these names.  A network that
+    cannot be followed otherwise is captured for one image of `input_shape`, in eval mode (`graph.relus`).  **The file is
     run**: a stored run that names one is rebuilt only with trust=[path] (`runtime.trust.require_trusted`).
     """
     module = run_file(Path(path))
@@ -37,7 +39,14 @@ def custom(
     network = make(**asked, **dict(arguments or {}))
     if not isinstance(network, nn.Module):
         raise ValueError(f"{path}: {name}(…) gives a {type(network).__name__}, expected an nn.Module")
-    return filled(replace_relus(network, activation), weights)
+    network = network.float()  # half precision is for training to choose (precision=…)
+    example = torch.rand(2, *input_shape, generator=torch.Generator().manual_seed(0))
+    try:
+        network = filled(network, weights)  # under its own names, of which the copy may have fewer
+    except ValueError:  # they have thresholds, or fit neither
+        return filled(replace_relus(network, activation, example), weights)
+    network = replace_relus(network, activation, example)
+    return forget_thresholds(network) if weights is not None else network
 
 
 def run_file(path: Path) -> ModuleType:

@@ -1,0 +1,178 @@
+"""Every ReLU of a network as a module of its own, in whatever words the network has it."""
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from snnconv.nn.graph.canonical import is_canonical
+from snnconv.nn.graph.capture import capture
+from snnconv.nn.graph.equality import differ_in_training, require_equal
+from snnconv.nn.graph.kinds import RELU_CALLS
+from snnconv.nn.graph.leaves import is_plain_relu
+from snnconv.nn.graph.names import numbered_name
+from snnconv.nn.graph.rewrite import set_submodule
+from snnconv.nn.graph.sites import OPERATORS
+from snnconv.nn.graph.trace import path_of, trace
+
+log = logging.getLogger(__name__)
+Make = Callable[[], nn.Module]
+
+
+def replace_relus(network: nn.Module, make: Make, example: Tensor | None = None) -> nn.Module:
+    """A copy of `network` in which every ReLU is a module `make()` of its own, and which can be trained.
+
+    Where the forward pass calls modules and linear functions alone, the copy is as the network is, with other modules in the
+    places of nn.ReLU, F.relu and x.relu(): a function gets the path of the module that calls it and "relu" (layer1.0.relu,
+    layer1.0.relu_2, …).  Any other network needs an `example`, a batch of inputs.  It is captured (`graph.capture`), which finds
+    ReLU and clipped ReLU in every spelling; a module for a clipped one has its largest value as `ceiling`.  Weights keep their
+    names.  A warning tells what of a captured network is not trained as it would be in `network`.
+
+    ValueError where there is no ReLU, or where the copy would compute something else.
+    """
+    try:
+        copied = _traced(network, make)
+    except ValueError:
+        if example is None:
+            raise
+        copied = None
+    if example is None or (copied is not None and is_canonical(copied)):
+        return copied  # type: ignore[return-value]
+    captured = capture(network, example)
+    require_equal(network, captured, example)
+    sites = {path: site for path, site in captured.named_modules() if isinstance(site, nn.ReLU)}
+    if not sites:
+        raise ValueError(_no_relu(network, captured))
+    if copied is not None and _is_as_good(network, example, sites):
+        return copied
+    _tell_what_does_not_train(network, captured, example)
+    for path, site in sites.items():
+        set_submodule(captured, path, _in_place_of(site, make))
+    return captured
+
+
+def _in_place_of(site: nn.Module, make: Make) -> nn.Module:
+    """The module for a ReLU, clipped or not; a clipped one is not replaced by one that does not clip."""
+    module: Any = make()
+    ceiling = getattr(site, "ceiling", None)
+    if ceiling is None:
+        return module
+    if isinstance(module, nn.ReLU):
+        return site
+    module.ceiling = ceiling
+    module.set_threshold(min(ceiling, float(module.threshold)))
+    return module
+
+
+def _no_relu(network: nn.Module, captured: nn.Module) -> str:
+    others = {type(m).__name__: path for path, m in reversed([*captured.named_modules()]) if isinstance(m, OPERATORS)}
+    listed = ", ".join(f"{kind} ({path})" for kind, path in reversed(others.items()))
+    remedy = f"it computes {listed}; put nn.ReLU or nn.ReLU6 where neurons are to be" if listed else "it is linear"
+    return f"{type(network).__name__}: calls no ReLU, so there is nothing to replace; {remedy}"
+
+
+def _is_as_good(network: nn.Module, example: Tensor, sites: dict[str, nn.Module]) -> bool:
+    """Does tracing find the same ReLUs as capture, and leave what the network computes, in training too?"""
+    relus = _traced(network, nn.ReLU)
+    found = sum(type(module) is nn.ReLU for module in relus.modules())
+    if any(hasattr(site, "ceiling") for site in sites.values()) or found != len(sites):
+        return False
+    try:
+        require_equal(network, relus, example)
+    except ValueError:
+        return False
+    return not differ_in_training(network, relus, example)
+
+
+def _tell_what_does_not_train(network: nn.Module, captured: nn.Module, example: Tensor) -> None:
+    """Warn of parameters that the captured network holds as constants, and of a training mode that it does not have."""
+    name, trained = type(network).__name__, dict(captured.named_parameters(remove_duplicate=False))
+    idle = [names[0] for names in _used(network, example) if not trained.keys() & set(names)]
+    if idle:
+        log.warning("%s: %s enters computations of weights and stays as it is in training", name, ", ".join(idle))
+    if differ_in_training(network, captured, example):
+        log.warning("%s: computes something else in training mode; its copy is trained as it is evaluated", name)
+
+
+def _used(network: nn.Module, example: Tensor) -> Iterator[list[str]]:
+    """The names of every parameter on which the output depends."""
+    network = copy.deepcopy(network).eval().requires_grad_()
+    like = next(network.parameters(), example)
+    with torch.enable_grad():
+        network(example[:2].to(like.device, like.dtype)).float().sum().backward()
+    names: dict[int, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if parameter.grad is not None:
+            names.setdefault(id(parameter), []).append(name)
+    yield from names.values()
+
+
+# by symbolic tracing
+
+
+def _traced(network: nn.Module, make: Make) -> nn.Module:
+    """A copy of `network` with `make()` for nn.ReLU, F.relu and x.relu(), by symbolic tracing.
+
+    ValueError where that fails, finds no ReLU, or cannot keep what the network computes.
+    """
+    network = copy.deepcopy(network)
+    modules = dict(network.named_modules())
+    graph = _trace_for_both_modes(network)
+    sites = [node for node in graph.nodes if _is_relu(node, modules)]
+    if not sites:
+        raise ValueError(f"{type(network).__name__}: calls no ReLU, so there is nothing to replace")
+    for node in sites:
+        _require_replaceable(node, modules)
+    uses = Counter(node.target for node in sites)
+    if all(node.op == "call_module" and uses[node.target] == 1 for node in sites):
+        for node in sites:
+            set_submodule(network, str(node.target), make())
+        return network
+    paths = [path_of(node) for node in sites]  # before any node changes
+    taken = {path for path, module in modules.items() if not isinstance(module, nn.ReLU)}
+    for node, path in zip(sites, paths, strict=True):
+        if node.op != "call_module":
+            path = "relu" if path == "the network itself" else f"{path}.relu"
+        path = numbered_name(path, taken)
+        taken.add(path)
+        set_submodule(network, path, make())
+        with graph.inserting_before(node):
+            site = graph.call_module(path, node.args[:1] or (node.kwargs["input"],))
+        node.replace_all_uses_with(site)
+        graph.erase_node(node)
+    return fx.GraphModule(network, graph, class_name=type(network).__name__)
+
+
+def _trace_for_both_modes(network: nn.Module) -> fx.Graph:
+    """The graph of `network`; ValueError if it differs between training and evaluation, which tracing could not tell."""
+    was_training = network.training
+    graphs = [trace(network.train(mode)) for mode in (True, False)]
+    network.train(was_training)
+    if len({str(graph) for graph in graphs}) > 1:
+        raise ValueError(f"{type(network).__name__}: the forward pass reads self.training (F.dropout, F.batch_norm, …); "
+                         "use modules there (nn.Dropout, nn.BatchNorm2d, …), or give an example of the input "
+                         "(calibration=…)")  # fmt: skip
+    return graphs[0]
+
+
+def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        return isinstance(module, nn.ReLU) and is_plain_relu(module)
+    return node.op in ("call_function", "call_method") and node.target in RELU_CALLS
+
+
+def _require_replaceable(node: fx.Node, modules: dict[str, nn.Module]) -> None:
+    """ValueError where a ReLU writes into a value that is read again elsewhere, which its replacement would not do."""
+    if node.op == "call_module":
+        inplace = getattr(modules[str(node.target)], "inplace", False)
+    else:
+        name = getattr(node.target, "__name__", str(node.target))
+        inplace = name.endswith("_") or node.kwargs.get("inplace", len(node.args) > 1 and node.args[1])
+    if not node.users or (inplace and len(node.all_input_nodes[0].users) > 1):
+        raise ValueError(f"{path_of(node)}: this ReLU works in place on a value that is also read elsewhere; "
+                         "write y = relu(x) and use y")  # fmt: skip
