@@ -1,28 +1,42 @@
 """The ANN of a converted network, with a module in the place of every neuron."""
 
-from torch import nn
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from snnconv.nn.graph.capture import capture
 from snnconv.nn.graph.kinds import is_activation
 from snnconv.nn.graph.relus import replace_relus
 from snnconv.spiking.model import SpikingModel
 
 
-def counterpart(model: nn.Module, snn: SpikingModel) -> nn.Module:
+def counterpart(model: nn.Module, snn: SpikingModel, batches: Iterable[tuple[Tensor, Any]]) -> nn.Module:
     """`model` with a module at the path of every neuron of `snn`: itself, or a copy in which each ReLU call is a module.
 
-    ValueError naming a neuron that has no counterpart.
+    The first of `batches` is the example with which a network is captured.  ValueError naming a neuron that has no counterpart.
     """
-    paths = list(snn.neurons())
-    missing = _missing(model, paths)
-    if missing and not any(is_activation(module) for module in model.modules()):
-        model = replace_relus(model, nn.ReLU)
-        missing = _missing(model, paths)
-    if missing:
-        raise ValueError(f"model: has no activation at {missing[0]}, where snn has neurons; pass the network that snn was "
-                         "converted from")  # fmt: skip
-    return model
+    paths, missing = list(snn.neurons()), ""
+    for candidate in _candidates(model, batches):
+        modules = dict(candidate.named_modules())
+        absent = [path for path in paths if path not in modules]
+        if not absent:
+            return candidate
+        missing = missing or absent[0]
+    raise ValueError(f"model: has no activation at {missing}, where snn has neurons; pass the network that snn was "
+                     "converted from")  # fmt: skip
 
 
-def _missing(model: nn.Module, paths: list[str]) -> list[str]:
-    modules = dict(model.named_modules())
-    return [path for path in paths if path not in modules]
+def _candidates(model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> Iterator[nn.Module]:
+    """`model`, and copies of it in which calls are modules."""
+    yield model
+    if not any(is_activation(module) for module in model.modules()):
+        with suppress(ValueError):  # it cannot be followed without an example
+            yield replace_relus(model, nn.ReLU)
+    with torch.random.fork_rng(devices=[]):  # a loader draws numbers when it begins
+        images = next((images for images, _ in batches), None)
+    if images is not None:
+        with suppress(ValueError):  # then it is another network
+            yield capture(model, images)

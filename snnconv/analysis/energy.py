@@ -198,8 +198,8 @@ def energy(
     >>> estimate.ann("fp32_45nm")["1"]  # 64 multiply-accumulates of 4.6 pJ
     294.4
     """
-    counterpart(model, snn)
     batches = loader if isinstance(loader, Batches) else Loader(loader, device_of(model))
+    counterpart(model, snn, batches)
     operations = count_operations(snn, batches, listed_timesteps(timesteps), images=images)
     return Energy(operations, tables_of(costs), first_layer)
 

@@ -151,10 +151,8 @@ def explain(
     ((2, 8), 20, ['clipping', 'quantization', 'unevenness'])
     """
     wanted = listed_timesteps(timesteps)
-    model, batches = (
-        counterpart(model, snn),
-        loader if isinstance(loader, Batches) else Loader(loader, device_of(model)),
-    )
+    batches = loader if isinstance(loader, Batches) else Loader(loader, device_of(model))
+    model = counterpart(model, snn, batches)
     if disturbances and not isinstance(batches, Batches):
         raise ValueError("disturbances: change pixels in [0, 1], and only data of snnconv (Batches) say how to normalize these; "
                          "disturb the images of the loader instead")  # fmt: skip

@@ -53,7 +53,8 @@ FanOut = dict[str, dict[str, Tensor]]  # neurons → target → accumulates that
 def fan_out(network: nn.Module, image_shape: Sequence[int], *, zeros: bool = True) -> tuple[list[Target], FanOut]:
     """The targets of `network`, a network with neurons (`OverTime`), in the order of computation, and its fan-out.
 
-    Average pooling is folded into what follows it: a spike reaches all that the pooled cells reach.  Scaling and batch norm are
+    Average pooling is folded into what follows it: a spike reaches all that the pooled cells reach.  Interpolation likewise: a
+    spike reaches all that the cells reach to which its own contributes.  Scaling and batch norm are
     folded as well.  Without `zeros`, weights that are 0 cost nothing, as on hardware that skips them.  ValueError naming what
     spikes pass through that cannot be counted.
     """
@@ -72,7 +73,7 @@ class _Walk(fx.Interpreter):
 
     def __init__(self, network: nn.Module, zeros: bool) -> None:
         super().__init__(fx.GraphModule(network, trace(network, (OverTime,))))
-        self.zeros = zeros
+        self.extra_traceback, self.zeros = False, zeros
         self.spikes: dict[str, Tensor] = {}
         self.targets: dict[str, Counter] = defaultdict(Counter)
         self.reach: FanOut = defaultdict(dict)
@@ -106,6 +107,8 @@ class _Walk(fx.Interpreter):
             return x
         if isinstance(module, nn.Flatten | nn.ZeroPad2d) or _copies(getattr(module, "mode", "")):
             return super().call_module(target, args, kwargs)
+        if isinstance(module, nn.Upsample):
+            return _interpolated(x, module)
         like = next(module.parameters(), x)
         return self._other(f"{target} ({type(module).__name__})", lambda: module(x.to(like)))
 
@@ -116,6 +119,8 @@ class _Walk(fx.Interpreter):
         copies = target is F.interpolate and _copies(kwargs.get("mode", "nearest"))
         if target in SHAPING or copies or not self.inputs:
             return super().call_function(target, args, kwargs)
+        if target is F.interpolate:
+            return _interpolated(args[0], lambda x: F.interpolate(x, *args[1:], **kwargs))
         name = getattr(target, "__name__", str(target))
         return self._other(
             f"{self.site} (calls {name})", lambda: super(_Walk, self).call_function(target, args, kwargs)
@@ -234,6 +239,17 @@ def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = Non
 
 def _sum(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     return x.sum(dim, keepdim)
+
+
+def _interpolated(x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+    """The counts `x` at every cell to which they contribute; interpolation is a matrix for each spatial dimension."""
+    for axis in range(2, x.dim()):
+        size = x.shape[axis]
+        lines = torch.eye(size, dtype=x.dtype).view(size, 1, *[size if d == axis else 1 for d in range(2, x.dim())])
+        lines = run(lines.expand(-1, -1, *[size if d == axis else n for d, n in enumerate(x.shape) if d >= 2]))
+        matrix = (lines.movedim(axis, 2).flatten(3)[:, 0, :, 0] != 0).to(x)  # [size, new size]
+        x = (x.movedim(axis, -1) @ matrix).movedim(-1, axis)
+    return x
 
 
 def _sum_pool(x: Tensor, pool: AveragePool) -> Tensor:

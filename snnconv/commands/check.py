@@ -22,6 +22,7 @@ def main(run: Run) -> None:
     cfg = run.cfg
     ann = run.load_ann() if cfg.run else instantiate(cfg.model)
     noise = torch.randn(4, *cfg.data.input_shape)
-    result = check(ann, instantiate(cfg.method), [(noise, torch.zeros(4).long())], calibrates=not cfg.run)
+    result = check(ann, instantiate(cfg.method), [(noise, torch.zeros(4).long())], calibrates=not cfg.run,
+                   calibration=cfg.data.get("calibration"), classes=cfg.data.num_classes)  # fmt: skip
     replace(result, method=cfg.names.method).show(rich.get_console())
     raise SystemExit(bool(result.obstacles))

@@ -27,7 +27,9 @@ def main(run: Run) -> None:
     explain = instantiate(cfg.explain)  # why the accuracy is what it is, and what it costs
 
     calibrate(ann, data.calibration)
-    check(ann, convert, data.calibration).require()  # what cannot be converted is told now, not after hours
+    check(
+        ann, convert, data.calibration, classes=cfg.data.num_classes
+    ).require()  # what cannot be converted is told now, not after hours
     fit(ann, data.train, data.selecting(settings.select), settings, run, weights)  # 1. train
     ann = weights(ann)
     with run.timed("convert"):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from snnconv.conversion.entrance import entered
 from snnconv.conversion.method import operators_of, rehearse, takes
-from snnconv.conversion.obstacles import Step, obstacles, steps
+from snnconv.conversion.obstacles import Obstacle, Step, obstacles, steps
 from snnconv.conversion.registry import fitting
 from snnconv.nn.functional import SMALLEST_THRESHOLD
 from snnconv.nn.graph.folding import foldable
@@ -48,7 +48,7 @@ class Check:
 
     network: str
     layers: list[Layer]
-    obstacles: list[str]
+    obstacles: list[Obstacle]
     warnings: list[str]
     methods: list[str]  # that would take the network as it is, where the one chosen does not
     method: str = ""  # the one chosen, by name
@@ -68,7 +68,7 @@ class Check:
             table.add_row(layer.path, layer.name, shape, f"{layer.parameters:,}", layer.becomes, style=style)
         if self.layers:
             console.print(table)
-        for kind, color, texts in (("Obstacle", "red", self.obstacles), ("Warning", "yellow", self.warnings)):
+        for kind, color, texts in (("Obstacle", "red", map(str, self.obstacles)), ("Warning", "yellow", self.warnings)):
             for number, text in enumerate(texts, 1):
                 console.print(f"{kind} {number}: {text}", style=color, markup=False, highlight=False, soft_wrap=True)
         verb, ending = "cannot" if self.obstacles else "can", f"; {self.advice()}" if self.advice() else ""
@@ -85,16 +85,25 @@ class Check:
         for text in self.warnings:
             log.warning("%s", text)
         if self.obstacles:
-            lines = [*self.obstacles, *filter(None, [self.advice()])]
+            lines = [*map(str, self.obstacles), *filter(None, [self.advice()])]
             raise ValueError("\n  ".join([f"{self.network} cannot be converted:", *lines]))
 
 
-def check(ann: nn.Module, convert: Any, batches: Iterable[Batch], *, calibrates: bool = False) -> Check:
+def check(
+    ann: nn.Module,
+    convert: Any,
+    batches: Iterable[Batch],
+    *,
+    calibrates: bool = False,
+    calibration: int | None = None,
+    classes: int | None = None,
+) -> Check:
     """Check of `ann` for the method `convert`, tried on a few images of `batches`.
 
     Obstacles are what conversion refuses: operations that spikes do not pass (`obstacles.obstacles`), images that do not fit, a θ
     that is no positive number, and whatever else the method says in a rehearsal.  With `calibrates` an unknown θ (NaN) is none:
-    calibration comes later.
+    calibration comes later.  `calibration` is the number of images that calibration will have, by default those of `batches` if
+    they say it; too few of them for the method's rule are an obstacle.  `classes` is the number of outputs that are needed.
 
     Warnings are what conversion carries and nobody wants: a batch norm between spikes that no layer can take in, a θ at its
     floor, and a θ more than 1000 times above or below the largest current of its layer.  Noise will do for images: the currents
@@ -108,7 +117,7 @@ def check(ann: nn.Module, convert: Any, batches: Iterable[Batch], *, calibrates:
     try:
         ann, _ = entered(ann, few, kinds)
     except ValueError as error:
-        refused = [str(error)]
+        refused = [Obstacle(str(error))]
     with contextlib.suppress(ValueError):  # it cannot be followed, which is an obstacle
         ann = place_operators(ann, kinds, operators_of(convert)) if declared else ann
     found = refused or (obstacles(ann, kinds) if declared else [])  # else the rehearsal will tell
@@ -119,27 +128,28 @@ def check(ann: nn.Module, convert: Any, batches: Iterable[Batch], *, calibrates:
         walked, folded = [], {}
     seen = _Seen(ann, walked, kinds)
     for images, _ in few if walked else []:
-        found += seen.show(images)
+        found += [] if (problem := seen.show(images, classes)) is None or refused else [problem]
 
     sites = {step.path: step for step in walked if isinstance(step.module, kinds) and is_activation(step.module)}
     unknown = [path for path, step in sites.items() if calibrates and _theta(step).isnan().any()]
     for path in unknown:
         sites[path].module.set_threshold(1.0)  # type: ignore[union-attr, operator]  # in its place, here
-    found += [text for step in sites.values() if (text := _no_threshold(step))]
+    found += [obstacle for step in sites.values() if (obstacle := _no_threshold(step))]
     known = {path: step for path, step in sites.items() if path not in unknown}
     warnings = [text for path, step in known.items() if (text := _odd_threshold(step, seen.peaks.get(path, 0.0)))]
-    warnings += [text for step in walked if (text := _unfolded(step, folded))]
+    warnings += [text for step in walked if (text := _unfolded(step, folded) or _needless(step))]
 
     neurons: Mapping[str, nn.Module] = {}
     if not found:
         try:
-            snn = rehearse(convert, ann, few)
+            count = getattr(batches, "count", None)
+            snn = rehearse(convert, ann, few, calibration or (count if isinstance(count, int) else None))
             neurons = snn.neurons() if snn is not None else {}
         except ValueError as error:
-            found.append(str(error))
+            found.append(Obstacle(str(error)))
 
     def becomes(step: Step) -> str:
-        numbers = [n for n, text in enumerate(found, 1) if text.startswith(f"{step.path} ({step.name})")]
+        numbers = [n for n, obstacle in enumerate(found, 1) if (obstacle.path, obstacle.name) == (step.path, step.name)]
         if numbers:
             return f"obstacle {numbers[0]}"
         if step.problem:
@@ -165,29 +175,34 @@ class _Seen(fx.Interpreter):
     def __init__(self, ann: nn.Module, walked: Sequence[Step], kinds: tuple[type, ...]) -> None:
         super().__init__(fx.GraphModule(ann, walked[0].node.graph if walked else fx.Graph()))
         self.extra_traceback, self.kinds = False, kinds
-        self.sites = {step.node: f"{step.path} ({step.name})" for step in walked}
+        self.sites = {step.node: step for step in walked}
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.peaks: dict[str, float] = {}
 
     @torch.no_grad()
-    def show(self, images: Tensor) -> list[str]:
+    def show(self, images: Tensor, classes: int | None) -> Obstacle | None:
         """Run on `images`; the obstacle that this meets, if it meets one."""
         self.module.to(images.device)
         try:
-            self.run(images)
-        except ValueError as error:
-            shape, reason = "×".join(map(str, images.shape[1:])), str(error.__cause__).partition("\n")[0]
-            return [
-                f"{error}: fails on images of {shape} ({reason}); do the network and data.input_shape belong together?"
-            ]
-        return []
+            output = self.run(images)
+        except _FailedError as failure:
+            return failure.obstacle(images)
+        if classes is not None and not (
+            isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] >= classes
+        ):
+            got = "×".join(map(str, output.shape[1:])) or "one number"
+            return Obstacle(
+                f"{type(self.module).__name__}: gives {got} for an image, expected {classes} logits (data.num_classes)"
+            )
+        return None
 
     def run_node(self, n: fx.Node) -> Any:
-        """One operation; ValueError naming it if it fails."""
+        """One operation; `_FailedError` naming it if it fails."""
         try:
             output = super().run_node(n)
         except Exception as error:  # the network is the user's: anything can come out
-            raise ValueError(self.sites.get(n, path_of(n))) from error
+            step = self.sites.get(n)
+            raise _FailedError(path_of(n), step.name if step else str(n.target)) from error
         if isinstance(output, Tensor):
             self.shapes[n] = tuple(output.shape[1:])
         return output
@@ -204,6 +219,22 @@ class _Seen(fx.Interpreter):
         return F.batch_norm(args[0], None, None, module.weight, module.bias, training=True)
 
 
+class _FailedError(Exception):
+    """An operation that does not take its input."""
+
+    def __init__(self, path: str, name: str) -> None:
+        super().__init__(path)
+        self.path, self.name = path, name
+
+    def obstacle(self, images: Tensor) -> Obstacle:
+        """In words."""
+        shape, reason = "×".join(map(str, images.shape[1:])), str(self.__cause__).partition("\n")[0]
+        remedy = "do the network and data.input_shape belong together?"
+        if "dtype" in reason or "scalar type" in reason:
+            remedy = "call .float() on the network, or give it images of its own type"
+        return Obstacle(f"fails on images of {shape} ({reason})", remedy, self.path, self.name)
+
+
 def _theta(step: Step) -> Tensor:
     site: Any = step.module
     return torch.as_tensor(site.threshold).detach().flatten()
@@ -215,12 +246,14 @@ def _trained(step: Step) -> str:
     return f"θ = {low if low == high else f'{low} … {high}'}, L = {step.module.levels}"  # type: ignore[union-attr]
 
 
-def _no_threshold(step: Step) -> str | None:
+def _no_threshold(step: Step) -> Obstacle | None:
     """The obstacle that the θ of an activation is, None if it is none."""
     if (_theta(step).isfinite() & (_theta(step) > 0)).all():
         return None
-    return (f"{step.path} ({step.name}): {_trained(step)}, and θ has to be a positive number; train again, or start from the "
-            "weights of a ReLU network (model.weights=… fit=finetune), for which calibration finds θ")  # fmt: skip
+    reason = f"{_trained(step)}, and θ has to be a positive number"
+    remedy = ("train again, or start from the weights of a ReLU network (model.weights=… fit=finetune), for which "
+              "calibration finds θ")  # fmt: skip
+    return Obstacle(reason, remedy, step.path, step.name)
 
 
 def _odd_threshold(step: Step, peak: float) -> str | None:
@@ -242,6 +275,16 @@ def _unfolded(step: Step, folded: Mapping[str, str]) -> str | None:
         return None
     return (f"{step.path} ({step.name}): stays between spikes, an affine map in every step, as no layer can take it in; put it "
             "right behind a convolution or linear layer that feeds nothing else")  # fmt: skip
+
+
+def _needless(step: Step) -> str | None:
+    """A warning about probabilities in the place of logits, or None."""
+    function = step.module.operator.function if isinstance(step.module, Site) else step.module
+    last = all(user.op == "output" for user in step.node.users)
+    if not last or not isinstance(function, nn.LogSoftmax | nn.Softmax):
+        return None
+    return (f"{step.path} ({_name(step)}): the last operation, which changes no class; leave it out, and the network has no "
+            "operation in floating point here")  # fmt: skip
 
 
 def _carried(step: Step) -> str:

@@ -22,7 +22,8 @@ from snnconv.spiking.operators.choice import Choice, auto
 from snnconv.spiking.operators.placement import place_operators
 from snnconv.spiking.operators.signals import departures
 
-ENOUGH = 2048  # activations that every rule accepts
+ENOUGH = 2048  # activations that most rules accept
+MOST = 2**20  # activations of a layer, where the number of calibration images is not known
 Convert = Callable[..., SpikingModel]
 METHODS: dict[str, "Method"] = {}  # by name; filled when the modules of `snnconv.conversion.methods` are imported
 
@@ -125,24 +126,34 @@ def operators_of(convert: Any) -> Choice:
     return get_method(chosen["_target_"]) if isinstance(chosen, Mapping) else chosen
 
 
-def rehearse(convert: Any, ann: nn.Module, batches: Iterable, images: int = 32) -> Any:
+def rehearse(convert: Any, ann: nn.Module, batches: Iterable, calibration: int | None = None, images: int = 32) -> Any:
     """Try `convert` on a few images, so that what it refuses is an error now and not after hours of training.
 
+    A rule for thresholds gets as many activations as it will have with `calibration` images.
     Returns the result of the trial: a `SpikingModel`, or None where a method has nothing to show before it is trained.
     """
     method, settings = _bound(convert)
-    if settings.get("rule") is not None:
-        settings["rule"] = functools.partial(_of_any_number, settings["rule"])
     few = next(((x[:images], y[:images]) for x, y in batches), None)
+    if settings.get("rule") is not None and few:
+        share = None if calibration is None else calibration / len(few[0])
+        settings["rule"] = functools.partial(_of_as_many, settings["rule"], share)
     if isinstance(method, Method) and method.takes:
         ann, _ = entered(ann, [few] if few else [], method.takes)
         ann = method.prepared(ann, settings.pop("operators", auto))
     return (method.rehearse if isinstance(method, Method) else method)(ann, [few] if few else [], **settings)
 
 
-def _of_any_number(rule: Rule, samples: Tensor, levels: int) -> Tensor:
-    """θ by `rule`, from `samples` repeated where a rule needs more than a rehearsal has."""
-    return rule(torch.cat([samples] * max(1, ENOUGH // samples.shape[-1]), -1), levels)
+def _of_as_many(rule: Rule, share: float | None, samples: Tensor, levels: int) -> Tensor:
+    """θ by `rule`, from `samples` repeated `share` times (None: unknown), or from a part of that if it is enough."""
+    total = MOST if share is None else int(samples.shape[-1] * share)
+    try:
+        return rule(_repeated(samples, min(total, ENOUGH)), levels)
+    except ValueError:
+        return rule(_repeated(samples, min(total, MOST)), levels)
+
+
+def _repeated(samples: Tensor, count: int) -> Tensor:
+    return torch.cat([samples] * -(-count // samples.shape[-1]), -1)[..., :count]
 
 
 def thresholds(

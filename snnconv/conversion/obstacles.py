@@ -2,13 +2,29 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import fx, nn
 
 from snnconv.nn.graph.kinds import NORMS, Kinds, is_activation, is_linear
 from snnconv.nn.graph.sites import OPERATORS
 from snnconv.nn.graph.trace import path_of, trace
 from snnconv.spiking.operators.base import Encoder, Site
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What keeps a network from becoming spiking, and what would do."""
+
+    reason: str
+    remedy: str = ""
+    path: str = ""  # of the operation; "" for the whole network
+    name: str = ""  # "Conv2d", "calls relu"
+
+    def __str__(self) -> str:
+        site = f"{self.path} ({self.name}): " if self.path else ""
+        return site + self.reason + (f"; {self.remedy}" if self.remedy else "")
 
 
 @dataclass(frozen=True)
@@ -20,7 +36,7 @@ class Step:
     name: str  # "Conv2d", "calls relu"
     module: nn.Module | None  # None: a function or a method
     after_spikes: bool  # does it receive spikes, at once or through what stands before it?
-    problem: str | None  # the obstacle that it is, with a remedy
+    problem: Obstacle | None  # the obstacle that it is
 
 
 def steps(network: nn.Module, kind: Kinds) -> list[Step]:
@@ -42,59 +58,79 @@ def steps(network: nn.Module, kind: Kinds) -> list[Step]:
             spiking.add(node)
         called = f"calls {getattr(node.target, '__name__', node.target)}"
         path, name = path_of(node), called if module is None else type(module).__name__
-        problem = _problem(node, f"{path} ({name})", module, kind, after_spikes, uses[node.target])
-        found.append(Step(node, path, name, module, after_spikes, problem))
+        problem = _problem(node, name, module, kind, after_spikes, uses[node.target])
+        obstacle = Obstacle(*problem, path=path, name=name) if problem else None
+        found.append(Step(node, path, name, module, after_spikes, obstacle))
     return found
 
 
-def obstacles(network: nn.Module, kind: Kinds) -> list[str]:
-    """Obstacles to converting `network`, with activations of `kind`: one line each, naming the path and a remedy."""
+def obstacles(network: nn.Module, kind: Kinds) -> list[Obstacle]:
+    """Obstacles to converting `network`, with activations of `kind`."""
     if not any(isinstance(module, kind) for module in network.modules()):
         others = sorted({type(m).__name__ for m in network.modules() if is_activation(m) or isinstance(m, nn.ReLU)})
         return [
-            f"{type(network).__name__} has no {_names(kind)}: nothing to convert; "
-            f"its activations are {' and '.join(others) or 'of no known kind'}: choose a method that starts from these "
-            "(docs/methods.md lists them), or another activation=…"
+            Obstacle(
+                f"{type(network).__name__} has no {_names(kind)}: nothing to convert; its activations are "
+                f"{' and '.join(others) or 'of no known kind'}: choose a method that starts from these "
+                "(docs/methods.md lists them), or another activation=…"
+            )
         ]
     try:
         return list(dict.fromkeys(step.problem for step in steps(network, kind) if step.problem))
     except ValueError as error:
-        return [str(error)]
+        return [Obstacle(str(error))]
 
 
 def _problem(
-    node: fx.Node, site: str, module: nn.Module | None, kind: Kinds, after_spikes: bool, uses: int
-) -> str | None:
-    """The obstacle that the operation at `site` is, None if it is none."""
-    if isinstance(module, kind):
-        if uses > 1:
-            return f"{site}: used {uses} times; each site holds its own potential, so give it its own module"
-        if getattr(module, "inplace", False) and len(node.all_input_nodes[0].users) > 1:
-            return f"{site}: works in place on a value that is also read elsewhere; use inplace=False"
-        return None
+    node: fx.Node, name: str, module: nn.Module | None, kind: Kinds, after_spikes: bool, uses: int
+) -> tuple[str, str] | None:
+    """Reason and remedy, if the operation `node` is an obstacle; else None."""
+    if module is not None and isinstance(module, kind):
+        return _problem_of_activation(node, module, uses)
     if isinstance(module, NORMS) and module.running_mean is None and after_spikes:
-        return f"{site}: normalizes by the batch it is given, which differs in every step; use track_running_stats=True"
+        return "normalizes by the batch it is given, which differs in every step", "use track_running_stats=True"
     if is_linear(node, module) or isinstance(module, Site):
         return None
     if isinstance(module, OPERATORS) and not after_spikes:
         return None  # of a current that is constant, computed once
     if isinstance(module, OPERATORS):
-        return f"{site}: " + (
-            f"used {uses} times; an operator remembers its inputs, so give each call a module of its own"
-            if uses > 1
-            else "no operator takes its place; choose operators=auto"
-        )
-    if "pool" in site.rpartition("(")[2].lower():
-        return (
-            f"{site}: a function, not a module, so no operator takes its place; make it a module"
-            if after_spikes
-            else None
-        )
+        if uses > 1:
+            return f"used {uses} times", "an operator remembers its inputs, so give each call a module of its own"
+        return "no operator takes its place", "choose operators=auto"
+    if "pool" in name.lower():
+        as_function = "a function, not a module, so no operator takes its place", "make it a module"
+        return as_function if after_spikes else None
     if module is None:
-        return f"{site}: a function, not a module, so it would not be converted; make it a {_names(kind)} module"
+        return "a function, not a module, so it would not be converted", f"make it a {_names(kind)} module"
     if is_activation(module):
-        return f"{site}: this method converts {_names(kind)}; train with that or choose another method"
-    return f"{site}: cannot be carried into spikes; replace it by {_names(kind)} or a linear layer"
+        return f"this method converts {_names(kind)}", "train with that or choose another method"
+    return "cannot be carried into spikes", f"replace it by {_names(kind)} or a linear layer"
+
+
+def _problem_of_activation(node: fx.Node, module: nn.Module, uses: int) -> tuple[str, str] | None:
+    if uses > 1:
+        return f"used {uses} times", "each site holds its own potential, so give it its own module"
+    if getattr(module, "inplace", False) and len(node.all_input_nodes[0].users) > 1:
+        return "works in place on a value that is also read elsewhere", "use inplace=False"
+    if (parent := _overridden(module)) is not None:
+        return f"computes something else than {parent}, which the neuron would compute", f"use {parent} itself"
+    return None
+
+
+@torch.no_grad()
+def _overridden(module: nn.Module) -> str | None:
+    """The activation from which a user's class inherits, if it computes something else; None for our own."""
+    parent: Any = next((kind for kind in type(module).__mro__ if kind.__module__.startswith("snnconv.")), None)
+    if parent is None or (parent is type(module) and not module._forward_hooks):
+        return None
+    like = next(module.parameters(), torch.zeros(()))
+    numbers = torch.linspace(-20, 20, 401).to(like)
+    was_training = module.training
+    try:
+        same = torch.allclose(module.eval()(numbers), parent.forward(module, numbers), 0, 0, equal_nan=True)
+        return None if same else parent.__name__
+    finally:
+        module.train(was_training)
 
 
 def _names(kind: Kinds) -> str:
@@ -106,4 +142,4 @@ def require_convertible(network: nn.Module, kind: Kinds) -> None:
     """ValueError that lists every obstacle, if there is one."""
     found = obstacles(network, kind)
     if found:
-        raise ValueError(f"{type(network).__name__} cannot be converted:\n  " + "\n  ".join(found))
+        raise ValueError(f"{type(network).__name__} cannot be converted:\n  " + "\n  ".join(map(str, found)))

@@ -11,7 +11,6 @@ from snnconv.conversion.calibration import observed_thresholds
 from snnconv.conversion.rules import least_squares
 from snnconv.data.loaders import Loader, device_of
 from snnconv.nn.activations.qcfs import QCFS
-from snnconv.nn.graph.activations import with_activations
 from snnconv.nn.graph.kinds import NORMS, is_activation
 from snnconv.nn.graph.relus import replace_relus
 
@@ -21,7 +20,7 @@ CALIBRATION = 1000  # samples that calibrate, as in conf/data/
 def prepare(
     model: nn.Module, levels: int = 8, calibration: Any = None, activation: Callable[[int], nn.Module] = QCFS
 ) -> nn.Module:
-    """A copy of `model` in which every ReLU (`nn.ReLU`, `F.relu`, `x.relu()`) is a trainable `activation(levels)`.
+    """A copy of `model` in which every ReLU (`nn.ReLU`, `F.relu`, `x.relu()`, ReLU6) is a trainable `activation(levels)`.
 
     Train the copy with any loop, then `convert` it.  Weights keep their names, so a state dict of `model` loads with
     `strict=False`; each activation adds one parameter, its threshold θ in the unit of its input.  `levels` is L, the number of
@@ -32,9 +31,10 @@ def prepare(
     the network receives.  (A fixed start such as 8 would take thousands of steps of Adam to leave; an `activation` that sets θ
     itself keeps it.)
 
-    A network that tracing cannot follow is captured on `calibration`, if it is given.
-
     A network that already has such activations and no ReLU gets new thresholds from `calibration`.
+
+    A network that tracing cannot follow (branches, optional arguments, functions in other spellings) needs `calibration`, from
+    which the forward pass is captured (`nn.graph.capture`).
 
     ValueError if there is no ReLU, if the forward pass cannot be followed, or naming a layer that no calibration input activates.
 
@@ -48,26 +48,17 @@ def prepare(
     >>> network[1].levels, bool(0.1 < network[1].threshold < 10)
     (4, True)
     """
+    batches = [] if calibration is None else Loader(calibration, device_of(model)).first(CALIBRATION)
     trained = {path for path, module in model.named_modules() if is_activation(module)}
     if trained and calibration is not None and not any(isinstance(module, nn.ReLU) for module in model.modules()):
         network, trained = copy.deepcopy(model), set()
     else:
-        network = _replaced(model, lambda: activation(levels), calibration).to(device_of(model))
-    network.train(model.training)
+        network = replace_relus(model, lambda: activation(levels), batches[0][0] if batches else None)
+    network.to(device_of(model)).train(model.training)
     sites = {path: site for path, site in network.named_modules() if is_activation(site) and path not in trained}
     if calibration is not None:
-        _calibrate(network, sites, Loader(calibration, device_of(model)).first(CALIBRATION))
+        _calibrate(network, sites, batches)
     return network
-
-
-def _replaced(model: nn.Module, make: Callable[[], nn.Module], calibration: Any) -> nn.Module:
-    """`model` with `make()` in the place of every ReLU; captured where tracing cannot follow it and there are inputs for that."""
-    try:
-        return replace_relus(model, make)
-    except ValueError:
-        if calibration is None:
-            raise
-        return with_activations(model, make, Loader(calibration, device_of(model)).first(2)[0][0])
 
 
 def _calibrate(network: nn.Module, sites: dict[str, Any], batches: list[tuple[Tensor, Tensor]]) -> None:

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from snnconv.conversion import checks
 from snnconv.conversion.checks import Check
 from snnconv.conversion.entrance import entered
-from snnconv.conversion.registry import automatic, bound_settings, find
+from snnconv.conversion.registry import CALIBRATION, automatic, bound_settings, find
 from snnconv.data.loaders import Loader, device_of
 from snnconv.nn.graph.kinds import is_activation
 
@@ -33,7 +33,8 @@ def check(model: nn.Module, example: Any, *, method: str = "auto", verbose: bool
     >>> snnconv.check(model, torch.rand(16, 4), verbose=False).obstacles
     []
     """
-    batches = Loader(example, device_of(model)).first(32)
+    loader = Loader(example, device_of(model))
+    batches = loader.first(32)
     if not batches:
         raise ValueError("check needs one batch of inputs, and example holds none")
     if method == "auto":
@@ -41,7 +42,9 @@ def check(model: nn.Module, example: Any, *, method: str = "auto", verbose: bool
         with contextlib.suppress(ValueError):  # an obstacle, which the check lists
             model = entered(model, batches, kinds)[0]
     chosen = find(automatic(model) if method == "auto" else method)
-    result = checks.check(model, functools.partial(chosen, **bound_settings(chosen, settings)), batches)
+    convert = functools.partial(chosen, **bound_settings(chosen, settings))
+    count = None if isinstance(example, Tensor) else min(loader.count, CALIBRATION)  # an example is no calibration data
+    result = checks.check(model, convert, batches, calibration=count)
     result = replace(result, method=chosen.name)
     if verbose:
         result.show(Console())

@@ -36,7 +36,7 @@ def require_files(distill: float, teacher: str | None, start: str | None, load: 
 def save_trained(network: nn.Module, file: str | None, record: Mapping[str, Any]) -> None:
     """Write the weights of `network` and the `record` of its training, in the first process; nothing without a `file`."""
     if file and distributed.is_main():
-        weights = {name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()}
+        weights = {name: t.detach().contiguous().cpu().clone() for name, t in checkpoint.distinct(network).items()}
         files.replace(Path(file), as_bytes(weights, {"training": json.dumps(record)}))
 
 

@@ -74,8 +74,16 @@ def load_ann(run: str | Path, *, trust: Sequence[str] = (), path: str | None = N
     return ann.eval()
 
 
+def distinct(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict of `network`, each tensor once: tied weights and aliases under their first name."""
+    tensors: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        tensors.setdefault(id(tensor), (name, tensor))
+    return dict(tensors.values())
+
+
 def _as_bytes(network: nn.Module) -> bytes:
-    return save({name: tensor.detach().contiguous().cpu() for name, tensor in network.state_dict().items()})
+    return save({name: tensor.detach().contiguous().cpu().clone() for name, tensor in distinct(network).items()})
 
 
 def weights_hash(run: str | Path | nn.Module) -> str:
@@ -95,10 +103,12 @@ def load_weights(network: nn.Module, path: Path) -> None:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: damaged or no safetensors file ({error})") from error
-    differences = compare(network.state_dict(), weights)
+    once = distinct(network)
+    expected = {name: t for name, t in network.state_dict().items() if name in once or name in weights}
+    differences = compare(expected, weights)
     if differences:
         raise ValueError(f"{path} does not fit {type(network).__name__}:\n  " + "\n  ".join(differences))
-    network.load_state_dict(weights)
+    network.load_state_dict(weights, strict=False)
 
 
 def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], most: int = 12) -> list[str]:

@@ -110,7 +110,7 @@ REFUSED = {
 @pytest.mark.parametrize(("forward", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_would_be_wrong_is_refused_by_check_and_convert(forward, message):
     network, batches = Net(forward, a=nn.Linear(4, 4), b=nn.Linear(4, 4)), [(torch.randn(8, 4), torch.zeros(8))]
-    (text,) = check(network, FROM_RELU, batches).obstacles
+    (text,) = map(str, check(network, FROM_RELU, batches).obstacles)
     assert message in text
     with pytest.raises(ValueError, match=re.escape(message)):
         FROM_RELU(network, batches)

@@ -1,6 +1,7 @@
 """Any network as one graph of its calls, captured by `torch.export` from the forward pass on an example batch."""
 
 import copy
+import re
 import warnings
 from typing import Any
 
@@ -87,6 +88,8 @@ def _described(spec: Any) -> str:
 def _reason(error: Exception) -> str:
     """The cause of a failed export in words."""
     text = str(error).strip()
+    if missing := re.search(r"missing (?:a|\d+) required (?:positional )?arguments?: (.*)", text):
+        return f"it takes more than one input; give {missing[1].rstrip('.')} a default, or wrap the network in one that has it"
     if "Constraints violated" in text:
         return "it computes with the number of images, or works for one size of batch only; use x.flatten(1), or -1 for the batch"
     if "data-dependent" in text.lower() or "GuardOnDataDependentSymNode" in type(error).__name__:

@@ -161,6 +161,10 @@ class Lifting:
 
     def _signal(self, node: fx.Node) -> None:
         """A call that depends on the image."""
+        if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].is_complex():
+            raise ValueError(
+                f"{where(node)}: computes with complex numbers, which spikes cannot carry; use real tensors"
+            )
         found = activation(node, self.values)
         self._require_rows(node)
         if found is None:

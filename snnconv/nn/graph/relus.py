@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from snnconv.nn.graph.canonical import is_canonical
-from snnconv.nn.graph.capture import capture
+from snnconv.nn.graph.capture import capture, is_captured
 from snnconv.nn.graph.equality import differ_in_training, require_equal
 from snnconv.nn.graph.kinds import RELU_CALLS
 from snnconv.nn.graph.leaves import is_plain_relu
@@ -34,6 +34,8 @@ def replace_relus(network: nn.Module, make: Make, example: Tensor | None = None)
 
     ValueError where there is no ReLU, or where the copy would compute something else.
     """
+    if is_captured(network):
+        return _with_modules(copy.deepcopy(network), make)
     try:
         copied = _traced(network, make)
     except ValueError:
@@ -44,12 +46,17 @@ def replace_relus(network: nn.Module, make: Make, example: Tensor | None = None)
         return copied  # type: ignore[return-value]
     captured = capture(network, example)
     require_equal(network, captured, example)
-    sites = {path: site for path, site in captured.named_modules() if isinstance(site, nn.ReLU)}
-    if not sites:
-        raise ValueError(_no_relu(network, captured))
-    if copied is not None and _is_as_good(network, example, sites):
+    if copied is not None and _is_as_good(network, captured, example):
         return copied
     _tell_what_does_not_train(network, captured, example)
+    return _with_modules(captured, make)
+
+
+def _with_modules(captured: nn.Module, make: Make) -> nn.Module:
+    """A captured network, changed in place: every ReLU is a module `make()`.  ValueError if there is none."""
+    sites = {path: site for path, site in captured.named_modules() if isinstance(site, nn.ReLU)}
+    if not sites:
+        raise ValueError(_no_relu(captured))
     for path, site in sites.items():
         set_submodule(captured, path, _in_place_of(site, make))
     return captured
@@ -64,22 +71,24 @@ def _in_place_of(site: nn.Module, make: Make) -> nn.Module:
     if isinstance(module, nn.ReLU):
         return site
     module.ceiling = ceiling
-    module.set_threshold(min(ceiling, float(module.threshold)))
+    module.set_threshold(min(ceiling, module.threshold.item()))
     return module
 
 
-def _no_relu(network: nn.Module, captured: nn.Module) -> str:
+def _no_relu(captured: nn.Module) -> str:
     others = {type(m).__name__: path for path, m in reversed([*captured.named_modules()]) if isinstance(m, OPERATORS)}
     listed = ", ".join(f"{kind} ({path})" for kind, path in reversed(others.items()))
     remedy = f"it computes {listed}; put nn.ReLU or nn.ReLU6 where neurons are to be" if listed else "it is linear"
-    return f"{type(network).__name__}: calls no ReLU, so there is nothing to replace; {remedy}"
+    return f"{type(captured).__name__}: calls no ReLU, so there is nothing to replace; {remedy}"
 
 
-def _is_as_good(network: nn.Module, example: Tensor, sites: dict[str, nn.Module]) -> bool:
+def _is_as_good(network: nn.Module, captured: nn.Module, example: Tensor) -> bool:
     """Does tracing find the same ReLUs as capture, and leave what the network computes, in training too?"""
     relus = _traced(network, nn.ReLU)
-    found = sum(type(module) is nn.ReLU for module in relus.modules())
-    if any(hasattr(site, "ceiling") for site in sites.values()) or found != len(sites):
+    by_tracing, by_capture = (
+        [type(m) for m in candidate.modules() if isinstance(m, nn.ReLU)] for candidate in (relus, captured)
+    )
+    if by_tracing != by_capture:
         return False
     try:
         require_equal(network, relus, example)
@@ -90,25 +99,22 @@ def _is_as_good(network: nn.Module, example: Tensor, sites: dict[str, nn.Module]
 
 def _tell_what_does_not_train(network: nn.Module, captured: nn.Module, example: Tensor) -> None:
     """Warn of parameters that the captured network holds as constants, and of a training mode that it does not have."""
-    name, trained = type(network).__name__, dict(captured.named_parameters(remove_duplicate=False))
-    idle = [names[0] for names in _used(network, example) if not trained.keys() & set(names)]
+    name, trained = type(network).__name__, [p for p in captured.parameters() if p.requires_grad]
+    tensors = dict(network.named_parameters())
+    idle = [n for n in _used(network, example) if not any(torch.equal(tensors[n], parameter) for parameter in trained)]
     if idle:
-        log.warning("%s: %s enters computations of weights and stays as it is in training", name, ", ".join(idle))
+        log.warning("%s: computes weights from %s; they stay as they are in training", name, ", ".join(idle))
     if differ_in_training(network, captured, example):
         log.warning("%s: computes something else in training mode; its copy is trained as it is evaluated", name)
 
 
-def _used(network: nn.Module, example: Tensor) -> Iterator[list[str]]:
-    """The names of every parameter on which the output depends."""
+def _used(network: nn.Module, example: Tensor) -> Iterator[str]:
+    """The names of the parameters on which the output depends."""
     network = copy.deepcopy(network).eval().requires_grad_()
     like = next(network.parameters(), example)
     with torch.enable_grad():
         network(example[:2].to(like.device, like.dtype)).float().sum().backward()
-    names: dict[int, list[str]] = {}
-    for name, parameter in network.named_parameters(remove_duplicate=False):
-        if parameter.grad is not None:
-            names.setdefault(id(parameter), []).append(name)
-    yield from names.values()
+    yield from (name for name, parameter in network.named_parameters() if parameter.grad is not None)
 
 
 # by symbolic tracing

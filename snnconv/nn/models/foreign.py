@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from snnconv.nn.graph.activations import with_activations
+from snnconv.nn.graph.relus import replace_relus
 from snnconv.nn.graph.rewrite import set_submodule
 from snnconv.runtime.settings import nearest
 from snnconv.runtime.weights import filled
@@ -93,7 +93,8 @@ def _adapted(
     def build(**classes: int) -> nn.Module:
         network = _with_channels(make(**classes), input_shape[0])
         try:
-            return with_activations(network, activation, torch.zeros(2, *input_shape))
+            example = torch.rand(2, *input_shape, generator=torch.Generator().manual_seed(0))
+            return replace_relus(network, activation, example)
         except ValueError:
             if any(isinstance(module, (nn.ReLU, nn.ReLU6, nn.Hardtanh)) for module in network.modules()):
                 raise
