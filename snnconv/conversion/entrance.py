@@ -18,14 +18,11 @@ def entered(ann: nn.Module, batches: Iterable, kinds: tuple[type, ...]) -> tuple
 
     A network of torch's modules and activations is taken as it is, any other one is captured (`graph.capture`), for which it takes
     images.  Either is compared with the forward pass of `ann` (`graph.equality`).  ValueError naming what cannot be captured, or
-    where the comparison fails; without images for every network that has to be captured.
+    where the comparison fails.  Without images the network is taken as symbolic tracing reads it.
     """
     leaves = (*kinds, *choice.EXTRA)
     first, batches = _first(batches)
     if first is None:
-        if not is_canonical(ann, leaves):
-            raise ValueError(f"{type(ann).__name__}: its forward pass calls more than modules and linear functions, so it is "
-                             "captured from an example; pass a batch of inputs (calibration=…, data.calibration)")  # fmt: skip
         return ann, batches
     network = ann if is_canonical(ann, leaves) else capture(ann, first, leaves)
     if not is_captured(ann):

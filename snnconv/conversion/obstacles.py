@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 
 from snnconv.nn.graph.kinds import NORMS, Kinds, is_activation, is_linear
 from snnconv.nn.graph.sites import OPERATORS
@@ -89,6 +90,8 @@ def _problem(
         return _problem_of_activation(node, module, uses)
     if isinstance(module, NORMS) and module.running_mean is None and after_spikes:
         return "normalizes by the batch it is given, which differs in every step", "use track_running_stats=True"
+    if node.target is F.dropout and node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True):
+        return "dropout that stays on in evaluation", "pass training=self.training, or use nn.Dropout"
     if is_linear(node, module) or isinstance(module, Site):
         return None
     if isinstance(module, OPERATORS) and not after_spikes:
