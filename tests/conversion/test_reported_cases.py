@@ -109,8 +109,9 @@ def test_what_cannot_be_right_is_refused_with_the_reason(name, settings, message
 def test_without_images_dropout_and_second_names_are_seen_too():
     network = by_command("TwoNames", {}, lambda: QCFS(4, 0.4))
     assert error(snnconv.convert(network, method="parallel"), network, images(), 4) < 1e-5
-    network = snnconv.prepare(built("Small", {}), calibration=images())
-    network.forward = lambda x: network.b(torch.nn.functional.dropout(network.features(x)))
+    network = built("Drops", {})
+    network.act = QCFS(4, 0.4)
+    network.function = torch.nn.functional.dropout
     with pytest.raises(ValueError, match="stays on in evaluation"):
         snnconv.convert(network, method="parallel")
 

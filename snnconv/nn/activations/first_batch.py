@@ -33,7 +33,7 @@ def _set_threshold(site: Any, x: Tensor) -> None:
         del site._forward_pre_hooks[key]
     if not site.threshold.isnan().any():  # set, calibrated or loaded
         return
-    samples = x.float().clamp_min(0).flatten()
+    samples = x.float().clamp(0, getattr(site, "ceiling", None)).flatten()
     samples = samples[:: -(-len(samples) // ENOUGH)]  # evenly
     threshold = closest_threshold(samples, site.levels) if samples.max() > 0 else samples.new_ones(())
     site.set_threshold(distributed.sum_over_ranks(threshold.clone()).item() / distributed.world_size())

@@ -71,7 +71,8 @@ def _in_place_of(site: nn.Module, make: Make) -> nn.Module:
     if isinstance(module, nn.ReLU):
         return site
     module.ceiling = ceiling
-    module.set_threshold(min(ceiling, module.threshold.item()))
+    if module.threshold > ceiling:  # where it is known
+        module.set_threshold(ceiling)
     return module
 
 
