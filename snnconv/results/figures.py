@@ -47,6 +47,23 @@ def draw_curves(
     without_frame(axes)
 
 
+def draw_learning(axes: Any, epochs: Sequence[Mapping[str, Any]]) -> None:
+    """Accuracy (left) and loss (right) of a training against its epochs, rows of `metrics.jsonl`."""
+    for key, color in (("train_accuracy", "C0"), ("valid_accuracy", "C1")):
+        points = [(row["epoch"], 100 * row[key]) for row in epochs if row.get(key) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=2, label=key.partition("_")[0])
+    losses = axes.twinx()
+    losses.plot(
+        [row["epoch"] for row in epochs], [row["loss"] for row in epochs], color="0.55", linewidth=1.5, label="loss"
+    )
+    losses.set_ylabel("loss")
+    losses.set_ylim(bottom=0)
+    axes.set(xlabel="epoch", ylabel="accuracy (%)")
+    handles = [*axes.get_legend_handles_labels()[0], *losses.get_legend_handles_labels()[0]]
+    axes.legend(handles, [handle.get_label() for handle in handles], frameon=False, loc="center right")
+
+
 def draw_rates(axes: Any, rates: Mapping[str, float]) -> None:
     """Spikes per neuron and timestep of each layer."""
     axes.barh(range(len(rates)), list(rates.values()), 0.75, color="#3b6ea5")

@@ -1,6 +1,7 @@
 """`report.html`: all results of a run in one file that needs no other file and no network connection."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 from snnconv.analysis.explanation import Explanation
 from snnconv.analysis.figures import as_data
 from snnconv.analysis.page import environment, height, section_values
-from snnconv.results.figures import draw_curves, draw_rates
+from snnconv.results.figures import draw_curves, draw_learning, draw_rates
 from snnconv.results.records import Baseline, Result, read_baselines, read_results
 from snnconv.results.rows import E, Row, gather, gather_baselines
+from snnconv.runtime import files
 from snnconv.spiking.latency import latency_class
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,8 @@ def render(
         comparison=compared(folder),
         quantized=quantized(folder),
         configuration=configuration,
-        **{**sections, "pictures": {**sections["pictures"], **pictures(result, rows)}},
+        run_folder=os.path.relpath(folder),
+        **{**sections, "pictures": {**sections["pictures"], **pictures(result, rows), **learning(folder)}},
     )
 
 
@@ -55,6 +58,12 @@ def pictures(result: Result, rows: Sequence[Mapping[str, Any]]) -> dict[str, str
         "curve": as_data(curve, 6.4, 3.4),
         "rates": as_data(lambda axes: draw_rates(axes, layers), 5, height(layers)),
     }
+
+
+def learning(folder: Path) -> dict[str, str]:
+    """The learning curves of the training in the run folder that `folder` is, or is an evaluation of; {} without a training."""
+    epochs = files.read_lines(_home(folder) / "metrics.jsonl")
+    return {"learning": as_data(lambda axes: draw_learning(axes, epochs), 6.4, 3.4)} if len(epochs) > 1 else {}
 
 
 def _home(folder: Path) -> Path:

@@ -15,6 +15,7 @@ from snnconv.analysis.explanation import explain_run
 from snnconv.analysis.spike_trains import SHOWN, spike_trains
 from snnconv.conversion.methods import burst, parallel, qcfs, signed, srp, st_bif
 from snnconv.data.splits import Splits
+from snnconv.results.page import learning
 from snnconv.results.report import report
 from snnconv.results.summary import shown_timesteps
 from snnconv.spiking.accuracy import accuracy, accuracy_over_time
@@ -220,3 +221,15 @@ def test_mistakes_are_told_before_anything_takes_long(compose_config, override, 
     with pytest.raises(InstantiationException) as error:
         instantiate(compose_config(override).explain)
     assert message in str(error.value.__cause__)
+
+
+def test_learning_curves_of_a_training(write, tmp_path):
+    assert "Training" not in Page(write("qcfs", images=0)).text
+    rows = [
+        {"epoch": e, "loss": 1 / (1 + e), "train_accuracy": 0.5 + e / 10, "valid_accuracy": 0.4, "lr": 0.1}
+        for e in (0, 1)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert learning(tmp_path)["learning"].startswith("data:image/svg")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    assert learning(tmp_path) == {}  # one point is no curve
