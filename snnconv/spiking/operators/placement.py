@@ -78,7 +78,7 @@ class _Placement:
     def _visit(self, node: fx.Node, inputs: list[Signal]) -> Signal | None:
         module = self.module(node)
         if isinstance(module, self.kinds):
-            return Signal.SPIKES
+            return Signal.SUMS if self.encodes else Signal.SPIKES  # of several levels, which max pooling would mix
         if self.encodes and isinstance(module, WEIGHTS) and self._is_analog(node, inputs):
             self.analog.setdefault(node.all_input_nodes[0], []).append(node)
             return Signal.ANALOG
