@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from snnconv.nn.graph.aten import for_every_image
+from snnconv.nn.graph.aten_shapes import for_every_image
 from snnconv.nn.graph.biases import One, Shift
 from snnconv.nn.graph.kinds import DIVISIONS, NORMS, SCALING
 from snnconv.nn.graph.pooling import AveragePool, average_pool

@@ -10,6 +10,8 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from snnconv.nn.graph import aten, leaves
+from snnconv.nn.graph.aten_calls import MIXES
+from snnconv.nn.graph.aten_shapes import FACTORIES, RESHAPINGS, filled
 from snnconv.nn.graph.batch_axis import batch_axis, keeps_order, shape
 from snnconv.nn.graph.calls import alias, is_mutable, operation, unchanged
 from snnconv.nn.graph.recognize import activation
@@ -120,7 +122,7 @@ class Lifting:
         if isinstance(module, nn.Flatten | nn.Unflatten) and source in self.rows:
             return False
         if isinstance(module, nn.Flatten | nn.Unflatten) and not keeps_order(source, node):
-            raise ValueError(f"{where(node)}: {aten.MIXES}")
+            raise ValueError(f"{where(node)}: {MIXES}")
         if source in self.rows:
             self._require_rows(nodes[-1])
             self.rows[node] = self.rows[source]
@@ -150,11 +152,11 @@ class Lifting:
             self.values[node] = self._constant(node)
         else:
             tensor = isinstance(node.meta.get("val"), Tensor)
-            if tensor and operation(node) in aten.FACTORIES and all(isinstance(size, int) for size in shape(node)):
-                self.values[node] = aten.filled(self, node, list(shape(node)))
+            if tensor and operation(node) in FACTORIES and all(isinstance(size, int) for size in shape(node)):
+                self.values[node] = filled(self, node, list(shape(node)))
                 return
             if tensor and node.users and batch_axis(node) is None:
-                raise ValueError(f"{where(node)}: {aten.MIXES}")
+                raise ValueError(f"{where(node)}: {MIXES}")
             self._signal(node)
             if is_mutable(node):
                 self.changed(node.args[0], node)
@@ -176,10 +178,10 @@ class Lifting:
     def _require_rows(self, node: fx.Node) -> None:
         """Let `node` keep the order of rows that it gets (`rows`); ValueError where it depends on that order."""
         orders = {self.rows.get(source) for source in node.all_input_nodes if self.is_signal(source)}
-        if orders in ({None}, set()) or operation(node) in aten.RESHAPINGS:
+        if orders in ({None}, set()) or operation(node) in RESHAPINGS:
             return
         if len(orders) > 1 or operation(node) not in aten.BY_ROWS or batch_axis(node) != 0:
-            raise ValueError(f"{where(node)}: {aten.MIXES}, and a reshaping before it joins them with other dimensions; put the "
+            raise ValueError(f"{where(node)}: {MIXES}, and a reshaping before it joins them with other dimensions; put the "
                              "batch in front")  # fmt: skip
         self.rows[node] = orders.pop()  # type: ignore[assignment]
 
@@ -296,7 +298,7 @@ class Lifting:
                 self.attach(self.free(path), module)
             return self._called(node, self.paths[id(module)], [self.values[source] for source in sources])
         if leaves.works_along(module, axes[0], sources[0]):
-            raise ValueError(f"{where(node)}: {aten.MIXES}")
+            raise ValueError(f"{where(node)}: {MIXES}")
         if any(axes):
             module = leaves.moved(module, axes, sources, node)
         site = self.free(path)

@@ -13,12 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from snnconv.nn.graph.aten_shapes import for_every_image
+
 # Modules of Python whose network classes may be rebuilt.
 CLASSES = (
     "torch.nn.modules.", "snnconv.nn.activations.", "snnconv.nn.graph.", "snnconv.spiking.network.", "snnconv.spiking.neurons.",
     "snnconv.spiking.operators.", "spikingjelly.activation_based.neuron.", "spikingjelly.activation_based.surrogate.",
 )  # fmt: skip
 FUNCTIONS: dict[str, Any] = {
+    "snnconv.for_every_image": for_every_image,
+    "torch.Tensor.expand": torch.Tensor.expand,
     **{f"operator.{name}": getattr(operator, name) for name in ("add", "iadd", "sub", "isub", "mul", "truediv", "neg", "getitem")},
     **{
         f"torch.{name}": getattr(torch, name)
