@@ -41,3 +41,18 @@ NETWORKS = {
     "shortcut_a": shortcut_a,
     "low_rank": low_rank,
 }
+
+
+class Signals(nn.Module):
+    """Images [N, 1, 4, 4] as signals [N, 4, 4] of four channels: padding, stride, dilation, groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.a = nn.Conv1d(4, 4, 3, padding=2, dilation=2), act()
+        self.two, self.b = nn.Conv1d(4, 6, 2, stride=2, groups=2), act()
+        self.fc = nn.Linear(12, 3)
+
+    def forward(self, x):
+        """Logits."""
+        x = self.b(self.two(self.a(self.one(x))))
+        return self.fc(x.flatten(1))

@@ -7,17 +7,23 @@ Results: runs/…/evaluations/<method>/<date_time>/integer.json.  On `integer.go
 the golden model (NumPy); one that differs is an error.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import rich
 from hydra.utils import instantiate
 from rich.table import Table
 
 from snnconv.hardware.integer.golden import differing_spikes
-from snnconv.hardware.integer.network import integerize
+from snnconv.hardware.integer.network import IntegerNetwork, integerize
+from snnconv.hardware.integer.program import program_of
+from snnconv.hardware.integer.ranges import membrane_bits
 from snnconv.results.records import IntegerResult
 from snnconv.results.summary import stored_weights
 from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.run import Run
 from snnconv.spiking.accuracy import accuracy_over_time
+from snnconv.spiking.simulation import wanted_timesteps
 
 
 def main(run: Run) -> None:
@@ -47,6 +53,7 @@ def main(run: Run) -> None:
         accuracy={name: {str(t): value for t, value in curve.accuracy.items()} for name, curve in curves.items()},
         images_tested=curves["integer"].images,
         golden={"images": compared, "differing_spikes": different},
+        membrane_bits_bound=_bound(network, data.test, cfg.timesteps) if compared else None,
         **network.summary(),
         integer={**settings},
         network=run.network(),
@@ -61,6 +68,12 @@ def main(run: Run) -> None:
         show(result)
 
 
+def _bound(network: IntegerNetwork, batches: Iterable, timesteps: Any) -> dict[str, int]:
+    """Bits of each membrane that no image of this shape exceeds."""
+    images, _ = next(iter(batches))
+    return membrane_bits(program_of(network, images.shape[1:]), max(wanted_timesteps(timesteps)))
+
+
 def show(result: IntegerResult) -> None:
     """Accuracies, and sizes of the network."""
     table = Table("T", "float", "integer", "difference")
@@ -72,7 +85,13 @@ def show(result: IntegerResult) -> None:
     widths = result.membrane_bits.values()
     rich.get_console().print(
         f"{result.weight_bytes / 1024:.1f} KiB of weights, biases, multipliers and thresholds (float32: "
-        f"{result.float_bytes / 1024:.1f}); membranes of {min(widths)} to {max(widths)} bits; golden model: "
+        f"{result.float_bytes / 1024:.1f}); membranes of {min(widths)} to {max(widths)} bits{_at_most(result)}; golden model: "
         f"{result.golden['differing_spikes']} differing spikes on {result.golden['images']} images",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
+
+
+def _at_most(result: IntegerResult) -> str:
+    """The widths that no image exceeds, in words."""
+    bound = result.membrane_bits_bound
+    return f" observed, {min(bound.values())} to {max(bound.values())} for any image" if bound else ""

@@ -115,7 +115,8 @@ def _micro(pj: float | None) -> str:
 
 
 def _name(settings: Mapping[str, Any]) -> str:
-    name = "ternary" if settings["bits"] == 2 else f"int{settings['bits']}"
+    bits = settings["bits"]
+    name = "ternary" if bits == 2 else bits.replace("_", " ") if isinstance(bits, str) else f"int{bits}"
     clipped = "" if settings["membrane_bits"] is None else f", membranes of {settings['membrane_bits']} bits"
     return f"{name}, a scale for each {'channel' if settings['per_channel'] else 'layer'}{clipped}"
 

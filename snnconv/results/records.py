@@ -155,6 +155,7 @@ class IntegerResult(Record):
     method: str | None = None
     extremes: Mapping[str, Any] | None = None
     margin_bits: Any = None
+    membrane_bits_bound: Mapping[str, int] | None = None  # bits that no image exceeds, by layer
     requantized_bits: Any = None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.nn.graph.kinds import WEIGHTED
-from snnconv.nn.quantization import largest_integer, quantize
+from snnconv.nn.quantization import Bits, largest_integer, quantize
 from snnconv.spiking.model import SpikingModel
 
 
@@ -20,13 +20,13 @@ from snnconv.spiking.model import SpikingModel
 class Weights:
     """Number format of the weights of convolutions and linear layers (`conf/weights/`); biases stay floats.
 
-    `bits` None: floats; 2: ternary.
+    `bits` None: floats; 2: ternary; "binary" and "power_of_two" as in `quantize`.
 
     One scale for each output channel, or for the layer.  With `train` a training learns weights that it only ever uses
     quantized, the gradient straight through to the floats behind them.  ValueError for bits that there are not.
     """
 
-    bits: int | None = None
+    bits: Bits | None = None
     per_channel: bool = True
     train: bool = True
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from hardware_networks import act, low_rank, shortcut_a
+from hardware_networks import Signals, act, low_rank, shortcut_a
 from snnconv.conversion.methods import qcfs
 from snnconv.hardware.export import c, c_source, example
 from snnconv.hardware.export.c_memory import places, sources
@@ -295,3 +295,39 @@ def test_with_sanitizers(snn, data, tmp_path):
     if not shutil.which("gcc") or subprocess.run([*command, "-o", "snn"], cwd=tmp_path, capture_output=True).returncode:
         pytest.skip("no sanitizers here")
     assert subprocess.run([tmp_path / "snn"], capture_output=True).stdout == b"0 numbers differ\n"
+
+
+@compiled
+def test_signals(data, tmp_path):
+    snn = qcfs.convert(Signals().eval(), [], neuron=IntegrateFire)
+    signals = [(x.squeeze(1), target) for x, target in data.test]
+    facts = c.export(
+        nn.Identity(), snn, SimpleNamespace(calibration=signals, test=signals), tmp_path, images=6, timesteps=T
+    )
+    assert facts["differing_from_the_golden_model"] == {"torch": 0, "snn.npz": 0, "snn.c": 0}
+    assert facts["membrane_bits"].keys() == facts["membrane_bits_bound"].keys() == {"a", "b"}
+    assert all(facts["membrane_bits"][path] <= bound for path, bound in facts["membrane_bits_bound"].items())
+
+
+@compiled
+@pytest.mark.parametrize("bits", ["binary", "power_of_two"])
+def test_weights_without_multiplications(bits, snn, data, tmp_path):
+    facts = c.export(nn.Identity(), snn, data, tmp_path, images=3, timesteps=T, bits=bits)
+    assert facts["differing_from_the_golden_model"]["snn.c"] == 0
+    allowed = {1} if bits == "binary" else {0, 1, 2, 4, 8, 16, 32, 64}
+    for step in integer_file.read(tmp_path / "snn.npz").steps:
+        if "weights" in step.arrays:
+            assert set(np.abs(step.arrays["weights"].astype(int)).ravel().tolist()) <= allowed
+
+
+def test_the_file_describes_itself(plain, data, tmp_path):
+    c.export(nn.Identity(), plain, data, tmp_path, images=1, timesteps=1, source=False)
+    with np.load(tmp_path / "snn.npz") as entries:
+        text = bytes(entries["README"]).decode()
+    for word in (
+        "checksum",
+        "example.logits",
+        "| fire | threshold, start |",
+        "(multiplier · x + 2^(shift−1)) >> shift",
+    ):
+        assert word in text

@@ -10,7 +10,7 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from hardware_networks import NETWORKS, act
+from hardware_networks import NETWORKS, Signals, act
 from snnconv.conversion.methods import qcfs
 from snnconv.hardware.export import verilog, verilog_tools
 from snnconv.hardware.export.to_file import export
@@ -47,10 +47,27 @@ def test_every_operation_in_icarus(name, data, tmp_path, monkeypatch):
 
 
 @needs("iverilog")
-@pytest.mark.parametrize("settings", [{"bits": 2, "membrane_bits": 12}, {"per_channel": False, "image_bits": 4}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bits": 2, "membrane_bits": 12},
+        {"per_channel": False, "image_bits": 4},
+        {"bits": "binary"},
+        {"bits": "power_of_two", "image_bits": 6},
+    ],
+)
 def test_other_widths(settings, data, tmp_path, monkeypatch):
     monkeypatch.setattr(verilog_tools, "SIMULATORS", ("iverilog",))
     facts = verilog.export(None, spiking("shortcut_a"), data, tmp_path, images=1, timesteps=3, **settings)
+    assert facts["differing_from_the_golden_model"] == 0
+
+
+@needs("iverilog")
+def test_signals(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(verilog_tools, "SIMULATORS", ("iverilog",))
+    snn = qcfs.convert(Signals().eval(), [], neuron=IntegrateFire)
+    signals = [(x.squeeze(1), target) for x, target in data.test]
+    facts = verilog.export(None, snn, SimpleNamespace(calibration=signals, test=signals), tmp_path, timesteps=2)
     assert facts["differing_from_the_golden_model"] == 0
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snnconv.nn.quantization import largest_integer, quantize, quantize_to
+from snnconv.nn.quantization import largest_integer, quantize, quantize_to, stored_bits
 
 
 def draw_weights(seed: int, *shape: int) -> torch.Tensor:
@@ -63,3 +63,40 @@ def test_a_given_scale_cuts_off_what_it_cannot_reach():
 def test_refuses_other_widths(bits, unchecked):
     with pytest.raises(ValueError, match=r"2 \(ternary\) to 16 bits"):
         largest_integer(bits)
+
+
+def test_binary_by_hand():
+    weights = torch.tensor([[0.5, -1.5, 0.0, 1.0], [-2.0, -2.0, -2.0, -2.0]])
+    quantized = quantize(weights, "binary")
+    assert quantized.integers.tolist() == [[1, -1, 1, 1], [-1, -1, -1, -1]]
+    assert quantized.scale.tolist() == [0.75, 2.0]
+    assert quantize(weights, "binary", per_channel=False).scale.tolist() == [11 / 8, 11 / 8]
+    assert torch.equal(quantize(quantized.values, "binary").values, quantized.values)
+
+
+def test_powers_of_two_by_hand():
+    weights = torch.tensor([[64.0, -33.0, 1.0, 0.4, -0.6, 3.0, 0.0]])
+    quantized = quantize(weights, "power_of_two")
+    assert quantized.integers.tolist() == [[64, -32, 1, 0, -1, 4, 0]]
+    assert quantized.scale.tolist() == [1.0]
+    assert torch.equal(quantize(quantized.values, "power_of_two").values, quantized.values)
+
+
+def test_powers_of_two_are_the_nearest_exponents():
+    weights = torch.randn(3, 500, generator=torch.Generator().manual_seed(0))
+    quantized = quantize(weights, "power_of_two")
+    allowed = {0.0, *(2.0**k for k in range(7))}
+    assert set(quantized.integers.abs().unique().tolist()) <= allowed
+    nonzero = quantized.integers != 0
+    ratio = (weights / quantized.values)[nonzero].log2().abs()
+    inside = (weights / quantized.scale.view(-1, 1)).abs()[nonzero] >= 1
+    assert ratio[inside].max() <= 0.5 + 1e-5
+
+
+@pytest.mark.parametrize(("bits", "stored"), [("binary", 1), ("power_of_two", 4), (8, 8), (2, 2)])
+def test_bits_in_memory(bits, stored):
+    assert stored_bits(bits) == stored
+    with pytest.raises(
+        ValueError, match=r"bits='octal': weights have 2 \(ternary\) to 16 bits, or are binary or power_of_two"
+    ):
+        largest_integer("octal")

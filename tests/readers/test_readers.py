@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import snnconv
-from hardware_networks import NETWORKS, act
+from hardware_networks import NETWORKS, Signals, act
 from snnconv.conversion.methods import qcfs
 from snnconv.hardware.export import nir as export
 from snnconv.hardware.export.nir_graph import replay
@@ -23,20 +23,6 @@ def depthwise() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), act(), nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False), act(),
                          nn.Conv2d(4, 6, 1, groups=2), act(), nn.Conv2d(6, 4, (3, 1), padding=(1, 0), stride=2), act(),
                          nn.Flatten(), nn.Linear(16, 3))  # fmt: skip
-
-
-class Signals(nn.Module):
-    """Images as signals of one channel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.a = nn.Conv1d(4, 4, 3, padding=1), act()
-        self.two, self.b = nn.Conv1d(4, 6, 2, stride=2, groups=2), act()
-        self.fc = nn.Linear(12, 3)
-
-    def forward(self, x):
-        x = self.b(self.two(self.a(self.one(x))))
-        return self.fc(x.flatten(1))
 
 
 MORE = {

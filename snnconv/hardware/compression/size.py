@@ -5,6 +5,7 @@ from torch import nn
 
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.nn.graph.kinds import WEIGHTED
+from snnconv.nn.quantization import stored_bits
 from snnconv.training.quantized_weights import Weights
 
 
@@ -15,7 +16,8 @@ def size(network: nn.Module, weights: Weights | None = None) -> dict[str, int]:
     Weights have the bits of `weights`, the rest (biases, a scale for each output channel of quantized weights) 32.  Where of every
     four weights along the input channels two are 0, the other two are stored with two bits each that say which.
     """
-    width, total = (weights.bits if weights else None) or 32, {"parameters": 0, "nonzero": 0, "bits": 0}
+    bits = weights.bits if weights else None
+    width, total = 32 if bits is None else stored_bits(bits), {"parameters": 0, "nonzero": 0, "bits": 0}
     folded = fold_batchnorm(network)
     layers = {id(module.weight): module for module in folded.modules() if isinstance(module, WEIGHTED)}
     for parameter in folded.parameters():

@@ -17,6 +17,7 @@ from snnconv.hardware.export.example import example_of, write_all
 from snnconv.hardware.integer import file as integer_file
 from snnconv.hardware.integer import golden
 from snnconv.hardware.integer.program import Program
+from snnconv.nn.quantization import Bits
 from snnconv.spiking.model import SpikingModel
 
 COMPILERS = ("cc", "gcc", "clang")
@@ -25,7 +26,7 @@ FLAGS = ("-std=c99", "-O2", "-DSNN_MAIN")
 
 def export(
     ann: Any, snn: SpikingModel, data: Any, folder: Path, *, images: int = 4, timesteps: int = 8, source: bool = True,
-    bits: int = 8, per_channel: bool = True, image_bits: int = 8, membrane_bits: int | None = None,
+    bits: Bits = 8, per_channel: bool = True, image_bits: int = 8, membrane_bits: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the integer network of `snn` (`integer.integerize`) to `folder`; returns facts about the comparison.
 
@@ -54,7 +55,7 @@ def export(
         "differing_from_the_golden_model": {"torch": 0, "snn.npz": 0, "snn.c": 0 if compiler else None},
         "compiler": compiler or (f"none of {', '.join(COMPILERS)} was found, so snn.c was not compiled and not compared"
                                  if source else "not needed, there is no source code"),
-        **example.network.summary(),
+        **example.summary(),
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from snnconv.hardware.export.checking import images_to_compare
 from snnconv.hardware.integer import golden
 from snnconv.hardware.integer.network import IntegerNetwork, integerize
 from snnconv.hardware.integer.program import Program, program_of
+from snnconv.hardware.integer.ranges import membrane_bits
 from snnconv.runtime import files
 from snnconv.spiking.model import SpikingModel
 
@@ -29,6 +30,10 @@ class Example:
         spikes = sum(values.size for values in self.outcome[1].values())
         timesteps, images, _ = self.outcome[0].shape
         return f"{spikes} spikes and {self.outcome[0].size} logits on {images} images, {timesteps} timesteps"
+
+    def summary(self) -> dict[str, Any]:
+        """Facts about the integers; beside the observed widths of membranes those that no image exceeds in these timesteps."""
+        return {**self.network.summary(), "membrane_bits_bound": membrane_bits(self.program, len(self.outcome[0]))}
 
     def require_equal(self, what: str, actual: golden.Outcome) -> None:
         """ValueError with the first difference of `actual` from the golden model."""

@@ -12,12 +12,13 @@ from typing import Any
 from snnconv.hardware.export import verilog_tools
 from snnconv.hardware.export.example import example_of, write_all
 from snnconv.hardware.export.verilog_design import design
+from snnconv.nn.quantization import Bits
 from snnconv.spiking.model import SpikingModel
 
 
 def export(
     ann: Any, snn: SpikingModel, data: Any, folder: Path, *, images: int = 2, timesteps: int = 4, cells: bool = False,
-    bits: int = 8, per_channel: bool = True, image_bits: int = 8, membrane_bits: int | None = None,
+    bits: Bits = 8, per_channel: bool = True, image_bits: int = 8, membrane_bits: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the integer network of `snn` as Verilog to `folder`; returns facts about its simulation.
 
@@ -45,7 +46,7 @@ def export(
     missing = f"none of {', '.join(verilog_tools.SIMULATORS)} was found, so snn.v was not simulated and not compared"
     return {
         "files": {name: len(content) for name, content in contents.items()}, "compared": example.compared,
-        "simulator": simulator or missing, **facts, **example.network.summary(),
+        "simulator": simulator or missing, **facts, **example.summary(),
     }  # fmt: skip
 
 

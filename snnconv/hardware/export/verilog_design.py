@@ -108,7 +108,7 @@ class _Design:
                for name, value in _pair(key.upper(), step.settings[key]).items()},
             "BINARY": int(x.least >= 0 and x.most <= 1), "X_ADDRESS": address(prod(shape)),
             "Y_WIDTH": self._width(number), "Y_ADDRESS": address(step.size),
-            **self._rom("weights", "W", number, in_order),
+            **self._weights(number, in_order),
             **self._rom("multiplier", "M", number, _every(step, "multiplier")),
             **self._rom("bias", "B", number, _every(step, "bias")),
         }  # fmt: skip
@@ -143,6 +143,20 @@ class _Design:
         return {**_each(step), "V_WIDTH": bits or MEMBRANE, "SATURATE": int(bits > 0),
                 **self._rom("threshold", "T", number, _every(step, "threshold")),
                 **self._rom("initial", "S", number, _every(step, "start"))}  # fmt: skip
+
+    def _weights(self, number: int, weights: np.ndarray) -> dict[str, Any]:
+        """Weights that are all ±1 or powers of two are stored as signs and exponents."""
+        sizes, signs = abs(weights), (weights < 0).astype(np.int64)
+        powers = set(np.unique(sizes).tolist()) <= {0, *(2**k for k in range(7))}
+        if (sizes == 1).all():
+            code, values, bits = 1, signs, 1
+        elif powers and sizes.max() > 1:  # ternary weights have two bits as they are
+            exponents = np.log2(sizes.clip(1)).astype(np.int64)
+            code, values, bits = 2, 8 * signs + np.where(sizes > 0, exponents + 1, 0), 4
+        else:
+            return {"CODE": 0, **self._rom("weights", "W", number, weights)}
+        self.memories[f"weights_{number}.hex"] = words(values, bits)
+        return {"CODE": code, "W_WIDTH": bits, "WEIGHTS": f"weights_{number}.hex"}
 
     def _rom(
         self, name: str, letter: str, number: int, values: np.ndarray, parameter: str | None = None

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from snnconv.hardware.integer.groups import Value
 from snnconv.hardware.integer.operations import Requantize
-from snnconv.nn.quantization import over_outputs, quantize, quantize_to
+from snnconv.nn.quantization import Bits, over_outputs, quantize, quantize_to
 
 RESOLUTION = 2**8  # units in a threshold, at least; and in a weight's scale where several layers or shortcuts meet
 FINEST = 2**15  # units in a threshold, at most: weights smaller than one unit do not matter for spikes
@@ -46,7 +46,7 @@ HEADROOM = 4  # thresholds that a saturating membrane holds, where its unit is c
 class IntegerLayer:
     """A weight layer in integers: it adds multiplier · (integers ∗ input) + bias to the accumulator."""
 
-    bits: int
+    bits: Bits
     integers: Tensor
     multiplier: Float[Tensor, " C"]
     bias: Float[Tensor, " C"]
@@ -85,7 +85,7 @@ class Accumulator:
 
 
 def accumulate(
-    terms: list[Term], shortcuts: list[Value], theta: Theta | None, *, bits: int = 8, per_channel: bool = True,
+    terms: list[Term], shortcuts: list[Value], theta: Theta | None, *, bits: Bits = 8, per_channel: bool = True,
     membrane_bits: int | None = None, finest: int = FINEST, passed: bool = False,
 ) -> Accumulator:  # fmt: skip
     """The accumulator of weight layers (`terms`) and `shortcuts`, read by neurons of threshold `theta`.

@@ -2,9 +2,10 @@
 
 | entry | holds |
 | --- | --- |
+| README | this text and the meaning of each kind of step, in UTF-8 (`bytes(entries["README"]).decode()`) |
 | description | JSON in UTF-8: format, image_unit, timesteps, output, every step but for its arrays, SHA-256 of every array |
 | checksum | SHA-256 of the description, in hexadecimal |
-| `<step>.<name>` | the arrays of each step (`integer_program`), int8, int16 or int32 |
+| `<step>.<name>` | the arrays of each step (see below), int8, int16 or int32 |
 | `units.<path>` | float64 [C]: what a unit of these potentials, or of logits, stands for; not needed to run the network |
 | example.images | int32 [N, C, H, W], integers already |
 | example.logits | int32 [T, N, K] |
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from snnconv.hardware.integer import program as program_module
 from snnconv.hardware.integer.golden import Outcome, difference, run
 from snnconv.hardware.integer.program import Program, Step
 
@@ -42,6 +44,7 @@ def packed(program: Program, images: np.ndarray, outcome: Outcome) -> bytes:
     text = json.dumps({**about, "steps": steps, "digests": digests}).encode()
     content = io.BytesIO()
     whole: Any = {
+        "README": np.frombuffer(f"{__doc__}\n{program_module.__doc__}".encode(), np.uint8),
         "description": np.frombuffer(text, np.uint8),
         "checksum": np.array(hashlib.sha256(text).hexdigest()),
         **arrays,
@@ -77,6 +80,7 @@ def _opened(path: str | Path) -> tuple[Program, np.ndarray, Outcome]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as entries:
             arrays = {name: entries[name] for name in entries.files}
+        arrays.pop("README", None)
         text, checksum = arrays.pop("description").tobytes(), str(arrays.pop("checksum"))
     except Exception as error:  # zipfile, zlib and NumPy have errors of their own for damaged files
         raise ValueError(f"{path}: damaged, or no integer network ({error})") from error

@@ -136,15 +136,15 @@ def _convolve(x: np.ndarray, weights: np.ndarray, step: Step) -> np.ndarray:
     """A convolution with zero padding; what lies behind the last row or column is added where the result needs it."""
     (sh, sw), (dh, dw), (top, left) = step.settings["stride"], step.settings["dilation"], step.settings["padding"]
     groups = step.settings["groups"]
-    (_, _, h, w), (kh, kw), (_, oh, ow) = x.shape, weights.shape[2:], step.shape
+    x = x.reshape(*x.shape, *[1] * (4 - x.ndim))  # a signal is an image of one column
+    (_, _, h, w), (kh, kw), (_, oh, ow) = x.shape, weights.shape[2:], (*step.shape, 1)[:3]
     reach_h, reach_w = (kh - 1) * dh + 1, (kw - 1) * dw + 1
     bottom, right = (oh - 1) * sh + reach_h - h - top, (ow - 1) * sw + reach_w - w - left
     padded = np.pad(x, ((0, 0), (0, 0), (top, max(bottom, 0)), (left, max(right, 0))))
     windows = sliding_window_view(padded, (reach_h, reach_w), axis=(2, 3))[:, :, ::sh, ::sw, ::dh, ::dw][:, :, :oh, :ow]
     parts = zip(np.split(windows, groups, axis=1), np.split(weights, groups), strict=True)
-    return np.concatenate(
-        [np.einsum("ncyxij,dcij->ndyx", part, kernel, optimize=True) for part, kernel in parts], axis=1
-    )
+    sums = [np.einsum("ncyxij,dcij->ndyx", part, kernel, optimize=True) for part, kernel in parts]
+    return np.concatenate(sums, axis=1).reshape(len(x), *step.shape)
 
 
 def _sum_pool(x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> np.ndarray:

@@ -22,7 +22,7 @@ from snnconv.hardware.integer.operations import LOGITS
 from snnconv.hardware.integer.plan import Plan
 from snnconv.hardware.integer.quantizer import Quantizer
 from snnconv.nn.graph.folding import fold_amplitudes
-from snnconv.nn.quantization import largest_integer
+from snnconv.nn.quantization import Bits, largest_integer, stored_bits
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
@@ -58,7 +58,7 @@ class IntegerNetwork:
             "margin_bits": {path: 32 - bits for path, bits in widths.items()},
             "extremes": {path: list(extremes) for path, extremes in self.extremes().items()},
             "requantized_bits": self.requantized,
-            "weight_bytes": sum(layer.bits * layer.integers.numel() for layer in layers) / 8 + 4 * words,
+            "weight_bytes": sum(stored_bits(layer.bits) * layer.integers.numel() for layer in layers) / 8 + 4 * words,
             "float_bytes": 4.0 * sum(layer.integers.numel() + layer.bias.numel() for layer in layers),
         }
 
@@ -80,7 +80,7 @@ def integerize(
     snn: SpikingModel,
     batches: Iterable[tuple[Tensor, Any]],
     *,
-    bits: int = 8,
+    bits: Bits = 8,
     per_channel: bool = True,
     image_bits: int = 8,
     membrane_bits: int | None = None,
@@ -90,7 +90,8 @@ def integerize(
     Args:
         snn: the spiking network; it is not changed.
         batches: calibration images [N, …] with anything beside them; the largest pixel sets the unit of images.
-        bits: bits of weights, after the θ of the neurons before them and batch norms are folded in; 2: ternary.
+        bits: bits of weights, after the θ of the neurons before them and batch norms are folded in; 2: ternary;
+            "binary" and "power_of_two" as in `nn.quantization`.
         per_channel: a scale for each output channel, or one for the layer.
         image_bits: bits of the integer images.
         membrane_bits: bits of potentials that saturate; None: as many as a run needs.  Units are chosen so that θ fits.

@@ -27,12 +27,13 @@ from torch.nn import functional as F
 
 from snnconv.hardware.integer.network import IntegerNetwork
 from snnconv.hardware.integer.operations import Digitize, Requantize, SumPool, Times
+from snnconv.nn.quantization import stored_bits
 from snnconv.spiking.network import OverTime
 
 
 @dataclass(frozen=True)
 class Step:
-    """One operation: `inputs` are numbers of earlier steps, `shape` is [C, H, W] or [C], without the batch."""
+    """One operation: `inputs` are numbers of earlier steps, `shape` is [C, H, W], [C, L] or [C], without the batch."""
 
     kind: str
     name: str  # the path of its module
@@ -116,7 +117,7 @@ class _Lowering(fx.Interpreter):
             node: Any = module.neuron.node
             arrays = {"threshold": node.theta.reshape(-1), "start": node.start.reshape(-1)}
             return self._step("fire", target, [x], x.shape, {"bits": node.bits or 0}, **arrays)
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv1d | nn.Conv2d):
             return self._convolution(target, module, x)
         if isinstance(module, nn.Linear) and len(x.shape) == 1:
             return self._step("linear", target, [x], (module.out_features,), {}, **self._weights(target))
@@ -177,27 +178,31 @@ class _Lowering(fx.Interpreter):
 
     def _weights(self, path: str) -> dict[str, Any]:
         layer = self.layers[path]
-        integers = layer.integers.numpy().astype(np.int8 if layer.bits <= 8 else np.int16)
+        integers = layer.integers.numpy().astype(np.int8 if stored_bits(layer.bits) <= 8 else np.int16)
         return {"weights": integers, "multiplier": layer.multiplier, "bias": layer.bias}
 
-    def _convolution(self, path: str, layer: nn.Conv2d, x: _Ref) -> _Ref:
+    def _convolution(self, path: str, layer: Any, x: _Ref) -> _Ref:
         if layer.padding_mode != "zeros":
             raise ValueError(f"{path}: padding_mode={layer.padding_mode!r}: integers are padded with zeros")
+        size = len(layer.kernel_size)
         reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         if layer.padding == "same":
             padding, total = [n // 2 for n in reach], reach
         else:
-            padding = [0, 0] if layer.padding == "valid" else list(_pair(layer.padding))
+            padding = [0] * size if layer.padding == "valid" else [int(n) for n in layer.padding]
             total = [2 * p for p in padding]
         sizes = zip(x.shape[1:], total, reach, layer.stride, strict=True)
         space = [(n + p - r - 1) // s + 1 for n, p, r, s in sizes]
+        column = 2 - size  # a signal is an image of one column
         settings = {
-            "stride": list(layer.stride),
-            "dilation": list(layer.dilation),
-            "padding": padding,
+            "stride": [*layer.stride, *[1] * column],
+            "dilation": [*layer.dilation, *[1] * column],
+            "padding": [*padding, *[0] * column],
             "groups": layer.groups,
         }
-        return self._step("conv", path, [x], (layer.out_channels, *space), settings, **self._weights(path))
+        arrays = self._weights(path)
+        arrays["weights"] = arrays["weights"].reshape(*arrays["weights"].shape[:2], *layer.kernel_size, *[1] * column)
+        return self._step("conv", path, [x], (layer.out_channels, *space), settings, **arrays)
 
     def _sliced(self, x: _Ref, index: Any) -> _Ref:
         given = index if isinstance(index, tuple) else (index,)

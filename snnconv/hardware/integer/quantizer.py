@@ -10,7 +10,7 @@ from snnconv.hardware.integer.groups import Group, Value
 from snnconv.hardware.integer.neuron import EXACT
 from snnconv.hardware.integer.operations import LOGITS, Digitize, Requantize, Times
 from snnconv.hardware.integer.plan import Plan
-from snnconv.nn.quantization import largest_integer, over_outputs
+from snnconv.nn.quantization import Bits, largest_integer, over_outputs
 from snnconv.spiking.network import OverTime
 
 WIDTHS = range(16, 7, -1)  # bits of a sum that goes on to a weight layer
@@ -32,7 +32,7 @@ class Quantizer:
     """
 
     def __init__(
-        self, plan: Plan, images: list[Tensor], bits: int, per_channel: bool, membrane_bits: int | None
+        self, plan: Plan, images: list[Tensor], bits: Bits, per_channel: bool, membrane_bits: int | None
     ) -> None:
         self.plan, self.images = plan, images
         self.bits, self.per_channel, self.membrane_bits = bits, per_channel, membrane_bits

@@ -1,12 +1,13 @@
 // y = multiplier * (weights * x) + bias, as event scatter: each x that is not 0 adds its weights to the sums that it reaches,
 // one sum a cycle.  A linear layer is a convolution of one row and column.  The weights lie in the order
-// [input channel, kernel row, kernel column, output channel of the group].
+// [input channel, kernel row, kernel column, output channel of the group].  Coded weights need no multiplication:
+// CODE 1: a sign (0: +1, 1: -1); CODE 2: a sign and three bits, 0 for weight 0 and k + 1 for 2^k.
 module snn_weigh #(
     parameter IN_CHANNELS = 1, parameter IN_ROWS = 1, parameter IN_COLUMNS = 1,
     parameter OUT_CHANNELS = 1, parameter OUT_ROWS = 1, parameter OUT_COLUMNS = 1,
     parameter KERNEL_ROWS = 1, parameter KERNEL_COLUMNS = 1, parameter STRIDE_ROWS = 1, parameter STRIDE_COLUMNS = 1,
     parameter DILATION_ROWS = 1, parameter DILATION_COLUMNS = 1, parameter PADDING_ROWS = 0, parameter PADDING_COLUMNS = 0,
-    parameter GROUPS = 1, parameter BINARY = 1, // BINARY: x is 0 or 1
+    parameter GROUPS = 1, parameter CODE = 0, parameter BINARY = 1, // BINARY: x is 0 or 1
     parameter X_WIDTH = 2, parameter X_ADDRESS = 1, parameter Y_WIDTH = 32, parameter Y_ADDRESS = 1,
     parameter W_WIDTH = 8, parameter M_WIDTH = 2, parameter B_WIDTH = 2,
     parameter WEIGHTS = "", parameter MULTIPLIER = "", parameter BIAS = "")
@@ -96,15 +97,23 @@ module snn_weigh #(
         event_x <= x;
     end
     wire [W_WIDTH-1:0] weight_bits;
-    wire signed [W_WIDTH-1:0] weight = weight_bits;
     snn_rom #(.WIDTH(W_WIDTH), .SIZE(W_SIZE), .ADDRESS(W_ADDRESS), .FILE(WEIGHTS))
         weights (clock, place_weights + o, weight_bits);
+    wire signed [Y_WIDTH-1:0] input_value = BINARY ? 1 : event_x;
     wire signed [Y_WIDTH-1:0] product;
     generate
-        if (BINARY)
-            assign product = weight;
-        else
-            assign product = weight * event_x;
+        if (CODE == 1)
+            assign product = weight_bits[0] ? -input_value : input_value;
+        else if (CODE == 2) begin : powers
+            wire signed [Y_WIDTH-1:0] size = weight_bits[2:0] == 0 ? 0 : input_value <<< (weight_bits[2:0] - 3'd1);
+            assign product = weight_bits[3] ? -size : size;
+        end else begin : integers
+            wire signed [W_WIDTH-1:0] weight = weight_bits;
+            if (BINARY)
+                assign product = weight;
+            else
+                assign product = weight * event_x;
+        end
     endgenerate
 
     // all sums become 0 before the events, and are multiplied after them
