@@ -87,6 +87,10 @@ def _compose(name: str, arguments: list[str]) -> None:
     launch.register()
     whole_errors = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of ending the process
+    try:
+        mistakes.require_words(arguments)
+    except ValueError as error:
+        sys.exit(str(error))
     sys.argv = [sys.argv[0], *_completed(name, arguments)]
     if name in IN_TURN:
         sys.argv = multirun.as_sweep(sys.argv)
@@ -96,6 +100,10 @@ def _compose(name: str, arguments: list[str]) -> None:
         if whole_errors:
             raise
         sys.exit(mistakes.message(error, arguments))
+    except RuntimeError as error:
+        if "slurm" not in str(error) or whole_errors:
+            raise
+        sys.exit(f"hydra/launcher=…: {error}; without a cluster leave it out")
 
 
 def _completed(name: str, arguments: Sequence[str]) -> list[str]:

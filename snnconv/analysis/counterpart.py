@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from snnconv.nn.graph.capture import capture
-from snnconv.nn.graph.kinds import is_activation
+from snnconv.nn.graph.kinds import LINEAR_MODULES, is_activation
 from snnconv.nn.graph.relus import replace_relus
 from snnconv.spiking.model import SpikingModel
 
@@ -21,7 +21,7 @@ def counterpart(model: nn.Module, snn: SpikingModel, batches: Iterable[tuple[Ten
     paths, missing = list(snn.neurons()), ""
     for candidate in _candidates(model, batches):
         modules = dict(candidate.named_modules())
-        absent = [path for path in paths if path not in modules]
+        absent = [path for path in paths if isinstance(modules.get(path), (*LINEAR_MODULES, type(None)))]
         if not absent:
             return candidate
         missing = missing or absent[0]

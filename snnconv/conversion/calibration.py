@@ -99,6 +99,10 @@ def observed_thresholds(
                 f"{path}: no calibration images to find a threshold with; pass calibration data (data.calibration)"
             )
         parts = observer.samples if per_channel else [samples[0] for samples in observer.samples]
+        if not all(part.isfinite().all() for part in parts):
+            raise ValueError(
+                f"{path}: its activations on the calibration images are NaN or infinite; look at images and weights"
+            )
         rule_levels = levels if levels is not None else int(network.get_submodule(path).levels)  # type: ignore[arg-type]
         try:
             theta = _by_rule(rule, parts, rule_levels, momentum)

@@ -58,7 +58,7 @@ def finetune(
             "train: an iterator gives its batches once, and every epoch needs them; use a list or a DataLoader"
         )
     require_known(settings, defaults(), "finetune")
-    batches = Loader(train, device_of(snn))
+    batches = Loader(train, device_of(snn), labelled=True)
     if isinstance(snn, SpikingModel):
         start = copy.deepcopy(snn)
         start.network = unfold_amplitudes((start.exact or start).network, OverTime)

@@ -124,6 +124,8 @@ def convert(
     ...
     ValueError: method='percentil': no such method; did you mean percentile...
     """
+    if isinstance(model, SpikingModel):
+        raise ValueError("model: it is a spiking network already; convert takes the ANN")
     inputs = Loader([] if calibration is None else calibration, device_of(model))
     batches = inputs.first(CALIBRATION)
     kinds: tuple[type, ...] = (nn.ReLU, *{type(module) for module in model.modules() if is_activation(module)})

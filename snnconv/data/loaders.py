@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """The device of the first parameter or buffer of `network`; the CPU if it has none."""
+    """The device of the first parameter or buffer of `network`; the CPU if it has none.  TypeError if it is no network."""
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"{type(network).__name__}: expected a network, an nn.Module with its weights loaded")
     tensors = (*network.parameters(), *network.buffers())
     return tensors[0].device if tensors else torch.device("cpu")
 
@@ -17,12 +19,13 @@ class Loader:
     """Batches (inputs, targets) on `device` from any iterable of such pairs, or of inputs alone.
 
     A tensor [N, …] is one batch of inputs, and a tuple (inputs [N, …], targets [N, …]) of tensors is one batch.  Where there is
-    no target, or none that is a tensor, targets are zeros [N].  An iterator, which gives its items once, is read into memory.
-    TypeError naming the item if it is neither a tensor nor a sequence that starts with one.
+    no target, or none that is a tensor, targets are zeros [N]; with `labelled` that is a ValueError.  An iterator, which gives its
+    items once, is read into memory.  TypeError naming the item if it is neither a tensor nor a sequence that starts with one.
     """
 
-    def __init__(self, source: Any, device: torch.device | str) -> None:
+    def __init__(self, source: Any, device: torch.device | str, *, labelled: bool = False) -> None:
         self.source: Any = source
+        self.labelled = labelled
         self.device = torch.device(device)
         if isinstance(source, Tensor) or (isinstance(source, tuple) and _is_batch(source)):
             self.source = [source]
@@ -35,7 +38,7 @@ class Loader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass."""
         for item in self.source:
-            inputs, targets = _pair(item)
+            inputs, targets = _pair(item, self.labelled)
             yield inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
 
     def _counted(self) -> tuple[int, int]:
@@ -84,8 +87,8 @@ def _is_batch(source: tuple) -> bool:
     return len(inputs) == len(targets) and (targets.dim() < inputs.dim() or not targets.is_floating_point())
 
 
-def _pair(item: Any) -> tuple[Tensor, Tensor]:
-    """The inputs and targets of one batch."""
+def _pair(item: Any, labelled: bool = False) -> tuple[Tensor, Tensor]:
+    """The inputs and targets of one batch; ValueError if it is `labelled` and has no target for each input."""
     parts = item if isinstance(item, tuple | list) else (item,)
     if not parts or not isinstance(parts[0], Tensor) or not parts[0].dim():
         raise TypeError(
@@ -93,5 +96,8 @@ def _pair(item: Any) -> tuple[Tensor, Tensor]:
         )
     targets = parts[1] if len(parts) > 1 else None
     if not (isinstance(targets, Tensor) and targets.dim() and len(targets) == len(parts[0])):
+        if labelled:
+            got = f"{len(targets)} targets" if isinstance(targets, Tensor) and targets.dim() else "no targets"
+            raise ValueError(f"a batch of {len(parts[0])} inputs has {got}; expected (inputs [N, …], targets [N, …])")
         targets = torch.zeros(len(parts[0]), dtype=torch.long)
     return parts[0], targets

@@ -23,6 +23,9 @@ def message(error: CompactHydraException | OmegaConfBaseException, overrides: Se
             f"{group}={option}: no such option{nearest(option, error.options)}; there are: {', '.join(error.options)}"
         )
     text = str(error)
+    if match := re.match(r"Ambiguous value for argument '(.*)'", text):
+        key, _, values = match[1].partition("=")
+        return f"{match[1]}: several values are runs in turn with -m; a list is {shlex.quote(f'{key}=[{values}]')}"
     if match := re.search(r"Could not override '([^']*)'|Could not find '([^']*)'|full_key: (\S+)", text):
         key = next(filter(None, match.groups())).split("@")[0].replace("/", ".")
         return unknown(key, overrides)
@@ -56,10 +59,28 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?".rstrip("?") if close else ""
 
 
+def require_words(arguments: Iterable[str]) -> None:
+    """ValueError for a setting with dashes (--model=mlp) or without a name (=3)."""
+    for text in arguments:
+        key, equals, value = text.partition("=")
+        bare = key.lstrip("-")
+        if equals and not bare:
+            raise ValueError(_grammar(text))
+        if (
+            equals
+            and key != bare
+            and bare.partition(".")[0] in configurations.top_level() | set(configurations.groups())
+        ):
+            raise ValueError(f"{text}: settings have no dashes: {bare}={value}")
+
+
 def _grammar(typed: str) -> str:
     """The message about an argument that Hydra's grammar does not take; with quotes around its value if that would do."""
     key, equals, value = typed.partition("=")
     if not equals or not re.fullmatch(r"[+~]{0,2}[\w.@/-]+", key):
         return f"{typed}: arguments are key=value, as in levels=8 or model=vgg16; --help lists them"
-    better = shlex.quote(program.override(key, value))
+    if any(value.count(opening) != value.count(closing) for opening, closing in ("[]", "{}", "()")):
+        return f"{typed}: a bracket is open; a list is written 'key=[1,2,4]', with quotes for the shell"
+    better = program.override(key, value)
+    better = shlex.quote(better) if set(better) & set('"$`\\!') else f'"{better}"'
     return f"{typed}: a value with blanks or special characters needs quotes for the program besides those for the shell: {better}"

@@ -36,7 +36,7 @@ def accuracy(network: nn.Module, loader: Any) -> float:
     device, was_training = device_of(network), network.training
     network.eval()
     counts = torch.zeros(2, dtype=torch.int64, device=device)
-    for images, labels in Loader(loader, device):
+    for images, labels in Loader(loader, device, labelled=True):
         correct = (network(images).argmax(1) == labels).sum()
         counts += torch.stack([correct, torch.full_like(correct, len(labels))])
     network.train(was_training)
@@ -65,7 +65,8 @@ def accuracy_over_time(
     >>> list(curve.accuracy), curve.images
     ([1, 2, 3, 4, 5, 6, 7, 8], 100)
     """
-    batches, start = Loader(loader, device_of(snn)), time.perf_counter()
+    _require_spiking(snn)
+    batches, start = Loader(loader, device_of(snn), labelled=True), time.perf_counter()
     tallies = [_tally(snn, batches, part, rate_images) for part in snn.rounds(timesteps)]
     last, prepared = tallies[-1], sum(tally.prepare_seconds for tally in tallies)
     neurons, spikes = last.counts[:, :, 1].sum(1), last.counts[:, :, 0].sum(1)
@@ -98,8 +99,9 @@ def over_time(snn: SpikingModel, loader: Any, metric: Any, timesteps: int | Sequ
     >>> list(over_time(convert(model, batches), batches, nn.functional.cross_entropy, timesteps=[2, 8]))
     [2, 8]
     """
+    _require_spiking(snn)
     device = device_of(snn)
-    batches, values = Loader(loader, device), dict[int, Any]()
+    batches, values = Loader(loader, device, labelled=True), dict[int, Any]()
     for part in snn.rounds(timesteps):
         each = {t: _Metric(metric, device) for t in part}
         for images, targets in _shown(batches):
@@ -109,6 +111,12 @@ def over_time(snn: SpikingModel, loader: Any, metric: Any, timesteps: int | Sequ
                 each[t].update(means[t - 1], targets)
         values |= {t: measured.value() for t, measured in each.items()}
     return values
+
+
+def _require_spiking(snn: Any) -> None:
+    """TypeError if `snn` has no timesteps."""
+    if not hasattr(snn, "rounds"):
+        raise TypeError(f"{type(snn).__name__}: expected a spiking network; snnconv.convert makes one of an ANN")
 
 
 class _Metric:

@@ -5,6 +5,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -144,8 +145,8 @@ class SpikingModel(nn.Module):
 
         `run(…).send(indices)` continues with those samples of the batch only; the others are not simulated any more.
         """
-        if timesteps < 1:
-            raise ValueError(f"timesteps={timesteps}: at least 1")
+        if not isinstance(timesteps, Integral) or timesteps < 1:
+            raise ValueError(f"timesteps={timesteps!r}: an integer of at least 1")
         self.prepare(timesteps)
         most, waits = self.at_once(timesteps, images.device), self.timing.lookahead is None
         if waits and len(images) > most:
@@ -244,7 +245,11 @@ def _changed(make: Callable[[int], nn.Module], change: Callable[[nn.Module], nn.
 
 
 def _require_batch(images: Tensor, before: Callable) -> None:
-    """ValueError unless `images` have the axes and channels of the convolution that takes them, and a batch axis."""
+    """ValueError unless `images` are finite and have a batch axis, and the axes and channels of the convolution that takes them."""
+    if images.dtype == torch.uint8:
+        raise ValueError("images of uint8: convert them to float and normalize them as in training")
+    if not images.isfinite().all():  # a neuron whose potential is NaN is silent, so the result would look sound
+        raise ValueError("images with values that are NaN or infinite")
     if images.dim() < 2:
         raise ValueError(f"images of shape {list(images.shape)}: a batch has a first axis for the images, [N, …]")
     (entry,) = [node for node in before.graph.nodes if node.op == "placeholder"]  # type: ignore[attr-defined]

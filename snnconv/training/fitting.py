@@ -111,7 +111,9 @@ def fit(
     device, history = device_of(model), History()
     how = Fit(epochs=epochs, lr=lr, **settings)
     with _printed() if verbose else nullcontext():
-        batches = Loader(train, device), Loader([] if valid is None else valid, device)
+        batches = Loader(train, device, labelled=True), Loader([] if valid is None else valid, device, labelled=True)
+        if not batches[0].count:
+            raise ValueError("train: no batches to train on")
         loop.fit(model, *batches, how, history, progress=verbose)
     return history
 
