@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from snnconv.analysis.ideal_networks import Clipped, clipped, evenly, instead
 from snnconv.analysis.layer_errors import LayerErrors, Watch
 from snnconv.runtime import distributed
-from snnconv.spiking.model import SpikingModel, running_mean
+from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.operators.choice import none
 from snnconv.spiking.operators.placement import place_operators
 from snnconv.spiking.recording import recording
+from snnconv.spiking.tasks import CLASSIFY, Task
 
 PIXELS = 2**20  # of images that are measured at once: every layer keeps some of its activations for them
 
@@ -72,7 +73,7 @@ def decompose(
     if snn.timing.presented is not None:
         raise ValueError("this method shows the image in its first steps only, so no mean current stands for it; it has no "
                          "conversion error once it has settled")  # fmt: skip
-    wanted, rights, measured = sorted(set(timesteps)), _Rights(), 0
+    wanted, rights, measured = sorted(set(timesteps)), _Rights(snn.task), 0
     parts = snn.rounds(wanted)
     layers: list[LayerErrors] = []
     original, was_training = ann, ann.training
@@ -88,7 +89,7 @@ def decompose(
                     measured += len(x)
                     rights.add("ann", _ann_beside(ann, here, x), labels)
                     with _hooked(snn, here):
-                        means = running_mean(snn(x, part[-1]), snn.latency.readout_from)
+                        means = snn.read(snn(x, part[-1]))
                     for t in part:
                         rights.add(f"snn {t}", means[t - 1], labels)
                         rights.add(f"even {t}", instead(snn, lambda neuron: evenly(neuron, snn, t), x), labels)  # noqa: B023
@@ -121,19 +122,21 @@ def beside(ann: nn.Module, snn: SpikingModel) -> nn.Module:
 
 
 class _Rights:
-    """Right predictions and images, by name."""
+    """Scores (right predictions) and images, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task = CLASSIFY) -> None:
+        self.task = task
         self.counts: dict[str, Tensor] = {}
         self.images = 0  # over all processes, once a share was asked for
 
     def add(self, name: str, logits: Tensor, labels: Tensor) -> None:
-        right = (logits.argmax(-1) == labels).sum()
+        right = self.task.right(logits, labels).sum()
         self.counts[name] = self.counts.get(name, 0) + torch.stack([right, torch.full_like(right, len(labels))])
 
     def share(self, name: str) -> float:
-        right, self.images = distributed.sum_over_ranks(self.counts[name]).tolist()
-        return right / self.images
+        right, images = distributed.sum_over_ranks(self.counts[name]).tolist()
+        self.images = int(images)
+        return right / images
 
 
 def _small(batches: Iterable[tuple[Tensor, Tensor]], left: int, most: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from snnconv.data.batches import Batches
 from snnconv.runtime import distributed
-from snnconv.spiking.model import SpikingModel, running_mean
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.tasks import Task
 
 Pixels = Float[Tensor, "N C H W"]
 Gradient = Callable[[Pixels], Pixels]  # of the ANN's loss on the true labels
@@ -95,9 +95,9 @@ def _accuracies(
     right, count = torch.zeros(1 + len(wanted), dtype=torch.int64, device=batches.device), 0
     for x, labels in _first(batches, distributed.share_of(images)):
         pixels = (x - batches.offset) / (batches.highest * batches.scale)
-        disturbed = disturb(pixels, _gradient(ann, batches, labels))
+        disturbed = disturb(pixels, _gradient(ann, snn.task, batches, labels))
         x = batches.highest * disturbed.detach() * batches.scale + batches.offset
-        right += torch.stack([(logits.argmax(-1) == labels).sum() for logits in _answers(ann, snn, x, wanted)])
+        right = right + torch.stack([snn.task.right(logits, labels).sum() for logits in _answers(ann, snn, x, wanted)])
         count += len(x)
     total = distributed.sum_over_ranks(torch.tensor(count, device=batches.device)).item()
     ann_accuracy, *snn_accuracy = (distributed.sum_over_ranks(right) / total).tolist()
@@ -107,16 +107,16 @@ def _accuracies(
 @torch.no_grad()
 def _answers(ann: nn.Module, snn: SpikingModel, images: Tensor, wanted: Sequence[int]) -> list[Tensor]:
     """Logits of the ANN, and mean logits of the SNN at each T, from one run."""
-    means = running_mean(snn(images, wanted[-1]), snn.latency.readout_from)
+    means = snn.read(snn(images, wanted[-1]))
     return [ann(images), *(means[t - 1] for t in wanted)]
 
 
-def _gradient(ann: nn.Module, batches: Batches, labels: Int64[Tensor, " N"]) -> Gradient:
+def _gradient(ann: nn.Module, task: Task, batches: Batches, labels: Tensor) -> Gradient:
     @torch.enable_grad()
     def gradient(pixels: Pixels) -> Pixels:
         pixels = pixels.detach().requires_grad_()
         logits = ann(batches.highest * pixels * batches.scale + batches.offset)
-        return torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), pixels)[0]
+        return torch.autograd.grad(task.loss(logits, labels) * len(labels), pixels)[0]
 
     return gradient
 

@@ -29,6 +29,7 @@ def main(run: Run) -> None:
     tables = instantiate(cfg.costs, _convert_="object")
     ann = run.load_ann()
     data = instantiate(cfg.data)
+    instantiate(cfg.task).require_classes("baseline")
     with run.timed("convert"):
         quantized = quantize(ann, data)
     with run.timed("evaluate"):

@@ -53,6 +53,7 @@ def main(run: Run) -> None:
         )
     cfg.data.batch_size = settings.batch_size
     data = instantiate(cfg.data)
+    instantiate(cfg.task).require_classes("compress")
     ann = run.load_ann()
     trial = ann
     for name, stage in stages.items():  # what one of them refuses is told now, not after hours

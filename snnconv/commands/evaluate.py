@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from snnconv.results.report import report
 from snnconv.results.summary import shown_timesteps
 from snnconv.runtime.run import Run
-from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time, metrics_of
 from snnconv.spiking.early_exit import early_exit
 
 
@@ -20,11 +20,12 @@ def main(run: Run) -> None:
     weights = instantiate(cfg.weights)
     ann = weights(run.load_ann())
     data = instantiate(cfg.data)
+    task = instantiate(cfg.task).prepared(data.train.labels)
     convert = instantiate(cfg.method)
     explain = instantiate(cfg.explain)
 
     with run.timed("convert"):
-        snn = weights.convert(convert, ann, data.calibration)
+        snn = weights.convert(convert, ann, data.calibration).for_task(task)
     curve = accuracy_over_time(snn, data.test, cfg.timesteps)
 
     early = early_exit(snn, data.valid, data.test, max(curve.correct))
@@ -32,4 +33,4 @@ def main(run: Run) -> None:
     with run.timed("explain"):
         why = explain(ann, snn, data, shown_timesteps(list(curve.correct)))
 
-    report(run, snn, curve, accuracy(ann, data.test), early, why)
+    report(run, snn, curve, accuracy(ann, data.test, task), early, why, ann_metrics=metrics_of(ann, data.test, task))

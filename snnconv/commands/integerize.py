@@ -33,6 +33,7 @@ def main(run: Run) -> None:
         raise ValueError("precision=tf32: rounds integers above 2^11; use precision=float32")
     ann = run.load_ann()
     data = instantiate(cfg.data)
+    instantiate(cfg.task).require_classes("integerize")
     weights = instantiate(cfg.weights)
     snn = weights.convert(instantiate(cfg.method), weights(ann), data.calibration)
     settings = dict(cfg.integer)

@@ -10,7 +10,7 @@ from snnconv.conversion.checks import check
 from snnconv.results.report import report
 from snnconv.results.summary import shown_timesteps
 from snnconv.runtime.run import Run
-from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time, metrics_of
 from snnconv.spiking.early_exit import early_exit
 from snnconv.training.loop import fit
 
@@ -19,6 +19,7 @@ def main(run: Run) -> None:
     """One run, from data to report."""
     cfg = run.cfg
     data = instantiate(cfg.data)  # Splits: train, valid, calibration, test
+    task = instantiate(cfg.task).prepared(data.train.labels)  # loss, score and metrics
     ann = instantiate(cfg.model)  # a network with quantized activations
     calibrate = instantiate(cfg.calibration)  # finds the thresholds that given weights lack
     convert = instantiate(cfg.method)  # one of snnconv/conversion/methods/*.py
@@ -27,13 +28,13 @@ def main(run: Run) -> None:
     explain = instantiate(cfg.explain)  # why the accuracy is what it is, and what it costs
 
     calibrate(ann, data.calibration)
-    check(
-        ann, convert, data.calibration, classes=cfg.data.num_classes
-    ).require()  # what cannot be converted is told now, not after hours
-    fit(ann, data.train, data.selecting(settings.select), settings, run, weights)  # 1. train
+    # what cannot be converted is told now, not after hours
+    check(ann, convert, data.calibration, classes=cfg.data.num_classes if task.name == "classify" else None).require()
+    task.try_out(ann, data.calibration)
+    fit(ann, data.train, data.selecting(settings.select), settings, run, weights, task)  # 1. train
     ann = weights(ann)
     with run.timed("convert"):
-        snn = weights.convert(convert, ann, data.calibration)  # 2. convert
+        snn = weights.convert(convert, ann, data.calibration).for_task(task)  # 2. convert
     curve = accuracy_over_time(snn, data.test, cfg.timesteps)  # 3. evaluate
 
     early = early_exit(snn, data.valid, data.test, max(curve.correct))
@@ -41,4 +42,4 @@ def main(run: Run) -> None:
     with run.timed("explain"):
         why = explain(ann, snn, data, shown_timesteps(list(curve.correct)))
 
-    report(run, snn, curve, accuracy(ann, data.test), early, why)
+    report(run, snn, curve, accuracy(ann, data.test, task), early, why, ann_metrics=metrics_of(ann, data.test, task))

@@ -22,7 +22,7 @@ NAMES = {
 KINDS, LAYOUTS, TARGETS = (
     (".npz", ".npy", ".pt", ".safetensors"),
     ("auto", "first", "last", "none"),
-    ("auto", "numbers"),
+    ("classes", "numbers"),
 )
 
 
@@ -41,7 +41,7 @@ def arrays(
     test: Source = None,
     valid: Source = 0.1,
     layout: str = "auto",
-    targets: str = "auto",
+    targets: str = "classes",
     target_mean: Any = None,
     target_std: Any = None,
     **options: Any,
@@ -55,7 +55,7 @@ def arrays(
     valid   the same; the share or number is taken from the samples that train.
     layout  of the channels of inputs [M, …]: "first", "last", or "none" (an axis is added); "auto": first, and ValueError where
             that looks wrong.
-    targets "auto": integers are classes, floats are numbers; "numbers": integers are numbers, too.
+    targets "classes": integers are classes, floats are numbers; "numbers": integers are numbers, too.
 
     uint8 are pixels, scaled to 0…1; any other type is taken as it is, in float32.
     """
@@ -81,7 +81,7 @@ def _train_and_test(root: str, train: Source, test: Source, layout: str, targets
     return divided(str(train), training, 0.2 if test is None else test)
 
 
-def read(root: Path, source: str | Sequence[str], part: str, layout: str = "auto", targets: str = "auto") -> Pair:
+def read(root: Path, source: str | Sequence[str], part: str, layout: str = "auto", targets: str = "classes") -> Pair:
     """Inputs and targets of one part of the data ("train", "valid", "test"); ValueError naming file, array and row."""
     names = [source] if isinstance(source, str) else list(source)
     if len(names) not in (1, 2):

@@ -9,13 +9,39 @@ from snnconv.analysis.figures import layer_axis, new_figure, time_axis, without_
 from snnconv.runtime import files
 
 
-def plot_curves(path: Path, curves: Mapping[str, Mapping[int, float]], lines: Mapping[str, float], title: str) -> None:
-    """One picture of accuracy against timesteps, as `draw_curves` has it."""
-    figure = new_figure(7.2, 4.5)
-    axes = figure.subplots()
-    draw_curves(axes, curves, lines, title)
-    axes.legend(frameon=False, loc="lower right")
+def plot_curves(
+    path: Path,
+    curves: Mapping[str, Mapping[int, float]],
+    lines: Mapping[str, float],
+    title: str,
+    score: str = "accuracy",
+    metrics: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """One picture of accuracy, or another `score`, against timesteps, as `draw_curves` has it; below it the `metrics`."""
+    below = {name: metric for name, metric in (metrics or {}).items() if "/" not in name}
+    figure = new_figure(7.2, 4.5 + 3 * len(below))
+    first, *others = figure.subplots(1 + len(below), squeeze=False)[:, 0]
+    draw_curves(first, curves, lines, title, score=score)
+    first.legend(frameon=False, loc="lower right")
+    for axes, (name, metric) in zip(others, below.items(), strict=True):
+        draw_metric(axes, name, metric)
     save_figure(path, figure)
+
+
+def draw_metric(axes: Any, name: str, metric: Mapping[str, Any]) -> None:
+    """A metric of `Result.metrics` against timesteps."""
+    scale, curve = (100 if metric["percent"] else 1), {int(t): value for t, value in metric["snn"].items()}
+    axes.plot(
+        list(curve), [scale * value for value in curve.values()], linewidth=2, marker="o", markersize=4, label="SNN"
+    )
+    if metric["ann"] is not None:
+        ann = scale * metric["ann"]
+        axes.axhline(ann, color="0.25", linestyle="--", linewidth=1.5, label=f"ANN {ann:.4g}")
+    time_axis(axes, max(curve))
+    axes.set_xlabel("timesteps T")
+    axes.set_ylabel(f"test {name}{' (%)' if metric['percent'] else ''}")
+    axes.legend(frameon=False, loc="best")
+    without_frame(axes)
 
 
 def save_figure(path: Path, figure: Any) -> None:
@@ -32,17 +58,21 @@ def draw_curves(
     title: str,
     *,
     xlabel: str = "timesteps T",
+    score: str = "accuracy",
+    percent: bool = True,
     styles: Sequence[str] = (),
 ) -> None:
     """Accuracy against timesteps (a curve each, logarithmic in T), with horizontal lines for reference accuracies."""
+    scale = 100 if percent else 1
     for index, (label, curve) in enumerate(curves.items()):
         marks = {"marker": "osD^v"[index // 10 % 5], "markersize": 4, "linestyle": styles[index] if styles else "-"}
-        axes.plot(list(curve), [100 * value for value in curve.values()], linewidth=2, label=label, **marks)
+        axes.plot(list(curve), [scale * value for value in curve.values()], linewidth=2, label=label, **marks)
     for label, value in lines.items():
-        axes.axhline(100 * value, color="0.25", linestyle="--", linewidth=1.5, label=f"{label} {100 * value:.2f} %")
+        text = f"{label} {100 * value:.2f} %" if percent else f"{label} {value:.4g}"
+        axes.axhline(scale * value, color="0.25", linestyle="--", linewidth=1.5, label=text)
     time_axis(axes, max(t for curve in curves.values() for t in curve))
     axes.set_xlabel(xlabel)
-    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylabel(f"test {score}{' (%)' if percent else ''}")
     axes.set_title(title)
     without_frame(axes)
 

@@ -80,6 +80,8 @@ def title(row: Row[Any]) -> str:
     levels = f", L = {one.levels}" if activation != "ReLU" else ""
     words = [f"{one.model} on {one.data}{levels}", *([activation] if activation else [])]
     words += [f"{one.images_tested} test images", precision(one)]
+    if isinstance(one, Result) and (one.primary or one.task):
+        words.append(f"{one.primary or one.score}, {'higher' if one.higher_is_better else 'lower'} is better")
     if one.select == "test":
         words.append("epoch chosen on the test set")
     name = network.get("recipe") or network.get("weights")
@@ -94,13 +96,16 @@ def _board(rows: list[SpikingRow], published: Sequence[Published]) -> str:
     lines = []
     for row in rows:
         cells = [row.latency_class, row.label, total_steps(row.one.warmup)]
-        cells.append(mean_std([result.ann_accuracy for result in row.results]))
-        cells += [
-            f"**{mean_std(row.accuracy(t))}**" if leads(row, t, rows) else mean_std(row.accuracy(t)) for t in times
-        ]
+        percent = row.one.percent
+        cells.append(mean_std(row.ann(), percent))
+        values = {t: mean_std(row.accuracy(t), percent) for t in times}
+        cells += [f"**{values[t]}**" if leads(row, t, rows) else values[t] for t in times]
         end = row.timesteps[-1]
         at_end, spikes = "" if end == last else f" (T={end})", row.spikes(end)
-        cells += [mean_std(row.gap(end)) + at_end, f"{statistics.fmean(spikes):.0f}{at_end}" if spikes else "–"]
+        cells += [
+            mean_std(row.gap(end), percent) + at_end,
+            f"{statistics.fmean(spikes):.0f}{at_end}" if spikes else "–",
+        ]
         lines.append([*cells, f"{row.seconds('convert'):.1f}", f"{row.seconds('evaluate'):.1f}", str(len(row.seeds))])
     one = rows[0].one
     about = {
@@ -145,7 +150,7 @@ def _long(row: SpikingRow, t: int) -> dict[str, Any]:
         "images_tested": one.images_tested, "class": row.latency_class, "method": row.label,
         "timesteps": t, "warmup": one.warmup, "steps": t + one.warmup,
         "accuracy": statistics.fmean(accuracy), "accuracy_std": statistics.stdev(accuracy) if len(accuracy) > 1 else None,
-        "ann_accuracy": statistics.fmean(result.ann_accuracy for result in row.results),
+        "ann_accuracy": statistics.fmean(row.ann()),
         "gap": statistics.fmean(row.gap(t)), "spikes_per_image": statistics.fmean(spikes) if spikes else None,
         "convert_seconds": row.seconds("convert"), "evaluate_seconds": row.seconds("evaluate"),
         "seeds": len({result.seed for result in row.at(t)}),
@@ -165,16 +170,18 @@ def plot(path: Path, results: Iterable[Result]) -> None:
             name = textwrap.fill(name, 44)
             curves[name] = {t + row.one.warmup: statistics.fmean(row.accuracy(t)) for t in row.timesteps}
             styles.append("-" if row.latency_class == "plain" else "--")
-        ann = statistics.fmean(result.ann_accuracy for row in rows for result in row.results)
-        about = textwrap.fill(title(rows[0]), 60)
-        draw_curves(axes, curves, {"ANN": ann}, about, xlabel="timesteps T + τ", styles=styles)
+        ann = statistics.fmean(value for row in rows for value in row.ann())
+        about, one = textwrap.fill(title(rows[0]), 60), rows[0].one
+        named: dict[str, Any] = {"score": one.primary or one.score or "accuracy", "percent": one.percent}
+        draw_curves(axes, curves, {"ANN": ann}, about, xlabel="timesteps T + τ", styles=styles, **named)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="x-small")
     save_figure(path, figure)
 
 
 def measured(row: SpikingRow) -> dict[tuple[int, Sample], float]:
-    """Accuracy at every T on every network."""
-    return {(t, sample(result)): accuracy for result in row.results for t, accuracy in result.snn_accuracy.items()}
+    """What ranks at every T on every network; negative where lower is better."""
+    sign = 1 if row.one.higher_is_better else -1
+    return {(t, sample(result)): sign * value for result in row.results for t, value in result.ranking.items()}
 
 
 def by_class(rows: Iterable[SpikingRow]) -> dict[str, list[SpikingRow]]:

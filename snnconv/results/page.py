@@ -12,6 +12,7 @@ from snnconv.analysis.page import environment, height, section_values
 from snnconv.results.figures import draw_curves, draw_learning, draw_rates
 from snnconv.results.records import Baseline, Result, read_baselines, read_results
 from snnconv.results.rows import E, Row, gather, gather_baselines
+from snnconv.results.summary import shown as value
 from snnconv.runtime import files
 from snnconv.spiking.latency import latency_class
 
@@ -37,6 +38,9 @@ def render(
         shown=shown,
         near=next((row["timesteps"] for row in rows if row["gap"] <= NEAR), None),
         latency_class=latency_class(result.latency),
+        metrics={name: each for name, each in result.metrics.items() if "/" not in name},
+        classes=[(*name.split("/", 1), each) for name, each in result.metrics.items() if "/" in name],
+        value=value,
         comparison=compared(folder),
         quantized=quantized(folder),
         configuration=configuration,
@@ -50,7 +54,7 @@ def pictures(result: Result, rows: Sequence[Mapping[str, Any]]) -> dict[str, str
 
     def curve(axes: Any) -> None:
         accuracy = {row["timesteps"]: row["accuracy"] for row in rows}
-        draw_curves(axes, {"SNN": accuracy}, {"ANN": result.ann_accuracy}, "")
+        draw_curves(axes, {"SNN": accuracy}, {"ANN": result.ann_accuracy}, "", score=result.score or "accuracy")
         axes.legend(frameon=False, loc="lower right")
 
     layers = result.firing_rate["layers"]

@@ -101,6 +101,13 @@ class Result(Evaluation):
     baselines: list[Mapping[str, Any]] = field(default_factory=list)  # quantized ANNs of the same network
     trained_with: list[str] | None = None  # overrides of the run that trained the network
     ann_relu_accuracy: float | None = None
+    task: str | None = None  # None: classify
+    score: str | None = (
+        None  # name of what `snn_accuracy` and `ann_accuracy` hold: a mean score, at most 1; None: accuracy
+    )
+    metrics: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # by name: ann, snn by T, higher_is_better, percent
     compile: bool | None = None
     simulate: Mapping[str, Any] | None = None
     neuron_implementation: str | None = None
@@ -110,6 +117,33 @@ class Result(Evaluation):
     def name(self) -> str:
         """The method."""
         return self.method
+
+    @property
+    def primary(self) -> str | None:
+        """The metric that ranks: the first one, None where there is only the score."""
+        return next((name for name in self.metrics if "/" not in name), None)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Of what ranks."""
+        return self.primary is None or bool(self.metrics[self.primary]["higher_is_better"])
+
+    @property
+    def percent(self) -> bool:
+        """Whether what ranks is shown times 100."""
+        return self.primary is None or bool(self.metrics[self.primary]["percent"])
+
+    @property
+    def ranking(self) -> Curve:
+        """What ranks, by T: the first metric, or the score."""
+        if self.primary is None:
+            return self.snn_accuracy
+        return {int(t): value for t, value in self.metrics[self.primary]["snn"].items()}
+
+    @property
+    def ann_ranking(self) -> float:
+        """The same of the ANN."""
+        return self.ann_accuracy if self.primary is None else self.metrics[self.primary]["ann"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,20 +28,24 @@ def report(
     early: EarlyExit | None = None,
     why: Explanation | None = None,
     compression: Mapping[str, Any] | None = None,
+    *,
+    ann_metrics: Mapping[str, float] | None = None,
 ) -> Result:
     """Write the result files of `run`, report to its tracker and the terminal; returns the content of `result.json`."""
     run.seconds["convert"] += curve.prepare_seconds + snn.spent
     run.seconds["evaluate"] += curve.seconds
     summary = {"exit": early and early.as_dict(), "explanation": why and why.summary(), "compression": compression}
-    result = summarize(run.cfg, snn, curve, ann_accuracy, run.seconds, **summary)
+    result = summarize(run.cfg, snn, curve, ann_accuracy, run.seconds, ann_metrics, **summary)
     if not distributed.is_main():
         return result
     result = replace(result, network=run.network(), trained_with=run.trained_with(), baselines=_baselines(run.folder))
-    rows = table_rows(curve.accuracy, ann_accuracy)
+    rows = table_rows(curve.accuracy, ann_accuracy, result.metrics)
     figure, page = run.folder / "accuracy_vs_timesteps.png", run.folder / "report.html"
     files.write_text(run.folder / "accuracy_vs_timesteps.csv", as_csv(rows))
     title = title_of(result)
-    plot_curves(figure, {"SNN": curve.accuracy}, {"ANN": ann_accuracy}, title)
+    plot_curves(
+        figure, {"SNN": curve.accuracy}, {"ANN": ann_accuracy}, title, result.score or "accuracy", result.metrics
+    )
     files.write_json(run.folder / "result.json", result.as_dict())
     if why:
         files.write_json(run.folder / "explanation.json", why.as_dict())

@@ -55,12 +55,16 @@ class SpikingRow(Row[Result]):
         return [result for result in self.results if t in result.snn_accuracy]
 
     def accuracy(self, t: int) -> list[float]:
-        """Accuracy of the SNN at T = t, one value for each of `at(t)`."""
-        return [result.snn_accuracy[t] for result in self.at(t)]
+        """What ranks (`Result.ranking`) of the SNN at T = t, one value for each of `at(t)`."""
+        return [result.ranking[t] for result in self.at(t)]
+
+    def ann(self) -> list[float]:
+        """The same of the ANN, one value for each result."""
+        return [result.ann_ranking for result in self.results]
 
     def gap(self, t: int) -> list[float]:
         """ANN − SNN at T = t, one value for each of `at(t)`."""
-        return [result.ann_accuracy - result.snn_accuracy[t] for result in self.at(t)]
+        return [result.ann_ranking - result.ranking[t] for result in self.at(t)]
 
     def spikes(self, t: int) -> list[float]:
         """Spikes per image up to T = t, of the results that recorded them."""
@@ -102,14 +106,17 @@ def _merged(results: Sequence[Result]) -> Result:
     """The last result, with the values of earlier ones at the T that later ones lack."""
     accuracy: dict[int, float] = {}
     spikes: dict[int, float] = {}
+    metrics: dict[str, dict[str, Any]] = {}
     for result in results:
         accuracy |= result.snn_accuracy
         spikes |= result.spikes_per_image
-    return replace(results[-1], snn_accuracy=accuracy, spikes_per_image=spikes)
+        for name, metric in result.metrics.items():
+            metrics[name] = {**metric, "snn": {**metrics.get(name, {}).get("snn", {}), **metric["snn"]}}
+    return replace(results[-1], snn_accuracy=accuracy, spikes_per_image=spikes, metrics=metrics)
 
 
 def comparison(result: Evaluation) -> tuple[Any, ...]:
-    """Facts that results must share to be compared: data, model, activation, L, images, selection, precision, and the network.
+    """Facts that results must share to be compared: data, model, activation, L, images, selection, precision, metric, network.
 
     Networks are the same if one recipe trained them, whatever the seed; networks that nothing trained, if their weights are.
     (Results older than these facts are told apart by the others alone.)
@@ -122,6 +129,7 @@ def comparison(result: Evaluation) -> tuple[Any, ...]:
         result.images_tested,
         precision(result),
         result.select,
+        *([result.task, result.primary] if isinstance(result, Result) and (result.task or result.primary) else []),
         network.get("activation"),
         network.get("recipe") or network.get("weights"),
     )

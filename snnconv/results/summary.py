@@ -15,7 +15,13 @@ from snnconv.spiking.model import SpikingModel
 
 
 def summarize(
-    cfg: DictConfig, snn: SpikingModel, curve: Curve, ann_accuracy: float, seconds: Mapping[str, float], **facts: Any
+    cfg: DictConfig,
+    snn: SpikingModel,
+    curve: Curve,
+    ann_accuracy: float,
+    seconds: Mapping[str, float],
+    ann_metrics: Mapping[str, float] | None = None,
+    **facts: Any,
 ) -> Result:
     """The result of one evaluation; `facts` are further fields of `Result`."""
     return Result(
@@ -38,6 +44,9 @@ def summarize(
         simulate=OmegaConf.to_container(cfg.simulate, resolve=True),  # type: ignore[arg-type]
         neuron_implementation=snn.implementation(),
         convolutions=snn.convolutions(),
+        task=None if snn.task.name == "classify" else snn.task.name,
+        score=None if snn.task.name == "classify" else snn.task.score,
+        metrics=metrics(snn, curve, ann_metrics or {}, cfg.data.get("class_names")),
         changed_predictions=curve.changed_predictions,
         spikes_per_image=curve.spikes,
         emitted={"least": curve.emitted[0], "most": curve.emitted[1]},
@@ -45,6 +54,20 @@ def summarize(
         wall_seconds={stage: round(value, 3) for stage, value in seconds.items()},
         **facts,
     )
+
+
+def metrics(
+    snn: SpikingModel, curve: Curve, ann: Mapping[str, float], classes: Sequence[str] | None
+) -> dict[str, dict[str, Any]]:
+    """For `result.json`: of each metric the ANN's value, the SNN's by T, its direction, and whether it is shown in percent."""
+    content = {}
+    for key, values in curve.metrics.items():
+        name, _, number = key.partition("/")
+        label = f"{name}/{classes[int(number)]}" if number and classes else key
+        measure = snn.task.metrics[name]
+        content[label] = {"ann": ann.get(key), "snn": {str(t): value for t, value in values.items()},
+                          "higher_is_better": measure.higher_is_better, "percent": measure.percent}  # fmt: skip
+    return content
 
 
 def stored_weights(cfg: DictConfig) -> dict[str, Any] | None:
@@ -102,12 +125,20 @@ def title_of(result: Result) -> str:
     )
 
 
-def table_rows(accuracy: Mapping[int, float], ann_accuracy: float) -> list[dict[str, Any]]:
-    """One row a timestep: T, accuracy, the ANN's accuracy, and the gap between them (ANN − SNN)."""
+def table_rows(
+    accuracy: Mapping[int, float], ann_accuracy: float, metrics: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """One row a timestep: T, accuracy, the ANN's accuracy, and the gap between them (ANN − SNN); and each of the `metrics`."""
     return [
         {"timesteps": t, "accuracy": value, "ann_accuracy": ann_accuracy, "gap": ann_accuracy - value}
+        | {name: each["snn"][str(t)] for name, each in (metrics or {}).items()}
         for t, value in accuracy.items()
     ]
+
+
+def shown(value: float | None, percent: bool) -> str:
+    """A value of a metric for a table."""
+    return "–" if value is None else f"{100 * value:.2f} %" if percent else f"{value:.4g}"
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -16,12 +16,13 @@ PLAIN = {"warmup": 0, "waits": False, "spike_levels": 1, "signed": False, "reado
 Published = Mapping[str, Any]
 
 
-def mean_std(values: Sequence[float]) -> str:
-    """Mean ± standard deviation in percent; the mean alone for a single run, a dash for none."""
+def mean_std(values: Sequence[float], percent: bool = True) -> str:
+    """Mean ± standard deviation, by default in percent; the mean alone for a single run, a dash for none."""
     if not values:
         return "–"
-    mean = f"{100 * statistics.fmean(values):.2f}"
-    return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
+    scale, form = (100, ".2f") if percent else (1, ".4g")
+    mean = f"{scale * statistics.fmean(values):{form}}"
+    return f"{mean} ± {scale * statistics.stdev(values):{form}}" if len(values) > 1 else mean
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -75,8 +76,8 @@ def table(results: Iterable[Result], published: Sequence[Published] = ()) -> str
             str(one.warmup),
         ]
         cells += [
-            mean_std([result.ann_accuracy for result in row.results]),
-            *(mean_std(row.accuracy(t)) for t in times),
+            mean_std(row.ann(), one.percent),
+            *(mean_std(row.accuracy(t), one.percent) for t in times),
         ]
         lines.append([*cells, str(len(row.seeds)), f"{row.seconds('train'):.0f}"])
     for entry in published:

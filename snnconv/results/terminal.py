@@ -11,6 +11,7 @@ from rich.table import Table
 from snnconv.analysis.advice import most_important
 from snnconv.analysis.explanation import Explanation
 from snnconv.results.records import Result
+from snnconv.results.summary import shown as value
 from snnconv.results.summary import shown_timesteps
 
 
@@ -24,21 +25,25 @@ def print_table(
 ) -> None:
     """Print the rows at the shown T, the main figures of `result`, and the most important advice of `why`."""
     table = Table()
-    for column in ("T", "T + warm-up", "accuracy", "gap to ANN") if warmup else ("T", "accuracy", "gap to ANN"):
+    metrics = {name: each for name, each in result.metrics.items() if "/" not in name}
+    for column in ("T", *(["T + warm-up"] if warmup else []), result.score or "accuracy", "gap to ANN", *metrics):
         table.add_column(column, justify="right")
     shown = shown_timesteps([row["timesteps"] for row in rows])
     for row in rows:
         t = row["timesteps"]
         if t in shown:
             times = (str(t), str(t + warmup)) if warmup else (str(t),)
-            table.add_row(*times, f"{100 * row['accuracy']:.2f} %", f"{100 * row['gap']:+.2f}")
+            table.add_row(*times, f"{100 * row['accuracy']:.2f} %", f"{100 * row['gap']:+.2f}",
+                          *(value(row[name], each["percent"]) for name, each in metrics.items()))  # fmt: skip
     seconds = result.wall_seconds["train"]
     trained = f"train {seconds:.0f} s, " if seconds else ""  # not where a trained network is evaluated
     console = rich.get_console()
     console.print(title, style="bold", highlight=False)
     console.print(table)
+    _print_classes(console, result)
+    ann = "".join(f"{name} {value(each['ann'], each['percent'])}, " for name, each in metrics.items())
     console.print(
-        f"ANN {100 * result.ann_accuracy:.2f} %, {result.images_tested} test images, "
+        f"ANN {100 * result.ann_accuracy:.2f} %, {ann}{result.images_tested} test images, "
         f"{100 * result.firing_rate['mean']:.1f} % of the neurons fire in a step, "
         f"{trained}evaluate {result.wall_seconds['evaluate']:.1f} s",
         highlight=False,
@@ -64,3 +69,23 @@ def print_table(
     console.print(
         f"Run folder: {os.path.relpath(folder)} (report.html has the details)", soft_wrap=True, highlight=False
     )
+
+
+MOST = 20  # classes that are listed
+
+
+def _print_classes(console: Any, result: Result) -> None:
+    """A table of the metrics that have a value for each class, at the last T."""
+    each = [(*name.partition("/")[::2], values) for name, values in result.metrics.items() if "/" in name]
+    if not each:
+        return
+    last, table = str(max(result.snn_accuracy)), Table()
+    for column in ("metric", "class", f"SNN, T={last}", "ANN"):
+        table.add_column(column, justify="left" if column in ("metric", "class") else "right")
+    for name, label, values in each[:MOST]:
+        table.add_row(
+            name, label, *(value(number, values["percent"]) for number in (values["snn"][last], values["ann"]))
+        )
+    console.print(table)
+    if len(each) > MOST:
+        console.print(f"… and {len(each) - MOST} more, in result.json", highlight=False)

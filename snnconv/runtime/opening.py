@@ -103,9 +103,10 @@ def header(command: str, cfg: DictConfig, folder: Path) -> str:
     """The two lines with which a run begins: what it does, on which device, in which folder."""
     shape, count = "×".join(map(str, cfg.data.input_shape)), torch.get_num_threads()
     threads = f", {count} thread{'s' * (count != 1)}" if cfg.device == "cpu" else ""
+    kind = "outputs" if cfg.task.targets == "numbers" else "classes"
     place = "" if command == "check" else f"; {os.path.relpath(folder)}"
     return (
-        f"{command}: {cfg.names.model} on {cfg.names.data} ({shape}, {cfg.data.num_classes} classes), L = {cfg.levels}, "
+        f"{command}: {cfg.names.model} on {cfg.names.data} ({shape}, {cfg.data.num_classes} {kind}), L = {cfg.levels}, "
         f"method {cfg.names.method}\n{cfg.device}{threads}, {cfg.precision}{place}"
     )
 

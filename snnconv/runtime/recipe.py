@@ -33,6 +33,9 @@ def recipe(cfg: DictConfig) -> str | None:
     }  # fmt: skip
     if plain["weights"]["bits"] is not None and plain["weights"]["train"]:
         settings["weights"] = plain["weights"]
+    task = {key: value for key, value in plain.get("task", {}).items() if key not in ("metrics", "readout")}
+    if not task.get("_target_", ".Classify").endswith(".Classify") or task.get("class_weights"):
+        settings["task"] = task
     if plain["compress"].get("stages"):
         settings["compress"] = plain["compress"]["stages"]
         if teacher := plain["fit"].get("teacher"):  # one for each seed

@@ -21,6 +21,7 @@ RESUMABLE = (
     "device",
     "threads",
     "data.root",
+    "data.file",
     "model.path",
     "track",
     "data.workers",
@@ -28,6 +29,7 @@ RESUMABLE = (
     "simulate",
     "explain",
     "costs",
+    "metric",
     "trust",
 )
 
@@ -35,7 +37,17 @@ RESUMABLE = (
 HARDWARE = ("weights", "integer", "baseline", "compress", "export")  # groups of what leads to hardware
 
 
-REEVALUABLE = (*RESUMABLE, *HARDWARE, "precision", "compile", "method", "operators", "neuron", "data.calibration")
+REEVALUABLE = (
+    *RESUMABLE,
+    *HARDWARE,
+    "precision",
+    "compile",
+    "method",
+    "operators",
+    "neuron",
+    "data.calibration",
+    "task.readout",
+)
 
 
 USED = {  # by which commands; elsewhere a choice would do nothing
@@ -59,7 +71,15 @@ ANEW = (
 )  # what to do with a run, not what it did
 
 
-LATER = ("costs", "threads", "explain", "operators", *HARDWARE)  # which runs of older versions did not store
+LATER = (
+    "task",
+    "metric",
+    "costs",
+    "threads",
+    "explain",
+    "operators",
+    *HARDWARE,
+)  # which runs of older versions did not store
 
 
 def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -21,6 +21,8 @@ ROOMS = tuple(
         "data",
         "spiking.neurons",
         "spiking.operators",
+        "spiking.tasks",
+        "spiking.metrics",
         "conversion.methods",
         "conversion.calibration",
         "conversion.rules",

@@ -13,13 +13,17 @@ from torch import Tensor, nn
 from snnconv.data.loaders import Loader, device_of
 from snnconv.runtime import console, distributed
 from snnconv.spiking.curve import Curve
-from snnconv.spiking.model import SpikingModel, running_mean
+from snnconv.spiking.metrics import flat, update
+from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.recording import count_spikes
+from snnconv.spiking.tasks import CLASSIFY, Task
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, loader: Any) -> float:
+def accuracy(network: nn.Module, loader: Any, task: Task | None = None) -> float:
     """Fraction of the images of `loader` that `network` classifies correctly, in eval mode; its mode is restored.
+
+    Of another `task` (`snnconv.spiking.tasks`), the mean score.
 
     `loader` is any iterable of (images [N, …], classes [N]), for example a DataLoader; its tensors are moved to the device of the
     network.  A `SpikingModel` is evaluated at its own T.  ValueError if there are no images.
@@ -35,9 +39,9 @@ def accuracy(network: nn.Module, loader: Any) -> float:
         return value
     device, was_training = device_of(network), network.training
     network.eval()
-    counts = torch.zeros(2, dtype=torch.int64, device=device)
+    task, counts = task or CLASSIFY, torch.zeros(2, dtype=torch.float64, device=device)
     for images, labels in Loader(loader, device, labelled=True):
-        correct = (network(images).argmax(1) == labels).sum()
+        correct = task.right(network(images), labels).sum().double()
         counts += torch.stack([correct, torch.full_like(correct, len(labels))])
     network.train(was_training)
     correct, total = distributed.sum_over_ranks(counts).tolist()
@@ -72,6 +76,7 @@ def accuracy_over_time(
     neurons, spikes = last.counts[:, :, 1].sum(1), last.counts[:, :, 0].sum(1)
     return Curve(
         correct={t: right for tally in tallies for t, right in tally.correct.items()},
+        metrics=_by_name([tally.metrics for tally in tallies]),
         images=last.images,
         spikes={t: count for tally in tallies for t, count in tally.spikes.items()},
         firing_rate=dict(zip(last.paths, (spikes / neurons).tolist(), strict=True)),
@@ -106,7 +111,7 @@ def over_time(snn: SpikingModel, loader: Any, metric: Any, timesteps: int | Sequ
         each = {t: _Metric(metric, device) for t in part}
         for images, targets in _shown(batches):
             logits = snn(images, part[-1])
-            means = running_mean(logits, snn.latency.readout_from).to(logits.dtype)
+            means = snn.read(logits).to(logits.dtype)
             for t in part:
                 each[t].update(means[t - 1], targets)
         values |= {t: measured.value() for t, measured in each.items()}
@@ -162,7 +167,8 @@ def _require_images(images: float) -> None:
 class _Tally:
     """Result of one run over the data; `counts` [layers, steps, 4] are those of `count_spikes`, over the first images."""
 
-    correct: dict[int, int]
+    correct: dict[int, float]
+    metrics: dict[int, dict[str, Any]]
     images: int
     spikes: dict[int, float]
     paths: list[str]
@@ -178,21 +184,25 @@ def _tally(snn: SpikingModel, batches: Loader, wanted: list[int], rate_images: i
     snn.prepare(wanted[-1])  # before its neurons are recorded
     prepared = time.perf_counter() - start
     correct = torch.zeros(len(wanted), dtype=torch.int64, device=device)
+    each = {t: _started(snn.task, device) for t in wanted}
     changed = torch.zeros(2, dtype=torch.int64, device=device)  # predictions, of images
     counts: dict[str, Tensor] = {}
     for images, labels in _shown(batches):
         if seen < rate_images:
             with count_spikes(snn) as emitted:
-                predictions = _predictions(snn, images, wanted)
+                outputs = _outputs(snn, images, wanted)
             for path, rows in emitted.items():
                 counts[path] = _merged([*([counts[path]] if path in counts else []), *rows.split(steps)])
             if snn.exact is not None:
-                differs = predictions[-1] != _predictions(snn.exact.to(device), images, wanted[-1:])[-1]
-                changed += torch.stack([differs.sum(), torch.full_like(differs.sum(), len(images))])
+                exact = _outputs(snn.exact.to(device), images, wanted[-1:])[-1]
+                differs = snn.task.decide(outputs[-1]) != snn.task.decide(exact)
+                changed += torch.stack([differs.sum(), torch.full_like(differs.sum(), differs.numel())])
             counted = seen + len(images)
         else:
-            predictions = _predictions(snn, images, wanted)
-        correct += (predictions == labels).sum(1)
+            outputs = _outputs(snn, images, wanted)
+        correct = correct + snn.task.right(outputs, labels).sum(1)
+        for t, output in zip(wanted, outputs, strict=True):
+            _add(each[t], snn.task, output, labels)
         seen += len(images)
     total, counted = distributed.sum_over_ranks(torch.tensor([seen, counted], device=device)).tolist()
     _require_images(total)
@@ -203,6 +213,7 @@ def _tally(snn: SpikingModel, batches: Loader, wanted: list[int], rate_images: i
     by_step = every[..., 0].sum(0).cumsum(0) / counted
     return _Tally(
         correct=dict(zip(wanted, distributed.sum_over_ranks(correct).tolist(), strict=True)),
+        metrics={t: {name: metric.compute() for name, metric in metrics.items()} for t, metrics in each.items()},
         images=total,
         spikes={t: float(by_step[snn.timing.discard + t - 1]) for t in wanted},
         paths=list(counts),
@@ -219,6 +230,41 @@ def _merged(parts: list[Tensor]) -> Tensor:
     return torch.stack([rows[..., 0].sum(0), rows[..., 1].sum(0), rows[..., 2].amin(0), rows[..., 3].amax(0)], 1)
 
 
-def _predictions(snn: SpikingModel, images: Tensor, wanted: list[int]) -> Tensor:
-    """The class predicted for each image at each wanted t, [t, N], from one run."""
-    return running_mean(snn(images, wanted[-1]), snn.latency.readout_from)[[t - 1 for t in wanted]].argmax(-1)
+def _outputs(snn: SpikingModel, images: Tensor, wanted: list[int]) -> Tensor:
+    """What is read at each wanted t, [t, N, …], from one run."""
+    return snn.read(snn(images, wanted[-1]))[[t - 1 for t in wanted]]
+
+
+def _started(task: Task, device: torch.device) -> dict[str, Any]:
+    """The metrics of a task, without samples yet."""
+    return {name: measure.start(device) for name, measure in task.metrics.items()}
+
+
+def _add(metrics: dict[str, Any], task: Task, outputs: Tensor, targets: Tensor) -> None:
+    """Add a batch to the metrics."""
+    if metrics:
+        shown = task.shown(outputs)
+        for metric in metrics.values():
+            update(metric, shown, targets)
+
+
+def _by_name(tallies: list[dict[int, dict[str, Any]]]) -> dict[str, dict[int, float]]:
+    """Values by the name of the metric and t; a metric of each class gives several, "name/class"."""
+    values: dict[str, dict[int, float]] = {}
+    for t, metrics in (item for tally in tallies for item in tally.items()):
+        for name, value in metrics.items():
+            for key, number in flat(name, value).items():
+                values.setdefault(key, {})[t] = number
+    return values
+
+
+@torch.no_grad()
+def metrics_of(network: nn.Module, loader: Any, task: Task) -> dict[str, float]:
+    """The metrics of `task` for a network without spikes, by name, in eval mode; its mode is restored."""
+    device, was_training = device_of(network), network.training
+    metrics = _started(task, device)
+    network.eval()
+    for inputs, targets in Loader(loader, device) if metrics else ():
+        _add(metrics, task, network(inputs), targets)
+    network.train(was_training)
+    return {key: number for name, metric in metrics.items() for key, number in flat(name, metric.compute()).items()}

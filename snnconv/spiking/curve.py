@@ -1,6 +1,6 @@
 """Accuracy against timesteps, as a result that prints and plots itself."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 ALL = 10  # points up to which all are printed; of more, powers of two and the last
@@ -13,7 +13,7 @@ class Curve:
     spikes, firing_rate, mean_firing_rate and emitted are measured on the first images only (`accuracy_over_time`, rate_images).
     """
 
-    correct: dict[int, int]  # correct predictions after t timesteps, by t
+    correct: dict[int, float]  # correct predictions after t timesteps, by t; of another task the sum of the scores
     images: int
     spikes: dict[int, float]  # spikes per image up to t, warm-up included, by t
     firing_rate: dict[str, float]  # spikes per neuron and timestep at the last t, by layer
@@ -22,6 +22,7 @@ class Curve:
     changed_predictions: float | None  # share at the last t that differs from float32; None in float32
     seconds: float  # wall time of the evaluation, without prepare_seconds
     prepare_seconds: float  # wall time of making the network for each T, if it depends on T: a part of the conversion
+    metrics: dict[str, dict[int, float]] = field(default_factory=dict)  # of the task, by name and t
 
     @property
     def accuracy(self) -> dict[int, float]:
@@ -31,8 +32,14 @@ class Curve:
     def __str__(self) -> str:
         last = max(self.correct)
         shown = [t for t in self.correct if len(self.correct) <= ALL or t & (t - 1) == 0 or t == last]
-        rows = [f"{t:>4} {100 * self.accuracy[t]:>10.2f} {self.spikes[t]:>17.0f}" for t in shown]
-        return "\n".join(["   T accuracy/%  spikes per image", *rows])
+        more = [name for name in self.metrics if "/" not in name]
+        rows = [
+            f"{t:>4} {100 * self.accuracy[t]:>10.2f} {self.spikes[t]:>17.0f}"
+            + "".join(f" {self.metrics[name][t]:>{max(len(name), 9)}.4g}" for name in more)
+            for t in shown
+        ]
+        heading = "   T accuracy/%  spikes per image" + "".join(f" {name:>9}" for name in more)
+        return "\n".join([heading, *rows])
 
     def as_dict(self) -> dict[str, Any]:
         """Every field and the accuracy, as plain values."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from snnconv.data.batches import Batches
 from snnconv.runtime import distributed
-from snnconv.spiking.model import SpikingModel, running_mean
+from snnconv.spiking.model import SpikingModel
 
 THRESHOLDS = (1 - torch.logspace(-0.3, -6, 58, dtype=torch.float64)).tolist()  # 0.5 … 0.999999
 
@@ -45,6 +45,12 @@ def early_exit(snn: SpikingModel, valid: Batches, test: Batches, timesteps: int)
         return None
     if not snn.timing.anytime:
         raise ValueError("simulate.exit=confidence: this method has to know T in advance, so no image can leave early")
+    if snn.task.name != "classify":
+        raise ValueError(
+            f"simulate.exit=confidence: is for one class a sample, the confidence of task={snn.task.name} is unknown"
+        )
+    if snn.task.readout != "mean":
+        raise ValueError(f"simulate.exit=confidence: reads the mean of all steps, not task.readout={snn.task.readout}")
     if not valid.count:
         raise ValueError("simulate.exit=confidence: the threshold is chosen on validation images, but data.valid=0")
     threshold = choose_threshold(snn, valid, timesteps)
@@ -58,7 +64,7 @@ def choose_threshold(snn: SpikingModel, valid: Batches, timesteps: int) -> float
     """The confidence at which to leave, from one full run over `valid`; 2 (never) if every threshold costs too much."""
     rows = []
     for images, labels in valid:
-        means = running_mean(snn(images, timesteps), snn.latency.readout_from)
+        means = snn.read(snn(images, timesteps))
         rows.append(torch.stack([means.softmax(-1).amax(-1), (means.argmax(-1) == labels).double()]))
     confidence, correct = torch.cat(rows, dim=-1)  # each [T, M]
     sums = []

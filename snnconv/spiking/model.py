@@ -21,6 +21,7 @@ from snnconv.spiking.latency import Latency, latency_class
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.operators.base import Operator, OperatorOverTime
 from snnconv.spiking.simulation import Simulation, Timing, wanted_timesteps
+from snnconv.spiking.tasks import CLASSIFY, Task
 
 SMALLEST_BATCH = 16  # size down to which a shrinking batch is padded for compiled code
 TOGETHER = 4096  # images × timesteps simulated at once where layers wait for all inputs
@@ -30,7 +31,7 @@ IN_CACHE = 256  # the same on a CPU: about the size of a layer that stays in the
 class SpikingModel(nn.Module):
     """A converted network: `model(images, timesteps=T)` returns the logits of every step, [T, N, K].
 
-    The prediction at t is the argmax of the running mean of the logits up to t (`running_mean`).  Images are a constant input
+    The prediction at t is the argmax of the running mean of the logits up to t (`read`).  Images are a constant input
     current, so layers before the first neuron are computed once.
 
     network    what is simulated: neurons stand in `OverTime` modules.
@@ -42,6 +43,7 @@ class SpikingModel(nn.Module):
     method     name of the conversion method.
     facts      properties of the conversion that its settings do not tell; they are added to the settings in `result.json`.
     spent      seconds of earlier training that the model starts from; they count as conversion time.
+    task       what the outputs are judged by (`for_task`); by default classes.
     exact      with precision "bf16", the same model in float32; else None.
 
     `state_dict()` holds the weights and the constants of every neuron (θ, v(0), …); loading it into a model with other
@@ -67,6 +69,7 @@ class SpikingModel(nn.Module):
             raise ValueError(f"{self.latency}: does not declare the discarded steps or the lookahead of {self.timing}")
         self.simulation, self.timesteps, self.for_timesteps = Simulation.of(simulation), timesteps, for_timesteps
         self.method, self.facts, self.spent = method, dict(facts or {}), spent
+        self.task: Task = CLASSIFY
         self._prepared = 0  # T of the present network, if it depends on T
         self._batch = 0  # images in the largest batch so far, to which smaller ones are padded if compiled
         self._install(network)
@@ -87,7 +90,7 @@ class SpikingModel(nn.Module):
         """A model of `network`, whatever T is, with the other properties of this one; `simulation` replaces settings."""
         settings = replace(self.simulation, **simulation)
         options = {name: getattr(self, name) for name in ("timesteps", "method", "facts", "spent")}
-        return SpikingModel(network, self.latency, self.timing, simulation=settings, **options)
+        return SpikingModel(network, self.latency, self.timing, simulation=settings, **options).for_task(self.task)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and files leave out what can be rebuilt."""
@@ -109,6 +112,17 @@ class SpikingModel(nn.Module):
             self._install(self.for_timesteps(timesteps).to(like.device, like.dtype))
             self._prepared = timesteps
 
+    def for_task(self, task: Task) -> "SpikingModel":
+        """This model, whose outputs are read and judged as `task` says."""
+        self.task, self.latency = task, replace(self.latency, readout=task.readout)
+        if self.exact is not None:
+            self.exact.for_task(task)
+        return self
+
+    def read(self, outputs: Float[Tensor, "T N *K"]) -> Float[Tensor, "T N *K"]:
+        """What is read at each t of the outputs of every step: by default their mean up to t."""
+        return self.task.read(outputs, self.latency.readout_from)
+
     def changed(self, change: Callable[[nn.Module], nn.Module]) -> "SpikingModel":
         """This model with `change(network)` as its network, also for every T prepared later."""
         if self.for_timesteps is not None:
@@ -124,7 +138,7 @@ class SpikingModel(nn.Module):
         wanted = wanted_timesteps(timesteps)
         return [wanted] if self.timing.anytime else [[t] for t in wanted]
 
-    def forward(self, images: Float[Tensor, "N *image"], timesteps: int | None = None) -> Float[Tensor, "T N K"]:
+    def forward(self, images: Float[Tensor, "N *image"], timesteps: int | None = None) -> Float[Tensor, "T N *K"]:
         """Logits of each step, from the initial state; `timesteps` is by default the model's own.
 
         ValueError for images without a batch axis or with other channels than the first convolution takes.
@@ -140,7 +154,7 @@ class SpikingModel(nn.Module):
     @torch.no_grad()
     def run(
         self, images: Float[Tensor, "N *image"], timesteps: int
-    ) -> Generator[Float[Tensor, "t N K"], Tensor | None, None]:
+    ) -> Generator[Float[Tensor, "t N *K"], Tensor | None, None]:
         """The same in consecutive chunks of t timesteps, as they are simulated.
 
         `run(…).send(indices)` continues with those samples of the batch only; the others are not simulated any more.
@@ -288,10 +302,3 @@ def chosen_rows(value: Tensor, indices: Tensor, size: int) -> Tensor:
     if len(value) == size:
         return value[indices]
     return value.unflatten(0, (size, -1))[indices].flatten(0, 1)
-
-
-def running_mean(logits: Float[Tensor, "T N K"], readout_from: int = 1) -> Float[Tensor, "T N K"]:
-    """Mean logits from step `readout_from` up to each step; before that step, the logits of the step alone."""
-    early, counted = logits[: readout_from - 1].double(), logits[readout_from - 1 :].double().cumsum(0)
-    steps = torch.arange(1, len(counted) + 1, device=logits.device).view(-1, 1, 1)
-    return torch.cat([early, counted / steps])

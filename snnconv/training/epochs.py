@@ -30,11 +30,11 @@ class Totals:
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """One step: its mean loss, logits [N, K] and labels [N]."""
+    def add(self, loss: Tensor, right: Tensor) -> None:
+        """One step: its mean loss, and the score of each sample [N]."""
         loss = loss.detach().double()
-        count = torch.full_like(loss, len(labels))  # filled on the device: a copy to it would make every step wait
-        self.sums += torch.stack([loss * count, (logits.detach().argmax(1) == labels).sum().double(), count])
+        count = torch.full_like(loss, len(right))  # filled on the device: a copy to it would make every step wait
+        self.sums += torch.stack([loss * count, right.sum().double(), count])
 
     def means(self) -> tuple[float, float]:
         """Mean loss and accuracy so far, of this process."""

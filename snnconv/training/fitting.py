@@ -12,6 +12,7 @@ from snnconv.data.loaders import Loader, device_of
 from snnconv.runtime import console
 from snnconv.runtime.seed import seed_everything
 from snnconv.runtime.settings import require_known
+from snnconv.spiking.tasks import CLASSIFY, Task
 from snnconv.training import loop
 from snnconv.training.settings import Fit
 
@@ -69,9 +70,10 @@ def fit(
     lr: float,
     seed: int | None = None,
     verbose: bool = True,
+    task: Task = CLASSIFY,
     **settings: Any,
 ) -> History:
-    """Train `model` in place as a classifier: SGD with momentum, a cosine schedule and cross-entropy.
+    """Train `model` in place: SGD with momentum, a cosine schedule and cross-entropy, or the loss of another `task`.
 
     `train` and `valid` are any iterables of (inputs [N, …], targets [N] of class numbers) that can be passed through again in each
     epoch, for example DataLoaders; tensors move to the device of `model`.  The model ends in eval mode with the weights of the
@@ -114,7 +116,7 @@ def fit(
         batches = Loader(train, device, labelled=True), Loader([] if valid is None else valid, device, labelled=True)
         if not batches[0].count:
             raise ValueError("train: no batches to train on")
-        loop.fit(model, *batches, how, history, progress=verbose)
+        loop.fit(model, *batches, how, history, task=task, progress=verbose)
     return history
 
 

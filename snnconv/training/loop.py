@@ -12,6 +12,7 @@ from torch import nn
 
 from snnconv.runtime import console, distributed
 from snnconv.spiking.accuracy import accuracy
+from snnconv.spiking.tasks import CLASSIFY, Task
 from snnconv.training.activation_noise import measure_noise
 from snnconv.training.distillation import require_teacher
 from snnconv.training.initialization import dirac
@@ -56,12 +57,14 @@ def fit(
     settings: Fit,
     recorder: Recorder,
     weights: Weights | None = None,
+    task: Task = CLASSIFY,
     *,
     progress: bool = True,
 ) -> None:
     """Train `ann` in place; it ends with the weights of the best epoch on `valid` (or the last, `select="last"`).
 
     `train` and `valid` are `Batches` or a `Loader`; `train.device` is where the training runs.
+    `task` gives the loss and the score by which the epoch is chosen; `valid_accuracy` is the mean score.
     Where `weights` are quantized in training, so are those that are evaluated and kept.
     With `select="test"` the caller gives the test images as `valid` (`Splits.selecting`), and the numbers are named so.
     With `epochs=0` the network is saved as it was given.
@@ -70,6 +73,8 @@ def fit(
     Resumes from the last saved epoch if there is one: on a CPU, to the same numbers as without the interruption.
     """
     if settings.teacher is not None:
+        if task.name != "classify":
+            raise ValueError(f"fit.teacher: teaches the outputs of classes, not those of task={task.name}")
         require_teacher(settings.teacher)  # before there is a state from which to resume with the same mistake
         if settings.distill_layers and settings.compile:
             raise ValueError(
@@ -81,7 +86,7 @@ def fit(
     tuning = tune(ann.to(train.device), train, settings, weights, state)
     recorder.seconds["train"] += time.perf_counter() - start
     with tuning.applied(ann) if tuning else nullcontext():
-        trainer = Trainer(ann, tuning.settings(settings) if tuning else settings, train.device, weights)
+        trainer = Trainer(ann, tuning.settings(settings) if tuning else settings, train.device, weights, task)
         facts = as_facts(tuning)
         first = _start(trainer, recorder, state, facts)
         with _bar(progress) as bar:
@@ -109,7 +114,7 @@ def _epochs(
         loss, train_accuracy = trainer.epoch(epoch, train, bar)
         distributed.share_buffers(trainer.evaluated)
         with weights.trained(trainer.evaluated):
-            scores = {score: accuracy(trainer.evaluated, valid)} if valid.count else {}
+            scores = {score: accuracy(trainer.evaluated, valid, trainer.task)} if valid.count else {}
             recorder.seconds["train"] += time.perf_counter() - start
             if settings.select == "last" or best is None or scores[score] > best[score]:
                 best = {"epoch": epoch + 1, **scores}

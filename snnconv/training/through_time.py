@@ -137,7 +137,7 @@ def train_through_time(
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
-        totals.add(value, logits.mean(0), labels)
+        totals.add(value, logits.detach().mean(0).argmax(1) == labels)
         if (step + 1) % len(train) == 0:
             epoch = (step + 1) // len(train)
             _report(totals, epoch, how, time.perf_counter() - start)

@@ -17,6 +17,7 @@ from snnconv.runtime import distributed, seed
 from snnconv.runtime.compilation import compiled
 from snnconv.runtime.environment import autocast
 from snnconv.runtime.run import TrainingError
+from snnconv.spiking.tasks import CLASSIFY, Task
 from snnconv.training.distillation import LayerDistances, distillation, load_teacher
 from snnconv.training.epochs import Totals, all_finite, set_lr
 from snnconv.training.lookahead import Lookahead
@@ -27,8 +28,11 @@ from snnconv.training.settings import Fit
 class Trainer:
     """Trains a network in place, epoch by epoch, on the device of the batches."""
 
-    def __init__(self, ann: nn.Module, settings: Fit, device: torch.device, weights: Weights) -> None:
+    def __init__(
+        self, ann: nn.Module, settings: Fit, device: torch.device, weights: Weights, task: Task = CLASSIFY
+    ) -> None:
         self.ann, self.settings, self.device, self.weights = ann.to(device), settings, device, weights
+        self.task = task
         if settings.channels_last:
             ann.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = settings.optimizer(ann)
@@ -98,7 +102,7 @@ class Trainer:
                 mean, right = totals.means()
                 if not math.isfinite(mean):
                     raise _diverged("loss", epoch, f", by step {index + 1} of {steps}")
-                progress.update(task, completed=index + 1, numbers=f"loss {mean:.3f}  accuracy {right:.2%}")
+                progress.update(task, completed=index + 1, numbers=f"loss {mean:.3f}  {self.task.score} {right:.2%}")
         progress.remove_task(task)
         if not all_finite(self.ann):
             raise _diverged("network", epoch, ", after its last step")
@@ -128,12 +132,12 @@ class Trainer:
                 self.ann.get_parameter(name).mul_(mask)
         if self.average:
             self.average.update_parameters(self.ann)
-        totals.add(loss, logits, labels)
+        totals.add(loss, self.task.right(logits.detach(), labels))
 
     def _loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy, shared with the distance from the teacher if there is one."""
+        """The loss of the task, shared with the distance from the teacher if there is one."""
         settings = self.settings
-        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+        loss = self.task.loss(logits, labels, settings.label_smoothing)
         if settings.teacher is None:
             return loss
         assert self.teacher is not None

@@ -18,8 +18,9 @@ from snnconv.analysis.layer_errors import PARTS
 from snnconv.conversion.method import rehearse, takes
 from snnconv.conversion.methods.qcfs import convert
 from snnconv.nn.activations.qcfs import QCFS
-from snnconv.spiking.model import SpikingModel, running_mean
+from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.tasks import running_mean
 
 T = 6
 

@@ -16,7 +16,7 @@ from snnconv.conversion.registry import convert
 from snnconv.conversion.rules import least_squares
 from snnconv.nn.activations.clipped_relu import ClippedReLU
 from snnconv.nn.activations.qcfs import QCFS
-from snnconv.spiking.model import running_mean
+from snnconv.spiking.tasks import running_mean
 from snnconv.training.fitting import fit
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # inputs [N, 64], where annotations say images

@@ -13,10 +13,10 @@ from snnconv.conversion.registry import convert, methods
 from snnconv.conversion.rules import largest
 from snnconv.nn.graph.capture import capture
 from snnconv.nn.graph.sites import Attention
-from snnconv.spiking.model import running_mean
 from snnconv.spiking.neurons.multi_level import SignedDifferential, SignedMultiLevel
 from snnconv.spiking.operators.base import Encoder
 from snnconv.spiking.operators.placement import place_operators
+from snnconv.spiking.tasks import running_mean
 
 
 def block(net, x):

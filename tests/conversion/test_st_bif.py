@@ -16,10 +16,10 @@ from snnconv.nn.functional import qcfs
 from snnconv.nn.graph.biases import homogeneous
 from snnconv.nn.graph.rewrite import replace_modules
 from snnconv.nn.graph.split import split
-from snnconv.spiking.model import running_mean
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.st_bif import STBIF
 from snnconv.spiking.recording import count_spikes
+from snnconv.spiking.tasks import running_mean
 
 DYADIC = st.integers(-2048, 2048).map(lambda k: k / 256)
 POWERS = st.integers(-2, 2).map(lambda k: 2.0**k)

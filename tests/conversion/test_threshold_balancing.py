@@ -11,7 +11,7 @@ from snnconv.conversion.method import rehearse
 from snnconv.conversion.methods.threshold_balancing import Balancing, convert
 from snnconv.nn.activations.relu import ReLU
 from snnconv.spiking.accuracy import accuracy_over_time
-from snnconv.spiking.model import running_mean
+from snnconv.spiking.tasks import running_mean
 
 SCHEDULES = [
     {"schedule": "step"},

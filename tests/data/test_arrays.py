@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from snnconv.data.arrays import arrays, as_targets, find
 from snnconv.data.facts import moments
 
-SETTINGS = {"test": None, "layout": "auto", "targets": "auto"}
+SETTINGS = {"test": None, "layout": "auto", "targets": "classes"}
 
 
 def load(root, train, **changes):
@@ -93,12 +93,12 @@ def test_the_test_part_of_a_file_is_taken(tmp_path):
 
 def test_targets_of_every_kind():
     """Classes, maps of classes, labels, numbers, maps of numbers."""
-    assert as_targets(torch.tensor([[1], [0]], dtype=torch.uint8), "auto", "").tolist() == [1, 0]
-    assert as_targets(torch.zeros(2, 4, 4, dtype=torch.uint8), "auto", "").dtype == torch.int64
-    assert as_targets(torch.tensor([[True, False]]), "auto", "").tolist() == [[1.0, 0.0]]
-    assert as_targets(torch.tensor([1.5, 2.0]), "auto", "").shape == (2, 1)
+    assert as_targets(torch.tensor([[1], [0]], dtype=torch.uint8), "classes", "").tolist() == [1, 0]
+    assert as_targets(torch.zeros(2, 4, 4, dtype=torch.uint8), "classes", "").dtype == torch.int64
+    assert as_targets(torch.tensor([[True, False]]), "classes", "").tolist() == [[1.0, 0.0]]
+    assert as_targets(torch.tensor([1.5, 2.0]), "classes", "").shape == (2, 1)
     assert as_targets(torch.tensor([1, 2]), "numbers", "").tolist() == [[1.0], [2.0]]
-    assert as_targets(torch.zeros(2, 4, 4), "auto", "").shape == (2, 1, 4, 4)
+    assert as_targets(torch.zeros(2, 4, 4), "classes", "").shape == (2, 1, 4, 4)
 
 
 def test_numbers_are_measured_and_kept_as_they_are(tmp_path):

@@ -12,9 +12,10 @@ from snnconv.data.batches import Batches
 from snnconv.runtime import distributed
 from snnconv.spiking.accuracy import accuracy, accuracy_over_time, over_time
 from snnconv.spiking.latency import Latency
-from snnconv.spiking.model import SpikingModel, running_mean
+from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.simulation import Timing
+from snnconv.spiking.tasks import running_mean
 
 
 class Says(nn.Module):

@@ -7,9 +7,9 @@ import torch
 
 from snnconv.conversion.methods.qcfs import convert
 from snnconv.spiking.early_exit import THRESHOLDS, choose_threshold, early_exit
-from snnconv.spiking.model import running_mean
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.simulation import Simulation, Timing
+from snnconv.spiking.tasks import running_mean
 
 T = 8
 

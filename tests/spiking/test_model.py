@@ -18,10 +18,11 @@ from snnconv.conversion.methods.qcfs import convert
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.rewrite import replace_modules
 from snnconv.spiking.latency import Latency
-from snnconv.spiking.model import SpikingModel, running_mean
+from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.recording import count_spikes
 from snnconv.spiking.simulation import Timing
+from snnconv.spiking.tasks import running_mean
 
 
 def same(a, b):
@@ -348,7 +349,7 @@ def test_counting_keeps_nothing_for_a_step():
 def test_latency_is_written_as_plain_values():
     assert Latency(warmup=4, waits=True).as_dict() == {
         "warmup": 4, "waits": True, "spike_levels": 1, "signed": False, "readout_from": 1, "needs_training": "none",
-        "float_operators": 0, "analog_currents": False,
+        "float_operators": 0, "readout": "mean", "analog_currents": False,
     }  # fmt: skip
 
 

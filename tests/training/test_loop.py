@@ -190,7 +190,7 @@ def test_a_step_is_a_step_of_plain_gradient_descent(network, fresh_network, tiny
 def scripted(monkeypatch, accuracies: list[float]) -> None:
     """Validation accuracies as if they had been measured."""
     script = iter(accuracies)
-    monkeypatch.setattr(training, "accuracy", lambda network, batches: next(script))
+    monkeypatch.setattr(training, "accuracy", lambda network, batches, task: next(script))
 
 
 def trace_weights(seen: list) -> Watched:

@@ -67,7 +67,7 @@ def _train(network: nn.Module, data: Splits, how: Fit) -> None:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            totals.add(loss, logits, labels)
+            totals.add(loss, logits.detach().argmax(1) == labels)
         mean, correct = totals.means()
         if not math.isfinite(mean):
             raise TrainingError(f"baseline=qat: the loss is not finite in epoch {epoch + 1}; try a smaller baseline.lr")

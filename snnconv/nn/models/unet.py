@@ -10,14 +10,19 @@ from snnconv.runtime.weights import filled
 
 
 class UNet(nn.Module):
-    """Images [N, C, H, W] → maps [N, K, H, W]: halved once for each width but the first, and doubled again beside the shortcuts."""
+    """Images [N, C, H, W] → maps [N, K, H, W]: halved once for each width but the first, and doubled again beside the shortcuts.
+
+    An activation follows every doubling, so that all layers behind the first one receive spikes alone.
+    """
 
     def __init__(self, outputs: int, channels: int, activation: Callable[[], nn.Module], widths: Sequence[int]) -> None:
         super().__init__()
         pairs = list(pairwise(widths))
         self.stem = _block(channels, widths[0], activation)
         self.down = nn.ModuleList(nn.Sequential(nn.AvgPool2d(2), _block(a, b, activation)) for a, b in pairs)
-        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in reversed(pairs))
+        self.up = nn.ModuleList(
+            nn.Sequential(nn.ConvTranspose2d(b, a, 2, stride=2), activation()) for a, b in reversed(pairs)
+        )
         self.merge = nn.ModuleList(_block(2 * a, a, activation) for a, _ in reversed(pairs))
         self.head = nn.Conv2d(widths[0], outputs, 1)
 
