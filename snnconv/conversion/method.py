@@ -16,6 +16,8 @@ from snnconv.conversion.entrance import entered
 from snnconv.conversion.obstacles import require_convertible
 from snnconv.conversion.rules import Rule
 from snnconv.nn.graph.kinds import is_activation
+from snnconv.nn.models.over_time import MeanOverTime
+from snnconv.spiking.encoders.frames import Frames
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.neurons.base import Threshold
 from snnconv.spiking.operators.choice import Choice, auto
@@ -53,12 +55,13 @@ class Method:
 
     def __call__(self, ann: nn.Module, batches: Iterable, *, operators: Choice = auto, **settings: Any) -> SpikingModel:
         """The spiking network that `ann` becomes, with `operators` (conf/operators/) for layers that are no activations."""
+        original = ann
         if self.takes:
             ann, batches = entered(ann, batches, self.takes)
         snn = self.function(self.prepared(ann, operators), batches, **settings)
         snn.method = self.name
         snn.latency = replace(snn.latency, **departures(snn.network))  # type: ignore[arg-type]
-        return snn
+        return snn.encoded(Frames(keep_axis=True)) if isinstance(original, MeanOverTime) else snn
 
     def prepared(self, ann: nn.Module, operators: Choice = auto) -> nn.Module:
         """`ann` with `operators` in their places; ValueError where it cannot be converted."""

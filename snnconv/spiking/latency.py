@@ -16,6 +16,7 @@ class Latency:
     readout_from: int = 1  # first step that counts in the readout
     needs_training: str = "none"  # none | activation | weights
     float_operators: int = 0  # non-linear functions that are evaluated in floating point in every step (one a layer)
+    encoding: str = "direct"  # input of each step: direct | frames | poisson | phase | ttfs (encoders/)
     readout: str = "mean"  # what is read at t: mean of all steps | membrane | last (tasks.py)
     analog_currents: bool = False  # does a weight layer behind the first neuron receive values that are no spikes?
 
@@ -35,6 +36,7 @@ def latency_class(latency: Mapping[str, Any]) -> str:
         f"readout from {latency['readout_from']}": latency["readout_from"] > 1,
         "trained after conversion": latency["needs_training"] == "weights",
         f"{operators} float operators": operators > 0,
+        f"{latency.get('encoding')} input": latency.get("encoding", "direct") != "direct",
         f"readout {latency.get('readout')}": latency.get("readout", "mean") != "mean",
         "analog currents": latency.get("analog_currents", False),
     }

@@ -3,7 +3,7 @@
 import copy
 import functools
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from snnconv.nn.graph.folding import fold_amplitudes
 from snnconv.nn.graph.split import split
 from snnconv.runtime.compilation import compiled
+from snnconv.spiking.encoders.base import InputEncoder
+from snnconv.spiking.encoders.direct import Direct
+from snnconv.spiking.encoders.frames import Frames
 from snnconv.spiking.event_driven import library, refresh, walk_spikes
 from snnconv.spiking.latency import Latency, latency_class
 from snnconv.spiking.network import OverTime
@@ -43,6 +46,7 @@ class SpikingModel(nn.Module):
     method     name of the conversion method.
     facts      properties of the conversion that its settings do not tell; they are added to the settings in `result.json`.
     spent      seconds of earlier training that the model starts from; they count as conversion time.
+    encoder    the input of every step (`encoded`); by default the image itself.
     task       what the outputs are judged by (`for_task`); by default classes.
     exact      with precision "bf16", the same model in float32; else None.
 
@@ -70,6 +74,7 @@ class SpikingModel(nn.Module):
         self.simulation, self.timesteps, self.for_timesteps = Simulation.of(simulation), timesteps, for_timesteps
         self.method, self.facts, self.spent = method, dict(facts or {}), spent
         self.task: Task = CLASSIFY
+        self.encoder: InputEncoder = Direct()
         self._prepared = 0  # T of the present network, if it depends on T
         self._batch = 0  # images in the largest batch so far, to which smaller ones are padded if compiled
         self._install(network)
@@ -90,7 +95,7 @@ class SpikingModel(nn.Module):
         """A model of `network`, whatever T is, with the other properties of this one; `simulation` replaces settings."""
         settings = replace(self.simulation, **simulation)
         options = {name: getattr(self, name) for name in ("timesteps", "method", "facts", "spent")}
-        return SpikingModel(network, self.latency, self.timing, simulation=settings, **options).for_task(self.task)
+        return SpikingModel(network, self.latency, self.timing, simulation=settings, **options).alike(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and files leave out what can be rebuilt."""
@@ -111,6 +116,35 @@ class SpikingModel(nn.Module):
             like = next((self.exact or self).network.parameters())
             self._install(self.for_timesteps(timesteps).to(like.device, like.dtype))
             self._prepared = timesteps
+
+    def alike(self, other: "SpikingModel") -> "SpikingModel":
+        """This model with the task and the encoder of `other`."""
+        self.encoder = other.encoder
+        return self.for_task(other.task)
+
+    def encoded(self, encoder: InputEncoder, calibration: Iterable[tuple[Tensor, Any]] = ()) -> "SpikingModel":
+        """This model, whose inputs `encoder` turns into those of every step; `calibration` shows their range.
+
+        ValueError for a method that cannot take inputs that change over time.  A network that reads frames (`MeanOverTime`) goes on
+        reading frames.
+        """
+        if isinstance(self.encoder, Frames):
+            if not isinstance(encoder, Direct | Frames):
+                raise ValueError(f"encoder={encoder.name}: the inputs are frames already; use encoder=direct")
+            return self
+        if not isinstance(encoder, Direct):
+            self._require_changing_inputs(f"encoder={encoder.name}")
+        self.encoder = encoder.fitted(calibration)
+        self.latency = replace(self.latency, encoding=encoder.name)
+        if self.exact is not None:
+            self.exact.encoder = self.encoder
+        return self
+
+    def _require_changing_inputs(self, what: str) -> None:
+        """ValueError, which names `what`, unless the method takes inputs that change over time."""
+        if not self.timing.changing_inputs:
+            raise ValueError(f"{what}: method={self.method} counts on the same input in every step; choose a method without "
+                             "pre-simulation, such as qcfs or mse")  # fmt: skip
 
     def for_task(self, task: Task) -> "SpikingModel":
         """This model, whose outputs are read and judged as `task` says."""
@@ -138,12 +172,18 @@ class SpikingModel(nn.Module):
         wanted = wanted_timesteps(timesteps)
         return [wanted] if self.timing.anytime else [[t] for t in wanted]
 
-    def forward(self, images: Float[Tensor, "N *image"], timesteps: int | None = None) -> Float[Tensor, "T N *K"]:
+    def forward(
+        self, images: Float[Tensor, "N *image"], timesteps: int | None = None, *, over_time: bool = False
+    ) -> Float[Tensor, "T N *K"]:
         """Logits of each step, from the initial state; `timesteps` is by default the model's own.
+
+        With `over_time` images are [T, N, …], a batch for each step, and `timesteps` is by default the number of these.
 
         ValueError for images without a batch axis or with other channels than the first convolution takes.
         """
-        return torch.cat(list(self.run(images, self.own_timesteps() if timesteps is None else timesteps)))
+        if timesteps is None:
+            timesteps = len(images) if over_time else self.own_timesteps()
+        return torch.cat(list(self.run(images, timesteps, over_time=over_time)))
 
     def own_timesteps(self) -> int:
         """`timesteps`; ValueError if the model has no T of its own."""
@@ -153,7 +193,7 @@ class SpikingModel(nn.Module):
 
     @torch.no_grad()
     def run(
-        self, images: Float[Tensor, "N *image"], timesteps: int
+        self, images: Float[Tensor, "N *image"], timesteps: int, *, over_time: bool = False
     ) -> Generator[Float[Tensor, "t N *K"], Tensor | None, None]:
         """The same in consecutive chunks of t timesteps, as they are simulated.
 
@@ -162,25 +202,39 @@ class SpikingModel(nn.Module):
         if not isinstance(timesteps, Integral) or timesteps < 1:
             raise ValueError(f"timesteps={timesteps!r}: an integer of at least 1")
         self.prepare(timesteps)
+        encoder = self.encoder
+        if over_time:
+            if len(images) < timesteps:
+                raise ValueError(f"inputs over time {list(images.shape)}: {len(images)} steps, timesteps={timesteps}")
+            self._require_changing_inputs("over_time")
+            encoder = encoder if isinstance(encoder, Frames) else Frames()
+            images = images.movedim(0, 1)
+        changing = not isinstance(encoder, Direct)
         most, waits = self.at_once(timesteps, images.device), self.timing.lookahead is None
         if waits and len(images) > most:
-            yield torch.cat([self(part, timesteps) for part in images.split(most)], dim=1)
+            parts = (part.movedim(1, 0) if over_time else part for part in images.split(most))
+            yield torch.cat([self(part, timesteps, over_time=over_time) for part in parts], dim=1)
             return
         before, after = self._split()
-        _require_batch(images, before)
+        _require_batch(encoder.encode(images, 0, 1)[0] if changing else images, before)
         refresh(after)
         clocks = [module for module in self.network.modules() if isinstance(module, OverTime | OperatorOverTime)]
         layerwise = self.simulation.layerwise(images.device.type)
         functional.reset_net(self.network)
         functional.set_step_mode(self.network, "m" if layerwise or self.timing.lookahead != 1 else "s")
         ready = self._ready(images, most if waits else None)
-        constants, size = before(ready), len(ready)
+        constants, size = [ready] if changing else before(ready), len(ready)
         count, done = len(images), -self.timing.discard
         for steps in self.timing.chunks(timesteps, self.simulation.chunk if layerwise else 1):
             for clock in clocks:
                 clock.timesteps = steps
             shares = self.timing.shares(done + self.timing.discard, steps)
-            logits = after(*(_over_time(constant, steps, shares) for constant in constants))
+            if changing:
+                inputs = encoder.encode(constants[0], done, steps).flatten(0, 1)
+                currents: Iterable[Tensor] = before(self._laid_out(inputs))
+            else:
+                currents = (_over_time(constant, steps, shares) for constant in constants)
+            logits = after(*currents)
             first, done = max(-done, 0), done + steps
             counted = logits.unflatten(0, (steps, -1))[first : steps - max(done - timesteps, 0), :count]
             keep = (yield counted.to(images.dtype)) if len(counted) else None
@@ -219,7 +273,10 @@ class SpikingModel(nn.Module):
         wanted = min(self._batch, most or self._batch)
         if self.simulation.compiles and len(images) < wanted:
             images = torch.cat([images, images[-1:].expand(wanted - len(images), *images.shape[1:])])
-        images = images.to(next(self.network.parameters()).dtype)
+        return self._laid_out(images.to(next(self.network.parameters()).dtype))
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        """Images in the memory layout of the weights."""
         last = self.simulation.channels_last and images.dim() == 4
         return images.contiguous(memory_format=torch.channels_last) if last else images
 

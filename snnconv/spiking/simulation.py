@@ -83,6 +83,11 @@ class Timing:
     discard: int = 0
     presented: int | None = None
 
+    @property
+    def changing_inputs(self) -> bool:
+        """Whether inputs may change over time: not where steps are discarded, or images shown in the first steps alone."""
+        return self.discard == 0 and self.presented is None
+
     def steps(self, timesteps: int) -> int:
         """Number of simulated steps that return `timesteps` of them."""
         return max(self.discard + timesteps, self.lookahead or 1)

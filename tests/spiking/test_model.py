@@ -349,7 +349,7 @@ def test_counting_keeps_nothing_for_a_step():
 def test_latency_is_written_as_plain_values():
     assert Latency(warmup=4, waits=True).as_dict() == {
         "warmup": 4, "waits": True, "spike_levels": 1, "signed": False, "readout_from": 1, "needs_training": "none",
-        "float_operators": 0, "readout": "mean", "analog_currents": False,
+        "float_operators": 0, "encoding": "direct", "readout": "mean", "analog_currents": False,
     }  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Encoders: the input of a spiking network at every step."""

@@ -1,0 +1,62 @@
+"""Base class of the encoders."""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class InputEncoder:
+    """Turns a batch of inputs [N, C, …] into the input of every step.
+
+    An encoder of spikes sends, for a value between `low` and `high` of its channel, r = (value − low) / (high − low) as spikes
+    whose mean over time is r, and the step's input is low + (high − low) · spike, so normalization stays part of the first
+    layer.  Values outside are clipped.  `low` and `high` are numbers or, by default, the extremes of each channel of the calibration inputs.
+
+    period  steps after which the code repeats; the mean of whole periods is (nearly) the input.
+    """
+
+    name = "direct"
+    period = 1
+
+    def __init__(self, low: float | None = None, high: float | None = None) -> None:
+        self.low: Any = low
+        self.high: Any = high
+        if low is not None and high is not None and not high > low:
+            raise ValueError(f"encoder: low={low}, high={high}: high has to be larger")
+
+    def fitted(self, batches: Iterable[tuple[Tensor, Any]]) -> "InputEncoder":
+        """This encoder with the range of every channel of `batches`, unless it was given; ValueError if there are none."""
+        if self.low is not None and self.high is not None:
+            return self
+        lows, highs = [], []
+        for inputs, _ in batches:
+            flat = inputs.transpose(0, 1).flatten(1)
+            lows.append(flat.amin(1))
+            highs.append(flat.amax(1))
+        if not lows:
+            raise ValueError(
+                f"encoder={self.name}: its range is that of calibration inputs, of which there are none; give low, high"
+            )
+        self.low = torch.stack(lows).amin(0) if self.low is None else self.low
+        self.high = torch.stack(highs).amax(0) if self.high is None else self.high
+        return self
+
+    def encode(self, inputs: Float[Tensor, "N *_"], first: int, steps: int) -> Float[Tensor, "t N *_"]:
+        """The inputs of the `steps` steps from number `first` (0, 1, …) on."""
+        low, high = (self._by_channel(value, inputs) for value in (self.low, self.high))
+        width = (high - low).clamp_min(torch.finfo(inputs.dtype).tiny)
+        fraction = ((inputs - low) / width).clamp(0, 1)
+        return torch.stack([low + (high - low) * self.spikes(fraction, t) for t in range(first, first + steps)])
+
+    @abstractmethod
+    def spikes(self, fraction: Float[Tensor, "N *_"], t: int) -> Float[Tensor, "N *_"]:
+        """The spikes of step number t, weighted, for inputs in 0…1."""
+
+    @staticmethod
+    def _by_channel(value: Any, like: Tensor) -> Tensor:
+        numbers = torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(-1)
+        return numbers.view(-1, *[1] * (like.dim() - 2))

@@ -1,0 +1,32 @@
+"""Inputs that change over time: frame t of [N, frames, C, …] at step t."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from snnconv.spiking.encoders.base import InputEncoder
+
+
+class Frames(InputEncoder):
+    """Frame t at step t, and from the first one again after the last.
+
+    keep_axis  each step's input is [N, 1, C, …], for networks that average over the frames themselves (`MeanOverTime`).
+    """
+
+    name = "frames"
+
+    def __init__(self, keep_axis: bool = False) -> None:
+        super().__init__()
+        self.keep_axis = keep_axis
+
+    def fitted(self, batches: Iterable[tuple[Tensor, Any]]) -> InputEncoder:
+        """Needs no range."""
+        return self
+
+    def encode(self, inputs: Float[Tensor, "N frames *_"], first: int, steps: int) -> Float[Tensor, "t N *_"]:
+        """The frames of these steps."""
+        numbers = [t % inputs.shape[1] for t in range(first, first + steps)]
+        frames = inputs[:, numbers].movedim(1, 0)
+        return frames.unsqueeze(2) if self.keep_axis else frames

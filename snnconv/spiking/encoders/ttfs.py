@@ -1,0 +1,26 @@
+"""Time to first spike: one spike in a window, the earlier and the heavier the larger r."""
+
+from torch import Tensor
+
+from snnconv.spiking.encoders.base import InputEncoder
+
+
+class TimeToFirstSpike(InputEncoder):
+    """One spike in every `window` steps, at step (1 − r)·(window − 1), of a weight that falls linearly to 0 over the window.
+
+    The mean of a window is r, rounded to window − 1 levels; r = 0 sends nothing.
+    """
+
+    name = "ttfs"
+
+    def __init__(self, window: int = 8, low: float | None = None, high: float | None = None) -> None:
+        super().__init__(low, high)
+        if type(window) is not int or window < 2:
+            raise ValueError(f"encoder.window={window!r}: an integer of at least 2 steps")
+        self.window = self.period = window
+
+    def spikes(self, fraction: Tensor, t: int) -> Tensor:
+        """The weighted spike."""
+        step, last = t % self.window, self.window - 1
+        fires = ((1 - fraction) * last).round() == step
+        return fires.to(fraction.dtype) * (self.window * (1 - step / last))
