@@ -22,7 +22,8 @@ def main(run: Run) -> None:
     cfg = run.cfg
     ann = run.load_ann() if cfg.run else instantiate(cfg.model)
     noise = torch.randn(4, *cfg.data.input_shape)
+    classes = cfg.data.num_classes if cfg.task._target_.endswith(".Classify") else None
     result = check(ann, instantiate(cfg.method), [(noise, torch.zeros(4).long())], calibrates=not cfg.run,
-                   calibration=cfg.data.get("calibration"), classes=cfg.data.num_classes)  # fmt: skip
+                   calibration=cfg.data.get("calibration"), classes=classes, encoder=instantiate(cfg.encoder))  # fmt: skip
     replace(result, method=cfg.names.method).show(rich.get_console())
     raise SystemExit(bool(result.obstacles))

@@ -26,6 +26,7 @@ def main(run: Run) -> None:
 
     with run.timed("convert"):
         snn = weights.convert(convert, ann, data.calibration).for_task(task)
+        snn = snn.encoded(instantiate(cfg.encoder), data.calibration)
     curve = accuracy_over_time(snn, data.test, cfg.timesteps)
 
     early = early_exit(snn, data.valid, data.test, max(curve.correct))

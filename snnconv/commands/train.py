@@ -23,18 +23,22 @@ def main(run: Run) -> None:
     ann = instantiate(cfg.model)  # a network with quantized activations
     calibrate = instantiate(cfg.calibration)  # finds the thresholds that given weights lack
     convert = instantiate(cfg.method)  # one of snnconv/conversion/methods/*.py
+    encoder = instantiate(cfg.encoder)  # input of every step
     weights = instantiate(cfg.weights)  # how many bits they have
     settings = instantiate(cfg.fit, compile=cfg.compile, precision=cfg.precision)
     explain = instantiate(cfg.explain)  # why the accuracy is what it is, and what it costs
 
     calibrate(ann, data.calibration)
     # what cannot be converted is told now, not after hours
-    check(ann, convert, data.calibration, classes=cfg.data.num_classes if task.name == "classify" else None).require()
+    classes = cfg.data.num_classes if task.name == "classify" else None
+    check(ann, convert, data.calibration, classes=classes, encoder=encoder).require()
     task.try_out(ann, data.calibration)
     fit(ann, data.train, data.selecting(settings.select), settings, run, weights, task)  # 1. train
     ann = weights(ann)
     with run.timed("convert"):
-        snn = weights.convert(convert, ann, data.calibration).for_task(task)  # 2. convert
+        snn = (
+            weights.convert(convert, ann, data.calibration).for_task(task).encoded(encoder, data.calibration)
+        )  # 2. convert
     curve = accuracy_over_time(snn, data.test, cfg.timesteps)  # 3. evaluate
 
     early = early_exit(snn, data.valid, data.test, max(curve.correct))

@@ -23,6 +23,7 @@ from snnconv.nn.functional import SMALLEST_THRESHOLD
 from snnconv.nn.graph.folding import foldable
 from snnconv.nn.graph.kinds import NORMS, is_activation
 from snnconv.nn.graph.trace import path_of
+from snnconv.spiking.encoders.base import InputEncoder
 from snnconv.spiking.operators.base import Encoder, Site
 from snnconv.spiking.operators.placement import place_operators
 
@@ -97,6 +98,7 @@ def check(
     calibrates: bool = False,
     calibration: int | None = None,
     classes: int | None = None,
+    encoder: InputEncoder | None = None,
 ) -> Check:
     """Check of `ann` for the method `convert`, tried on a few images of `batches`.
 
@@ -145,6 +147,8 @@ def check(
             count = getattr(batches, "count", None)
             snn = rehearse(convert, ann, few, calibration or (count if isinstance(count, int) else None))
             neurons = snn.neurons() if snn is not None else {}
+            if snn is not None and encoder is not None:
+                snn.encoded(encoder, few)
         except ValueError as error:
             found.append(Obstacle(str(error)))
 

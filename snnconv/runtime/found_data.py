@@ -48,3 +48,20 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_shown, value[:8]))}{f', … ({len(value)})' if len(value) > 8 else ''}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+MEAN_OVER_TIME = "snnconv.nn.models.over_time.mean_over_time"
+
+
+def read_frames(cfg: DictConfig) -> None:
+    """Where the data are frames, put the model behind their mean over time; it then has the shape of one frame.
+
+    `cfg` holds no interpolations any more.
+    """
+    if not cfg.data.get("frames") or cfg.model["_target_"] == MEAN_OVER_TIME:
+        return
+    model, shape = cfg.model, cfg.data.input_shape
+    with open_dict(cfg):
+        if "input_shape" in model:
+            model.input_shape = shape[1:]
+        cfg.model = {"_target_": MEAN_OVER_TIME, "model": model, "input_shape": shape}

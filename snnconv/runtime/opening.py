@@ -60,6 +60,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
             cfg.device = str(device)
             found_data.complete(cfg, folder)
             cfg = stored_config.resolve(cfg)
+            found_data.read_frames(cfg)
             seed.seed_everything(cfg.seed)
             log.info("%s", header(hydra.job.name, cfg, folder))
             run = Run(folder, cfg, Patient(instantiate(cfg.track)) if distributed.is_main() else Tracker())

@@ -86,6 +86,7 @@ class Run:
         """Replace `ann.safetensors` and `ann.json`."""
         if distributed.is_main():
             model: Any = OmegaConf.to_container(self.cfg.model, resolve=True)
+            model.get("model", {}).pop("weights", None)
             model.pop("weights", None)  # the network is rebuilt from its own, wherever these have gone
             data = {"input_shape": list(self.cfg.data.input_shape), "classes": self.cfg.data.num_classes}
             checkpoint.save_ann(self.folder, ann, model, {**data, "recipe": recipe(self.cfg), **facts})

@@ -47,10 +47,12 @@ REEVALUABLE = (
     "neuron",
     "data.calibration",
     "task.readout",
+    "encoder",
 )
 
 
 USED = {  # by which commands; elsewhere a choice would do nothing
+    "encoder": ("train", "check", "evaluate"),
     "weights": ("train", "check", "evaluate", "compress", "integerize", "export"),
     "integer": ("integerize", "export"),
     "baseline": ("baseline",),
@@ -61,6 +63,7 @@ USED = {  # by which commands; elsewhere a choice would do nothing
 
 ANEW = (
     "threads",
+    "encoder",
     "method",
     "operators",
     "neuron",
@@ -72,6 +75,7 @@ ANEW = (
 
 
 LATER = (
+    "encoder",
     "task",
     "metric",
     "costs",

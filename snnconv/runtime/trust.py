@@ -21,6 +21,7 @@ ROOMS = tuple(
         "data",
         "spiking.neurons",
         "spiking.operators",
+        "spiking.encoders",
         "spiking.tasks",
         "spiking.metrics",
         "conversion.methods",

@@ -143,7 +143,8 @@ class SpikingModel(nn.Module):
     def _require_changing_inputs(self, what: str) -> None:
         """ValueError, which names `what`, unless the method takes inputs that change over time."""
         if not self.timing.changing_inputs:
-            raise ValueError(f"{what}: method={self.method} counts on the same input in every step; choose a method without "
+            name = self.method or "this method"
+            raise ValueError(f"{what}: {name} counts on the same input in every step; choose a method without "
                              "pre-simulation, such as qcfs or mse")  # fmt: skip
 
     def for_task(self, task: Task) -> "SpikingModel":
@@ -173,7 +174,7 @@ class SpikingModel(nn.Module):
         return [wanted] if self.timing.anytime else [[t] for t in wanted]
 
     def forward(
-        self, images: Float[Tensor, "N *image"], timesteps: int | None = None, *, over_time: bool = False
+        self, images: Float[Tensor, "*inputs"], timesteps: int | None = None, *, over_time: bool = False
     ) -> Float[Tensor, "T N *K"]:
         """Logits of each step, from the initial state; `timesteps` is by default the model's own.
 
@@ -193,7 +194,7 @@ class SpikingModel(nn.Module):
 
     @torch.no_grad()
     def run(
-        self, images: Float[Tensor, "N *image"], timesteps: int, *, over_time: bool = False
+        self, images: Float[Tensor, "*inputs"], timesteps: int, *, over_time: bool = False
     ) -> Generator[Float[Tensor, "t N *K"], Tensor | None, None]:
         """The same in consecutive chunks of t timesteps, as they are simulated.
 

@@ -1,6 +1,6 @@
-"""Base class of the encoders."""
+"""Base classes of the encoders."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,18 +9,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-class InputEncoder:
-    """Turns a batch of inputs [N, C, …] into the input of every step.
-
-    An encoder of spikes sends, for a value between `low` and `high` of its channel, r = (value − low) / (high − low) as spikes
-    whose mean over time is r, and the step's input is low + (high − low) · spike, so normalization stays part of the first
-    layer.  Values outside are clipped.  `low` and `high` are numbers or, by default, the extremes of each channel of the calibration inputs.
-
-    period  steps after which the code repeats; the mean of whole periods is (nearly) the input.
-    """
+class InputEncoder(ABC):
+    """Turns a batch of inputs [N, C, …] into the input of every step."""
 
     name = "direct"
-    period = 1
+
+    def fitted(self, batches: Iterable[tuple[Tensor, Any]]) -> "InputEncoder":
+        """This encoder, adapted to calibration inputs if it needs them."""
+        return self
+
+    @abstractmethod
+    def encode(self, inputs: Float[Tensor, "N *_"], first: int, steps: int) -> Float[Tensor, "t *_"]:
+        """The inputs of the `steps` steps from number `first` (0, 1, …) on, [t, N, C, …]."""
+
+
+class SpikeCode(InputEncoder):
+    """Sends inputs as spikes.
+
+    For a value between `low` and `high` of its channel, r = (value − low) / (high − low) becomes spikes whose mean over time is r,
+    and the input of a step is low + (high − low) · spike, so normalization stays part of the first layer.  Values outside are
+    clipped.  `low` and `high` are numbers or, by default, the extremes of each channel of the calibration inputs.
+    """
 
     def __init__(self, low: float | None = None, high: float | None = None) -> None:
         self.low: Any = low
@@ -28,7 +37,7 @@ class InputEncoder:
         if low is not None and high is not None and not high > low:
             raise ValueError(f"encoder: low={low}, high={high}: high has to be larger")
 
-    def fitted(self, batches: Iterable[tuple[Tensor, Any]]) -> "InputEncoder":
+    def fitted(self, batches: Iterable[tuple[Tensor, Any]]) -> InputEncoder:
         """This encoder with the range of every channel of `batches`, unless it was given; ValueError if there are none."""
         if self.low is not None and self.high is not None:
             return self
@@ -39,14 +48,14 @@ class InputEncoder:
             highs.append(flat.amax(1))
         if not lows:
             raise ValueError(
-                f"encoder={self.name}: its range is that of calibration inputs, of which there are none; give low, high"
+                f"encoder={self.name}: its range is that of calibration inputs, of which there are none; give them"
             )
         self.low = torch.stack(lows).amin(0) if self.low is None else self.low
         self.high = torch.stack(highs).amax(0) if self.high is None else self.high
         return self
 
-    def encode(self, inputs: Float[Tensor, "N *_"], first: int, steps: int) -> Float[Tensor, "t N *_"]:
-        """The inputs of the `steps` steps from number `first` (0, 1, …) on."""
+    def encode(self, inputs: Float[Tensor, "N *_"], first: int, steps: int) -> Float[Tensor, "t *_"]:
+        """The inputs of these steps."""
         low, high = (self._by_channel(value, inputs) for value in (self.low, self.high))
         width = (high - low).clamp_min(torch.finfo(inputs.dtype).tiny)
         fraction = ((inputs - low) / width).clamp(0, 1)

@@ -1,8 +1,5 @@
 """Direct input: the values themselves at every step, a constant current."""
 
-from collections.abc import Iterable
-from typing import Any
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,10 +9,6 @@ from snnconv.spiking.encoders.base import InputEncoder
 class Direct(InputEncoder):
     """The inputs at every step; what lies before the first neuron is then computed once for all steps."""
 
-    def fitted(self, batches: Iterable[tuple[Tensor, Any]]) -> InputEncoder:
-        """Needs no range."""
-        return self
-
-    def encode(self, inputs: Float[Tensor, "N *_"], first: int, steps: int) -> Float[Tensor, "t N *_"]:
+    def encode(self, inputs: Float[Tensor, "N *_"], first: int, steps: int) -> Float[Tensor, "t *_"]:
         """The same at every step."""
         return inputs.expand(steps, *inputs.shape)

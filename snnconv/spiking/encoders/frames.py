@@ -1,8 +1,5 @@
 """Inputs that change over time: frame t of [N, frames, C, …] at step t."""
 
-from collections.abc import Iterable
-from typing import Any
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,14 +15,9 @@ class Frames(InputEncoder):
     name = "frames"
 
     def __init__(self, keep_axis: bool = False) -> None:
-        super().__init__()
         self.keep_axis = keep_axis
 
-    def fitted(self, batches: Iterable[tuple[Tensor, Any]]) -> InputEncoder:
-        """Needs no range."""
-        return self
-
-    def encode(self, inputs: Float[Tensor, "N frames *_"], first: int, steps: int) -> Float[Tensor, "t N *_"]:
+    def encode(self, inputs: Float[Tensor, "N frames *_"], first: int, steps: int) -> Float[Tensor, "t *_"]:
         """The frames of these steps."""
         numbers = [t % inputs.shape[1] for t in range(first, first + steps)]
         frames = inputs[:, numbers].movedim(1, 0)

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from snnconv.spiking.encoders.base import InputEncoder
+from snnconv.spiking.encoders.base import SpikeCode
 
 
-class Phase(InputEncoder):
+class Phase(SpikeCode):
     """In phase p of `bits`, bit p of r as a spike of weight bits · 2^−(p+1): the mean of a period is r, rounded to its bits."""
 
     name = "phase"
@@ -14,7 +14,7 @@ class Phase(InputEncoder):
         super().__init__(low, high)
         if type(bits) is not int or not 1 <= bits <= 16:
             raise ValueError(f"encoder.bits={bits!r}: an integer from 1 to 16")
-        self.bits = self.period = bits
+        self.bits = bits
 
     def spikes(self, fraction: Tensor, t: int) -> Tensor:
         """The weighted bit."""

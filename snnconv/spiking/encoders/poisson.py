@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from snnconv.runtime.seed import derive
-from snnconv.spiking.encoders.base import InputEncoder
+from snnconv.spiking.encoders.base import SpikeCode
 
 
-class Poisson(InputEncoder):
+class Poisson(SpikeCode):
     """Spikes with probability r, independent of each other.  The draws of a step depend on `seed`, step and shape alone."""
 
     name = "poisson"

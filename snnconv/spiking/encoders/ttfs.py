@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from snnconv.spiking.encoders.base import InputEncoder
+from snnconv.spiking.encoders.base import SpikeCode
 
 
-class TimeToFirstSpike(InputEncoder):
+class TimeToFirstSpike(SpikeCode):
     """One spike in every `window` steps, at step (1 − r)·(window − 1), of a weight that falls linearly to 0 over the window.
 
     The mean of a window is r, rounded to window − 1 levels; r = 0 sends nothing.
@@ -17,7 +17,7 @@ class TimeToFirstSpike(InputEncoder):
         super().__init__(low, high)
         if type(window) is not int or window < 2:
             raise ValueError(f"encoder.window={window!r}: an integer of at least 2 steps")
-        self.window = self.period = window
+        self.window = window
 
     def spikes(self, fraction: Tensor, t: int) -> Tensor:
         """The weighted spike."""

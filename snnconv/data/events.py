@@ -1,0 +1,169 @@
+"""Events of cameras as frames [T, C, H, W]: N-MNIST, DVS128 Gesture, CIFAR10-DVS, and files in the same layout."""
+
+import contextlib
+import importlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from snnconv.data.facts import finds
+from snnconv.data.splits import Pair, Splits, cut_own, divided
+
+SETS = {
+    "nmnist": "n_mnist.NMNIST",
+    "dvs_gesture": "dvs128_gesture.DVS128Gesture",
+    "cifar10_dvs": "cifar10_dvs.CIFAR10DVS",
+}
+REMEDY = "data.root holds train/ and test/ with a folder of .npz files for each class (frames, or events t, x, y, p)"
+
+
+def find(**settings: Any) -> dict[str, Any]:
+    """Classes, shape, and the deviation of the training frames; the mean is left at 0, so that no event stays no input."""
+    names = ("root", "set", "frames", "pool", "test", "size")
+    train, _, classes = read(**{name: settings[name] for name in names})
+    values = train[0].float()
+    std = values.square().mean().sqrt().item() / (255 if train[0].dtype == torch.uint8 else 1)
+    return {"num_classes": len(classes), "class_names": classes, "input_shape": list(train[0].shape[1:]), "mean": [0.0],
+            "std": [float(f"{std:.6g}")]}  # fmt: skip
+
+
+@finds(find)
+def events(
+    root: str,
+    *,
+    set: str,
+    frames: int,
+    pool: int = 1,
+    test: float = 0.1,
+    size: Any = None,
+    class_names: Any = None,
+    **options: Any,
+) -> Splits:
+    """Recordings as `Splits`: inputs [`frames`, 2, H, W] hold the number of events of each pixel and polarity.
+
+    set     "nmnist", "dvs_gesture" or "cifar10_dvs", read by SpikingJelly from the published files in `root`; or "folder": `root`
+            has train/ and test/ with a folder for each class, which holds .npz files of "frames" [T, C, H, W], or of events
+            "t", "x", "y", "p", which are divided into `frames` parts of equally many.
+    pool    events of `pool`×`pool` pixels are added up.
+    size    height and width of events in files; by default that of the array "size" in a file, or what its events need.
+    test    share or number of the recordings, for sets without a test part.
+    """
+    train, tested, classes = read(root, set, frames, pool, test, size)
+    if class_names is not None and list(class_names) != classes:
+        raise ValueError(
+            f"{root}: has the classes {', '.join(classes)}; this run was made with {', '.join(class_names)}"
+        )
+    return cut_own(set, train, tested, **options)
+
+
+def read(root: str, set: str, frames: int, pool: int, test: float, size: Any = None) -> tuple[Pair, Pair, list[str]]:
+    """Training and test recordings, and the names of the classes."""
+    if type(frames) is not int or frames < 1 or type(pool) is not int or pool < 1:
+        raise ValueError(f"data.frames={frames}, data.pool={pool}: integers of at least 1")
+    if set == "folder":
+        classes = _classes(Path(root) / "train")
+        parts = [_folder(Path(root) / part, classes, frames, pool, size) for part in ("train", "test")]
+        return parts[0], parts[1], classes
+    if set not in SETS:
+        raise ValueError(f"data.set={set!r}: {', '.join(SETS)} or folder")
+    module, _, name = SETS[set].partition(".")
+    try:
+        kind = getattr(importlib.import_module(f"spikingjelly.datasets.{module}"), name)
+    except (ImportError, RuntimeError, OSError) as error:
+        raise ValueError(f"data.set={set}: SpikingJelly's data sets import torchaudio, which fails here ({error}); install "
+                         "one that fits torch, or data.set=folder data.root=…/events_np data.size=[H,W]") from error  # fmt: skip
+    if not any((Path(root) / part).is_dir() for part in ("events_np", "download", "extract")):
+        files = ", ".join(file for file, *_ in kind.resource_url_md5())
+        raise FileNotFoundError(f"{root}: no events_np/ and no download/; put {files} into {Path(root) / 'download'} (its license "
+                                "has to be accepted where it is published), or point data.root=… there")  # fmt: skip
+    settings = {"data_type": "frame", "frames_number": frames, "split_by": "number"}
+    with contextlib.redirect_stdout(io.StringIO()):
+        if set == "cifar10_dvs":
+            whole = kind(root, **settings)
+            return *divided(set, _all(whole, pool), test), list(whole.classes)
+        train, tested = (kind(root, train=part, **settings) for part in (True, False))
+    return _all(train, pool), _all(tested, pool), list(train.classes)
+
+
+def _all(recordings: Any, pool: int) -> Pair:
+    """Every recording of a data set of SpikingJelly."""
+    pairs = [(pooled(torch.as_tensor(np.asarray(frames)), pool), int(label)) for frames, label in recordings]
+    return _compact(torch.stack([frames for frames, _ in pairs])), torch.tensor([label for _, label in pairs])
+
+
+def _folder(folder: Path, classes: list[str], frames: int, pool: int, size: Any) -> Pair:
+    """Every recording below a folder; ValueError naming a file that holds something else."""
+    recordings, labels = [], []
+    if unknown := [name for name in _classes(folder) if name not in classes]:
+        raise ValueError(f"{folder}: classes that are no training classes: {', '.join(unknown)}")
+    for label, name in enumerate(classes):
+        for path in sorted((folder / name).glob("*.npz")):
+            recordings.append(pooled(_recording(path, frames, size), pool))
+            labels.append(label)
+            if recordings[-1].shape != recordings[0].shape:
+                raise ValueError(f"{path}: frames {list(recordings[-1].shape)}, of others {list(recordings[0].shape)}; cut all "
+                                 "alike (events: data.size=[H,W])")  # fmt: skip
+    if not recordings:
+        raise FileNotFoundError(f"{folder}: no .npz files in it; {REMEDY}")
+    return _compact(torch.stack(recordings)), torch.tensor(labels)
+
+
+def _classes(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; {REMEDY}")
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def _recording(path: Path, frames: int, size: Any) -> Tensor:
+    """The frames of a file."""
+    try:
+        with np.load(path) as file:
+            content = {key: file[key] for key in file.files}
+    except Exception as error:  # a damaged archive can raise almost anything
+        raise ValueError(f"{path}: damaged, or no .npz file ({error})") from error
+    if "frames" in content:
+        recorded = torch.from_numpy(content["frames"].astype(np.float32))
+        if recorded.dim() != 4 or len(recorded) != frames:
+            raise ValueError(
+                f"{path}: frames {list(recorded.shape)}; expected [{frames}, C, H, W] (data.frames={frames})"
+            )
+        return recorded
+    if not {"t", "x", "y", "p"} <= {*content}:
+        raise ValueError(f"{path}: holds {', '.join(content)}; expected frames, or t, x, y, p")
+    if len(content["t"]) < frames:
+        raise ValueError(f"{path}: {len(content['t'])} events for data.frames={frames}; at least one for each frame")
+    try:
+        return integrated(content, frames, *(size or content.get("size", ())))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def integrated(events: Mapping[str, np.ndarray], frames: int, height: int = 0, width: int = 0) -> Tensor:
+    """Numbers of events [frames, 2, H, W] in `frames` parts of equally many events (the last takes the rest)."""
+    x, y, p = (events[name].astype(np.int64) for name in ("x", "y", "p"))
+    height, width = int(height or y.max() + 1), int(width or x.max() + 1)
+    if min(x.min(), y.min(), p.min()) < 0 or x.max() >= width or y.max() >= height or p.max() > 1:
+        raise ValueError(
+            f"x up to {x.max()}, y up to {y.max()}, p up to {p.max()}; expected below {width}, {height} and 2 (data.size)"
+        )
+    part = np.minimum(np.arange(len(x)) // (len(x) // frames), frames - 1)
+    places = ((part * 2 + p) * height + y) * width + x
+    counts = np.bincount(places, minlength=frames * 2 * height * width)
+    return torch.from_numpy(counts.reshape(frames, 2, height, width)).float()
+
+
+def pooled(frames: Tensor, pool: int) -> Tensor:
+    """Sums of `pool`×`pool` pixels, in float32."""
+    return frames.float() if pool == 1 else F.avg_pool2d(frames.float(), pool) * pool**2
+
+
+def _compact(frames: Tensor) -> Tensor:
+    """As uint8 where that holds all counts."""
+    whole = bool((frames == frames.round()).all()) and frames.min() >= 0 and frames.max() <= 255
+    return frames.to(torch.uint8) if whole else frames
