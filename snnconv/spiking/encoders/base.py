@@ -1,5 +1,6 @@
 """Base classes of the encoders."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
@@ -38,7 +39,7 @@ class SpikeCode(InputEncoder):
             raise ValueError(f"encoder: low={low}, high={high}: high has to be larger")
 
     def fitted(self, batches: Iterable[tuple[Tensor, Any]]) -> InputEncoder:
-        """This encoder with the range of every channel of `batches`, unless it was given; ValueError if there are none."""
+        """A copy with the range of every channel of `batches`, unless it was given; ValueError if there are none."""
         if self.low is not None and self.high is not None:
             return self
         lows, highs = [], []
@@ -50,9 +51,10 @@ class SpikeCode(InputEncoder):
             raise ValueError(
                 f"encoder={self.name}: its range is that of calibration inputs, of which there are none; give them"
             )
-        self.low = torch.stack(lows).amin(0) if self.low is None else self.low
-        self.high = torch.stack(highs).amax(0) if self.high is None else self.high
-        return self
+        fitted = copy.copy(self)
+        fitted.low = torch.stack(lows).amin(0) if self.low is None else self.low
+        fitted.high = torch.stack(highs).amax(0) if self.high is None else self.high
+        return fitted
 
     def encode(self, inputs: Float[Tensor, "N *_"], first: int, steps: int) -> Float[Tensor, "t *_"]:
         """The inputs of these steps."""
