@@ -69,7 +69,10 @@ def load_ann(run: str | Path, *, trust: Sequence[str] = (), path: str | None = N
     if path is not None:
         model = user_files.replaced(model, path)
     require_trusted(model, (*trust, *granted()), NETWORK)
-    ann = instantiate(model)
+    try:
+        ann = instantiate(model)
+    except TypeError as error:  # from Hydra, about its own keys
+        raise ValueError(f"{run}: damaged, ann.json describes no network that can be built ({error})") from error
     load_weights(ann, Path(run) / "ann.safetensors")
     return ann.eval()
 

@@ -111,9 +111,9 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     source = Path(cfg.resume or cfg.run) / ".hydra"
-    stored = _stored(source / "config.yaml", [key for key in cfg if key not in LATER])
+    stored = read_stored(source / "config.yaml", [key for key in cfg if key not in LATER])
     stored = OmegaConf.create(user_files.located(OmegaConf.to_container(stored), source.parent))
-    names = _stored(source / "hydra.yaml", ["hydra"]).hydra.runtime.choices
+    names = read_stored(source / "hydra.yaml", ["hydra"]).hydra.runtime.choices
     allowed = RESUMABLE if cfg.resume else REEVALUABLE
     if cfg.resume and OmegaConf.select(stored, "compress.stages"):
         raise ValueError(f"resume={cfg.resume}: a stage of compress; begin it again, with run=… the stage before it")
@@ -184,7 +184,7 @@ def _settle_weights(weights: Any, before: Any) -> None:
         weights.train = False
 
 
-def _stored(path: Path, expected: Iterable) -> Any:
+def read_stored(path: Path, expected: Iterable) -> Any:
     """The content of a stored yaml file; ValueError naming it if it is damaged or lacks one of the `expected` keys."""
     try:
         stored: Any = OmegaConf.load(path)

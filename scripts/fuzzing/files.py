@@ -1,0 +1,132 @@
+"""Damaged run folders: bytes flipped, files cut, keys swapped, other types.  Reading them fails in words and starts nothing."""
+
+import json
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
+
+from snnconv.runtime import stored_config, weight_files
+from snnconv.runtime.checkpoint import load_ann, load_state
+
+FILES = ("ann.json", "ann.safetensors", "last.ckpt", "metrics.jsonl", ".hydra/config.yaml", ".hydra/hydra.yaml")
+MENDABLE = (ValueError, OSError, InstantiationException)  # told in one line by every command
+STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect")
+VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    1e400,
+    "",
+    "a.b",
+    [],
+    [1],
+    {},
+    {"_target_": "os.system"},
+    "${oc.env:HOME}",
+    "../../x",
+)
+started: list[str] = []
+
+
+def _audit(event: str, arguments: Any) -> None:
+    if event in STARTS:
+        started.append(event)
+
+
+def _flipped(content: bytes, source: random.Random) -> bytes:
+    flipped = bytearray(content)
+    for _ in range(source.randint(1, 8)):
+        flipped[source.randrange(len(flipped))] = source.randrange(256)
+    return bytes(flipped)
+
+
+def _cut(content: bytes, source: random.Random) -> bytes:
+    return content[: source.randrange(len(content))]
+
+
+def _doubled(content: bytes, source: random.Random) -> bytes:
+    return content + content[source.randrange(len(content)) :]
+
+
+def _edited(content: bytes, source: random.Random) -> bytes:
+    """A JSON or YAML file with a value of another type, a key missing, or two keys swapped; bytes flipped in any other."""
+    try:
+        plain: Any = OmegaConf.to_container(OmegaConf.create(content.decode()))
+    except Exception:  # no such file
+        return _flipped(content, source)
+    holder = plain
+    while isinstance(holder, dict) and holder and source.random() < 0.7:
+        inner = [value for value in holder.values() if isinstance(value, dict) and value]
+        if not inner:
+            break
+        holder = source.choice(inner)
+    key, other = source.choice([*holder]), source.choice([*holder])
+    how = source.randrange(3)
+    if how == 0:
+        holder[key] = source.choice(VALUES)
+    elif how == 1:
+        del holder[key]
+    else:
+        holder[key], holder[other] = holder[other], holder[key]
+    return json.dumps(plain, default=str).encode()
+
+
+DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (_flipped, _cut, _doubled, _edited, _edited)
+
+
+def finding(seed: int, run: Path, scratch: Path) -> str | None:
+    """What is wrong with reading a copy of `run` damaged by `seed`, or None."""
+    source = random.Random(seed)
+    folder = scratch / f"damaged{seed}"
+    shutil.copytree(run, folder)
+    path = folder / source.choice([name for name in FILES if (folder / name).is_file()])
+    damage = source.choice(DAMAGES)
+    path.write_bytes(damage(path.read_bytes(), source))
+    try:
+        return next((text for read in READERS if (text := _failure(read, folder))), None)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _failure(read: Callable[[Path], Any], folder: Path) -> str | None:
+    started.clear()
+    try:
+        read(folder)
+    except MENDABLE as error:
+        return None if str(error).strip() else f"{read.__name__}: an error without words"
+    except Exception as error:  # anything else is a traceback for the user
+        return f"{read.__name__}: {type(error).__name__}: {error}"
+    return f"{read.__name__}: started {started}" if started else None
+
+
+def network(folder: Path) -> None:
+    """As evaluate reads it."""
+    load_ann(folder)
+
+
+def weights(folder: Path) -> None:
+    """As model.weights=… reads it."""
+    weight_files.read_weights(folder)
+
+
+def state(folder: Path) -> None:
+    """As resume reads it."""
+    if (folder / "last.ckpt").is_file():
+        load_state(folder / "last.ckpt")
+
+
+def configuration(folder: Path) -> None:
+    """As resume and evaluate read it."""
+    config = stored_config.read_stored(folder / ".hydra" / "config.yaml", ["model", "data", "fit"])
+    config.run, config.resume, config.trust = str(folder), None, []
+    stored_config.resolve(config)
+
+
+READERS = (network, weights, state, configuration)
+sys.addaudithook(_audit)
