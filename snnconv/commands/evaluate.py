@@ -21,6 +21,8 @@ def main(run: Run) -> None:
     ann = weights(run.load_ann())
     data = instantiate(cfg.data)
     task = instantiate(cfg.task).prepared(data.train.labels)
+    if "data" in cfg.method:  # it trains
+        task.require_classes(f"method={cfg.names.method}")
     convert = instantiate(cfg.method)
     explain = instantiate(cfg.explain)
 

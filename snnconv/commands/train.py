@@ -20,6 +20,8 @@ def main(run: Run) -> None:
     cfg = run.cfg
     data = instantiate(cfg.data)  # Splits: train, valid, calibration, test
     task = instantiate(cfg.task).prepared(data.train.labels)  # loss, score and metrics
+    if "data" in cfg.method:  # it trains
+        task.require_classes(f"method={cfg.names.method}")
     ann = instantiate(cfg.model)  # a network with quantized activations
     calibrate = instantiate(cfg.calibration)  # finds the thresholds that given weights lack
     convert = instantiate(cfg.method)  # one of snnconv/conversion/methods/*.py
