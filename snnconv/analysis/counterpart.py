@@ -11,6 +11,8 @@ from snnconv.nn.graph.capture import capture
 from snnconv.nn.graph.kinds import LINEAR_MODULES, is_activation
 from snnconv.nn.graph.relus import replace_relus
 from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.operators.base import Encoder
+from snnconv.spiking.operators.placement import place_operators
 
 
 def counterpart(model: nn.Module, snn: SpikingModel, batches: Iterable[tuple[Tensor, Any]]) -> nn.Module:
@@ -39,4 +41,7 @@ def _candidates(model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> Iter
         images = next((images for images, _ in batches), None)
     if images is not None:
         with suppress(ValueError):  # then it is another network
-            yield capture(model, images)
+            graph = capture(model, images)
+            yield graph
+            kinds = (nn.ReLU, Encoder, *{type(module) for module in graph.modules() if is_activation(module)})
+            yield place_operators(graph, kinds)

@@ -12,6 +12,7 @@ from snnconv.analysis.ideal_networks import Clipped, clipped, evenly, instead
 from snnconv.analysis.layer_errors import LayerErrors, Watch
 from snnconv.runtime import distributed
 from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.operators.base import Encoder
 from snnconv.spiking.operators.choice import none
 from snnconv.spiking.operators.placement import place_operators
 from snnconv.spiking.recording import recording
@@ -117,6 +118,9 @@ def decompose(
 
 def beside(ann: nn.Module, snn: SpikingModel) -> nn.Module:
     """`ann`, or a copy in which max pooling stands where it does in `snn`, before or behind the activation beside it."""
+    if signed := [path for path in snn.neurons() if isinstance(ann.get_submodule(path), Encoder)]:
+        raise ValueError(f"{signed[0]}: a signed neuron, which stands for no activation: errors are split for networks of ReLU or "
+                         "QCFS alone")  # fmt: skip
     kinds = tuple({type(ann.get_submodule(path)) for path in snn.neurons()})
     return place_operators(ann, kinds, none)
 

@@ -80,7 +80,7 @@ class _Walk(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """One operation."""
-        self.site = path_of(n)
+        self.site, self.axis = path_of(n), n.all_input_nodes[0].meta.get("batch_axis", 0) if n.all_input_nodes else 0
         self.inputs = [value for source in n.all_input_nodes if isinstance(value := self.env[source], Tensor)]
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         if (pool := average_pool(n, module)) is not None:
@@ -95,6 +95,7 @@ class _Walk(fx.Interpreter):
     def call_module(self, target: Any, args: tuple, kwargs: dict) -> Any:
         """A module, on its first argument."""
         module, x = self.fetch_attr(target), (*args, *kwargs.values())[0]
+        x = x.movedim(self.axis, 0)
         if len(x) != 3:
             raise ValueError(f"{target}: windows of each image are a batch here; their operations cannot be counted")
         if isinstance(module, OverTime):
@@ -102,9 +103,9 @@ class _Walk(fx.Interpreter):
         if isinstance(module, OperatorOverTime):
             return self._operator(target, module.operator, list(args))
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-            return self._weights(target, module, x)
+            return self._weights(target, module, x).movedim(0, self.axis)
         if isinstance(module, (*NORMS, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, One, Shift)):
-            return x
+            return x.movedim(0, self.axis)
         if isinstance(module, nn.Flatten | nn.ZeroPad2d) or _copies(getattr(module, "mode", "")):
             return super().call_module(target, args, kwargs)
         if isinstance(module, nn.Upsample):

@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 from networks import Net
+from snnconv.analysis.counterpart import counterpart
+from snnconv.analysis.errors import beside
+from snnconv.analysis.fan_out import fan_out
 from snnconv.conversion.methods import differential, expectation
 from snnconv.conversion.preview import check
 from snnconv.conversion.registry import convert, methods
@@ -16,6 +19,7 @@ from snnconv.nn.graph.sites import Attention
 from snnconv.spiking.neurons.multi_level import SignedDifferential, SignedMultiLevel
 from snnconv.spiking.operators.base import Encoder
 from snnconv.spiking.operators.placement import place_operators
+from snnconv.spiking.operators.signals import spike_driven
 from snnconv.spiking.tasks import running_mean
 
 
@@ -149,3 +153,18 @@ def test_signed_neurons_by_a_literal_loop(share):
             spike = level if v > 0 else -level
             assert out[t, 0, n].item() == spike
             v -= spike
+
+
+def test_energy_counts_what_signed_neurons_drive_and_errors_are_refused(images, batches):
+    """The head's weights are driven by spikes; products of two signals are floating point."""
+    network = NETWORKS["transformer"]().double().eval()
+    snn = differential.convert(network, batches, rule=largest)
+    layers = {target.path: target for target in fan_out(snn.network, (2, 4, 4))[0]}
+    assert layers["head"].varying == 0
+    assert layers["head"].macs == 12
+    assert layers["attention"].varying == layers["attention"].macs > 0
+    placed = counterpart(network, snn, batches)
+    assert {*snn.neurons()} <= {path for path, _ in placed.named_modules()}
+    with pytest.raises(ValueError, match="q_encoder: a signed neuron"):
+        beside(placed, snn)
+    assert 0.5 < spike_driven(snn.network, images) < 1

@@ -114,6 +114,7 @@ class _Placement:
             for node in (front, spikes, encoded):
                 if node is not source:
                     node.meta.update({key: users[0].meta[key] for key in ("nn_module_stack",) if key in users[0].meta})
+            encoded.meta["batch_axis"] = axis
             for user in users:
                 user.replace_input_with(source, encoded)
 
