@@ -19,7 +19,7 @@ def trainable(snn: SpikingModel, how: Settings) -> nn.Module:
     if others or not snn.timing.anytime or snn.timing.lookahead != 1 or snn.timing.discard:
         reason = others[0] if others else str(snn.latency)
         raise ValueError(f"method.base: only plain integrate-and-fire neurons that run step by step can be trained; here {reason}; "
-                         "use method@method.base=qcfs")  # fmt: skip
+                         "use method@method.base=qcfs, or convert(…, method='qcfs')")  # fmt: skip
     network = snn.network.requires_grad_()
     slope, frozen = surrogate_slope(how.surrogate), how.thresholds == "frozen"
     for path, module in list(network.named_modules()):

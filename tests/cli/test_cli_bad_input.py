@@ -42,10 +42,10 @@ pytestmark = pytest.mark.cli
         ("timesteps=0", "timesteps=0: an integer of at least 1"),
         (
             "model=vgg99",
-            "model=vgg99: no such option; did you mean vgg19 or vgg16 or vgg13; there are: custom, mlp, resnet18",
+            "model=vgg99: no such option; did you mean vgg19 or vgg16 or vgg13; there are: conv1d, custom, mlp, ",
         ),
         ("method=magic", "method=magic: no such option; there are: burst, cos, "),
-        ("data=mnist99", "data=mnist99: no such option; there are: cifar10, "),
+        ("data=mnist99", "data=mnist99: no such option; there are: arrays, cifar10, "),
         ("colour=blue", "colour=blue: there is no colour; --help lists what there is"),
         ("modle=mlp", "modle=mlp: there is no modle; did you mean model"),
         ("+modle=mlp", "+modle=mlp: there is no modle; did you mean model"),
