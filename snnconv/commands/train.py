@@ -7,6 +7,7 @@ snnconv train model=vgg16 levels=8        every part is a Hydra override; `snnco
 from hydra.utils import instantiate
 
 from snnconv.conversion.checks import check
+from snnconv.hardware.export.allowed import exports_of
 from snnconv.results.report import report
 from snnconv.results.summary import shown_timesteps
 from snnconv.runtime.run import Run
@@ -48,4 +49,6 @@ def main(run: Run) -> None:
     with run.timed("explain"):
         why = explain(ann, snn, data, shown_timesteps(list(curve.correct)))
 
-    report(run, snn, curve, accuracy(ann, data.test, task), early, why, ann_metrics=metrics_of(ann, data.test, task))
+    exports = exports_of(ann, snn, data.calibration) if why else None
+    report(run, snn, curve, accuracy(ann, data.test, task), early, why, ann_metrics=metrics_of(ann, data.test, task),
+           exports=exports)  # fmt: skip

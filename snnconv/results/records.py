@@ -97,6 +97,7 @@ class Result(Evaluation):
     changed_predictions: float | None = None  # share that differs from float32 at the last T
     exit: Mapping[str, Any] | None = None  # `EarlyExit.as_dict`
     explanation: Mapping[str, Any] | None = None  # `Explanation.summary`
+    exports: Mapping[str, str] | None = None  # by format: "allowed", or the reason why not
     compression: Mapping[str, Any] | None = None  # stages, sizes and costs of a compressed network
     baselines: list[Mapping[str, Any]] = field(default_factory=list)  # quantized ANNs of the same network
     trained_with: list[str] | None = None  # overrides of the run that trained the network

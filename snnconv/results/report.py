@@ -30,6 +30,7 @@ def report(
     compression: Mapping[str, Any] | None = None,
     *,
     ann_metrics: Mapping[str, float] | None = None,
+    exports: Mapping[str, str] | None = None,
 ) -> Result:
     """Write the result files of `run`, report to its tracker and the terminal; returns the content of `result.json`."""
     run.seconds["convert"] += curve.prepare_seconds + snn.spent
@@ -38,7 +39,13 @@ def report(
     result = summarize(run.cfg, snn, curve, ann_accuracy, run.seconds, ann_metrics, **summary)
     if not distributed.is_main():
         return result
-    result = replace(result, network=run.network(), trained_with=run.trained_with(), baselines=_baselines(run.folder))
+    result = replace(
+        result,
+        exports=exports,
+        network=run.network(),
+        trained_with=run.trained_with(),
+        baselines=_baselines(run.folder),
+    )
     rows = table_rows(curve.accuracy, ann_accuracy, result.metrics)
     figure, page = run.folder / "accuracy_vs_timesteps.png", run.folder / "report.html"
     files.write_text(run.folder / "accuracy_vs_timesteps.csv", as_csv(rows))

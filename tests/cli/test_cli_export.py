@@ -51,6 +51,15 @@ def test_the_network_of_whole_numbers_as_c(smoke: Path, tmp_path: Path):
     assert (found["export"]["bits"], found["export"]["images"]) == (4, 2)
 
 
+def test_the_report_tells_what_can_be_exported(smoke: Path):
+    exports = json.loads((smoke / "result.json").read_text())["exports"]
+    page = (smoke / "report.html").read_text()
+    assert "<h2>Exports</h2>" in page
+    assert list(exports) == ["nir", "onnx", "c", "verilog"]
+    assert exports["c"] == exports["verilog"] == "allowed"
+    assert all(f'<td class="left">{name}</td>' in page for name in exports)
+
+
 def test_mistakes_leave_nothing(smoke: Path, tmp_path: Path):
     run = copy_run(smoke, tmp_path / "run")
     assert "run=… is missing" in fail(EXPORT, cwd=tmp_path)

@@ -1,0 +1,54 @@
+"""The exports that a network allows, and the reasons of those that it does not."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snnconv.data.batches import first_images
+from snnconv.hardware.export.nir_graph import to_nir
+from snnconv.hardware.export.normal_form import normal_form
+from snnconv.hardware.export.onnx_graph import Built
+from snnconv.hardware.integer.network import integerize
+from snnconv.hardware.integer.program import program_of
+from snnconv.spiking.model import SpikingModel
+
+ALLOWED = "allowed"
+
+
+def exports_of(ann: nn.Module, snn: SpikingModel, batches: Iterable[tuple[Tensor, Any]]) -> dict[str, str] | None:
+    """`exports` with the first images of `batches`; None without images."""
+    images = first_images(batches, 2)
+    return exports(ann, snn, torch.cat(images)) if images else None
+
+
+@torch.no_grad()
+def exports(ann: nn.Module, snn: SpikingModel, images: Tensor) -> dict[str, str]:
+    """For each format "allowed", or the reason why it is not; `images` [N, …] are normalized.
+
+    Graphs and integers are built as an export builds them, but nothing is written, compiled or compared.
+    """
+    images = images.float().cpu()
+
+    def nir() -> None:
+        to_nir(normal_form(snn, images), images)
+
+    def onnx() -> None:
+        Built(ann, images, 8)
+
+    def integers() -> None:
+        program_of(integerize(snn, [(images, None)]), images.shape[1:])
+
+    answer = _reason(integers)
+    return {"nir": _reason(nir), "onnx": _reason(onnx), "c": answer, "verilog": answer}
+
+
+def _reason(build: Callable[[], Any]) -> str:
+    try:
+        build()
+    except ValueError as error:
+        return str(error)
+    except Exception as error:  # a report must not fail for a format that nobody asked for
+        return f"cannot be built ({type(error).__name__}: {error})"
+    return ALLOWED

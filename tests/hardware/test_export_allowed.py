@@ -1,0 +1,31 @@
+"""The exports that a network allows are those whose export succeeds."""
+
+import pytest
+import torch
+
+from snnconv.conversion.methods import burst, qcfs
+from snnconv.hardware.export.allowed import ALLOWED, exports
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+
+
+def test_all_formats_of_a_plain_network(exact_network, exact_images):
+    pytest.importorskip("nir")
+    pytest.importorskip("onnx")
+    ann = exact_network("residual", lambda: QCFS(4), seed=3)
+    before = {name: value.clone() for name, value in ann.state_dict().items()}
+    snn = qcfs.convert(ann, [], neuron=IntegrateFire)
+    assert exports(ann, snn, exact_images(4)) == dict.fromkeys(("nir", "onnx", "c", "verilog"), ALLOWED)
+    assert all(torch.equal(value, before[name]) for name, value in ann.state_dict().items())
+
+
+def test_reasons(exact_network, exact_images):
+    pytest.importorskip("nir")
+    pytest.importorskip("onnx")
+    ann = exact_network("plain", lambda: QCFS(4), seed=3)
+    images = exact_images(4)
+    answers = exports(ann, burst.convert(ann, [(images, torch.zeros(4))], gamma=2), images)
+    assert "only plain integrate-and-fire neurons can be exported" in answers["nir"]
+    assert answers["onnx"] == ALLOWED  # it holds the ANN
+    assert "integers are made of plain integrate-and-fire neurons" in answers["c"]
+    assert answers["verilog"] == answers["c"]
