@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snnconv.data.facts import UNLABELLED
-from snnconv.spiking.metrics import Measure, measure
+from snnconv.spiking.metrics import Measure, measure, update
 
 READOUTS = ("mean", "membrane", "last")
 LEAK = 4.0  # time constant of the readout "membrane", in steps
@@ -72,10 +72,19 @@ class Task:
 
     @torch.no_grad()
     def try_out(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """ValueError unless the outputs of `network` fit the targets, on a few samples; its mode is restored."""
+        """ValueError unless the outputs of `network` fit the targets and metrics, on a few samples; its mode is restored."""
         was_training = network.training
         for inputs, targets in islice(batches, 1):
-            self.require_outputs(network.eval().to(inputs.device)(inputs[:2]), targets[:2])
+            outputs = network.eval().to(inputs.device)(inputs[:2])
+            self.require_outputs(outputs, targets[:2])
+            for name, each in self.metrics.items():
+                try:
+                    update(each.start(inputs.device), self.shown(outputs), targets[:2])
+                except (RuntimeError, ValueError, TypeError) as error:
+                    reason = str(error).partition("\n")[0]
+                    raise ValueError(
+                        f"metric={name}: does not fit task={self.name} ({reason}); choose another metric"
+                    ) from error
         network.train(was_training)
 
     def require_outputs(self, outputs: Tensor, targets: Tensor) -> None:
