@@ -92,7 +92,7 @@ def test_what_is_trained_by_command_is_the_users_network(name, settings):
 
 
 @pytest.mark.parametrize(("name", "settings", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_right_is_refused_with_the_reason(name, settings, message):
+def test_what_cannot_be_right_is_refused_with_the_reason(name, settings, message, capfd):
     x, network = images(), built(name, settings)
     pattern = re.compile(message, re.DOTALL)
     if "no ReLU" not in message:
@@ -104,6 +104,7 @@ def test_what_cannot_be_right_is_refused_with_the_reason(name, settings, message
         by_command(name, settings, ReLU)
     with pytest.raises(ValueError, match=pattern):
         snnconv.prepare(network, calibration=x)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_without_images_dropout_and_second_names_are_seen_too():

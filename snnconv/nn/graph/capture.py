@@ -1,8 +1,12 @@
 """Any network as one graph of its calls, captured by `torch.export` from the forward pass on an example batch."""
 
 import copy
+import io
+import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
@@ -74,9 +78,21 @@ def _export(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram
 
 
 def _exported(network: nn.Module, example: Tensor, strict: bool) -> torch.export.ExportedProgram:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice on how to export, of no use here
+    with _quiet():
         return export(network, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=strict)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without advice on how to export and the graphs of failed exports, of no use here."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _described(spec: Any) -> str:
