@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from snnconv.runtime.checkpoint import describe_ann, identity, load_ann
 from snnconv.runtime.recipe import recipe
-from snnconv.runtime.stored_config import _stored
+from snnconv.runtime.stored_config import read_stored
 from snnconv.spiking.accuracy import accuracy, accuracy_over_time
 
 STORED = ROOT / "tests" / "stored_runs"
@@ -43,7 +43,7 @@ def test_an_old_run_keeps_its_identity(run, monkeypatch):
     """The recipe hash in the file, and the one that today's code makes of the stored configuration."""
     monkeypatch.chdir(STORED)
     assert identity(STORED / run) == RECIPES[run]
-    cfg = _stored(STORED / run / ".hydra" / "config.yaml", [])
+    cfg = read_stored(STORED / run / ".hydra" / "config.yaml", [])
     cfg.names = {}  # needs Hydra, and tells nothing of the recipe
     cfg.pop("hydra", None)
     if run == "compressed":
