@@ -66,6 +66,7 @@ def test_published_sets_are_read_by_spikingjelly(tmp_path, monkeypatch):
     for name in ("torchaudio", "torchaudio.transforms", "torchaudio.datasets", "torchaudio.functional"):
         module = types.ModuleType(name)
         module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        module.__file__, module.__path__ = "torchaudio.py", []
         module.__getattr__ = lambda attribute: object
         monkeypatch.setitem(sys.modules, name, module)
     try:
