@@ -44,11 +44,13 @@ def find(name: str) -> Method:
     return METHODS[name]
 
 
-def methods(model: nn.Module | None = None) -> list[str]:
-    """The names of all conversion methods, or of those that take `model` as it is.
+def methods(model: nn.Module | None = None, example: Any = None) -> list[str]:
+    """The names of all conversion methods, or of those that take `model`.
 
     A method takes a network if every layer can be converted and its activations are of a kind that the method starts from: ReLU
-    (modules or calls), or activations with a trained threshold such as QCFS.
+    (modules or calls), or activations with a trained threshold such as QCFS.  With `example`, a batch of inputs [N, …] or a loader,
+    the network is captured as it runs, as `convert` does with calibration inputs; without, calls of functions such as
+    `F.max_pool2d` cannot be followed, and networks that have them fit no method.
 
     >>> from torch import nn
     >>> from snnconv.conversion.registry import methods
@@ -58,7 +60,15 @@ def methods(model: nn.Module | None = None) -> list[str]:
     _import_methods()
     if model is None:
         return sorted(METHODS)
+    if example is not None:
+        batches = Loader(example, device_of(model)).first(1)
+        model = entered(model, batches, _kinds_in(model))[0]
     return fitting(model, auto)
+
+
+def _kinds_in(model: nn.Module) -> tuple[type, ...]:
+    """ReLU, and the kinds of activations with thresholds that `model` has."""
+    return (nn.ReLU, *{type(module) for module in model.modules() if is_activation(module)})
 
 
 def fitting(model: nn.Module, operators: Choice) -> list[str]:
@@ -128,8 +138,7 @@ def convert(
         raise ValueError("model: it is a spiking network already; convert takes the ANN")
     inputs = Loader([] if calibration is None else calibration, device_of(model))
     batches = inputs.first(CALIBRATION)
-    kinds: tuple[type, ...] = (nn.ReLU, *{type(module) for module in model.modules() if is_activation(module)})
-    network = entered(model, batches, kinds)[0] if batches else with_relu_modules(model)
+    network = entered(model, batches, _kinds_in(model))[0] if batches else with_relu_modules(model)
     chosen = find(automatic(network) if method == "auto" else method)
     network = _with_thresholds(network, batches)
     given = bound_settings(chosen, settings)
@@ -138,7 +147,14 @@ def convert(
     if "base" in given and not callable(given["base"]):
         base = find(given["base"] or automatic(network))
         given["base"] = functools.partial(base, **bound_settings(base, {}))
-    return chosen(network, batches, **given, simulate=simulation)
+    try:
+        return chosen(network, batches, **given, simulate=simulation)
+    except ValueError as error:
+        if batches or is_captured(network):
+            raise
+        raise ValueError(
+            f"{error}\n  calibration was not given: with a batch of inputs the network is captured as it runs, functions included"
+        ) from error
 
 
 def automatic(network: nn.Module) -> str:

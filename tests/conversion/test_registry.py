@@ -279,3 +279,24 @@ def test_methods_of_a_network_with_max_pooling():
     assert {"mse", "percentile"} <= set(methods(relu))
     assert "qcfs" in methods(preparation.prepare(relu, levels=4))
     assert methods(nn.Sequential(nn.Linear(4, 2))) == []
+
+
+class Functional(nn.Module):
+    """A network that only a capture can follow: max pooling is a call."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.fc(nn.functional.max_pool2d(self.act(self.conv(x)), 2).flatten(1))
+
+
+def test_an_example_tells_methods_and_convert_more():
+    model, images = Functional().eval(), torch.rand(64, 1, 8, 8)
+    assert methods(model) == []
+    assert "mse" in methods(model, images)
+    trained = preparation.prepare(model, levels=4, calibration=images)
+    with pytest.raises(ValueError, match="calibration was not given: with a batch of inputs"):
+        convert(trained)
+    assert convert(trained, images).method == "qcfs"
