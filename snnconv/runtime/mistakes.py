@@ -10,6 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from snnconv.runtime import configurations, program
 
+OPTIONAL = ("experiment", "sweep")  # groups of which Hydra ignores an option that is not there
+
 
 def message(error: CompactHydraException | OmegaConfBaseException, overrides: Sequence[str]) -> str:
     """A message of one or two lines about a command line, without Hydra's advice to append with `+`."""
@@ -60,10 +62,19 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def require_words(arguments: Iterable[str]) -> None:
-    """ValueError for a setting with dashes (--model=mlp) or without a name (=3)."""
+    """ValueError for a setting with dashes (--model=mlp) or without a name (=3), or an unknown experiment, which Hydra ignores."""
+    arguments = list(arguments)
+    own_files = any(text.startswith(("--config-dir", "-cd")) for text in arguments)
     for text in arguments:
         key, equals, value = text.partition("=")
         bare = key.lstrip("-")
+        if key in OPTIONAL and not own_files:
+            options = configurations.options(key)
+            for option in value.split(","):
+                if option not in (*options, "null") and not option.startswith("["):
+                    raise ValueError(
+                        f"{key}={option}: no such option{nearest(option, options)}; there are: {', '.join(options)}"
+                    )
         if equals and not bare:
             raise ValueError(_grammar(text))
         if (

@@ -38,10 +38,14 @@ def test_several_values_without_multirun():
     [
         ("--model=mlp", "--model=mlp: settings have no dashes: model=mlp"),
         ("--fit.lr=0.1", "settings have no dashes: fit.lr=0.1"),
+        ("experiment=dmeo", "experiment=dmeo: no such option; did you mean demo"),
+        ("sweep=level", "sweep=level: no such option; did you mean levels"),
         ("=3", "=3: arguments are key=value"),
     ],
 )
 def test_words_that_are_no_settings(typed, message):
-    mistakes.require_words(["model=mlp", "--multirun", "--config-dir=mine", "--cfg", "job", "run=runs/a=b", "~model"])
+    mistakes.require_words(
+        ["model=mlp", "--multirun", "--config-dir=mine", "--cfg", "job", "run=runs/a=b", "~model", "experiment=mine"]
+    )
     with pytest.raises(ValueError, match=message):
         mistakes.require_words(["model=mlp", typed])
