@@ -9,7 +9,7 @@ from torch import nn
 
 from snnconv.conversion.registry import convert
 from snnconv.nn.graph.capture import capture
-from snnconv.spiking.model import running_mean
+from snnconv.spiking.tasks import running_mean
 
 FAMILIES = (
     "alexnet", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "densenet121", "squeezenet1_1",

@@ -17,7 +17,6 @@ from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.capture import capture
 from snnconv.nn.graph.sites import Attention, Elementwise, MatMul, Product
 from snnconv.spiking.latency import Latency, latency_class
-from snnconv.spiking.model import running_mean as mean_over_time
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.operators import choice
 from snnconv.spiking.operators.base import Site
@@ -25,6 +24,7 @@ from snnconv.spiking.operators.max_count import MaxCount
 from snnconv.spiking.operators.placement import place_operators
 from snnconv.spiking.operators.running_mean import RunningMean
 from snnconv.spiking.operators.winner import Winner
+from snnconv.spiking.tasks import running_mean as mean_over_time
 
 
 def conv(before=4, after=4):

@@ -12,7 +12,7 @@ from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.models.foreign import timm, torchvision
 from snnconv.nn.models.vit import ViT
 from snnconv.runtime.weight_files import read_weights
-from snnconv.spiking.model import running_mean
+from snnconv.spiking.tasks import running_mean
 
 SHAPE = (3, 32, 32)
 
