@@ -281,7 +281,7 @@ def test_max_pooling_of_the_image_is_carried():
     [
         (nn.Sigmoid(), r"1 \(Sigmoid\)"),
         (nn.MaxPool2d(2), r"1 \(MaxPool2d\)"),
-        (nn.Upsample(scale_factor=2, mode="bilinear"), r"1 \(Upsample\)"),
+        (nn.ReflectionPad2d(1), r"1 \(ReflectionPad2d\)"),
     ],
 )
 def test_what_cannot_be_counted_is_named(layer, named):

@@ -14,7 +14,8 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/**
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_inside_the_repository_lead_to_files(page):
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
-    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    built = [link for link in links if "generated/" in link]  # by `make docs`, which checks these
+    missing = [link for link in {*links} - {*built} if "://" not in link and not (page.parent / link).exists()]
     assert missing == []
 
 
