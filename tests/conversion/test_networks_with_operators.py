@@ -15,7 +15,7 @@ from snnconv.conversion.methods.threshold import convert
 from snnconv.conversion.rules import largest
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.capture import capture
-from snnconv.nn.graph.sites import Attention, Elementwise, MatMul, Product
+from snnconv.nn.graph.sites import Attention, BoundedReLU, Elementwise, MatMul, Product
 from snnconv.spiking.latency import Latency, latency_class
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.operators import choice
@@ -302,6 +302,22 @@ def test_signed_neurons_of_several_levels_tend_to_the_ann(method, ann, images, b
     assert distance[-1] < 0.02
     assert distance[-1] < distance[7]
     assert (snn.latency.signed, snn.latency.spike_levels) == (True, 8)
+
+
+@pytest.mark.parametrize("activation", [lambda: QCFS(16, 0.3), lambda: BoundedReLU(0.3)], ids=["QCFS", "clipped ReLU"])
+@pytest.mark.parametrize("method", [expectation.convert, differential.convert])
+def test_activations_that_clip_still_clip(method, activation, images, batches):
+    """Pre-activations far above the clip, so that a neuron without one would be far off."""
+    torch.manual_seed(0)
+    network = (
+        nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 8), activation(), nn.Linear(8, 3)).double().eval()
+    )
+    network[1].weight.data *= 8
+    snn = method(network, batches, rule=largest)
+    with torch.no_grad():
+        expected = network(images)
+    error = (mean_over_time(snn(images, 512))[-1] - expected).abs().max()
+    assert error < 0.05 * expected.abs().max()
 
 
 def test_pooling_of_differences_is_no_pooling_of_spikes(images, batches):

@@ -203,7 +203,8 @@ def test_what_cannot_be_explained_does_not_lose_the_result(fresh_network, data, 
     ann[4] = nn.Sequential(nn.ReflectionPad2d(1), nn.AdaptiveAvgPool2d(1))
     assert explain_run(ann, METHODS["qcfs"](ann), data, [1], images=5, costs=costs) is None
     assert (
-        "report.html has no explanation: 4.0 (ReflectionPad2d): what spikes cause behind it cannot be counted" in caplog.text
+        "report.html has no explanation: 4.0 (ReflectionPad2d): what spikes cause behind it cannot be counted"
+        in caplog.text
     )
 
 

@@ -128,3 +128,13 @@ def test_a_settled_mean_costs_no_spikes():
 def test_settings_out_of_range(settings, message):
     with pytest.raises(ValueError, match=message):
         MultiLevel(1.0, **settings)
+
+
+def test_the_mean_of_a_clipped_activation_stays_at_its_bound():
+    """Changes of a mean add up to any value, so a ReLU6 needs its 6 besides θ."""
+    mean = torch.linspace(-1, 3, 25, dtype=torch.float64)
+    current = mean + torch.randn(2000, 1, 25, dtype=torch.float64) * 0.05
+    out = Differential(1.5, 4, bound=2.0)(current)
+    assert (out.mean(0) - current.mean(0).clamp(0, 2)).abs().max() < 0.01
+    unbounded = Differential(1.5, 4)(current)
+    assert unbounded.mean(0).max() > 2.9

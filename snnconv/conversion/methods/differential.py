@@ -1,6 +1,7 @@
 """Differential coding with graded levels: a spike is a change of the mean.  Huang et al., ICML 2025, arXiv 2503.00301."""
 
 import functools
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 from snnconv.conversion.method import converts, thresholds, training_of
 from snnconv.conversion.rules import Rule, percentile
 from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.kinds import is_activation
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
@@ -41,9 +43,15 @@ def convert(
     theta = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
 
     def make(path: str, site: nn.Module) -> nn.Module:
-        kind = SignedDifferential if isinstance(site, Encoder) else Differential
-        return kind(theta[path], thresholds_per_sign, share)
+        if isinstance(site, Encoder):
+            return SignedDifferential(theta[path], thresholds_per_sign, share)
+        return Differential(theta[path], thresholds_per_sign, share, bound=_largest(site))
 
     network = to_spiking(ann, KINDS, make)
     latency = Latency(spike_levels=2 ** (thresholds_per_sign - 1), signed=True, needs_training=training_of(ann))
     return SpikingModel(network, latency, simulation=simulate)
+
+
+def _largest(site: Any) -> float:
+    """The largest output of an activation: θ of one with a trained threshold, the bound of a clipped ReLU, else infinity."""
+    return site.threshold.item() if is_activation(site) else float(getattr(site, "ceiling", math.inf))

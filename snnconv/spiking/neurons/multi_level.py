@@ -3,6 +3,7 @@
 Sources: Huang et al., ACM MM 2024 (expectation compensation); Huang et al., ICML 2025, arXiv 2503.00301 (differential coding).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -13,18 +14,20 @@ from torch import Tensor
 from snnconv.nn.kernels import fused
 from snnconv.spiking.neurons.base import Neuron, Node, Threshold, positive
 
+ROUNDING = 1e-3  # of the smallest level: a mean that rounding has moved may still reach its bound
+
 
 @fused
-def largest_level(potential: Tensor, sent: Tensor, levels: int, share: float) -> Tensor:
+def largest_level(potential: Tensor, sent: Tensor, room: Tensor, levels: int, share: float) -> Tensor:
     """The spike of a step, in units of the smallest level: 0, ±1, ±2, ±4, …, ±2^(`levels` − 1).
 
     Of the levels that |`potential`| reaches at `share` of their size, the largest.  A negative spike takes back what has been
-    `sent`, so its level is at most that.
+    `sent`, so its level is at most that; a positive one is at most `room`.
     """
     spike = torch.zeros_like(potential)
     for k in range(levels):
         level = float(2**k)
-        spike = torch.where(potential >= share * level, level, spike)
+        spike = torch.where((potential >= share * level) & (room >= level), level, spike)
         spike = torch.where((potential <= -share * level) & (sent >= level), -level, spike)
     return spike
 
@@ -46,31 +49,34 @@ class MultiLevelNode(Node):
         """Spikes in units, v, and what has been sent."""
         unit = self.threshold(v)
         charged = v + current
-        allowance = torch.full_like(sent, torch.inf) if self.signed else sent
-        spike = largest_level(charged / unit, allowance, self.levels, self.share)
+        without_bound = torch.full_like(sent, torch.inf)
+        allowance = without_bound if self.signed else sent
+        spike = largest_level(charged / unit, allowance, without_bound, self.levels, self.share)
         return spike.to(current.dtype), charged - unit * spike, sent + spike
 
 
 class DifferentialNode(Node):
     """v ← v + x − m;  v ← v − spike;  m ← m + spike/t: a spike of step t changes the running mean m of the output by a t-th.
 
-    x is the current that weights make of the means that were transmitted, and of the last changes.  m is held in units.
+    x is the current that weights make of the means that were transmitted, and of the last changes.  m is held in units, and stays
+    at or below `bound` (a value): changes of a mean may add up to any value, a clipped activation may not.
     """
 
     scalars = ("steps",)
-    constants = ("v_initial", "levels", "share")
+    constants = ("v_initial", "levels", "share", "bound")
     signed = False
 
-    def __init__(self, unit: Threshold, v_initial: float, levels: int, share: float) -> None:
+    def __init__(self, unit: Threshold, v_initial: float, levels: int, share: float, bound: float = math.inf) -> None:
         super().__init__(unit, v_initial, mean=0.0, steps=0.0)
-        self.levels, self.share = levels, share
+        self.levels, self.share, self.bound = levels, share, bound
 
     def fire(self, current: Tensor, v: Tensor, mean: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Spikes in units, v, the running mean, and the number of steps."""
         unit, steps = self.threshold(v), steps + 1
         charged = v + current - unit * mean
         allowance = torch.full_like(mean, torch.inf) if self.signed else steps * mean
-        spike = largest_level(charged / unit, allowance, self.levels, self.share)
+        room = steps * (self.bound / unit - mean) + ROUNDING
+        spike = largest_level(charged / unit, allowance, room, self.levels, self.share)
         return spike.to(current.dtype), charged - unit * spike, mean + spike / steps, steps
 
 
@@ -129,6 +135,8 @@ class MultiLevel(Neuron):
 class Differential(MultiLevel):
     """The same with differential coding: a spike of step t changes the running mean of the output by a t-th of its level.
 
+    The mean stays at or below `bound`, the largest value of a clipped activation.
+
     The output is decoded, spike + mean so far, which is what the next layer's weights and its own running mean make of the spikes;
     `node` emits the spikes that are transmitted.
     """
@@ -136,8 +144,11 @@ class Differential(MultiLevel):
     node_class = DifferentialNode
     graded = True  # what operators behind it receive are no spikes of one amplitude
 
-    def __init__(self, threshold: Any, levels: int = 4, share: float = 0.75, v_initial: float = 0.0) -> None:
+    def __init__(
+        self, threshold: Any, levels: int = 4, share: float = 0.75, v_initial: float = 0.0, bound: float = math.inf
+    ) -> None:
         super().__init__(threshold, levels, share, v_initial)
+        self.node.bound = bound
         self.decoder = Decoder()
 
     def forward(self, current: Float[Tensor, "T N *shape"]) -> Float[Tensor, "T N *shape"]:
