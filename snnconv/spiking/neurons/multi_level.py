@@ -148,7 +148,7 @@ class Differential(MultiLevel):
         self, threshold: Any, levels: int = 4, share: float = 0.75, v_initial: float = 0.0, bound: float = math.inf
     ) -> None:
         super().__init__(threshold, levels, share, v_initial)
-        self.node.bound = bound
+        self.node.bound = bound  # type: ignore[assignment]
         self.decoder = Decoder()
 
     def forward(self, current: Float[Tensor, "T N *shape"]) -> Float[Tensor, "T N *shape"]:
