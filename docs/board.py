@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from generate import results
 from IPython.display import HTML
-from plotly.colors.qualitative import Dark24
+from plotly.colors import qualitative
 
 from snnconv.spiking.latency import latency_class
 
@@ -55,7 +55,7 @@ def curves() -> HTML:
         figure.add_scatter(x=list(accuracy), y=list(accuracy.values()), name=name, mode="lines+markers", visible=shown)
     figure.update_xaxes(type="log", title="timesteps T")
     figure.update_yaxes(title="test accuracy in percent")
-    figure.update_layout(height=1000, legend={"orientation": "h", "y": -0.1}, colorway=Dark24, template="plotly_white")
+    figure.update_layout(height=1000, legend={"orientation": "h", "y": -0.1}, colorway=qualitative.Dark24, template="plotly_white")
     return HTML(figure.to_html(full_html=False, include_plotlyjs=True))
 
 
