@@ -55,7 +55,9 @@ def curves() -> HTML:
         figure.add_scatter(x=list(accuracy), y=list(accuracy.values()), name=name, mode="lines+markers", visible=shown)
     figure.update_xaxes(type="log", title="timesteps T")
     figure.update_yaxes(title="test accuracy in percent")
-    figure.update_layout(height=1000, legend={"orientation": "h", "y": -0.1}, colorway=qualitative.Dark24, template="plotly_white")
+    figure.update_layout(
+        height=1000, legend={"orientation": "h", "y": -0.1}, colorway=qualitative.Dark24, template="plotly_white"
+    )
     return HTML(figure.to_html(full_html=False, include_plotlyjs=True))
 
 
