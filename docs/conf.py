@@ -28,7 +28,6 @@ exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = f"snnconv {version}"
-html_static_path = ["_static"]
 html_theme_options = {"navigation_with_keys": True}
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]

@@ -1,7 +1,7 @@
 """Conversion of 23 networks of torchvision and 12 of timm: which convert, to which class, and how fast the error falls.
 
-python experiments/any_network/study.py [NAME …]     runs the networks that results.jsonl does not have, or those named
-python experiments/any_network/study.py --table      writes the table of README.md from results.jsonl
+python experiments/any_network/study.py [NAME …]     runs the networks that networks.jsonl does not have, or those named
+python experiments/any_network/study.py --table      writes the table of README.md from networks.jsonl
 
 Weights are random, batch norms have the statistics of 8 random images, and θ is the largest value on these images, of which 1 is
 simulated.  The error at T is |mean logits of the SNN − logits of the ANN| over |logits of the ANN|.
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    results = FOLDER / "results.jsonl"
+    results = FOLDER / "networks.jsonl"
     if arguments.one:
         print(json.dumps(study(arguments.one)))
         return

@@ -26,7 +26,7 @@ def test_result_json_has_every_key_of_the_contract(smoke: Path):
     assert (result["method"], result["model"], result["data"]) == ("qcfs", "mlp", "synthetic")
     assert (result["levels"], result["timesteps"], result["warmup"], result["seed"]) == (4, 8, 0, 0)
     assert set(result["latency"]) == {"warmup", "waits", "spike_levels", "signed", "readout_from", "needs_training",
-                                      "float_operators", "analog_currents"}  # fmt: skip
+                                      "float_operators", "analog_currents", "readout", "encoding"}  # fmt: skip
     assert result["images_tested"] == 100
     assert (result["device"], result["precision"]) == ("cpu", "float32")
     assert result["neuron_implementation"]

@@ -255,6 +255,8 @@ MODELS = [pytest.param(name, marks=pytest.mark.long if name in DEEP else ()) for
 @pytest.mark.parametrize(("activation", "method"), [("qcfs", "qcfs"), ("relu", "mse")])
 def test_every_model_is_convertible(name, activation, method, compose_config):
     """With nothing to warn of, untrained as it is."""
+    if name == "timm":
+        pytest.importorskip("timm")
     cfg = compose_config(f"model={name}", f"activation={activation}", f"method={method}", "data.input_shape=[3,32,32]")
     found = check(instantiate(cfg.model), instantiate(cfg.method), noise(3, 32, 32))
     assert (found.obstacles, found.warnings) == ([], [])

@@ -288,7 +288,7 @@ def test_chosen_on_test_is_the_best_on_test(open_tiny_run, monkeypatch):
     run, data = open_tiny_run(), make_data(20)
     scores = iter([0.3, 0.9, 0.5])
     monkeypatch.setattr(
-        "snnconv.training.loop.accuracy", lambda network, batches: {id(data.test): next(scores)}[id(batches)]
+        "snnconv.training.loop.accuracy", lambda network, batches, task: {id(data.test): next(scores)}[id(batches)]
     )
     fit(
         instantiate(run.cfg.model),

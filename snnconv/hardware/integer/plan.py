@@ -40,6 +40,9 @@ class Plan:
 
     def __init__(self, network: nn.Module, image: Value, example: Tensor) -> None:
         self.network, self.graph = network, trace(network, (OverTime,))
+        for module in network.modules():
+            if isinstance(module, OverTime):
+                module.timesteps = 1  # whatever schedule ran last
         ShapeProp(fx.GraphModule(network, self.graph)).propagate(example)
         self.graph.owning_module = None  # modules are added to the network itself
         self.modules: dict[str, Any] = dict(network.named_modules())
