@@ -71,7 +71,10 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
-        for probability in ("p", "drop_prob"):  # of dropout and stochastic depth: statistics are those of the whole network
+        for probability in (
+            "p",
+            "drop_prob",
+        ):  # of dropout and stochastic depth: statistics are those of the whole network
             if isinstance(getattr(module, probability, None), float):
                 setattr(module, probability, 0.0)
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """Nothing slow is imported before it is needed: the package, the help, completion, and the header of a run."""
 
+import functools
 import json
 import os
 import resource
@@ -64,9 +65,10 @@ main()
 @pytest.mark.parametrize("seconds", [0.3, 1.2])
 def test_an_early_interruption_ends_in_one_line(seconds, tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "snnconv", "train", "track=none"]
+    command = [sys.executable, "-m", "snnconv", "train", "experiment=smoke", "track=none"]
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background ignore it
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard
     )
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
