@@ -34,8 +34,8 @@ VALUES: tuple[Any, ...] = (
 started: list[str] = []
 
 
-def _audit(event: str, arguments: Any) -> None:
-    if event in STARTS:
+def _audit(event: str, arguments: Any, starts: Any = STARTS) -> None:
+    if event in starts:  # an argument, because hooks run until Python has ended, after the names of this module
         started.append(event)
 
 
