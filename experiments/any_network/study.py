@@ -96,7 +96,7 @@ def errors(steps: Iterator[Tensor], target: Tensor) -> dict[str, float]:
 
 
 def ours(network: nn.Module, images: Tensor, method: str) -> dict[str, Any]:
-    """What `method` makes of `network`."""
+    """The row of `network` converted by `method`."""
     begin = time.process_time()
     settings = {"rule": "max"} if method != "max_norm" else {}
     try:
@@ -119,7 +119,7 @@ def ours(network: nn.Module, images: Tensor, method: str) -> dict[str, Any]:
 
 
 def spikingjelly(network: nn.Module, images: Tensor) -> dict[str, Any]:
-    """What SpikingJelly's RateCodingRecipe makes of `network`, with thresholds at the largest value as well."""
+    """The row of `network` converted by SpikingJelly's RateCodingRecipe, with thresholds at the largest value as well."""
     begin = time.process_time()
     with torch.no_grad():
         target = network(images[:1]).double()

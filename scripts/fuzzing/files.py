@@ -81,7 +81,7 @@ DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (_flipped, _cut, 
 
 
 def finding(seed: int, run: Path, scratch: Path) -> str | None:
-    """What is wrong with reading a copy of `run` damaged by `seed`, or None."""
+    """The fault in reading a copy of `run` damaged by `seed`, or None."""
     source = random.Random(seed)
     folder = scratch / f"damaged{seed}"
     shutil.copytree(run, folder)

@@ -183,7 +183,7 @@ class Fuzzed(nn.Module):
         return outputs == inputs == self.channels
 
     def _odd(self) -> None:
-        """What has to be refused, and what a forward pass has beside its computation; seldom."""
+        """Layers that have to be refused, and what a forward pass has beside its computation; seldom."""
         odd: dict[str, Step] = {
             "assert": self._checked, "size": lambda net, saved, h: h.reshape(h.size(0), *h.shape[1:]),
             "dropout": lambda net, saved, h: F.dropout(h, 0.5),
@@ -221,7 +221,7 @@ class Fuzzed(nn.Module):
 
 
 def finding(seed: int) -> str | None:
-    """What is wrong with the network of `seed`: the law that it breaks, or an error of another kind than ValueError; else None."""
+    """The fault of the network of `seed`: the law that it breaks, or an error of another kind than ValueError; else None."""
     torch.manual_seed(seed)
     network = Fuzzed(seed).double().eval()
     x = torch.rand(4, *network.shape, dtype=torch.float64) * 2 - 0.5

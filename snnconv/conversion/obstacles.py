@@ -16,7 +16,7 @@ from snnconv.spiking.operators.base import Encoder, Site
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What keeps a network from becoming spiking, and what would do."""
+    """A reason why a network cannot become spiking, and the remedy."""
 
     reason: str
     remedy: str = ""

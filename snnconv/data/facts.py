@@ -1,4 +1,4 @@
-"""What a data set finds in its files: classes, shape, mean and deviation, for settings that are left null."""
+"""Facts that a data set finds in its files: classes, shape, mean and deviation, for settings that are left null."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar

@@ -179,7 +179,7 @@ def plot(path: Path, results: Iterable[Result]) -> None:
 
 
 def measured(row: SpikingRow) -> dict[tuple[int, Sample], float]:
-    """What ranks at every T on every network; negative where lower is better."""
+    """The value that ranks at every T on every network; negative where lower is better."""
     sign = 1 if row.one.higher_is_better else -1
     return {(t, sample(result)): sign * value for result in row.results for t, value in result.ranking.items()}
 

@@ -136,7 +136,7 @@ class Result(Evaluation):
 
     @property
     def ranking(self) -> Curve:
-        """What ranks, by T: the first metric, or the score."""
+        """The value that ranks, by T: the first metric, or the score."""
         if self.primary is None:
             return self.snn_accuracy
         return {int(t): value for t, value in self.metrics[self.primary]["snn"].items()}

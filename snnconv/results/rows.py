@@ -55,7 +55,7 @@ class SpikingRow(Row[Result]):
         return [result for result in self.results if t in result.snn_accuracy]
 
     def accuracy(self, t: int) -> list[float]:
-        """What ranks (`Result.ranking`) of the SNN at T = t, one value for each of `at(t)`."""
+        """The value that ranks (`Result.ranking`) of the SNN at T = t, one value for each of `at(t)`."""
         return [result.ranking[t] for result in self.at(t)]
 
     def ann(self) -> list[float]:

@@ -54,7 +54,7 @@ MEAN_OVER_TIME = "snnconv.nn.models.over_time.mean_over_time"
 
 
 def read_frames(cfg: DictConfig) -> None:
-    """Where the data are frames, put the model behind their mean over time; it then has the shape of one frame.
+    """Put the model of data that are frames behind their mean over time; it then has the shape of one frame.
 
     `cfg` holds no interpolations any more.
     """

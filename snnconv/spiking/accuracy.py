@@ -231,7 +231,7 @@ def _merged(parts: list[Tensor]) -> Tensor:
 
 
 def _outputs(snn: SpikingModel, images: Tensor, wanted: list[int]) -> Tensor:
-    """What is read at each wanted t, [t, N, …], from one run."""
+    """The readout at each wanted t, [t, N, …], from one run."""
     return snn.read(snn(images, wanted[-1]))[[t - 1 for t in wanted]]
 
 

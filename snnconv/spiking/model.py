@@ -155,7 +155,7 @@ class SpikingModel(nn.Module):
         return self
 
     def read(self, outputs: Float[Tensor, "T N *K"]) -> Float[Tensor, "T N *K"]:
-        """What is read at each t of the outputs of every step: by default their mean up to t."""
+        """The readout at each t of the outputs of every step: by default their mean up to t."""
         return self.task.read(outputs, self.latency.readout_from)
 
     def changed(self, change: Callable[[nn.Module], nn.Module]) -> "SpikingModel":
@@ -320,8 +320,7 @@ def _require_batch(images: Tensor, before: Callable) -> None:
     """ValueError unless `images` are finite and have a batch axis, and the axes and channels of the convolution that takes them."""
     if images.dtype == torch.uint8:
         raise ValueError("images of uint8: convert them to float and normalize them as in training")
-    # A neuron whose potential is NaN is silent, so the result would look sound.  On a GPU every call would wait for the device.
-    if images.device.type == "cpu" and not images.isfinite().all():
+    if not images.isfinite().all():  # a neuron whose potential is NaN is silent, so the result would look sound
         raise ValueError("images with values that are NaN or infinite")
     if images.dim() < 2:
         raise ValueError(f"images of shape {list(images.shape)}: a batch has a first axis for the images, [N, …]")

@@ -1,4 +1,4 @@
-"""What a network is trained for and judged by: loss, score, readout and metrics of classes, labels, numbers and maps."""
+"""Tasks of a network, by which it is trained and judged: loss, score, readout and metrics of classes, labels, numbers and maps."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -97,7 +97,7 @@ class Task:
                              "choose another model (task=dense: model=unet), or another task") from error  # fmt: skip
 
     def read(self, outputs: Float[Tensor, "T N *K"], readout_from: int = 1) -> Float[Tensor, "T N *K"]:
-        """What is read at each t of the outputs of every step."""
+        """The readout at each t of the outputs of every step."""
         if self.readout == "last":
             return outputs.double()
         if self.readout == "mean":

@@ -1,4 +1,4 @@
-"""What the rules for ATen calls share: calls that stay calls, refusals, paths."""
+"""Shared parts of the rules for ATen calls: calls that stay calls, refusals, paths."""
 
 import operator
 from collections.abc import Callable

@@ -88,7 +88,7 @@ def _adapted(
     activation: Callable[[], nn.Module],
     weights: str | None,
 ) -> nn.Module:
-    """What `make` builds, for our images and classes, with our activations, filled with `weights`."""
+    """The network that `make` builds, for our images and classes, with our activations, filled with `weights`."""
 
     def build(**classes: int) -> nn.Module:
         network = _with_channels(make(**classes), input_shape[0])
