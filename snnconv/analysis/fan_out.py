@@ -1,11 +1,8 @@
 """Exact fan-out of every neuron: the accumulates that one spike causes in each layer, from the graph of the network."""
 
-import copy
-import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import torch
@@ -13,20 +10,29 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from snnconv.nn.graph.aten_shapes import for_every_image
+from snnconv.analysis.count_rules import (
+    CONSTANT,
+    CONVOLUTIONS,
+    RULES,
+    SHAPING,
+    SPIKES,
+    VARYING,
+    carrying,
+    copies_elements,
+    interpolated,
+    max_pooled,
+    nonzero_uses,
+    sum_pool,
+    uses,
+)
 from snnconv.nn.graph.biases import One, Shift
-from snnconv.nn.graph.kinds import DIVISIONS, NORMS, SCALING
-from snnconv.nn.graph.pooling import AveragePool, average_pool
+from snnconv.nn.graph.kinds import NORMS
+from snnconv.nn.graph.pooling import average_pool
 from snnconv.nn.graph.trace import path_of, trace
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.operators.base import Operator, OperatorOverTime
 
-SPIKES, CONSTANT, VARYING = range(3)  # kinds of values of an element: spikes, constant over time, changing
 LOGITS = "(logits)"  # where the network ends
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
-GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class _Walk(fx.Interpreter):
         self.inputs = [value for source in n.all_input_nodes if isinstance(value := self.env[source], Tensor)]
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         if (pool := average_pool(n, module)) is not None:
-            return _sum_pool(self.inputs[0], pool)
+            return sum_pool(self.inputs[0], pool)
         return super().run_node(n)
 
     def get_attr(self, target: Any, args: tuple, kwargs: dict) -> Any:
@@ -106,10 +112,10 @@ class _Walk(fx.Interpreter):
             return self._weights(target, module, x).movedim(0, self.axis)
         if isinstance(module, (*NORMS, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, One, Shift)):
             return x.movedim(0, self.axis)
-        if isinstance(module, nn.Flatten | nn.ZeroPad2d) or _copies(getattr(module, "mode", "")):
+        if isinstance(module, nn.Flatten | nn.ZeroPad2d) or copies_elements(getattr(module, "mode", "")):
             return super().call_module(target, args, kwargs)
         if isinstance(module, nn.Upsample):
-            return _interpolated(x, module)
+            return interpolated(x, module)
         like = next(module.parameters(), x)
         return self._other(f"{target} ({type(module).__name__})", lambda: module(x.to(like)))
 
@@ -117,11 +123,11 @@ class _Walk(fx.Interpreter):
         """A function, or what it does to counts."""
         if self.inputs and target in RULES:
             return RULES[target](*args, **kwargs)
-        copies = target is F.interpolate and _copies(kwargs.get("mode", "nearest"))
+        copies = target is F.interpolate and copies_elements(kwargs.get("mode", "nearest"))
         if target in SHAPING or copies or not self.inputs:
             return super().call_function(target, args, kwargs)
         if target is F.interpolate:
-            return _interpolated(args[0], lambda x: F.interpolate(x, *args[1:], **kwargs))
+            return interpolated(args[0], lambda x: F.interpolate(x, *args[1:], **kwargs))
         name = getattr(target, "__name__", str(target))
         return self._other(
             f"{self.site} (calls {name})", lambda: super(_Walk, self).call_function(target, args, kwargs)
@@ -149,7 +155,7 @@ class _Walk(fx.Interpreter):
             raise ValueError(
                 f"{name}: what spikes cause behind it cannot be counted; put a linear layer or average pooling there"
             )
-        return _carrying(CONSTANT, run().shape[1:])
+        return carrying(CONSTANT, run().shape[1:])
 
     def _neurons(self, path: str, x: Tensor) -> Tensor:
         """Neurons, which spikes reach past all weights here."""
@@ -167,21 +173,21 @@ class _Walk(fx.Interpreter):
         analog = sum(int(x[VARYING].count_nonzero()) for x in signals)
         if operator.emits_spikes and not analog:
             self._arrive(path, spikes)
-            return _max_pooled(signals[0], operator.function)
+            return max_pooled(signals[0], operator.function)
         like = next(operator.function.parameters(), torch.empty(0))
         with FlopCounterMode(display=False) as counter:
             output = operator.function(*[torch.zeros(1, *x.shape[1:]).to(like) for x in signals])
         macs = counter.get_total_flops() // 2
         self._arrive(path, spikes, macs=macs, varying=macs, sums=analog, functions=output.numel())
-        return _carrying(VARYING, output.shape[1:])
+        return carrying(VARYING, output.shape[1:])
 
     def _weights(self, path: str, layer: nn.Module, x: Tensor) -> Tensor:
         """A weight layer: its result is a value everywhere."""
         values, present = x[1:].clamp(max=1), x.sum(0, keepdim=True).clamp(max=1)
-        used = (_uses if self.zeros else _nonzero_uses)(layer, torch.cat([x[:1], values, present]))
+        used = (uses if self.zeros else nonzero_uses)(layer, torch.cat([x[:1], values, present]))
         spikes, constant, varying, macs = used.flatten(1).sum(1)
         self._arrive(path, spikes, macs=macs, constant=constant, varying=varying)
-        return _carrying(VARYING if x[[SPIKES, VARYING]].any() else CONSTANT, used.shape[1:])
+        return carrying(VARYING if x[[SPIKES, VARYING]].any() else CONSTANT, used.shape[1:])
 
     def _arrive(self, path: str, spikes: Tensor, **counts: Any) -> None:
         self.targets[path].update({name: round(torch.as_tensor(count).item()) for name, count in counts.items()})
@@ -190,123 +196,3 @@ class _Walk(fx.Interpreter):
         for source, gradient in zip(self.spikes, gradients, strict=False):
             if gradient is not None and gradient.any():
                 self.reach[source][path] = self.reach[source].get(path, 0) + gradient.round()
-
-
-def _carrying(what: int, shape: Sequence[int]) -> Tensor:
-    """[3, *shape] of which every element carries one value of the kind `what`."""
-    x = torch.zeros(3, *shape, dtype=torch.float64)
-    x[what] = 1
-    return x
-
-
-def _uses(layer: Any, x: Tensor) -> Tensor:
-    """Number of weights of `layer` that are multiplied by the values that each row of `x` [R, C, …] counts, by output: [R, D, …].
-
-    One channel in the place of all: a convolution of ones over the sum of the channels.  (Every input meets the weights of its
-    own group alone; what is divided here by the groups adds up to that over the output channels.)
-    """
-    if isinstance(layer, nn.Linear):
-        return x.sum(-1, keepdim=True).expand(*x.shape[:-1], layer.out_features)
-    kind: Any = next(kind for kind in CONVOLUTIONS if isinstance(layer, kind))
-    geometry = {name: getattr(layer, name) for name in GEOMETRY}
-    if kind in TRANSPOSED:
-        geometry["output_padding"] = layer.output_padding
-    one = kind(1, 1, bias=False, dtype=torch.float64, **geometry)
-    nn.init.ones_(one.weight)
-    used = one(x.sum(1, keepdim=True)) / layer.groups
-    return used.expand(-1, layer.out_channels, *used.shape[2:])
-
-
-def _nonzero_uses(layer: Any, x: Tensor) -> Tensor:
-    """`_uses` for weights that are not 0."""
-    mask: Any = copy.deepcopy(layer).cpu().double()
-    mask.weight = nn.Parameter((layer.weight != 0).cpu().double(), requires_grad=False)
-    mask.bias = None
-    return mask(x)
-
-
-def _together(*parts: Any, **settings: Any) -> Tensor:
-    """A sum carries what its parts carry; so does a product with a constant, which itself carries nothing."""
-    return reduce(torch.add, [part for part in (*parts, *settings.values()) if isinstance(part, Tensor)])
-
-
-def _unchanged(x: Tensor, *settings: Any, **more: Any) -> Tensor:
-    return x
-
-
-def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Tensor:
-    return F.pad(x, pad, mode)
-
-
-def _sum(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
-    return x.sum(dim, keepdim)
-
-
-def _interpolated(x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
-    """The counts `x` at every cell to which they contribute; interpolation is a matrix for each spatial dimension."""
-    for axis in range(2, x.dim()):
-        size = x.shape[axis]
-        lines = torch.eye(size, dtype=x.dtype).view(size, 1, *[size if d == axis else 1 for d in range(2, x.dim())])
-        lines = run(lines.expand(-1, -1, *[size if d == axis else n for d, n in enumerate(x.shape) if d >= 2]))
-        matrix = (lines.movedim(axis, 2).flatten(3)[:, 0, :, 0] != 0).to(x)  # [size, new size]
-        x = (x.movedim(axis, -1) @ matrix).movedim(-1, axis)
-    return x
-
-
-def _sum_pool(x: Tensor, pool: AveragePool) -> Tensor:
-    """Sums over the windows of average pooling."""
-    if pool.adaptive:
-        return _adaptive_sum_pool(x, pool.output_size)
-    sizes = pool.window(x.shape[2:])
-    if x.dim() == 3:  # one dimension: there a divisor cannot be given
-        kernel, stride, padding = ((fill, *size) for fill, size in zip((1, 1, 0), sizes, strict=True))
-        return F.avg_pool2d(x.unsqueeze(2), kernel, stride, padding, pool.ceil_mode, divisor_override=1).squeeze(2)
-    function: Any = F.avg_pool3d if x.dim() == 5 else F.avg_pool2d
-    return function(x, *sizes, pool.ceil_mode, divisor_override=1)
-
-
-def _max_pooled(x: Tensor, pool: Any) -> Tensor:
-    """Sums over the windows of max pooling."""
-    if hasattr(pool, "output_size"):
-        return _adaptive_sum_pool(x, pool.output_size)
-    kernel, stride, padding = (
-        (size,) * (x.dim() - 2) if isinstance(size, int) else tuple(size)
-        for size in (pool.kernel_size, pool.stride, pool.padding)
-    )
-    if set(pool.dilation if isinstance(pool.dilation, tuple) else (pool.dilation,)) != {1}:
-        raise ValueError(f"{pool}: operations of pooling with dilation cannot be counted")
-    if x.dim() == 3:
-        sizes = (1, *kernel), (1, *stride), (0, *padding)
-        return F.avg_pool2d(x.unsqueeze(2), *sizes, pool.ceil_mode, divisor_override=1).squeeze(2)
-    function: Any = F.avg_pool3d if x.dim() == 5 else F.avg_pool2d
-    return function(x, kernel, stride, padding, pool.ceil_mode, divisor_override=1)
-
-
-def _adaptive_sum_pool(x: Tensor, output_size: Any) -> Tensor:
-    pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[x.dim() - 3]
-    pooled = pool(x, output_size)
-    for axis in range(2, x.dim()):
-        size, cells = x.shape[axis], pooled.shape[axis]
-        widths = [-(-(i + 1) * size // cells) - i * size // cells for i in range(cells)]
-        pooled = pooled * torch.tensor(widths, dtype=x.dtype).view(-1, *[1] * (x.dim() - 1 - axis))
-    return pooled
-
-
-def _copies(mode: str) -> bool:
-    """Whether interpolation by `mode` copies elements and does not mix them."""
-    return mode.startswith("nearest")
-
-
-SUMS = (operator.add, operator.iadd, operator.sub, torch.add, torch.sub, "add", "add_", "sub")
-RULES: dict[Any, Callable[..., Tensor]] = {
-    **dict.fromkeys((*SUMS, *SCALING, *DIVISIONS), _together),
-    **dict.fromkeys((operator.neg, F.dropout), _unchanged),
-    **dict.fromkeys((torch.mean, "mean"), _sum),
-    F.pad: _pad,
-}
-SHAPING = (
-    operator.getitem, getattr, torch.cat, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.unsqueeze,
-    torch.squeeze, torch.movedim, torch.roll, torch.flip, torch.stack, torch.chunk, torch.split, torch.unbind, torch.narrow,
-    torch.select, torch.Tensor.expand, F.pixel_shuffle, for_every_image,
-    "flatten", "view", "reshape", "size", "dim", "permute", "transpose", "contiguous",
-)  # fmt: skip

@@ -11,7 +11,8 @@ from spikingjelly.activation_based import functional
 from torch import Tensor, fx, nn
 
 from snnconv.nn.graph.capture import capture
-from snnconv.nn.graph.plain import from_plain, to_plain
+from snnconv.nn.graph.plain import to_plain
+from snnconv.nn.graph.rebuild import from_plain
 from snnconv.nn.graph.trace import trace
 from snnconv.runtime import environment, files
 from snnconv.runtime.checkpoint import load_ann

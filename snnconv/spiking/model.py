@@ -10,28 +10,23 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from spikingjelly.activation_based import base, functional
+from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
 from snnconv.nn.graph.folding import fold_amplitudes
-from snnconv.nn.graph.split import split
-from snnconv.runtime.compilation import compiled
 from snnconv.spiking.encoders.base import InputEncoder
 from snnconv.spiking.encoders.direct import Direct
 from snnconv.spiking.encoders.frames import Frames
-from snnconv.spiking.event_driven import library, refresh, walk_spikes
+from snnconv.spiking.event_driven import library
 from snnconv.spiking.latency import Latency, latency_class
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.operators.base import Operator, OperatorOverTime
 from snnconv.spiking.simulation import Simulation, Timing, wanted_timesteps
 from snnconv.spiking.tasks import CLASSIFY, Task
-
-SMALLEST_BATCH = 16  # size down to which a shrinking batch is padded for compiled code
-TOGETHER = 4096  # images × timesteps simulated at once where layers wait for all inputs
-IN_CACHE = 256  # the same on a CPU: about the size of a layer that stays in the cache
+from snnconv.spiking.time_loop import TimeLoop
 
 
-class SpikingModel(nn.Module):
+class SpikingModel(TimeLoop):
     """A converted network: `model(images, timesteps=T)` returns the logits of every step, [T, N, K].
 
     The prediction at t is the argmax of the running mean of the logits up to t (`read`).  Images are a constant input
@@ -67,16 +62,15 @@ class SpikingModel(nn.Module):
         facts: Mapping[str, Any] | None = None,
         spent: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.latency, self.timing = latency or Latency(), timing or Timing()
+        super().__init__(timing or Timing(), Simulation.of(simulation))
+        self.latency = latency or Latency()
         if self.timing.discard > self.latency.warmup or (self.timing.lookahead != 1 and not self.latency.waits):
             raise ValueError(f"{self.latency}: does not declare the discarded steps or the lookahead of {self.timing}")
-        self.simulation, self.timesteps, self.for_timesteps = Simulation.of(simulation), timesteps, for_timesteps
+        self.timesteps, self.for_timesteps = timesteps, for_timesteps
         self.method, self.facts, self.spent = method, dict(facts or {}), spent
         self.task: Task = CLASSIFY
         self.encoder: InputEncoder = Direct()
         self._prepared = 0  # T of the present network, if it depends on T
-        self._batch = 0  # images in the largest batch so far, to which smaller ones are padded if compiled
         self._install(network)
 
     def _install(self, network: nn.Module) -> None:
@@ -88,7 +82,7 @@ class SpikingModel(nn.Module):
             self.exact = self.like(network, fold_threshold=False, compile="none", precision="float32")
             network = copy.deepcopy(network).to(torch.bfloat16)
         self.network = network
-        self._parts: dict[str, tuple[Callable, Callable]] = {}
+        self._parts = {}
         functional.invalidate_reset_cache(self.network)
 
     def like(self, network: nn.Module, **simulation: Any) -> "SpikingModel":
@@ -96,10 +90,6 @@ class SpikingModel(nn.Module):
         settings = replace(self.simulation, **simulation)
         options = {name: getattr(self, name) for name in ("timesteps", "method", "facts", "spent")}
         return SpikingModel(network, self.latency, self.timing, simulation=settings, **options).alike(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and files leave out what can be rebuilt."""
-        return {**self.__dict__, "_parts": {}}
 
     def __repr__(self) -> str:
         neurons = Counter(type(neuron).__name__ for neuron in self.neurons().values())
@@ -109,6 +99,7 @@ class SpikingModel(nn.Module):
             f"class: {latency_class(self.latency.as_dict())})"
         )
 
+    @torch.no_grad()
     def prepare(self, timesteps: int) -> None:
         """Install the network for T = `timesteps`, if the network depends on T."""
         serves = timesteps <= self._prepared if self.timing.anytime else timesteps == self._prepared
@@ -192,7 +183,6 @@ class SpikingModel(nn.Module):
             raise ValueError("timesteps: this model has no T of its own; call model(images, timesteps=8)")
         return self.timesteps
 
-    @torch.no_grad()
     def run(
         self, images: Float[Tensor, "*inputs"], timesteps: int, *, over_time: bool = False
     ) -> Generator[Float[Tensor, "t N *K"], Tensor | None, None]:
@@ -203,90 +193,17 @@ class SpikingModel(nn.Module):
         if not isinstance(timesteps, Integral) or timesteps < 1:
             raise ValueError(f"timesteps={timesteps!r}: an integer of at least 1")
         self.prepare(timesteps)
-        encoder = self.encoder
-        if over_time:
-            if len(images) < timesteps:
-                raise ValueError(f"inputs over time {list(images.shape)}: {len(images)} steps, timesteps={timesteps}")
-            self._require_changing_inputs("over_time")
-            encoder = encoder if isinstance(encoder, Frames) else Frames()
-            images = images.movedim(0, 1)
-        changing = not isinstance(encoder, Direct)
-        most, waits = self.at_once(timesteps, images.device), self.timing.lookahead is None
-        if waits and len(images) > most:
-            parts = (part.movedim(1, 0) if over_time else part for part in images.split(most))
-            yield torch.cat([self(part, timesteps, over_time=over_time) for part in parts], dim=1)
-            return
-        before, after = self._split()
-        _require_batch(encoder.encode(images, 0, 1)[0] if changing else images, before)
-        refresh(after)
-        clocks = [module for module in self.network.modules() if isinstance(module, OverTime | OperatorOverTime)]
-        layerwise = self.simulation.layerwise(images.device.type)
-        functional.reset_net(self.network)
-        functional.set_step_mode(self.network, "m" if layerwise or self.timing.lookahead != 1 else "s")
-        ready = self._ready(images, most if waits else None)
-        constants, size = [ready] if changing else before(ready), len(ready)
-        count, done = len(images), -self.timing.discard
-        for steps in self.timing.chunks(timesteps, self.simulation.chunk if layerwise else 1):
-            for clock in clocks:
-                clock.timesteps = steps
-            shares = self.timing.shares(done + self.timing.discard, steps)
-            if changing:
-                inputs = encoder.encode(constants[0], done, steps).flatten(0, 1)
-                currents: Iterable[Tensor] = before(self._laid_out(inputs))
-            else:
-                currents = (_over_time(constant, steps, shares) for constant in constants)
-            logits = after(*currents)
-            first, done = max(-done, 0), done + steps
-            counted = logits.unflatten(0, (steps, -1))[first : steps - max(done - timesteps, 0), :count]
-            keep = (yield counted.to(images.dtype)) if len(counted) else None
-            if keep is not None:
-                count, keep = len(keep), self._padded(keep, size)
-                constants = [chosen_rows(constant, keep, size) for constant in constants]
-                for clock in clocks:
-                    keep_samples(clock, keep, size)
-                size = len(keep)
+        if not over_time:
+            return self.simulate(images, self.encoder, timesteps)
+        if len(images) < timesteps:
+            raise ValueError(f"inputs over time {list(images.shape)}: {len(images)} steps, timesteps={timesteps}")
+        self._require_changing_inputs("over_time")
+        encoder = self.encoder if isinstance(self.encoder, Frames) else Frames()
+        return self.simulate(images.movedim(0, 1), encoder, timesteps)
 
     def steps(self, timesteps: int) -> int:
         """Number of simulated steps that return `timesteps` of them."""
         return self.timing.steps(timesteps)
-
-    def at_once(self, timesteps: int, device: torch.device) -> int:
-        """Images to simulate at once so that all their steps fit; if layers wait for all inputs, a larger batch is split."""
-        cached = self.timing.lookahead is None and device.type == "cpu"
-        return max((IN_CACHE if cached else TOGETHER) // self.steps(timesteps), 1)
-
-    def _split(self) -> tuple[Callable, Callable]:
-        """The network before the first neurons, and the rest, compiled or event-driven as `simulation` says."""
-        mode = self.simulation.compile
-        if mode not in self._parts:
-            if self.simulation.channels_last:
-                self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            before, after = split(self.network, OverTime)
-            if self.simulation.compiles:
-                self._parts[mode] = before, compiled(after, mode=mode)
-            else:
-                self._parts[mode] = before, walk_spikes(after) if self.simulation.event_driven else after
-        return self._parts[mode]
-
-    def _ready(self, images: Tensor, most: int | None = None) -> Tensor:
-        """Images in the dtype and layout of the weights; for compiled code padded to the largest batch so far (at most `most`)."""
-        self._batch = max(self._batch, len(images))
-        wanted = min(self._batch, most or self._batch)
-        if self.simulation.compiles and len(images) < wanted:
-            images = torch.cat([images, images[-1:].expand(wanted - len(images), *images.shape[1:])])
-        return self._laid_out(images.to(next(self.network.parameters()).dtype))
-
-    def _laid_out(self, images: Tensor) -> Tensor:
-        """Images in the memory layout of the weights."""
-        last = self.simulation.channels_last and images.dim() == 4
-        return images.contiguous(memory_format=torch.channels_last) if last else images
-
-    def _padded(self, indices: Tensor, size: int) -> Tensor:
-        """`indices` of the samples that stay of `size`; for compiled code the last is repeated up to 16, 32, 64, … samples."""
-        if not self.simulation.compiles:
-            return indices
-        wanted = min(size, max(SMALLEST_BATCH, 1 << (len(indices) - 1).bit_length()))
-        return torch.cat([indices, indices[-1:].expand(wanted - len(indices))])
 
     def neurons(self) -> dict[str, nn.Module]:
         """The spiking neurons by path, in order of definition."""
@@ -314,49 +231,3 @@ class SpikingModel(nn.Module):
 def _changed(make: Callable[[int], nn.Module], change: Callable[[nn.Module], nn.Module], timesteps: int) -> nn.Module:
     """The network for T = `timesteps`, changed."""
     return change(make(timesteps))
-
-
-def _require_batch(images: Tensor, before: Callable) -> None:
-    """ValueError unless `images` are finite and have a batch axis, and the axes and channels of the convolution that takes them."""
-    if images.dtype == torch.uint8:
-        raise ValueError("images of uint8: convert them to float and normalize them as in training")
-    if not images.isfinite().all():  # a neuron whose potential is NaN is silent, so the result would look sound
-        raise ValueError("images with values that are NaN or infinite")
-    if images.dim() < 2:
-        raise ValueError(f"images of shape {list(images.shape)}: a batch has a first axis for the images, [N, …]")
-    (entry,) = [node for node in before.graph.nodes if node.op == "placeholder"]  # type: ignore[attr-defined]
-    for user in entry.users:
-        layer = before.get_submodule(str(user.target)) if user.op == "call_module" else None  # type: ignore[attr-defined]
-        if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            continue
-        axes = [layer.in_channels, "D", "H", "W"][:1] + ["D", "H", "W"][-len(layer.kernel_size) :]
-        if images.dim() != len(axes) + 1 or images.shape[1] != layer.in_channels:
-            hint = "; for a single image use images.unsqueeze(0)" if images.dim() == len(axes) else ""
-            raise ValueError(
-                f"images of shape {list(images.shape)}: {user.target} takes [N, {', '.join(map(str, axes))}]{hint}"
-            )
-
-
-def _over_time(constant: Tensor, steps: int, shares: list[float] | None) -> Tensor:
-    """A constant input [N, …] at each of `steps` steps, [steps·N, …], times that step's share."""
-    repeated = constant if steps == 1 else torch.cat([constant] * steps)  # keeps channels_last
-    if shares is None:
-        return repeated
-    each = torch.tensor(shares, dtype=torch.float64).repeat_interleave(len(constant))
-    return repeated * each.to(repeated).view(-1, *[1] * (repeated.dim() - 1))
-
-
-def keep_samples(neuron: nn.Module, indices: Tensor, size: int | None = None) -> None:
-    """Reduce the state of `neuron` to the samples of the batch with these `indices`; `size` is that of the batch so far."""
-    for module in neuron.modules():
-        if isinstance(module, base.MemoryModule):
-            for name, value in module._memories.items():
-                if isinstance(value, Tensor) and value.dim():
-                    module._memories[name] = chosen_rows(value, indices, size or len(value))
-
-
-def chosen_rows(value: Tensor, indices: Tensor, size: int) -> Tensor:
-    """The rows of `value` that belong to these samples; a sample may have several (windows of an image), which lie together."""
-    if len(value) == size:
-        return value[indices]
-    return value.unflatten(0, (size, -1))[indices].flatten(0, 1)

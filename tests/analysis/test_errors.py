@@ -199,7 +199,7 @@ def test_waiting_leaves_no_unevenness(ann, batches):
 
 def test_more_images_than_a_cache_holds(ann, batches, monkeypatch):
     whole = decompose(ann, parallel.convert(ann, []), batches, TS)
-    monkeypatch.setattr("snnconv.spiking.model.IN_CACHE", 16)
+    monkeypatch.setattr("snnconv.spiking.time_loop.IN_CACHE", 16)
     assert decompose(ann, parallel.convert(ann, []), batches, TS).layers == whole.layers
 
 

@@ -133,7 +133,7 @@ def test_a_batch_that_is_simulated_in_parts(exact_network, exact_images, monkeyp
     """Where layers wait, a large one is."""
     snn, images = parallel(exact_network().double(), []), exact_images(7).double()
     whole = count_operations(snn, [(images, None)], [2, 4])
-    monkeypatch.setattr("snnconv.spiking.model.IN_CACHE", 8)
+    monkeypatch.setattr("snnconv.spiking.time_loop.IN_CACHE", 8)
     assert snn.at_once(4, images.device) == 2
     assert count_operations(snn, [(images, None)], [2, 4]) == whole
     assert sum(whole.accumulates[4].values()) > 0

@@ -41,7 +41,7 @@ class Net(nn.Module):
 @pytest.fixture(autouse=True)
 def inputs_without_values(monkeypatch):
     """Whether images are finite cannot be asked of tensors that have no values."""
-    monkeypatch.setattr("snnconv.spiking.model._require_batch", lambda *_: None)
+    monkeypatch.setattr("snnconv.spiking.time_loop._require_batch", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

@@ -389,7 +389,7 @@ def test_compiled_models_are_counted_like_others(as_if_compiled, exact_network, 
 
 
 def test_padding_keeps_to_what_is_simulated_at_once(as_if_compiled, exact_network, exact_images, monkeypatch):
-    monkeypatch.setattr("snnconv.spiking.model.IN_CACHE", 16)
+    monkeypatch.setattr("snnconv.spiking.time_loop.IN_CACHE", 16)
     images, sizes = exact_images(5), []
     snn = SpikingModel(
         parallel(exact_network(), []).network,

@@ -12,11 +12,11 @@ from spikingjelly.activation_based import functional
 from torch import nn
 
 from snnconv.nn.graph.sites import Attention, Extremum, MatMul, Product
-from snnconv.spiking.model import keep_samples
 from snnconv.spiking.operators.base import OperatorOverTime
 from snnconv.spiking.operators.max_count import MaxCount
 from snnconv.spiking.operators.running_mean import RunningMean
 from snnconv.spiking.operators.winner import Winner
+from snnconv.spiking.time_loop import keep_samples
 
 SHAPE = (2, 4, 6, 6)
 FUNCTIONS = {

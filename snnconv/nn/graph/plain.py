@@ -4,47 +4,13 @@ Nothing is unpickled and no name is imported that is not on the lists below, so 
 its class, its plain attributes, its tensors and its children; a call of a function is the function's name.
 """
 
-import importlib
-import operator
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from snnconv.nn.graph.aten_shapes import for_every_image
-
-# Modules of Python whose network classes may be rebuilt.
-CLASSES = (
-    "torch.nn.modules.", "snnconv.nn.activations.", "snnconv.nn.graph.", "snnconv.spiking.network.", "snnconv.spiking.neurons.",
-    "snnconv.spiking.operators.", "spikingjelly.activation_based.neuron.", "spikingjelly.activation_based.surrogate.",
-)  # fmt: skip
-FUNCTIONS: dict[str, Any] = {
-    "snnconv.for_every_image": for_every_image,
-    "torch.Tensor.expand": torch.Tensor.expand,
-    **{f"operator.{name}": getattr(operator, name) for name in ("add", "iadd", "sub", "isub", "mul", "truediv", "neg", "getitem")},
-    **{
-        f"torch.{name}": getattr(torch, name)
-        for name in (
-            "add", "sub", "mul", "div", "cat", "stack", "mean", "sum", "permute", "transpose", "unsqueeze", "squeeze", "select",
-            "chunk", "split", "unbind", "narrow", "flip", "roll", "movedim", "matmul", "einsum", "flatten", "reshape", "maximum",
-            "minimum", "bmm", "relu",
-        )
-    },
-    **{
-        f"torch.nn.functional.{name}": getattr(nn.functional, name)
-        for name in (
-            "pad", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "linear", "conv1d", "conv2d", "conv3d", "avg_pool1d",
-            "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "interpolate",
-            "relu", "dropout",
-        )
-    },
-}  # fmt: skip
-METHODS = ("add", "sub", "mul", "div", "flatten", "view", "reshape", "mean", "sum", "size", "permute", "transpose", "contiguous",
-           "unsqueeze", "squeeze", "dim", "chunk", "split")  # fmt: skip
-OF_EVERY_MODULE = {*vars(nn.Module())} - {"training"}  # hooks and tables of tensors and children
-PATH = re.compile(r"\w+(\.\w+)*", re.ASCII)
+from snnconv.nn.graph.plain_names import CLASSES, OF_EVERY_MODULE, function_name
 
 
 def to_plain(network: fx.GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -70,14 +36,6 @@ def to_plain(network: fx.GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]
     return {**plain, "constants": constants}, store.tensors
 
 
-def from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> fx.GraphModule:
-    """The network that `to_plain` described; ValueError for anything that it cannot have written."""
-    try:
-        return _Restore(tensors).network(plain)
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise ValueError(f"damaged description of a network ({type(error).__name__}: {error})") from error
-
-
 def _is_module(network: nn.Module, path: str) -> bool:
     try:
         network.get_submodule(path)
@@ -96,26 +54,6 @@ def _name(node: fx.Node) -> str:
     if node.op != "call_function":
         return str(node.target)
     return function_name(node.target)  # type: ignore[arg-type]
-
-
-def function_name(function: Callable) -> str:
-    """The name of a function in `FUNCTIONS`, or of an ATen operator; ValueError for any other."""
-    if isinstance(function, torch._ops.OpOverload) and function.namespace == "aten":
-        return str(function)
-    for name, known in FUNCTIONS.items():
-        if known is function:
-            return name
-    raise ValueError(f"{getattr(function, '__name__', function)}: a call of this function cannot be saved")
-
-
-def named_function(name: str) -> Any:
-    """The inverse of `function_name`."""
-    if name in FUNCTIONS:
-        return FUNCTIONS[name]
-    parts = name.split(".")
-    if len(parts) == 3 and parts[0] == "aten" and "file" not in parts[1] and PATH.fullmatch(name):
-        return getattr(getattr(torch.ops.aten, parts[1]), parts[2])
-    raise ValueError(f"{name!r}: no function that a saved network may call")
 
 
 class _Store:
@@ -175,121 +113,3 @@ class _Store:
         if callable(value) and not isinstance(value, type):
             return {"function": function_name(value)}
         raise ValueError(f"a value of type {type(value).__name__} cannot be saved")
-
-
-class _Restore:
-    """Builds modules and nodes from plain values."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors: dict[tuple[str, bool], Tensor] = {}
-        self.stored = tensors
-        self.nodes: dict[str, fx.Node] = {}
-
-    def network(self, plain: Mapping[str, Any]) -> fx.GraphModule:
-        root = nn.Module()
-        for path, described in plain["modules"].items():
-            _place(root, path, self.module(described))
-        for path, described in plain["constants"].items():
-            parent, leaf = _parent(root, path)
-            tensor = self.tensor(described)
-            parent.register_parameter(leaf, tensor) if isinstance(tensor, nn.Parameter) else parent.register_buffer(
-                leaf, tensor
-            )
-        graph = fx.Graph()
-        for node in plain["nodes"]:
-            self.nodes[node["name"]] = self.node(graph, node)
-        return fx.GraphModule(root, graph).eval()
-
-    def node(self, graph: fx.Graph, plain: Mapping[str, Any]) -> fx.Node:
-        op, target = plain["op"], plain["target"]
-        if op == "call_function":
-            target = named_function(target)
-        elif op == "call_method" and target not in METHODS:
-            raise ValueError(f"{target!r}: no method that a saved network may call")
-        elif op not in ("placeholder", "output", "call_module", "get_attr", "call_method") or not PATH.fullmatch(
-            target
-        ):
-            raise ValueError(f"{op} {target!r}: no step of a saved network")
-        args, kwargs = self.value(plain["args"]), self.value(plain["kwargs"])
-        if not all(name.isidentifier() for name in kwargs):
-            raise ValueError(f"{kwargs}: no arguments of a call")
-        return graph.create_node(op, target, args, kwargs, name=plain["name"])
-
-    def tensor(self, plain: Mapping[str, Any]) -> Tensor:
-        key = plain["tensor"], plain["trained"]
-        if key not in self.tensors:
-            tensor = self.stored[key[0]]
-            self.tensors[key] = (
-                nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if plain["trained"] else tensor
-            )
-        return self.tensors[key]
-
-    def module(self, plain: Mapping[str, Any]) -> nn.Module:
-        kind = plain["class"]
-        if not kind.startswith(CLASSES) or not PATH.fullmatch(kind):
-            raise ValueError(f"{kind!r}: no layer that a saved network may hold")
-        place, _, name = kind.rpartition(".")
-        found = getattr(importlib.import_module(place), name)
-        if not (isinstance(found, type) and issubclass(found, nn.Module)):
-            raise ValueError(f"{kind!r}: no layer that a saved network may hold")
-        module = found.__new__(found)
-        nn.Module.__init__(module)
-        for key, value in plain["attributes"].items():
-            if key in OF_EVERY_MODULE or callable(getattr(found, key, None)):
-                raise ValueError(f"{kind}.{key}: no file may replace this attribute")
-            module.__dict__[key] = self.value(value)
-        for key, value in plain["parameters"].items():
-            module.register_parameter(key, None if value is None else self.tensor(value))  # type: ignore[arg-type]
-        for key, value in plain["buffers"].items():
-            module.register_buffer(
-                key, None if value is None else self.tensor(value), persistent=key not in plain["transient"]
-            )
-        for key, child in plain["children"].items():
-            module.add_module(key, self.module(child))
-        return module
-
-    def value(self, value: Any) -> Any:
-        if isinstance(value, list):
-            return [self.value(item) for item in value]
-        if not isinstance(value, Mapping):
-            return value
-        if "tensor" in value:
-            return self.tensor(value)
-        ((kind, content),) = value.items()
-        if kind == "node":
-            return self.nodes[content]
-        if kind in ("tuple", "slice"):
-            items = [self.value(item) for item in content]
-            return tuple(items) if kind == "tuple" else slice(*items)
-        if kind == "mapping":
-            return {key: self.value(item) for key, item in content.items()}
-        if kind == "function":
-            return named_function(content)
-        if kind == "device":
-            return torch.device(content)
-        if kind in ("dtype", "memory_format", "layout") and isinstance(
-            found := getattr(torch, content), getattr(torch, kind)
-        ):
-            return found
-        raise ValueError(f"{kind!r}: no value of a saved network")
-
-
-def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """The module that holds `path`, made of empty ones where there is none, and the last name of `path`."""
-    if not PATH.fullmatch(path):
-        raise ValueError(f"{path!r}: no path in a network")
-    *parents, leaf = path.split(".")
-    for name in parents:
-        if name not in root._modules:
-            root.add_module(name, nn.Module())
-        root = root.get_submodule(name)
-    return root, leaf
-
-
-def _place(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` at `path`; what lies there already becomes its children."""
-    parent, leaf = _parent(root, path)
-    before = parent._modules.get(leaf)
-    for name, child in before.named_children() if before is not None else ():
-        module.add_module(name, child)
-    setattr(parent, leaf, module)

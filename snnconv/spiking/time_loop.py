@@ -1,0 +1,122 @@
+"""The loop that runs a network with neurons over time, in chunks of timesteps."""
+
+from collections.abc import Callable, Generator, Iterable
+
+import torch
+from jaxtyping import Float
+from spikingjelly.activation_based import functional
+from torch import Tensor, nn
+
+from snnconv.nn.graph.split import split
+from snnconv.runtime.compilation import compiled
+from snnconv.spiking.encoders.base import InputEncoder
+from snnconv.spiking.encoders.direct import Direct
+from snnconv.spiking.event_driven import refresh, walk_spikes
+from snnconv.spiking.network import OverTime
+from snnconv.spiking.operators.base import OperatorOverTime
+from snnconv.spiking.simulation import Simulation, Timing
+
+SMALLEST_BATCH = 16  # size down to which a shrinking batch is padded for compiled code
+TOGETHER = 4096  # images × timesteps simulated at once where layers wait for all inputs
+IN_CACHE = 256  # the same on a CPU: about the size of a layer that stays in the cache
+
+
+class TimeLoop(nn.Module):
+    """Runs `network`, whose neurons stand in `OverTime` modules, as `timing` requires and `simulation` says.
+
+    Layers before the first neuron are computed once if the input is the same in all steps.
+    """
+
+    network: nn.Module
+
+    def __init__(self, timing: Timing, simulation: Simulation) -> None:
+        super().__init__()
+        self.timing, self.simulation = timing, simulation
+        self._parts: dict[str, tuple[Callable, Callable]] = {}  # of the network, by mode of compilation
+        self._batch = 0  # images in the largest batch so far, to which smaller ones are padded if compiled
+
+    def __getstate__(self) -> dict:
+        """Copies and files leave out what can be rebuilt."""
+        return {**self.__dict__, "_parts": {}}
+
+    @torch.no_grad()
+    def simulate(
+        self, images: Float[Tensor, "N *inputs"], encoder: InputEncoder, timesteps: int
+    ) -> Generator[Float[Tensor, "t N *K"], Tensor | None, None]:
+        """Logits of each step from the initial state, in consecutive chunks of t timesteps; `encoder` makes the inputs.
+
+        `.send(indices)` continues with those samples of the batch only; the others are not simulated any more.
+        """
+        changing = not isinstance(encoder, Direct)
+        most, waits = self.at_once(timesteps, images.device), self.timing.lookahead is None
+        if waits and len(images) > most:
+            parts = [torch.cat([*self.simulate(part, encoder, timesteps)]) for part in images.split(most)]
+            yield torch.cat(parts, dim=1)
+            return
+        before, after = self._split()
+        _require_batch(encoder.encode(images, 0, 1)[0] if changing else images, before)
+        refresh(after)
+        clocks = [module for module in self.network.modules() if isinstance(module, OverTime | OperatorOverTime)]
+        layerwise = self.simulation.layerwise(images.device.type)
+        functional.reset_net(self.network)
+        functional.set_step_mode(self.network, "m" if layerwise or self.timing.lookahead != 1 else "s")
+        ready = self._ready(images, most if waits else None)
+        constants, size = [ready] if changing else before(ready), len(ready)
+        count, done = len(images), -self.timing.discard
+        for steps in self.timing.chunks(timesteps, self.simulation.chunk if layerwise else 1):
+            for clock in clocks:
+                clock.timesteps = steps
+            shares = self.timing.shares(done + self.timing.discard, steps)
+            if changing:
+                inputs = encoder.encode(constants[0], done, steps).flatten(0, 1)
+                currents: Iterable[Tensor] = before(self._laid_out(inputs))
+            else:
+                currents = (_over_time(constant, steps, shares) for constant in constants)
+            logits = after(*currents)
+            first, done = max(-done, 0), done + steps
+            counted = logits.unflatten(0, (steps, -1))[first : steps - max(done - timesteps, 0), :count]
+            keep = (yield counted.to(images.dtype)) if len(counted) else None
+            if keep is not None:
+                count, keep = len(keep), self._padded(keep, size)
+                constants = [chosen_rows(constant, keep, size) for constant in constants]
+                for clock in clocks:
+                    keep_samples(clock, keep, size)
+                size = len(keep)
+
+    def at_once(self, timesteps: int, device: torch.device) -> int:
+        """Images to simulate at once so that all their steps fit; if layers wait for all inputs, a larger batch is split."""
+        cached = self.timing.lookahead is None and device.type == "cpu"
+        return max((IN_CACHE if cached else TOGETHER) // self.timing.steps(timesteps), 1)
+
+    def _split(self) -> tuple[Callable, Callable]:
+        """The network before the first neurons, and the rest, compiled or event-driven as `simulation` says."""
+        mode = self.simulation.compile
+        if mode not in self._parts:
+            if self.simulation.channels_last:
+                self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            before, after = split(self.network, OverTime)
+            if self.simulation.compiles:
+                self._parts[mode] = before, compiled(after, mode=mode)
+            else:
+                self._parts[mode] = before, walk_spikes(after) if self.simulation.event_driven else after
+        return self._parts[mode]
+
+    def _ready(self, images: Tensor, most: int | None = None) -> Tensor:
+        """Images in the dtype and layout of the weights; for compiled code padded to the largest batch so far (at most `most`)."""
+        self._batch = max(self._batch, len(images))
+        wanted = min(self._batch, most or self._batch)
+        if self.simulation.compiles and len(images) < wanted:
+            images = torch.cat([images, images[-1:].expand(wanted - len(images), *images.shape[1:])])
+        return self._laid_out(images.to(next(self.network.parameters()).dtype))
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        """Images in the memory layout of the weights."""
+        last = self.simulation.channels_last and images.dim() == 4
+        return images.contiguous(memory_format=torch.channels_last) if last else images
+
+    def _padded(self, indices: Tensor, size: int) -> Tensor:
+        """`indices` of the samples that stay of `size`; for compiled code the last is repeated up to 16, 32, 64, … samples."""
+        if not self.simulation.compiles:
+            return indices
+        wanted = min(size, max(SMALLEST_BATCH, 1 << (len(indices) - 1).bit_length()))
+        return torch.cat([indices, indices[-1:].expand(wanted - len(indices))])
