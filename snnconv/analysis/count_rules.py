@@ -15,14 +15,8 @@ from snnconv.nn.graph.kinds import DIVISIONS, SCALING
 from snnconv.nn.graph.pooling import AveragePool
 
 SPIKES, CONSTANT, VARYING = range(3)  # kinds of values of an element: spikes, constant over time, changing
-
-
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
-
-
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
 
 
@@ -132,16 +126,12 @@ def copies_elements(mode: str) -> bool:
 
 
 SUMS = (operator.add, operator.iadd, operator.sub, torch.add, torch.sub, "add", "add_", "sub")
-
-
 RULES: dict[Any, Callable[..., Tensor]] = {
     **dict.fromkeys((*SUMS, *SCALING, *DIVISIONS), together),
     **dict.fromkeys((operator.neg, F.dropout), _unchanged),
     **dict.fromkeys((torch.mean, "mean"), _sum),
     F.pad: _pad,
 }
-
-
 SHAPING = (
     operator.getitem, getattr, torch.cat, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.unsqueeze,
     torch.squeeze, torch.movedim, torch.roll, torch.flip, torch.stack, torch.chunk, torch.split, torch.unbind, torch.narrow,

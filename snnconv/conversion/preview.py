@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from snnconv.conversion import checks
-from snnconv.conversion.checks import Check
+from snnconv.conversion.check_result import Check
 from snnconv.conversion.entrance import entered
 from snnconv.conversion.registry import CALIBRATION, automatic, bound_settings, find
 from snnconv.data.loaders import Loader, device_of

@@ -2,20 +2,18 @@
 
 import copy
 import time
-from collections.abc import Iterator, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from snnconv.data.loaders import Loader, device_of
-from snnconv.runtime import console, distributed
+from snnconv.runtime import distributed
 from snnconv.spiking.curve import Curve
-from snnconv.spiking.metrics import flat, update
+from snnconv.spiking.metrics import flat
 from snnconv.spiking.model import SpikingModel
-from snnconv.spiking.recording import count_spikes
+from snnconv.spiking.tally import add, require_images, shown, started, tally_of
 from snnconv.spiking.tasks import CLASSIFY, Task
 
 
@@ -45,7 +43,7 @@ def accuracy(network: nn.Module, loader: Any, task: Task | None = None) -> float
         counts += torch.stack([correct, torch.full_like(correct, len(labels))])
     network.train(was_training)
     correct, total = distributed.sum_over_ranks(counts).tolist()
-    _require_images(total)
+    require_images(total)
     return correct / total
 
 
@@ -71,7 +69,7 @@ def accuracy_over_time(
     """
     _require_spiking(snn)
     batches, start = Loader(loader, device_of(snn), labelled=True), time.perf_counter()
-    tallies = [_tally(snn, batches, part, rate_images) for part in snn.rounds(timesteps)]
+    tallies = [tally_of(snn, batches, part, rate_images) for part in snn.rounds(timesteps)]
     last, prepared = tallies[-1], sum(tally.prepare_seconds for tally in tallies)
     neurons, spikes = last.counts[:, :, 1].sum(1), last.counts[:, :, 0].sum(1)
     return Curve(
@@ -109,7 +107,7 @@ def over_time(snn: SpikingModel, loader: Any, metric: Any, timesteps: int | Sequ
     batches, values = Loader(loader, device, labelled=True), dict[int, Any]()
     for part in snn.rounds(timesteps):
         each = {t: _Metric(metric, device) for t in part}
-        for images, targets in _shown(batches):
+        for images, targets in shown(batches):
             logits = snn(images, part[-1])
             means = snn.read(logits).to(logits.dtype)
             for t in part:
@@ -148,104 +146,8 @@ class _Metric:
             value = self.state.compute()
             return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         total, images = distributed.sum_over_ranks(self.total).tolist()
-        _require_images(images)
+        require_images(images)
         return total / images
-
-
-def _shown(batches: Loader) -> Iterator[tuple[Tensor, Tensor]]:
-    """`batches`, with a progress bar in the main process."""
-    count = len(batches.source) if isinstance(batches.source, Sized) else None
-    yield from track(iter(batches), "spikes", total=count, transient=True, console=console.for_progress())
-
-
-def _require_images(images: float) -> None:
-    if not images:
-        raise ValueError("the loader gave no images to evaluate; a generator can be passed through only once")
-
-
-@dataclass(frozen=True)
-class _Tally:
-    """Result of one run over the data; `counts` [layers, steps, 4] are those of `count_spikes`, over the first images."""
-
-    correct: dict[int, float]
-    metrics: dict[int, dict[str, Any]]
-    images: int
-    spikes: dict[int, float]
-    paths: list[str]
-    counts: Tensor
-    emitted: tuple[int, int]
-    changed: float | None
-    prepare_seconds: float
-
-
-def _tally(snn: SpikingModel, batches: Loader, wanted: list[int], rate_images: int) -> _Tally:
-    """Run all of `batches` for the largest t of `wanted`."""
-    device, steps, seen, counted, start = batches.device, snn.steps(wanted[-1]), 0, 0, time.perf_counter()
-    snn.prepare(wanted[-1])  # before its neurons are recorded
-    prepared = time.perf_counter() - start
-    correct = torch.zeros(len(wanted), dtype=torch.int64, device=device)
-    each = {t: _started(snn.task, device) for t in wanted}
-    changed = torch.zeros(2, dtype=torch.int64, device=device)  # predictions, of images
-    counts: dict[str, Tensor] = {}
-    for images, labels in _shown(batches):
-        if seen < rate_images:
-            with count_spikes(snn) as emitted:
-                outputs = _outputs(snn, images, wanted)
-            for path, rows in emitted.items():
-                counts[path] = _merged([*([counts[path]] if path in counts else []), *rows.split(steps)])
-            if snn.exact is not None:
-                exact = _outputs(snn.exact.to(device), images, wanted[-1:])[-1]
-                differs = snn.task.decide(outputs[-1]) != snn.task.decide(exact)
-                changed += torch.stack([differs.sum(), torch.full_like(differs.sum(), differs.numel())])
-            counted = seen + len(images)
-        else:
-            outputs = _outputs(snn, images, wanted)
-        correct = correct + snn.task.right(outputs, labels).sum(1)
-        for t, output in zip(wanted, outputs, strict=True):
-            _add(each[t], snn.task, output, labels)
-        seen += len(images)
-    total, counted = distributed.sum_over_ranks(torch.tensor([seen, counted], device=device)).tolist()
-    _require_images(total)
-    every = torch.stack(list(counts.values()))
-    every[..., :2] = distributed.sum_over_ranks(every[..., :2].contiguous())
-    extremes = distributed.largest_over_ranks(torch.stack([-every[..., 2].min(), every[..., 3].max()]))
-    changed = distributed.sum_over_ranks(changed)
-    by_step = every[..., 0].sum(0).cumsum(0) / counted
-    return _Tally(
-        correct=dict(zip(wanted, distributed.sum_over_ranks(correct).tolist(), strict=True)),
-        metrics={t: {name: metric.compute() for name, metric in metrics.items()} for t, metrics in each.items()},
-        images=total,
-        spikes={t: float(by_step[snn.timing.discard + t - 1]) for t in wanted},
-        paths=list(counts),
-        counts=every,
-        emitted=(-int(extremes[0]), int(extremes[1])),
-        changed=None if snn.exact is None else float(changed[0] / changed[1]),
-        prepare_seconds=prepared,
-    )
-
-
-def _merged(parts: list[Tensor]) -> Tensor:
-    """Counts [t, 4] of several batches as one."""
-    rows = torch.stack(parts)
-    return torch.stack([rows[..., 0].sum(0), rows[..., 1].sum(0), rows[..., 2].amin(0), rows[..., 3].amax(0)], 1)
-
-
-def _outputs(snn: SpikingModel, images: Tensor, wanted: list[int]) -> Tensor:
-    """The readout at each wanted t, [t, N, …], from one run."""
-    return snn.read(snn(images, wanted[-1]))[[t - 1 for t in wanted]]
-
-
-def _started(task: Task, device: torch.device) -> dict[str, Any]:
-    """The metrics of a task, without samples yet."""
-    return {name: measure.start(device) for name, measure in task.metrics.items()}
-
-
-def _add(metrics: dict[str, Any], task: Task, outputs: Tensor, targets: Tensor) -> None:
-    """Add a batch to the metrics."""
-    if metrics:
-        shown = task.shown(outputs)
-        for metric in metrics.values():
-            update(metric, shown, targets)
 
 
 def _by_name(tallies: list[dict[int, dict[str, Any]]]) -> dict[str, dict[int, float]]:
@@ -262,9 +164,9 @@ def _by_name(tallies: list[dict[int, dict[str, Any]]]) -> dict[str, dict[int, fl
 def metrics_of(network: nn.Module, loader: Any, task: Task) -> dict[str, float]:
     """The metrics of `task` for a network without spikes, by name, in eval mode; its mode is restored."""
     device, was_training = device_of(network), network.training
-    metrics = _started(task, device)
+    metrics = started(task, device)
     network.eval()
     for inputs, targets in Loader(loader, device) if metrics else ():
-        _add(metrics, task, network(inputs), targets)
+        add(metrics, task, network(inputs), targets)
     network.train(was_training)
     return {key: number for name, metric in metrics.items() for key, number in flat(name, metric.compute()).items()}

@@ -17,7 +17,8 @@ from snnconv.conversion.methods import qcfs
 from snnconv.hardware.export import onnx as exporter
 from snnconv.hardware.export import onnx_graph
 from snnconv.hardware.export import onnx_unrolled as unrolled
-from snnconv.hardware.export.onnx import FILE, check, export, int8_layers
+from snnconv.hardware.export.onnx import FILE, check, export
+from snnconv.hardware.export.onnx_comparison import int8_layers
 from snnconv.nn.activations.clipped_relu import ClippedReLU
 from snnconv.nn.activations.noisy_qcfs import NoisyQCFS
 from snnconv.nn.activations.qcfs import QCFS
@@ -234,7 +235,7 @@ def test_levels_away_from_ties_are_errors(tmp_path, monkeypatch):
     content = made.model.SerializeToString()
     made.modules["act1"].set_threshold(0.73)
     with pytest.raises(ValueError, match=r"here: act1(:| differ)"):
-        exporter._compared(content, made, IMAGES, "here")
+        exporter.compared(content, made, IMAGES, "here")
 
 
 UNKNOWN = {

@@ -15,34 +15,17 @@ convolutions and linear layers that onnxruntime then computes in int8; the first
 import importlib
 import importlib.util
 import json
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from snnconv.hardware.export.checking import images_to_compare
+from snnconv.hardware.export.onnx_comparison import FILE, beside, beside_floats, compared, int8_layers, openvino_logits
 from snnconv.hardware.export.onnx_graph import Built, package
 from snnconv.runtime import files
-
-FILE = "network.onnx"
-TIE = 1e-3  # levels from a tie within which rounding may decide otherwise
-TOLERANCE = 1e-4  # of floats, relative to the largest of the layer
-INT8 = (
-    "QLinearConv",
-    "QGemm",
-    "QLinearMatMul",
-    "ConvInteger",
-    "MatMulInteger",
-    "MatMulIntegerToFloat",
-    "DynamicQuantizeMatMul",
-)
-ROUNDING_AGAIN = "WeightBiasQuantization"  # an optimizer of onnxruntime that changes what is computed
 
 
 def export(
@@ -58,10 +41,10 @@ def export(
     built = Built(ann, shown, weight_bits, per_channel, opset)
     _describe(built, data)
     content = built.model.SerializeToString()
-    facts = _compared(content, built, shown, FILE)
-    facts |= _beside_floats(built, ann, shown) | {"int8_layers": int8_layers(content)}
+    facts = compared(content, built, shown, FILE)
+    facts |= beside_floats(built, ann, shown) | {"int8_layers": int8_layers(content)}
     if importlib.util.find_spec("openvino"):
-        facts["openvino"] = _beside(built.network(shown), torch.from_numpy(_openvino(content, shown)))
+        facts["openvino"] = beside(built.network(shown), torch.from_numpy(openvino_logits(content, shown)))
     files.replace(folder / FILE, content)
     return {"files": {FILE: len(content)}, **facts}
 
@@ -84,72 +67,7 @@ def check(path: str | Path, ann: nn.Module, images: Float[Tensor, "N *image"]) -
         different = [name for name in {**expected, **in_file} if expected.get(name) != in_file.get(name)]
         if different:
             raise ValueError(f"{path}: {different[0]} differs from the network; altered, or of another one")
-    return _compared(Path(path).read_bytes(), built, images, str(path))
-
-
-class _Forced(fx.Interpreter):
-    """The torch network in which every activation puts out what onnxruntime computed for it; `compare` sees both."""
-
-    def __init__(
-        self, built: Built, given: dict[str, np.ndarray], compare: Callable[[fx.Node, Any, Tensor, Tensor], None]
-    ) -> None:
-        super().__init__(fx.GraphModule(built.network, built.graph))
-        self.made, self.given, self.compare = built, given, compare
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Its output, or that of the file."""
-        output = super().run_node(n)
-        if n not in self.made.sites:
-            return output
-        self.compare(
-            n, self.env[n.all_input_nodes[0]], output, given := torch.from_numpy(self.given[self.made.sites[n][2]])
-        )
-        return given
-
-
-@torch.no_grad()
-def _compared(content: bytes, built: Built, images: Tensor, where: str) -> dict[str, Any]:
-    """Compare the file with the torch network; returns counts.  ValueError naming a layer that differs by more than ties."""
-    images = images.float().cpu()
-    counts: Counter = Counter()
-    given = _run(content, images, built, where)
-
-    def compare(node: fx.Node, x: Tensor, output: Tensor, theirs: Tensor) -> None:
-        path, integers, _ = built.sites[node]
-        if integers is None:
-            return _require_close(f"{where}: {path}", output, theirs)
-        module = built.modules[str(node.target)]
-        steps = x * module.levels / module.threshold + 0.5
-        levels = torch.from_numpy(given[integers].astype(np.float32))
-        _require_close(f"{where}: {path}", module.threshold * levels / module.levels, theirs)
-        different = (levels - steps.floor().clamp(0, module.levels)).abs()
-        tied = (steps - steps.round()).abs() < TIE
-        counts["activations"] += output.numel()
-        counts["ties"] += int((different > 0).sum())
-        counts["exact ties"] += int(((different > 0) & (steps == steps.round())).sum())
-        wrong = int(((different > 0) & ~tied).sum() + ((different > 1) & tied).sum())
-        if wrong:
-            raise ValueError(f"{where}: {path}: {wrong} of {output.numel()} levels differ from torch, away from ties")
-        return None
-
-    logits = torch.from_numpy(given["logits"])
-    forced = _Forced(built, given, compare).run(images)
-    _require_close(f"{where}: the logits", forced, logits)
-    expected = built.network(images)
-    optimized = {name: torch.from_numpy(_run(content, images, built, where, without)["logits"])
-                 for name, without in (("defaults", []), (f"without {ROUNDING_AGAIN}", [ROUNDING_AGAIN]))}  # fmt: skip
-    return {
-        "images": len(images),
-        "compared": counts["activations"],
-        "differing_levels": counts["ties"],  # all of them at ties, or an error was raised
-        "of_these_exact_ties": counts["exact ties"],
-        "same_activations": {"largest_difference": _difference(forced, logits)},
-        "end_to_end": _beside(expected, logits),
-        "optimized": {name: _beside(expected, theirs) for name, theirs in optimized.items()},
-        "quantized_activations": sum(integers is not None for _, integers, _ in built.sites.values()),
-        "plain_activations": dict(built.plain),
-        "nodes": dict(Counter(node.op_type for node in built.model.graph.node)),
-    }  # fmt: skip
+    return compared(Path(path).read_bytes(), built, images, str(path))
 
 
 def _describe(built: Built, data: Any) -> None:
@@ -166,84 +84,3 @@ def _describe(built: Built, data: Any) -> None:
     }
     entry = built.model.metadata_props.add()
     entry.key, entry.value = "levels", json.dumps(levels)
-
-
-def int8_layers(content: bytes) -> str:
-    """Convolutions and linear layers that onnxruntime computes in int8 after its optimizations, of all, in words."""
-    onnx, runtime = package("onnx"), package("onnxruntime")
-    with TemporaryDirectory() as folder:
-        options = runtime.SessionOptions()
-        options.log_severity_level, options.optimized_model_filepath = 3, str(Path(folder) / "optimized.onnx")
-        runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        nodes = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
-    int8 = sum(count for kind, count in nodes.items() if kind in INT8)
-    floats = sum(count for kind, count in nodes.items() if kind.removeprefix("Fused") in ("Conv", "Gemm", "MatMul"))
-    return f"{int8} of {int8 + floats}"
-
-
-def _openvino(content: bytes, images: Tensor) -> np.ndarray:
-    """Logits as openvino computes them on the CPU, with its defaults."""
-    openvino = importlib.import_module("openvino")
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / FILE
-        path.write_bytes(content)
-        network = openvino.compile_model(openvino.Core().read_model(path), "CPU")
-        return np.concatenate([network(image[None].numpy())[0] for image in images])
-
-
-def _beside_floats(built: Built, ann: nn.Module, images: Tensor) -> dict[str, Any]:
-    """The change of logits caused by rounded weights, in torch."""
-    if built.bits is None:
-        return {}
-    with torch.no_grad():
-        rounded, logits = built.network(images), ann.eval()(images.to(next(ann.parameters()).device)).cpu()
-    return {"rounded_weights": {"bits": built.bits, **_beside(logits, rounded)}}
-
-
-def _run(
-    content: bytes, images: Tensor, built: Built, where: str, without: list[str] | None = None
-) -> dict[str, np.ndarray]:
-    """Logits and what every activation puts out, as onnxruntime computes them on the CPU from the graph as it is written.
-
-    Given a list: the logits alone, with its default optimizations but those.
-    """
-    onnx, runtime = package("onnx"), package("onnxruntime")
-    model, wanted = onnx.load_model_from_string(content), ["logits"]
-    options = runtime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()
-    if without is None:
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        for _, integers, output in built.sites.values():
-            for name, kind in ((integers, onnx.TensorProto.UINT8), (output, onnx.TensorProto.FLOAT)):
-                if name is not None:
-                    wanted.append(name)
-                    model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
-    try:
-        session = runtime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=without
-        )
-        values = session.run(wanted, {"images": images.numpy()})
-    except Exception as error:  # onnxruntime has errors of its own
-        raise ValueError(
-            f"{where}: onnxruntime {runtime.__version__} cannot run it ({error}); try export.opset=17"
-        ) from error
-    return dict(zip(wanted, values, strict=True))
-
-
-def _require_close(where: str, expected: Tensor, theirs: Tensor) -> None:
-    """ValueError unless the two differ by rounding alone."""
-    most = TOLERANCE * max(expected.abs().max().item(), 1.0)
-    if not _difference(expected, theirs) <= most:
-        raise ValueError(
-            f"{where} differ by {_difference(expected, theirs):.3g} from the torch network, more than rounding ({most:.3g})"
-        )
-
-
-def _difference(one: Tensor, other: Tensor) -> float:
-    return (one - other).abs().max().item()
-
-
-def _beside(one: Tensor, other: Tensor) -> dict[str, float]:
-    """The largest difference of logits, and the number of images whose prediction differs."""
-    predictions = int((one.argmax(1) != other.argmax(1)).sum())
-    return {"largest_difference": _difference(one, other), "differing_predictions": predictions}

@@ -15,8 +15,6 @@ CLASSES = (
     "torch.nn.modules.", "snnconv.nn.activations.", "snnconv.nn.graph.", "snnconv.spiking.network.", "snnconv.spiking.neurons.",
     "snnconv.spiking.operators.", "spikingjelly.activation_based.neuron.", "spikingjelly.activation_based.surrogate.",
 )  # fmt: skip
-
-
 FUNCTIONS: dict[str, Any] = {
     "snnconv.for_every_image": for_every_image,
     "torch.Tensor.expand": torch.Tensor.expand,
@@ -38,15 +36,9 @@ FUNCTIONS: dict[str, Any] = {
         )
     },
 }  # fmt: skip
-
-
 METHODS = ("add", "sub", "mul", "div", "flatten", "view", "reshape", "mean", "sum", "size", "permute", "transpose", "contiguous",
            "unsqueeze", "squeeze", "dim", "chunk", "split")  # fmt: skip
-
-
 OF_EVERY_MODULE = {*vars(nn.Module())} - {"training"}  # hooks and tables of tensors and children
-
-
 PATH = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 

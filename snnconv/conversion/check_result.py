@@ -1,0 +1,70 @@
+"""Result of a check: a line for every layer, obstacles with remedies, warnings."""
+
+import io
+import logging
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from snnconv.conversion.obstacles import Obstacle
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A line of the table."""
+
+    path: str
+    name: str
+    shape: tuple[int, ...] | None  # of the output for one image; None if no image got there
+    parameters: int
+    becomes: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """Result of a check: a network without obstacles can be converted; `warnings` do not prevent it."""
+
+    network: str
+    layers: list[Layer]
+    obstacles: list[Obstacle]
+    warnings: list[str]
+    methods: list[str]  # that would take the network as it is, where the one chosen does not
+    method: str = ""  # the one chosen, by name
+
+    def advice(self) -> str:
+        """The methods to choose instead, if there are any."""
+        return f"as it is, it fits method={', '.join(self.methods)}" if self.methods else ""
+
+    def show(self, console: Console) -> None:
+        """Print the layers, the obstacles with their remedies, the warnings and the verdict."""
+        table = Table()
+        for column in ("layer", "kind", "output", "parameters", "what becomes of it"):
+            table.add_column(column, overflow="fold", justify="right" if column == "parameters" else "left")
+        for layer in self.layers:
+            style = "red" if layer.becomes.startswith("obstacle") else None
+            shape = "–" if layer.shape is None else "×".join(map(str, layer.shape))
+            table.add_row(layer.path, layer.name, shape, f"{layer.parameters:,}", layer.becomes, style=style)
+        if self.layers:
+            console.print(table)
+        for kind, color, texts in (("Obstacle", "red", map(str, self.obstacles)), ("Warning", "yellow", self.warnings)):
+            for number, text in enumerate(texts, 1):
+                console.print(f"{kind} {number}: {text}", style=color, markup=False, highlight=False, soft_wrap=True)
+        verb, ending = "cannot" if self.obstacles else "can", f"; {self.advice()}" if self.advice() else ""
+        verdict = f"{self.network} {verb} be converted by method={self.method}{ending}."
+        console.print(verdict, markup=False, highlight=False, soft_wrap=True)
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=120)
+        self.show(console)
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+    def require(self) -> None:
+        """ValueError that lists every obstacle, if there is one; warnings go to the log."""
+        for text in self.warnings:
+            log.warning("%s", text)
+        if self.obstacles:
+            lines = [*map(str, self.obstacles), *filter(None, [self.advice()])]
+            raise ValueError("\n  ".join([f"{self.network} cannot be converted:", *lines]))
