@@ -29,7 +29,7 @@ from snnconv.nn.activations.qcfs import QCFS
 from snnconv.runtime import launch
 from snnconv.runtime.run import Run
 from snnconv.runtime.tracking import Tracker
-from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.time_loop import TimeLoop
 
 launch.register()
 settings.register_profile("snnconv", deadline=None)  # a busy machine is no bug
@@ -109,7 +109,7 @@ def unchecked():
 
 
 torch.fx.Tracer.trace = no_shape_checks()(torch.fx.Tracer.trace)  # it feeds proxies, which have no shape
-SpikingModel.run = torch.no_grad()(inspect.unwrap(SpikingModel.run))  # whose checks hide that it is a generator
+TimeLoop.simulate = torch.no_grad()(inspect.unwrap(TimeLoop.simulate))  # whose checks hide that it is a generator
 
 
 @pytest.fixture

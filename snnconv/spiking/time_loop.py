@@ -120,3 +120,49 @@ class TimeLoop(nn.Module):
             return indices
         wanted = min(size, max(SMALLEST_BATCH, 1 << (len(indices) - 1).bit_length()))
         return torch.cat([indices, indices[-1:].expand(wanted - len(indices))])
+
+
+def _require_batch(images: Tensor, before: Callable) -> None:
+    """ValueError unless `images` are finite and have a batch axis, and the axes and channels of the convolution that takes them."""
+    if images.dtype == torch.uint8:
+        raise ValueError("images of uint8: convert them to float and normalize them as in training")
+    if not images.isfinite().all():  # a neuron whose potential is NaN is silent, so the result would look sound
+        raise ValueError("images with values that are NaN or infinite")
+    if images.dim() < 2:
+        raise ValueError(f"images of shape {list(images.shape)}: a batch has a first axis for the images, [N, …]")
+    (entry,) = [node for node in before.graph.nodes if node.op == "placeholder"]  # type: ignore[attr-defined]
+    for user in entry.users:
+        layer = before.get_submodule(str(user.target)) if user.op == "call_module" else None  # type: ignore[attr-defined]
+        if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            continue
+        axes = [layer.in_channels, "D", "H", "W"][:1] + ["D", "H", "W"][-len(layer.kernel_size) :]
+        if images.dim() != len(axes) + 1 or images.shape[1] != layer.in_channels:
+            hint = "; for a single image use images.unsqueeze(0)" if images.dim() == len(axes) else ""
+            raise ValueError(
+                f"images of shape {list(images.shape)}: {user.target} takes [N, {', '.join(map(str, axes))}]{hint}"
+            )
+
+
+def _over_time(constant: Tensor, steps: int, shares: list[float] | None) -> Tensor:
+    """A constant input [N, …] at each of `steps` steps, [steps·N, …], times that step's share."""
+    repeated = constant if steps == 1 else torch.cat([constant] * steps)  # keeps channels_last
+    if shares is None:
+        return repeated
+    each = torch.tensor(shares, dtype=torch.float64).repeat_interleave(len(constant))
+    return repeated * each.to(repeated).view(-1, *[1] * (repeated.dim() - 1))
+
+
+def keep_samples(neuron: nn.Module, indices: Tensor, size: int | None = None) -> None:
+    """Reduce the state of `neuron` to the samples of the batch with these `indices`; `size` is that of the batch so far."""
+    for module in neuron.modules():
+        if isinstance(module, base.MemoryModule):
+            for name, value in module._memories.items():
+                if isinstance(value, Tensor) and value.dim():
+                    module._memories[name] = chosen_rows(value, indices, size or len(value))
+
+
+def chosen_rows(value: Tensor, indices: Tensor, size: int) -> Tensor:
+    """The rows of `value` that belong to these samples; a sample may have several (windows of an image), which lie together."""
+    if len(value) == size:
+        return value[indices]
+    return value.unflatten(0, (size, -1))[indices].flatten(0, 1)
