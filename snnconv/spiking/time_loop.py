@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable
 
 import torch
 from jaxtyping import Float
-from spikingjelly.activation_based import functional
+from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
 
 from snnconv.nn.graph.split import split

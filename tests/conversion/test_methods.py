@@ -146,8 +146,7 @@ def test_leaves_the_ann_as_it_was(request, method, ann, batches, images, trainin
     assert all(torch.equal(before[name], tensor) for name, tensor in ann.state_dict().items())
 
 
-def test_gives_the_same_answer_twice(method, ann, batches, images):
-    snn = method(ann, batches)
+def test_gives_the_same_answer_twice(method, ann, snn, batches, images):
     first = snn(images, T)
     snn(images[:2] + 1, 3)
     same(snn(images, T), first)

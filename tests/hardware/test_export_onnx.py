@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from networks import Net
 from snnconv.conversion.methods import qcfs
-from snnconv.hardware.export import onnx as exporter
-from snnconv.hardware.export import onnx_graph
+from snnconv.hardware.export import onnx_comparison, onnx_graph
 from snnconv.hardware.export import onnx_unrolled as unrolled
 from snnconv.hardware.export.onnx import FILE, check, export
 from snnconv.hardware.export.onnx_comparison import int8_layers
@@ -216,13 +215,13 @@ def test_damaged_files_and_other_networks_are_noticed(written):
     ("logits", lambda x: x + 0.01, "the logits differ by 0.01"),
 ])  # fmt: skip
 def test_no_file_where_it_computes_something_else(tensor, change, message, tmp_path, monkeypatch):
-    own = exporter._run
+    own = onnx_comparison._run
 
     def wrong(*arguments):
         found = own(*arguments)
         return {name: change(value) if name == tensor else value for name, value in found.items()}
 
-    monkeypatch.setattr(exporter, "_run", wrong)
+    monkeypatch.setattr(onnx_comparison, "_run", wrong)
     with pytest.raises(ValueError, match=f"{FILE}: {message}"):
         export(Block().eval(), None, data(), tmp_path)
     assert not list(tmp_path.iterdir())
@@ -235,7 +234,7 @@ def test_levels_away_from_ties_are_errors(tmp_path, monkeypatch):
     content = made.model.SerializeToString()
     made.modules["act1"].set_threshold(0.73)
     with pytest.raises(ValueError, match=r"here: act1(:| differ)"):
-        exporter.compared(content, made, IMAGES, "here")
+        onnx_comparison.compared(content, made, IMAGES, "here")
 
 
 UNKNOWN = {
