@@ -5,7 +5,7 @@ from typing import Any
 import itables
 import pandas as pd
 import plotly.graph_objects as go
-from generate import results
+from generate import published, results
 from IPython.display import HTML
 from plotly.colors import qualitative
 
@@ -26,18 +26,36 @@ def _key(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _source(result: dict[str, Any]) -> dict[str, Any]:
-    return {"study": result["study"], "commit": str(result.get("commit") or "")[:7]}
+    commit = str(result.get("commit") or "")[:7]
+    return {"study": result["study"], "commit": commit, "command": result.get("command", "")}
+
+
+def _accuracies(snn_accuracy: dict[str, float]) -> dict[str, float | None]:
+    every = {f"T={t}": snn_accuracy.get(str(t)) for t in SHOWN}
+    return {name: None if value is None else round(100 * value, 2) for name, value in every.items()}
 
 
 def table() -> None:
-    """Show all results, one a row."""
+    """Show all results, one a row, and the published figures of the studies, which are marked."""
     rows = []
     for result in results():
-        accuracies = {f"T={t}": result["snn_accuracy"].get(str(t)) for t in SHOWN}
-        percent = {name: None if value is None else round(100 * value, 2) for name, value in accuracies.items()}
-        rows.append({**_key(result), "ANN": round(100 * result["ann_accuracy"], 2), **percent, **_source(result)})
+        ann = round(100 * result["ann_accuracy"], 2)
+        rows.append({**_key(result), "ANN": ann, **_accuracies(result["snn_accuracy"]), **_source(result)})
+    for entry in published():
+        about = {
+            "data": entry.get("data"),
+            "network": entry.get("model"),
+            "L": entry.get("levels"),
+            "method": entry["method"],
+        }
+        ann = None if entry.get("ann_accuracy") is None else round(100 * entry["ann_accuracy"], 2)
+        about |= {"class": "published", "seed": None, "ANN": ann}
+        rows.append(
+            {**about, **_accuracies(entry["snn_accuracy"]), "study": entry["study"], "command": entry["source"]}
+        )
     itables.init_notebook_mode(connected=False)
-    itables.show(pd.DataFrame(rows), classes="display compact", pageLength=15)
+    frame = pd.DataFrame(rows).fillna("")
+    itables.show(frame, classes="display compact nowrap", pageLength=15, maxBytes=0, scrollX=True)
 
 
 def curves() -> HTML:

@@ -7,6 +7,8 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 
 import generate  # noqa: E402
+from docutils.nodes import SkipNode  # noqa: E402
+from latex2mathml.converter import convert  # noqa: E402
 
 import snnconv  # noqa: E402
 
@@ -20,13 +22,16 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx_design",
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
 
+html_math_renderer = "mathml"
+
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["dark.css"]
 html_title = f"snnconv {version}"
 html_theme_options = {"navigation_with_keys": True}
 
@@ -45,8 +50,19 @@ autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 
 
+def mathml(display):
+    """A visitor that writes a formula as MathML, which browsers show without a script."""
+
+    def visit(self, node):
+        self.body.append(convert(node.astext().strip(), display=display))
+        raise SkipNode
+
+    return visit, None
+
+
 def setup(app):
-    """Links from docs/ to other files of the repository lead to their copies."""
+    """Formulas are MathML.  Links from docs/ to other files of the repository lead to their copies."""
+    app.add_html_math_renderer("mathml", mathml("inline"), mathml("block"))
 
     def relink(app, docname, content):
         if not docname.startswith("generated/"):

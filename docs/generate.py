@@ -9,27 +9,34 @@ import json
 import os
 import re
 import shutil
+import statistics
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
 from torch import nn
 
 import snnconv
+from snnconv.analysis.figures import as_svg
 from snnconv.conversion import registry
 from snnconv.conversion.method import Method
+from snnconv.results.figures import draw_curves, legend_outside
+from snnconv.results.records import read_results
+from snnconv.results.rows import SpikingRow, gather
 from snnconv.runtime import configurations
 from snnconv.spiking.latency import latency_class
 
 ROOT = Path(__file__).resolve().parents[1]
+STUDY = "leaderboard_cifar10_resnet20"  # all methods on one network
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)#:\s]+)(#[^)\s]*)?\)")  # a relative link: text, path, anchor
 
 
 def write(folder: Path) -> None:
     """Fill `folder` with the generated pages."""
     pages = {
-        "methods.md": methods(),
+        "methods.md": methods(folder),
         "configuration.md": configuration(),
         "leaderboard.md": leaderboard(),
         "studies.md": studies(folder),
@@ -59,19 +66,35 @@ def relink(docname: str, text: str) -> str:
 # methods
 
 
-def methods() -> str:
-    """Every conversion method: its latency class, the networks that it starts from, its source and its settings."""
+def methods(folder: Path) -> str:
+    """Every conversion method: class, networks that it starts from, source, settings, and a figure where a study measured it."""
     lines = [
         "# Methods of conversion\n",
         "Names for `method=` on the command line and `snnconv.convert(…, method=…)`. The class is that of a small network that "
         "this version converted with default settings; see [latency classes](../concepts/classes.md).\n",
     ]
+    rows = gather(read_results([ROOT / "experiments" / STUDY / "results.jsonl"]))
     for name in snnconv.methods():
-        lines += _method(registry.find(name))
+        lines += _method(registry.find(name), _figure(folder, name, [row for row in rows if row.one.method == name]))
     return "\n".join(lines)
 
 
-def _method(method: Method) -> list[str]:
+def _figure(folder: Path, name: str, rows: list[SpikingRow]) -> list[str]:
+    """The picture of a method in the study of all methods, if it is there."""
+    if not rows:
+        return []
+    curves = {row.label: {t: statistics.fmean(row.accuracy(t)) for t in row.timesteps} for row in rows}
+    ann = statistics.fmean(value for row in rows for value in row.ann())
+    with matplotlib.rc_context({"svg.hashsalt": name}):  # the same file in every build
+        content = as_svg(lambda axes: (draw_curves(axes, curves, {"ANN": ann}, ""), legend_outside(axes)), 7.5, 3)
+    _replace(folder / "methods" / f"{name}.svg", content.decode())
+    return [
+        f"![Accuracy of {name} against timesteps](methods/{name}.svg)\n",
+        f"Measured in the study [{STUDY}](studies/{STUDY}.md).\n",
+    ]
+
+
+def _method(method: Method, figure: list[str]) -> list[str]:
     kinds = ", ".join(kind.__name__ for kind in method.takes or ()) or "what `base` starts from"
     settings = {key: value for key, value in method.settings().items() if key not in ("simulate", "operators")}
     rows = [f"| `{key}` | {_shown(value)} |" for key, value in settings.items()]
@@ -82,6 +105,7 @@ def _method(method: Method) -> list[str]:
         f"{method.summary}\n",
         f"**Starts from** {kinds}. **Class**: {_class_of(method)}.\n",
         *table,
+        *figure,
         f"```yaml\n# conf/method/{method.name}.yaml\n{yaml}\n```\n",
     ]
 
@@ -161,7 +185,8 @@ def leaderboard() -> str:
     return (
         "---\nfile_format: mystnb\nkernelspec: {name: python3}\nmystnb: {remove_code_source: true}\n---\n"
         "# Leaderboard\n\nResults of all studies: accuracy in percent by timesteps. Sort by a column, or filter by a word such as "
-        "`plain` or `resnet20`. Only results of one class, network and data set are comparable.\n\n"
+        "`plain` or `resnet20`. Only results of one class, network and data set are comparable. Rows of the class `published` are "
+        "figures of papers and their repositories, with the source in the place of the command.\n\n"
         f"```{{code-cell}}\n# {content}\nimport sys\nsys.path.insert(0, '..')\nimport board\nboard.table()\n```\n\n"
         "Accuracy against timesteps. Click on a name in the legend to show or hide its curve, twice to see it alone.\n\n"
         "```{code-cell}\nboard.curves()\n```\n"
@@ -179,6 +204,14 @@ def results() -> list[dict[str, Any]]:
     if not rows:
         raise ValueError(f"{ROOT / 'experiments'}: no results")
     return rows
+
+
+def published() -> list[dict[str, Any]]:
+    """Every published figure that a study shows beside its own, with the name of the study."""
+    paths = sorted((ROOT / "experiments").glob("*/published.json"))
+    return [
+        {"study": path.parent.name, **entry} for path in paths for entry in json.loads(path.read_text(encoding="utf-8"))
+    ]
 
 
 # tutorials

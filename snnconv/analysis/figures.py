@@ -15,12 +15,17 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def as_data(draw: Callable[[Any], None], width: float, height: float) -> str:
-    """The picture that `draw(axes)` draws, as a data address (SVG), so that a page needs no other file."""
+def as_svg(draw: Callable[[Any], None], width: float, height: float) -> bytes:
+    """The picture that `draw(axes)` draws, as SVG."""
     figure, picture = new_figure(width, height), io.BytesIO()
     draw(figure.subplots())
     figure.savefig(picture, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(picture.getvalue()).decode()
+    return picture.getvalue()
+
+
+def as_data(draw: Callable[[Any], None], width: float, height: float) -> str:
+    """The same as a data address, so that a page needs no other file."""
+    return "data:image/svg+xml;base64," + base64.b64encode(as_svg(draw, width, height)).decode()
 
 
 def draw_ladder(axes: Any, drops: Mapping[int, Mapping[str, float]]) -> None:

@@ -29,9 +29,12 @@ from snnconv.results.summary import shown_timesteps, summarize
 from snnconv.runtime import distributed, files
 from snnconv.runtime.checkpoint import describe_ann
 from snnconv.runtime.run import Run
-from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.accuracy import accuracy_over_time
 from snnconv.spiking.curve import Curve
+from snnconv.spiking.layers import list_layers
+from snnconv.spiking.measured import Measured, measured
 from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.tasks import CLASSIFY
 from snnconv.training.loop import fit
 from snnconv.training.quantized_weights import Weights
 
@@ -77,7 +80,8 @@ def main(run: Run) -> None:
                 )
             ann = smaller
             snn, curve, reached, facts = measure(part, ann, convert, weights, data, done, settings.epochs)
-            ladder.append(report(part, snn, curve, reached, compression=facts))
+            layers = list_layers(snn, data.test, max(curve.correct))
+            ladder.append(report(part, snn, curve, reached, compression=facts, layers=layers))
         if distributed.is_main():
             files.write_json(run.folder / "ladder.json", [result.as_dict() for result in ladder])
     if distributed.is_main():
@@ -101,8 +105,8 @@ def stage_config(cfg: DictConfig, network: nn.Module, stages: list[str]) -> Dict
 
 def measure(
     run: Run, ann: nn.Module, convert: Any, weights: Weights, data: Splits, stages: list[str], epochs: int
-) -> tuple[SpikingModel, Curve, float, dict[str, Any]]:
-    """The spiking network that `ann` becomes, its curve, the accuracy of `ann`, and the facts for `Result.compression`.
+) -> tuple[SpikingModel, Curve, Measured, dict[str, Any]]:
+    """The spiking network that `ann` becomes, its curve, what `ann` reaches, and the facts for `Result.compression`.
 
     `epochs` is what each of the `stages` was trained for.
     """
@@ -111,7 +115,7 @@ def measure(
         snn = weights.convert(convert, ann, data.calibration)
     curve = accuracy_over_time(snn, data.test, run.cfg.timesteps)
     facts = {"stages": stages, "epochs": epochs, **size(ann, weights), **costs(run.cfg, snn, data, list(curve.correct))}
-    return snn, curve, accuracy(ann, data.test), facts
+    return snn, curve, measured(ann, data.test, CLASSIFY), facts
 
 
 def costs(cfg: DictConfig, snn: SpikingModel, data: Splits, timesteps: list[int]) -> dict[str, Any]:

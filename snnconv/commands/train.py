@@ -11,8 +11,10 @@ from snnconv.hardware.export.allowed import exports_of
 from snnconv.results.report import report
 from snnconv.results.summary import shown_timesteps
 from snnconv.runtime.run import Run
-from snnconv.spiking.accuracy import accuracy, accuracy_over_time, metrics_of
+from snnconv.spiking.accuracy import accuracy_over_time
 from snnconv.spiking.early_exit import early_exit
+from snnconv.spiking.layers import list_layers
+from snnconv.spiking.measured import measured
 from snnconv.training.loop import fit
 
 
@@ -50,5 +52,5 @@ def main(run: Run) -> None:
         why = explain(ann, snn, data, shown_timesteps(list(curve.correct)))
 
     exports = exports_of(ann, snn, data.calibration) if why else None
-    report(run, snn, curve, accuracy(ann, data.test, task), early, why, ann_metrics=metrics_of(ann, data.test, task),
-           exports=exports)  # fmt: skip
+    layers = list_layers(snn, data.test, max(curve.correct))
+    report(run, snn, curve, measured(ann, data.test, task), early, why, exports=exports, layers=layers)

@@ -16,13 +16,14 @@ def plot_curves(
     title: str,
     score: str = "accuracy",
     metrics: Mapping[str, Mapping[str, Any]] | None = None,
+    bands: Mapping[str, Mapping[int, float]] | None = None,
 ) -> None:
     """One picture of accuracy, or another `score`, against timesteps, as `draw_curves` has it; below it the `metrics`."""
     below = {name: metric for name, metric in (metrics or {}).items() if "/" not in name}
-    figure = new_figure(7.2, 4.5 + 3 * len(below))
+    figure = new_figure(7.2 if len(curves) < 6 else 10, 4.5 + 3 * len(below))
     first, *others = figure.subplots(1 + len(below), squeeze=False)[:, 0]
-    draw_curves(first, curves, lines, title, score=score)
-    first.legend(frameon=False, loc="lower right")
+    draw_curves(first, curves, lines, title, score=score, bands=bands)
+    legend_outside(first)
     for axes, (name, metric) in zip(others, below.items(), strict=True):
         draw_metric(axes, name, metric)
     save_figure(path, figure)
@@ -61,12 +62,21 @@ def draw_curves(
     score: str = "accuracy",
     percent: bool = True,
     styles: Sequence[str] = (),
+    bands: Mapping[str, Mapping[int, float]] | None = None,
 ) -> None:
-    """Accuracy against timesteps (a curve each, logarithmic in T), with horizontal lines for reference accuracies."""
+    """Accuracy against timesteps (a curve each, logarithmic in T), with horizontal lines for reference accuracies.
+
+    `bands` are standard deviations by curve and T.
+    """
     scale = 100 if percent else 1
+    colors = curve_colors(len(curves))
     for index, (label, curve) in enumerate(curves.items()):
-        marks = {"marker": "osD^v"[index // 10 % 5], "markersize": 4, "linestyle": styles[index] if styles else "-"}
+        marks = {"marker": "osD^v"[index % 5], "markersize": 4, "linestyle": styles[index] if styles else "-"}
+        marks["color"] = colors[index]
         axes.plot(list(curve), [scale * value for value in curve.values()], linewidth=2, label=label, **marks)
+        if band := (bands or {}).get(label):
+            low, high = ([scale * (curve[t] + sign * band[t]) for t in curve] for sign in (-1, 1))
+            axes.fill_between(list(curve), low, high, color=colors[index], alpha=0.2, linewidth=0)
     for label, value in lines.items():
         text = f"{label} {100 * value:.2f} %" if percent else f"{label} {value:.4g}"
         axes.axhline(scale * value, color="0.25", linestyle="--", linewidth=1.5, label=text)
@@ -75,6 +85,27 @@ def draw_curves(
     axes.set_ylabel(f"test {score}{' (%)' if percent else ''}")
     axes.set_title(title)
     without_frame(axes)
+
+
+def curve_colors(count: int) -> list[Any]:
+    """As many colours that can be told apart: Matplotlib's ten, or of more curves hues in three lightnesses."""
+    if count <= 10:
+        return [f"C{number}" for number in range(count)]
+    from matplotlib.colors import hsv_to_rgb
+
+    tones = (1.0, 0.85), (0.55, 0.95), (0.9, 0.5)  # saturation and value: strong, light, dark
+    return [tuple(hsv_to_rgb((number / count, *tones[number % 3]))) for number in range(count)]
+
+
+def legend_outside(axes: Any) -> None:
+    """The legend of curves: in the picture for up to five names, else on its right."""
+    names = axes.get_legend_handles_labels()[1]
+    if len(names) <= 5 and max(map(len, names)) < 30:
+        axes.legend(frameon=False, loc="lower right")
+    else:
+        axes.legend(
+            frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7, ncols=1 + len(names) // 33
+        )
 
 
 def draw_learning(axes: Any, epochs: Sequence[Mapping[str, Any]]) -> None:
@@ -92,6 +123,19 @@ def draw_learning(axes: Any, epochs: Sequence[Mapping[str, Any]]) -> None:
     axes.set(xlabel="epoch", ylabel="accuracy (%)")
     handles = [*axes.get_legend_handles_labels()[0], *losses.get_legend_handles_labels()[0]]
     axes.legend(handles, [handle.get_label() for handle in handles], frameon=False, loc="center right")
+
+
+def draw_thresholds(axes: Any, epochs: Sequence[Mapping[str, Any]]) -> None:
+    """θ of each layer against epochs, rows of `metrics.jsonl`."""
+    rows = [row for row in epochs if row.get("thresholds")]
+    layers = list(rows[-1]["thresholds"])
+    for number, path in enumerate(layers):
+        shade = 0.25 + 0.75 * number / max(len(layers) - 1, 1)
+        values = [row["thresholds"].get(path) for row in rows]
+        axes.plot([row["epoch"] for row in rows], values, color=(0.23, 0.43, 0.65, shade), linewidth=1.5)
+    axes.set(xlabel="epoch", ylabel="θ")
+    axes.set_ylim(bottom=0)
+    without_frame(axes)
 
 
 def draw_rates(axes: Any, rates: Mapping[str, float]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from snnconv.analysis.explanation import Explanation
 from snnconv.analysis.figures import as_data
 from snnconv.analysis.page import environment, height, section_values
-from snnconv.results.figures import draw_curves, draw_learning, draw_rates
+from snnconv.results.confusion import class_rows, matrices, pair_rows
+from snnconv.results.figures import draw_curves, draw_learning, draw_rates, draw_thresholds, legend_outside
 from snnconv.results.records import Baseline, Result, read_baselines, read_results
 from snnconv.results.rows import E, Row, gather, gather_baselines
 from snnconv.results.summary import shown as value
@@ -31,6 +32,8 @@ def render(
 ) -> str:
     """The page for the `result` of a run in `folder`; of the `rows` (`report.table_rows`) a table lists the `shown` T."""
     pages, sections = environment(Path(__file__).parent / "templates"), section_values(why)
+    comparison = compared(folder)
+    drawn = {**sections["pictures"], **pictures(result, rows), **learning(folder), **_overlaid(comparison, result)}
     return pages.get_template("report.html.j2").render(
         title=title,
         result=result,
@@ -41,11 +44,15 @@ def render(
         metrics={name: each for name, each in result.metrics.items() if "/" not in name},
         classes=[(*name.split("/", 1), each) for name, each in result.metrics.items() if "/" in name],
         value=value,
-        comparison=compared(folder),
+        comparison=comparison,
+        confusion=result.confusion,
+        matrices=matrices(result.confusion),
+        pairs=pair_rows(result.confusion),
+        by_class=class_rows(result.confusion),
         quantized=quantized(folder),
         configuration=configuration,
         run_folder=os.path.relpath(folder),
-        **{**sections, "pictures": {**sections["pictures"], **pictures(result, rows), **learning(folder)}},
+        **{**sections, "pictures": drawn},
     )
 
 
@@ -67,7 +74,25 @@ def pictures(result: Result, rows: Sequence[Mapping[str, Any]]) -> dict[str, str
 def learning(folder: Path) -> dict[str, str]:
     """The learning curves of the training in the run folder that `folder` is, or is an evaluation of; {} without a training."""
     epochs = files.read_lines(_home(folder) / "metrics.jsonl")
-    return {"learning": as_data(lambda axes: draw_learning(axes, epochs), 6.4, 3.4)} if len(epochs) > 1 else {}
+    if len(epochs) < 2:
+        return {}
+    drawn = {"learning": as_data(lambda axes: draw_learning(axes, epochs), 6.4, 3.4)}
+    if sum("thresholds" in row for row in epochs) > 1:
+        drawn["thresholds"] = as_data(lambda axes: draw_thresholds(axes, epochs), 6.4, 3)
+    return drawn
+
+
+def _overlaid(comparison: Mapping[str, Any] | None, result: Result) -> dict[str, str]:
+    """The picture of a comparison, {} without one."""
+    if comparison is None:
+        return {}
+    curves = {line["label"]: dict(sorted(line["accuracy"].items())) for line in comparison["lines"]}
+
+    def draw(axes: Any) -> None:
+        draw_curves(axes, curves, {"ANN": result.ann_accuracy}, "", score=result.score or "accuracy")
+        legend_outside(axes)
+
+    return {"comparison": as_data(draw, 7.2, max(3.4, 0.2 * len(curves)))}
 
 
 def _home(folder: Path) -> Path:
@@ -96,6 +121,7 @@ def compared(folder: Path) -> dict[str, Any] | None:
             "label": row.label,
             "class": row.latency_class,
             "accuracy": row.one.snn_accuracy,
+            "folder": os.path.relpath(Path(row.one.source).parent, home),
         }
         for row in rows
     ]

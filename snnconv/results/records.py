@@ -93,7 +93,11 @@ class Result(Evaluation):
     timesteps: int | None = None  # the largest T
     spikes_per_image: Curve = field(default_factory=dict)  # up to T, warm-up included
     emitted: Mapping[str, int] | None = None  # least and most spikes of one neuron in one step
-    firing_rate: Mapping[str, Any] = field(default_factory=dict)  # spikes per neuron and step: mean, and by layer
+    firing_rate: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # spikes per neuron and step: mean, `layers`, `by_timesteps`
+    layers: list[Mapping[str, Any]] = field(default_factory=list)  # as `spiking.layers.list_layers` lists them
+    confusion: Mapping[str, Any] | None = None  # timesteps, names of `classes`; `ann` and `snn` as `Confusion.as_dict`
     changed_predictions: float | None = None  # share that differs from float32 at the last T
     exit: Mapping[str, Any] | None = None  # `EarlyExit.as_dict`
     explanation: Mapping[str, Any] | None = None  # `Explanation.summary`

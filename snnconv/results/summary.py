@@ -11,6 +11,7 @@ from snnconv.results.records import Result
 from snnconv.runtime import environment
 from snnconv.spiking.curve import Curve
 from snnconv.spiking.latency import latency_class
+from snnconv.spiking.measured import Measured
 from snnconv.spiking.model import SpikingModel
 
 
@@ -18,15 +19,14 @@ def summarize(
     cfg: DictConfig,
     snn: SpikingModel,
     curve: Curve,
-    ann_accuracy: float,
+    ann: Measured,
     seconds: Mapping[str, float],
-    ann_metrics: Mapping[str, float] | None = None,
     **facts: Any,
 ) -> Result:
     """The result of one evaluation; `facts` are further fields of `Result`."""
     return Result(
         **environment.provenance(cfg.seed, cfg.device, cfg.precision),
-        ann_accuracy=ann_accuracy,
+        ann_accuracy=ann.accuracy,
         snn_accuracy=curve.accuracy,
         method=cfg.names.method,
         settings=method_settings(OmegaConf.to_container(cfg.method, resolve=True)) | snn.facts,  # type: ignore[arg-type]
@@ -46,11 +46,16 @@ def summarize(
         convolutions=snn.convolutions(),
         task=None if snn.task.name == "classify" else snn.task.name,
         score=None if snn.task.name == "classify" else snn.task.score,
-        metrics=metrics(snn, curve, ann_metrics or {}, cfg.data.get("class_names")),
+        metrics=metrics(snn, curve, ann.metrics, cfg.data.get("class_names")),
         changed_predictions=curve.changed_predictions,
         spikes_per_image=curve.spikes,
         emitted={"least": curve.emitted[0], "most": curve.emitted[1]},
-        firing_rate={"mean": curve.mean_firing_rate, "layers": curve.firing_rate},
+        firing_rate={
+            "mean": curve.mean_firing_rate,
+            "layers": curve.firing_rate,
+            "by_timesteps": {str(t): rates.mean for t, rates in curve.rates.items()},
+        },
+        confusion=confusion(curve, ann, cfg.data.get("class_names")),
         wall_seconds={stage: round(value, 3) for stage, value in seconds.items()},
         **facts,
     )
@@ -68,6 +73,19 @@ def metrics(
         content[label] = {"ann": ann.get(key), "snn": {str(t): value for t, value in values.items()},
                           "higher_is_better": measure.higher_is_better, "percent": measure.percent}  # fmt: skip
     return content
+
+
+def confusion(curve: Curve, ann: Measured, classes: Sequence[str] | None) -> dict[str, Any] | None:
+    """For `result.json`: images, right and wrong predictions by class, of the ANN, and of the SNN at the last T."""
+    if curve.confusion is None or ann.confusion is None:
+        return None
+    names = dict(enumerate(classes or ()))
+    return {
+        "timesteps": max(curve.correct),
+        "classes": [str(names.get(number, number)) for number in range(len(curve.confusion.images))],
+        "ann": ann.confusion.as_dict(),
+        "snn": curve.confusion.as_dict(),
+    }
 
 
 def stored_weights(cfg: DictConfig) -> dict[str, Any] | None:
@@ -133,6 +151,14 @@ def table_rows(
         {"timesteps": t, "accuracy": value, "ann_accuracy": ann_accuracy, "gap": ann_accuracy - value}
         | {name: each["snn"][str(t)] for name, each in (metrics or {}).items()}
         for t, value in accuracy.items()
+    ]
+
+
+def rate_rows(curve: Curve) -> list[dict[str, Any]]:
+    """One row a timestep: T, spikes of one image up to T, the mean firing rate, and that of each layer."""
+    return [
+        {"timesteps": t, "spikes_per_image": curve.spikes[t], "firing_rate": rates.mean, **rates.layers}
+        for t, rates in curve.rates.items()
     ]
 
 

@@ -23,12 +23,15 @@ class Tracker:
         return {}
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Report one line of numbers."""
+        """Report one epoch: numbers, and `thresholds`, θ by layer."""
 
     def result(
         self, result: Mapping[str, Any], tables: Tables, figure: Path, page: Path, artifacts: Sequence[Path]
     ) -> None:
-        """Report the outcome: `result.json`; tables, "accuracy_vs_timesteps" among them; picture, page, files worth keeping."""
+        """Report the outcome: `result.json`; tables, "accuracy_vs_timesteps" among them; picture, page, files worth keeping.
+
+        Known tables besides: "firing_rates", and "confusion" (network, class, predicted, images).
+        """
 
     def finish(self, failed: bool = False) -> None:
         """End the report."""

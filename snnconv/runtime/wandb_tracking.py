@@ -12,6 +12,7 @@ from snnconv.runtime import files
 from snnconv.runtime.tracking import Tables, Tracker
 
 log = logging.getLogger(__name__)
+AXES = {"epoch": ("fit", "theta"), "timesteps": ("snn", "firing_rate")}  # horizontal axis: groups of curves
 
 
 class Wandb(Tracker):
@@ -62,10 +63,10 @@ class Wandb(Tracker):
                 raise
             why = f"no connection ({str(error).splitlines()[0]})"
             self.run = wandb.init(mode="offline", **options)
-        self.run.define_metric("epoch", hidden=True)
-        self.run.define_metric("fit/*", step_metric="epoch")
-        self.run.define_metric("timesteps", hidden=True)
-        self.run.define_metric("snn/*", step_metric="timesteps")
+        for axis, curves in AXES.items():
+            self.run.define_metric(axis, hidden=True)
+            for name in curves:
+                self.run.define_metric(f"{name}/*", step_metric=axis)
         if not self.run.offline:
             log.info("W&B: %s", self.run.url or mode)
             return
@@ -94,24 +95,26 @@ class Wandb(Tracker):
         return {"wandb_id": self.run.id}
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """One epoch: curves under `fit/`, against `epoch`."""
-        self.run.log(
-            {"epoch": metrics["epoch"], **{f"fit/{key}": value for key, value in metrics.items() if key != "epoch"}}
-        )
+        """One epoch: curves under `fit/`, and of each θ under `theta/`, against `epoch`."""
+        thresholds = metrics.get("thresholds", {})
+        fit = {f"fit/{key}": value for key, value in metrics.items() if key not in ("epoch", "thresholds")}
+        self.run.log({"epoch": metrics["epoch"], **fit, **{f"theta/{path}": each for path, each in thresholds.items()}})
 
     def result(
         self, result: Mapping[str, Any], tables: Tables, figure: Path, page: Path, artifacts: Sequence[Path]
     ) -> None:
-        """The curve point by point against its own `timesteps` axis; tables, picture and page; the network as an artifact."""
+        """Accuracy, spikes and firing rates against `timesteps`; tables, picture and page; the network as an artifact."""
         import wandb
 
         rows = tables["accuracy_vs_timesteps"]
+        rates = {row["timesteps"]: row for row in tables.get("firing_rates", ())}
         for row in rows:
-            self.run.log({"timesteps": row["timesteps"], "snn/accuracy": row["accuracy"], "snn/gap": row["gap"]})
+            self.run.log(_at_timestep(row, rates.get(row["timesteps"], {})))
         shown: dict[str, Any] = {
             name: wandb.Table(columns=list(lines[0]), data=[list(line.values()) for line in lines])
             for name, lines in tables.items()
         }
+        shown |= _confusion_plots(tables.get("confusion", ()))
         shown |= {"accuracy_vs_timesteps_plot": wandb.Image(str(figure)), "report": wandb.Html(str(page), inject=False)}
         self.run.log(shown)
         self.run.summary.update(
@@ -137,3 +140,32 @@ class Wandb(Tracker):
         if self.run is not None:
             log.info("W&B: what was tracked lies in the run folder; %s", self._how_to_sync())
         wandb.teardown()
+
+
+def _at_timestep(row: Mapping[str, Any], rates: Mapping[str, Any]) -> dict[str, Any]:
+    """One point of the curves against `timesteps`: a row of "accuracy_vs_timesteps", and of "firing_rates"."""
+    values = {key: value for key, value in row.items() if key not in ("timesteps", "ann_accuracy")}
+    totals = {key: rates[key] for key in ("spikes_per_image", "firing_rate") if key in rates}
+    layers = {key: value for key, value in rates.items() if key not in ("timesteps", *totals)}
+    return {
+        "timesteps": row["timesteps"],
+        **{f"snn/{key}": value for key, value in {**values, **totals}.items()},
+        **{f"firing_rate/{path}": value for path, value in layers.items()},
+    }
+
+
+def _confusion_plots(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """W&B's confusion matrix of each network in the table "confusion"."""
+    import wandb
+
+    columns = {"Actual": "class", "Predicted": "predicted", "nPredictions": "images"}  # W&B's names: ours
+    plots = {}
+    for network in dict.fromkeys(row["network"] for row in rows):
+        data = [[row[key] for key in columns.values()] for row in rows if row["network"] == network]
+        plots[f"confusion_{network.lower()}"] = wandb.plot_table(
+            "wandb/confusion_matrix/v1",
+            wandb.Table(columns=list(columns), data=data),
+            fields={name: name for name in columns},
+            string_fields={"title": f"Confusion of the {network}"},
+        )
+    return plots

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from snnconv.data.loaders import Loader, device_of
 from snnconv.runtime import distributed
 from snnconv.spiking.curve import Curve
+from snnconv.spiking.measured import measured
 from snnconv.spiking.metrics import flat
 from snnconv.spiking.model import SpikingModel
-from snnconv.spiking.tally import add, require_images, shown, started, tally_of
+from snnconv.spiking.tally import require_images, shown, tally_of
 from snnconv.spiking.tasks import CLASSIFY, Task
 
 
@@ -35,16 +36,7 @@ def accuracy(network: nn.Module, loader: Any, task: Task | None = None) -> float
     if isinstance(network, SpikingModel):
         (value,) = accuracy_over_time(network, loader, [network.own_timesteps()], rate_images=1).accuracy.values()
         return value
-    device, was_training = device_of(network), network.training
-    network.eval()
-    task, counts = task or CLASSIFY, torch.zeros(2, dtype=torch.float64, device=device)
-    for images, labels in Loader(loader, device, labelled=True):
-        correct = task.right(network(images), labels).sum().double()
-        counts += torch.stack([correct, torch.full_like(correct, len(labels))])
-    network.train(was_training)
-    correct, total = distributed.sum_over_ranks(counts).tolist()
-    require_images(total)
-    return correct / total
+    return measured(network, loader, task or CLASSIFY, details=False).accuracy
 
 
 @torch.no_grad()
@@ -78,9 +70,11 @@ def accuracy_over_time(
         images=last.images,
         spikes={t: count for tally in tallies for t, count in tally.spikes.items()},
         firing_rate=dict(zip(last.paths, (spikes / neurons).tolist(), strict=True)),
+        rates={t: rates for tally in tallies for t, rates in tally.rates.items()},
         mean_firing_rate=float(spikes.sum() / neurons.sum()),
         emitted=(min(tally.emitted[0] for tally in tallies), max(tally.emitted[1] for tally in tallies)),
         changed_predictions=last.changed,
+        confusion=last.confusion,
         seconds=time.perf_counter() - start - prepared,
         prepare_seconds=prepared,
     )
@@ -158,15 +152,3 @@ def _by_name(tallies: list[dict[int, dict[str, Any]]]) -> dict[str, dict[int, fl
             for key, number in flat(name, value).items():
                 values.setdefault(key, {})[t] = number
     return values
-
-
-@torch.no_grad()
-def metrics_of(network: nn.Module, loader: Any, task: Task) -> dict[str, float]:
-    """The metrics of `task` for a network without spikes, by name, in eval mode; its mode is restored."""
-    device, was_training = device_of(network), network.training
-    metrics = started(task, device)
-    network.eval()
-    for inputs, targets in Loader(loader, device) if metrics else ():
-        add(metrics, task, network(inputs), targets)
-    network.train(was_training)
-    return {key: number for name, metric in metrics.items() for key, number in flat(name, metric.compute()).items()}

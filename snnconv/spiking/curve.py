@@ -3,14 +3,25 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from snnconv.spiking.confusion import Confusion
+
 ALL = 10  # points up to which all are printed; of more, powers of two and the last
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Spikes per neuron and timestep, warm-up included."""
+
+    mean: float  # over all neurons
+    layers: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Curve:
     """Accuracy against timesteps t, with spikes counted on the way; `print(curve)` shows a table.
 
-    spikes, firing_rate, mean_firing_rate and emitted are measured on the first images only (`accuracy_over_time`, rate_images).
+    spikes, firing_rate, mean_firing_rate, rates and emitted are measured on the first images only (`accuracy_over_time`,
+    rate_images).
     """
 
     correct: dict[int, float]  # correct predictions after t timesteps, by t; of another task the sum of the scores
@@ -23,6 +34,8 @@ class Curve:
     seconds: float  # wall time of the evaluation, without prepare_seconds
     prepare_seconds: float  # wall time of making the network for each T, if it depends on T: a part of the conversion
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)  # of the task, by name and t
+    rates: dict[int, Rates] = field(default_factory=dict)  # firing rates up to t, by t
+    confusion: Confusion | None = None  # of the predictions at the last t; None for another task than classification
 
     @property
     def accuracy(self) -> dict[int, float]:

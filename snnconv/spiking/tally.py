@@ -11,6 +11,8 @@ from torch import Tensor
 
 from snnconv.data.loaders import Loader
 from snnconv.runtime import console, distributed
+from snnconv.spiking.confusion import Confusion, Counts
+from snnconv.spiking.curve import Rates
 from snnconv.spiking.metrics import update
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.recording import count_spikes
@@ -37,10 +39,12 @@ class Tally:
     metrics: dict[int, dict[str, Any]]
     images: int
     spikes: dict[int, float]
+    rates: dict[int, Rates]
     paths: list[str]
     counts: Tensor
     emitted: tuple[int, int]
     changed: float | None
+    confusion: Confusion | None
     prepare_seconds: float
 
 
@@ -52,6 +56,7 @@ def tally_of(snn: SpikingModel, batches: Loader, wanted: list[int], rate_images:
     correct = torch.zeros(len(wanted), dtype=torch.int64, device=device)
     each = {t: started(snn.task, device) for t in wanted}
     changed = torch.zeros(2, dtype=torch.int64, device=device)  # predictions, of images
+    confusion = Counts(snn.task)  # at the last t
     counts: dict[str, Tensor] = {}
     for images, labels in shown(batches):
         if seen < rate_images:
@@ -69,6 +74,7 @@ def tally_of(snn: SpikingModel, batches: Loader, wanted: list[int], rate_images:
         correct = correct + snn.task.right(outputs, labels).sum(1)
         for t, output in zip(wanted, outputs, strict=True):
             add(each[t], snn.task, output, labels)
+        confusion.add(outputs[-1], labels)
         seen += len(images)
     total, counted = distributed.sum_over_ranks(torch.tensor([seen, counted], device=device)).tolist()
     require_images(total)
@@ -82,12 +88,21 @@ def tally_of(snn: SpikingModel, batches: Loader, wanted: list[int], rate_images:
         metrics={t: {name: metric.compute() for name, metric in metrics.items()} for t, metrics in each.items()},
         images=total,
         spikes={t: float(by_step[snn.timing.discard + t - 1]) for t in wanted},
+        rates=_rates(list(counts), every, {t: snn.timing.discard + t for t in wanted}),
         paths=list(counts),
         counts=every,
         emitted=(-int(extremes[0]), int(extremes[1])),
         changed=None if snn.exact is None else float(changed[0] / changed[1]),
+        confusion=confusion.total(),
         prepare_seconds=prepared,
     )
+
+
+def _rates(paths: list[str], counts: Tensor, steps: dict[int, int]) -> dict[int, Rates]:
+    """Firing rates up to each t; `steps` are those simulated up to t."""
+    spikes, neurons = counts[..., :2].cumsum(1).unbind(-1)  # [layers, steps]
+    by_layer, mean = (spikes / neurons).T.tolist(), (spikes.sum(0) / neurons.sum(0)).tolist()
+    return {t: Rates(mean[at - 1], dict(zip(paths, by_layer[at - 1], strict=True))) for t, at in steps.items()}
 
 
 def _merged(parts: list[Tensor]) -> Tensor:

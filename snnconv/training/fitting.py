@@ -22,7 +22,7 @@ class History:
     """The numbers of a training, epoch by epoch: a list of `rows`, and the facts of the epoch that was kept.
 
     A row has `epoch` (from 0), `loss`, `train_accuracy`, `lr`, `seconds` since the start and, with validation data,
-    `valid_accuracy`; accuracies are fractions in 0…1.
+    `valid_accuracy`; accuracies are fractions in 0…1.  `thresholds` has the mean θ of each activation by path, if θ is trained.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
@@ -122,13 +123,22 @@ def _epochs(
         seconds = recorder.seconds["train"]
         recorder.log({
             "epoch": epoch, "loss": loss, "train_accuracy": train_accuracy, **scores,
-            "lr": trainer.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 3),
+            "lr": trainer.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 3), **_thresholds(trainer.evaluated),
         })  # fmt: skip
         if (epoch + 1) % settings.save_every == 0 or epoch + 1 == settings.epochs:
             recorder.save_state({"epoch": epoch + 1, "seconds": seconds, "training": trainer.state(), **facts})
         shares = "".join(f"{name.split('_')[0]} {100 * value:.2f} %  " for name, value in scores.items())
         log.info("epoch %d/%d  loss %.4f  train %.2f %%  %s%.0f s", epoch + 1, settings.epochs, loss,
                  100 * train_accuracy, shares, seconds)  # fmt: skip
+
+
+def _thresholds(ann: nn.Module) -> dict[str, dict[str, float]]:
+    """θ of each activation that has one, the mean over its channels, as {"thresholds": θ by path}; {} without any."""
+    sites = {path: module.threshold for path, module in ann.named_modules() if hasattr(module, "set_threshold")}
+    if not sites:
+        return {}
+    means = torch.stack([theta.detach().double().mean() for theta in sites.values()])  # read from the device at once
+    return {"thresholds": dict(zip(sites, means.tolist(), strict=True))}
 
 
 def _start(trainer: Trainer, recorder: Recorder, state: dict[str, Any] | None, facts: Mapping[str, Any]) -> int:

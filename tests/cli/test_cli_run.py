@@ -51,7 +51,7 @@ def test_ann_json_tells_what_rebuilds_the_network(smoke: Path):
 def test_metrics_and_csv_hold_one_line_per_epoch_and_timestep(smoke: Path):
     rows = [json.loads(line) for line in (smoke / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1]
-    assert set(rows[0]) == {"epoch", "loss", "train_accuracy", "valid_accuracy", "lr", "seconds"}
+    assert set(rows[0]) == {"epoch", "loss", "train_accuracy", "valid_accuracy", "lr", "seconds", "thresholds"}
     lines = (smoke / "accuracy_vs_timesteps.csv").read_text().splitlines()
     assert lines[0].split(",")[:3] == ["timesteps", "accuracy", "ann_accuracy"]
     assert len(lines) == 1 + 8

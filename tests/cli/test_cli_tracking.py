@@ -49,19 +49,32 @@ def test_offline_wandb_holds_everything_and_says_how_to_upload(tmp_path: Path):
     assert tracked.run.run_group == ""
 
     assert tracked.metrics["fit/*"] == "epoch"
-    assert tracked.metrics["snn/*"] == "timesteps"
+    assert tracked.metrics["theta/*"] == "epoch"
+    assert tracked.metrics["snn/*"] == tracked.metrics["firing_rate/*"] == "timesteps"
     curves = [line for line in tracked.history if "fit/loss" in line]
     for line, epoch in zip(curves, epochs, strict=True):
+        thresholds = epoch.pop("thresholds")
         assert {key: line["epoch" if key == "epoch" else f"fit/{key}"] for key in epoch} == epoch
+        assert {key: line[key] for key in line if key.startswith("theta/")} == {
+            f"theta/{p}": v for p, v in thresholds.items()
+        }
     points = {str(line["timesteps"]): line["snn/accuracy"] for line in tracked.history if "snn/accuracy" in line}
     assert points == result["snn_accuracy"]
+    series = {str(line["timesteps"]): line for line in tracked.history if "timesteps" in line}
+    assert {t: line["snn/spikes_per_image"] for t, line in series.items()} == result["spikes_per_image"]
+    assert {t: line["snn/firing_rate"] for t, line in series.items()} == result["firing_rate"]["by_timesteps"]
+    layers = {key.partition("/")[2] for key in series["1"] if key.startswith("firing_rate/")}
+    assert layers == set(result["firing_rate"]["layers"])
 
     media = {key: value for line in tracked.history for key, value in line.items() if isinstance(value, dict)}
     assert media["accuracy_vs_timesteps"]["_type"] == "table-file"
     assert media["accuracy_vs_timesteps"]["nrows"] == 4
     assert media["accuracy_vs_timesteps_plot"]["_type"] == "image-file"
     assert media["report"]["_type"] == "html-file"
-    for table in ("energy", "accuracy_lost", "layer_errors"):
+    for network in ("ann", "snn"):
+        assert tracked.config["_wandb"]["visualize"][f"confusion_{network}"]["panel_type"] == "Vega2"
+        assert media[f"confusion_{network}_table"]["nrows"] == 100
+    for table in ("energy", "accuracy_lost", "layer_errors", "confusion", "firing_rates"):
         assert media[table]["_type"] == "table-file"
     assert tracked.summary["result/snn_accuracy"] == result["snn_accuracy"]["4"]
     assert tracked.summary["result/ann_accuracy"] == result["ann_accuracy"]

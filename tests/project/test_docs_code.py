@@ -2,7 +2,9 @@
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
@@ -10,11 +12,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from torch import nn
 
 from snnconv.commands import COMMANDS
+from snnconv.conversion.registry import convert
+from snnconv.hardware.export.to_file import export
+from snnconv.hardware.integer.file import read
+from snnconv.hardware.integer.golden import run
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/[!g_]*/*.md")])
 RUN = ROOT / "tests" / "stored_runs" / "mlp"
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)  # language, code
 
 
 def _blocks(page: Path, *languages: str) -> list[str]:
@@ -22,7 +28,7 @@ def _blocks(page: Path, *languages: str) -> list[str]:
 
 
 def _python(page: Path) -> list[str]:
-    return [code for code in _blocks(page, "python") if "snnconv." in code and "…" not in code.replace("runs/…", "")]
+    return [code for code in _blocks(page, "python") if "…" not in code.replace("runs/…", "")]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _python(page)], ids=lambda page: page.name)
@@ -36,6 +42,27 @@ def test_python_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
     code = "\n".join(["import snnconv", *_python(page)])
     code = code.replace("snnconv.methods(model)", "snnconv.methods(model)[-2:]").replace("runs/…", str(RUN))
     exec(compile(re.sub(r"epochs=\d+", "epochs=1", code), page.name, "exec"), names)
+
+
+@pytest.mark.skipif(which("cc") is None, reason="no C compiler")
+def test_c_block_runs(tmp_path):
+    """The block of how-to/export.md with the files that its Python block writes."""
+    torch.manual_seed(0)
+    loader = [(torch.rand(20, 6), torch.randint(3, (20,))) for _ in range(4)]
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    snn = convert(model, loader)
+    export(snn, tmp_path / "robot.c", example=loader, timesteps=8)
+    (block,) = _blocks(ROOT / "docs" / "how-to" / "export.md", "c")
+    filled = block.replace("snn_reset();", "for (int i = 0; i < SNN_IMAGE_SIZE; i++) image[i] = i;\n    snn_reset();")
+    show = 'for (int k = 0; k < SNN_LOGITS; k++) printf("%d\\n", sum[k]);'
+    program = f'#include <stdio.h>\n#include "robot.h"\nint main(void) {{\n{filled}{show}\nreturn 0;\n}}\n'
+    (tmp_path / "main.c").write_text(program)
+    subprocess.run(["cc", "-std=c99", "-Wall", "-Werror", "main.c", "robot.c", "-o", "main"], cwd=tmp_path, check=True)
+    printed = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True).stdout
+    assert len(printed.split()) == 3
+    stored = read(tmp_path / "robot.npz")
+    logits, _ = run(stored, torch.arange(6).numpy().astype("int64").reshape(1, *stored.image.shape), 8)
+    assert [int(word) for word in printed.split()] == logits.sum(0)[0].tolist()
 
 
 def _commands() -> list[tuple[str, list[str]]]:

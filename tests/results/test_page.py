@@ -18,8 +18,11 @@ from snnconv.data.splits import Splits
 from snnconv.results.page import learning
 from snnconv.results.report import report
 from snnconv.results.summary import shown_timesteps
-from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.accuracy import accuracy_over_time
+from snnconv.spiking.layers import list_layers
+from snnconv.spiking.measured import measured
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.tasks import CLASSIFY
 
 METHODS = {
     "qcfs": lambda ann: qcfs.convert(ann, [], neuron=IntegrateFire),
@@ -79,7 +82,8 @@ def write(fresh_network, open_tiny_run, data, costs, compose_config):
         curve = accuracy_over_time(snn, data.test, timesteps)
         times = shown_timesteps(list(curve.correct))
         why = explain_run(ann, snn, data, times, images=images, costs=costs, disturbances=asked)
-        report(run, snn, curve, accuracy(ann, data.test), None, why)
+        layers = list_layers(snn, data.test, timesteps)
+        report(run, snn, curve, measured(ann, data.test, CLASSIFY), None, why, layers=layers)
         return (run.folder / "report.html").read_text()
 
     return make

@@ -19,6 +19,7 @@ from snnconv.runtime.tracking import Jsonl, Patient, Tracker
 from snnconv.spiking.accuracy import accuracy_over_time
 from snnconv.spiking.curve import Curve
 from snnconv.spiking.latency import Latency
+from snnconv.spiking.measured import Measured
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 PROMISED = {
@@ -44,7 +45,7 @@ def curve(snn, tiny_batches) -> Curve:
 
 
 def test_result_json_keeps_its_promise(run, snn, curve):
-    returned = report(run, snn, curve, 0.875)
+    returned = report(run, snn, curve, Measured(0.875))
     result = json.loads((run.folder / "result.json").read_text())
     assert result == returned.as_dict()
     assert set(result) >= PROMISED
@@ -63,11 +64,11 @@ def test_result_json_keeps_its_promise(run, snn, curve):
 
 def test_training_in_an_earlier_run_counts_as_conversion(run, snn, curve):
     snn.spent = 1000.0
-    assert 1000 <= report(run, snn, curve, 0.875).wall_seconds["convert"] < 1000 + 60
+    assert 1000 <= report(run, snn, curve, Measured(0.875)).wall_seconds["convert"] < 1000 + 60
 
 
 def test_the_csv_is_the_curve(run, snn, curve):
-    report(run, snn, curve, 0.875)
+    report(run, snn, curve, Measured(0.875))
     with (run.folder / "accuracy_vs_timesteps.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [int(row["timesteps"]) for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -76,7 +77,7 @@ def test_the_csv_is_the_curve(run, snn, curve):
 
 
 def test_the_picture_is_one(run, snn, curve):
-    report(run, snn, curve, 0.875)
+    report(run, snn, curve, Measured(0.875))
     height, width, _ = image.imread(run.folder / "accuracy_vs_timesteps.png").shape
     assert width > height > 400
 
@@ -133,7 +134,7 @@ def test_the_terminal_shows_powers_of_two_and_the_last(run, snn, curve, monkeypa
 
     console = Console(record=True, width=100, quiet=False, force_terminal=False)
     monkeypatch.setattr(rich, "get_console", lambda: console)
-    report(run, snn, curve, 0.875)
+    report(run, snn, curve, Measured(0.875))
     text = console.export_text()
     assert [line.split()[1] for line in text.splitlines() if line.startswith("│")] == ["1", "2", "4", "6"]
     assert "mlp on synthetic, L = 4, qcfs" in text
@@ -161,7 +162,7 @@ def test_jsonl_collects_one_line_a_run(tmp_path, open_tiny_run, snn, curve):
     for name in ("one", "two"):
         run = open_tiny_run(name)
         run._tracker = Jsonl(str(shared))
-        report(run, snn, curve, 0.875)
+        report(run, snn, curve, Measured(0.875))
     lines = [json.loads(line) for line in shared.read_text().splitlines()]
     assert [line["ann_accuracy"] for line in lines] == [0.875, 0.875]
 
@@ -178,7 +179,7 @@ def test_losing_the_tracker_never_loses_the_run(open_tiny_run, snn, curve, caplo
     run._tracker = Patient(Failing())
     run.log({"epoch": 0, "loss": 1.0})
     run.log({"epoch": 1, "loss": 0.5})
-    report(run, snn, curve, 0.875)
+    report(run, snn, curve, Measured(0.875))
     run.finish(failed=False)
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
         "Failing failed (ConnectionError: gone); the run goes on without it"

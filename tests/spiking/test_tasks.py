@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from snnconv.conversion.registry import convert
-from snnconv.spiking.accuracy import accuracy, accuracy_over_time, metrics_of
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.measured import measured
 from snnconv.spiking.metrics import measure
 from snnconv.spiking.tasks import LEAK, TASKS, Classify, Dense, Multilabel, Regress
 from snnconv.training.fitting import fit
@@ -137,7 +138,7 @@ def test_from_training_to_metrics_over_time(name):
     curve = accuracy_over_time(snn, batches, [2, 256])
     assert curve.accuracy[256] == pytest.approx(accuracy(model, batches, task), abs=0.03)
     assert curve.accuracy[256] > 0.8
-    reference = metrics_of(model, batches, task)
+    reference = measured(model, batches, task).metrics
     assert curve.metrics.keys() == reference.keys() == ({"each/0", "each/1"} if name == "multilabel" else {*metrics})
     for key, value in reference.items():
         assert curve.metrics[key][256] == pytest.approx(value, abs=0.05)

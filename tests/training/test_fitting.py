@@ -35,7 +35,7 @@ def test_it_is_the_loop_of_a_run(fresh_network, batches, open_tiny_run, tiny_bat
     assert same(ours, runs)
     assert history.kept["valid_accuracy"] == run.best()["valid_accuracy"] == max(history["valid_accuracy"])
     assert [set(row) for row in history.rows] == [
-        {"epoch", "loss", "train_accuracy", "valid_accuracy", "lr", "seconds"}
+        {"epoch", "loss", "train_accuracy", "valid_accuracy", "lr", "seconds", "thresholds"}
     ] * 3
 
 

@@ -222,7 +222,7 @@ def test_every_epoch_leaves_a_line(fresh_network, train, valid, open_tiny_run):
     fit(fresh_network(), train, valid, Fit(**FIT), run)
     rows = files.read_lines(run.folder / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [0, 1, 2]
-    assert set(rows[0]) == {"epoch", "loss", "train_accuracy", "valid_accuracy", "lr", "seconds"}
+    assert set(rows[0]) == {"epoch", "loss", "train_accuracy", "valid_accuracy", "lr", "seconds", "thresholds"}
     assert rows[-1]["seconds"] == pytest.approx(run.seconds["train"], abs=1e-3)
 
 
