@@ -122,7 +122,9 @@ def draw_learning(axes: Any, epochs: Sequence[Mapping[str, Any]]) -> None:
     losses.set_ylim(bottom=0)
     axes.set(xlabel="epoch", ylabel="accuracy (%)")
     handles = [*axes.get_legend_handles_labels()[0], *losses.get_legend_handles_labels()[0]]
-    axes.legend(handles, [handle.get_label() for handle in handles], frameon=False, loc="center right")
+    names = [handle.get_label() for handle in handles]
+    axes.legend(handles, names, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(names))
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def draw_thresholds(axes: Any, epochs: Sequence[Mapping[str, Any]]) -> None:
@@ -135,6 +137,7 @@ def draw_thresholds(axes: Any, epochs: Sequence[Mapping[str, Any]]) -> None:
         axes.plot([row["epoch"] for row in rows], values, color=(0.23, 0.43, 0.65, shade), linewidth=1.5)
     axes.set(xlabel="epoch", ylabel="θ")
     axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     without_frame(axes)
 
 

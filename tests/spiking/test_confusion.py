@@ -70,7 +70,7 @@ def test_layers_in_the_order_of_computation(method, fresh_network, tiny_batches)
     assert [row["path"] for row in rows if row["threshold"]] == ["2", "3.act1", "3.act2"] == list(snn.neurons())
     parameters = sum(each.numel() for name, each in snn.network.named_parameters() if "neuron" not in name)
     assert sum(row["parameters"] for row in rows) == parameters
-    assert rows[-1]["shape"] == [10]
+    assert rows[-1]["shape"] == [3]
     for row, neuron in zip([row for row in rows if row["threshold"]], snn.neurons().values(), strict=True):
         assert row["kind"] == type(neuron).__name__
         assert row["threshold"] == [float(torch.as_tensor(neuron.threshold).min())] * 2
@@ -78,11 +78,11 @@ def test_layers_in_the_order_of_computation(method, fresh_network, tiny_batches)
 
 
 def test_operators_are_layers_and_hooks_are_removed():
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(144, 3))
-    batches = [(torch.rand(4, 1, 8, 8), torch.arange(4) % 3)]
-    snn = convert(model, batches, method="expectation")
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.GELU(), nn.Linear(6, 3))
+    batches = [(torch.rand(16, 4), torch.arange(16) % 3)]
+    snn = convert(model, batches, method="max_norm")
     rows = list_layers(snn, batches, 2)
-    assert [row["shape"] for row in rows if row["kind"] in ("Conv2d", "Linear")] == [[4, 6, 6], [3]]
-    assert any(row["path"] in snn.operators() for row in rows)
+    assert [row["shape"] for row in rows if row["kind"] == "Linear"] == [[8], [6], [3]]
+    assert [row["shape"] for row in rows if row["path"] in snn.operators()] == [[6]]
     assert not any(module._forward_hooks for module in snn.modules())
     assert list_layers(snn, islice(batches, 0), 2) == []
