@@ -72,7 +72,7 @@ def test_offline_wandb_holds_everything_and_says_how_to_upload(tmp_path: Path):
     assert media["accuracy_vs_timesteps_plot"]["_type"] == "image-file"
     assert media["report"]["_type"] == "html-file"
     for network in ("ann", "snn"):
-        assert tracked.config["_wandb"]["visualize"][f"confusion_{network}"]["panel_type"] == "Vega2"
+        assert tracked.panels[f"confusion_{network}"]["panel_type"] == "Vega2"
         assert media[f"confusion_{network}_table"]["nrows"] == 100
     for table in ("energy", "accuracy_lost", "layer_errors", "confusion", "firing_rates"):
         assert media[table]["_type"] == "table-file"

@@ -53,6 +53,10 @@ class OfflineRun:
         self.metrics = {
             r.metric.name or r.metric.glob_name: r.metric.step_metric for r in found if r.HasField("metric")
         }
+        configs = [values(record.config.update) for record in found if record.HasField("config")]
+        self.panels = {
+            name: panel for config in configs for name, panel in config.get("_wandb", {}).get("visualize", {}).items()
+        }
         self.summary: dict[str, Any] = {}
         for record in found:
             self.summary |= values(record.summary.update) if record.HasField("summary") else {}
