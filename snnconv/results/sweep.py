@@ -6,7 +6,7 @@ python -m snnconv.results.sweep runs/sweeps/…      the same again, for a sweep
 import logging
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from snnconv.results.figures import plot_curves
-from snnconv.results.records import Baseline, Result
+from snnconv.results.records import Baseline, Curve, Result
 from snnconv.results.summary import shown_timesteps
 from snnconv.results.tables import mean_std
 from snnconv.runtime import distributed, files
@@ -94,8 +94,8 @@ def summarize(folder: Path) -> bool:
             console.print(summary_table(spiking))
         if quantized:
             console.print(quantized_table(quantized))
-        curves = {_legend(name, result): result.snn_accuracy for name, result in spiking}
-        bands: dict[str, dict[int, float]] = {}
+        curves: Mapping[str, Curve] = {_legend(name, result): result.snn_accuracy for name, result in spiking}
+        bands: Mapping[str, Curve] = {}
         if groups := over_seeds(spiking):
             console.print(seeds_table(groups))
             curves, bands = mean_curves(groups)
