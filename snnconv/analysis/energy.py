@@ -57,7 +57,7 @@ class Energy:
 
     def __post_init__(self) -> None:
         if self.first_layer not in FIRST_LAYER:
-            raise ValueError(f"first_layer={self.first_layer!r}: {' or '.join(FIRST_LAYER)}")
+            raise ValueError(f"first_layer={self.first_layer!r}: must be {' or '.join(FIRST_LAYER)}")
         tables_of(self.costs)
 
     @property

@@ -176,11 +176,11 @@ def explain(
 def explaining(*, images: int, costs: Mapping[str, Costs], **settings: Any) -> Callable[..., Explanation | None]:
     """`explain_run` with these settings; ValueError for settings out of range, before anything takes long."""
     if type(images) is not int or images < 0:
-        raise ValueError(f"explain.images={images!r}: an integer of at least 0; 0 for no explanation")
+        raise ValueError(f"explain.images={images!r}: must be an integer of at least 0; 0 for no explanation")
     if images:
         tables_of(costs)
     if (first := settings.get("first_layer", "every_step")) not in FIRST_LAYER:
-        raise ValueError(f"explain.first_layer={first!r}: {' or '.join(FIRST_LAYER)}")
+        raise ValueError(f"explain.first_layer={first!r}: must be {' or '.join(FIRST_LAYER)}")
     return functools.partial(explain_run, images=images, costs=costs, **settings)
 
 

@@ -1,1 +1,1 @@
-"""ANN to SNN: checks, thresholds, and one file per published method (`methods/`)."""
+"""ANN-SNN conversion: checks, thresholds, and one file per published method (`methods/`)."""

@@ -1,4 +1,4 @@
-"""Thresholds from activations: the θ with which the quantized activation of a layer comes close to its ReLU."""
+"""Thresholds from activations: the θ for which the quantized activation of a layer approximates its ReLU."""
 
 import logging
 import math
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 class _Observer(nn.Module):
     """Stores a sample of the absolute values of its outputs: a tensor [C, M] for each batch (C = 1 unless `per_channel`).
 
-    It clips its inputs from `floor` to `ceiling`: a ReLU, unless they are given.  The sample holds `per_image` values of each
-    image, or of each channel of it, drawn at random, and the largest of the batch.
+    Inputs are clipped to [`floor`, `ceiling`]; the defaults make it a ReLU.  The sample holds `per_image` random values of each
+    image (with `per_channel`, of each of its channels), and the largest value of the batch.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class _Observer(nn.Module):
 
 
 def ceiling(network: nn.Module, path: str) -> float:
-    """The largest output of the activation at `path`, where it is a clipped ReLU (ReLU6, …); else infinite."""
+    """The largest output of the activation at `path` if it is a clipped ReLU (ReLU6, …), else infinity."""
     return float(getattr(network.get_submodule(path), "ceiling", math.inf))
 
 
 def lowest(network: nn.Module, path: str) -> float:
-    """The smallest output of the module at `path`: 0 for a ReLU, none for a signed signal."""
+    """The smallest output of the module at `path`: 0 for a ReLU, −∞ for a signed signal."""
     return -math.inf if isinstance(network.get_submodule(path), Encoder) else 0.0
 
 
@@ -70,19 +70,19 @@ def observed_thresholds(
     batch_size: int = 50,
     per_image: int = 256,
 ) -> dict[str, float | Tensor]:
-    """θ of the activations at `paths` by `rule`, applied to the outputs of ReLU there, in eval mode, on all `batches`.
+    """θ of the activations at `paths`, by path: `rule` applied to ReLU outputs on all `batches`, in eval mode.
 
-    Where a signed signal is encoded (`Encoder`) the rule is applied to absolute values.
+    For an `Encoder`, whose signal is signed, the rule is applied to absolute values.
 
-    A number for each layer, or [C] if `per_channel` (a channel that is never active gets the layer's largest θ).  `levels` is
-    the rule's argument, by default the activation's own.  With `momentum` m the rule is applied to `batch_size` images at a
-    time, θ ← m·θ + (1 − m)·rule(batch).  ValueError without images, or naming a layer that is never active.
+    Returns one number per layer, or [C] if `per_channel` (a channel that is never active gets the layer's largest θ).  `levels` is
+    the argument of the rule, by default the activation's own levels.  With `momentum` m the rule is applied to `batch_size` images
+    at a time, θ ← m·θ + (1 − m)·rule(batch).  ValueError without images, or naming a layer that is never active.
     """
     if levels is not None and (type(levels) is not int or levels < 1):
-        raise ValueError(f"levels={levels}: the levels of a rule are an integer of at least 1")
+        raise ValueError(f"levels={levels}: must be an integer of at least 1")
     if momentum is not None:
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum={momentum}: at least 0 and below 1")
+            raise ValueError(f"momentum={momentum}: must be at least 0 and below 1")
         batches = in_batches(batches, batch_size)
     plain = replace_modules(network, (), nn.Identity).eval()
     observers = {
@@ -96,12 +96,12 @@ def observed_thresholds(
     for path, observer in observers.items():
         if not observer.samples:
             raise ValueError(
-                f"{path}: no calibration images to find a threshold with; pass calibration data (data.calibration)"
+                f"{path}: there are no calibration images to compute its threshold from; pass calibration data (data.calibration)"
             )
         parts = observer.samples if per_channel else [samples[0] for samples in observer.samples]
         if not all(part.isfinite().all() for part in parts):
             raise ValueError(
-                f"{path}: its activations on the calibration images are NaN or infinite; look at images and weights"
+                f"{path}: its activations on the calibration images are NaN or infinite; check the images and the weights"
             )
         rule_levels = levels if levels is not None else int(network.get_submodule(path).levels)  # type: ignore[arg-type]
         try:
@@ -109,15 +109,15 @@ def observed_thresholds(
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if not theta.max() > 0:
-            raise ValueError(f"{path}: calibration gives a threshold of {theta.max():.4g}, so (almost) no calibration image "
-                             "makes this layer active; use more images (data.calibration) or the largest activation "
+            raise ValueError(f"{path}: calibration gives a threshold of {theta.max():.4g}, because (almost) no calibration image "
+                             "activates this layer; use more images (data.calibration) or the largest activation "
                              "(calibration=max, method=max_norm)")  # fmt: skip
         thresholds[path] = torch.where(theta > 0, theta, theta.max()) if per_channel else theta.item()
     return thresholds
 
 
 def _by_rule(rule: Rule, batches: list[Tensor], levels: int, momentum: float | None) -> Tensor:
-    """θ from all `batches` of samples at once, or their moving average."""
+    """θ by `rule` from all samples together, or with `momentum` the moving average of θ over `batches`."""
     if momentum is None:
         return torch.as_tensor(rule(torch.cat(batches, -1), levels))
     theta, *rest = (torch.as_tensor(rule(samples, levels)).double() for samples in batches)
@@ -136,10 +136,11 @@ def calibrate(
     batch_size: int = 50,
     per_image: int = 256,
 ) -> None:
-    """Set the thresholds of `network` that are not known yet (NaN: its weights came from a ReLU network), by `rule`.
+    """Set the unknown thresholds of `network` (NaN, when its weights came from a ReLU network) by `rule`.
 
-    The rule is applied to the activations of the ReLU network, all at once, or with `momentum` as in `observed_thresholds`.
-    Known thresholds stay.  (With several processes each uses its share of the images, and training starts from the first one's.)
+    The rule is applied to the activations of the ReLU network, of all images together, or with `momentum` as in
+    `observed_thresholds`.  Other thresholds are not changed.  (With several processes, each uses its share of the images, and
+    training starts from the thresholds of the first process.)
     """
     sites = {path: module for path, module in network.named_modules() if is_activation(module) and _is_unknown(module)}
     if not sites:

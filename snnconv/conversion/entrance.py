@@ -1,4 +1,4 @@
-"""The way of any network into conversion: captured where that is needed, and compared with itself."""
+"""Input of conversion: any network, captured if necessary, and compared with its own forward pass."""
 
 import itertools
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ from snnconv.spiking.operators import choice
 
 
 def entered(ann: nn.Module, batches: Iterable, kinds: tuple[type, ...]) -> tuple[nn.Module, Iterable]:
-    """`ann` as conversion of activations of `kinds` reads it, and `batches`, of which the first is the example.
+    """`ann` in a form that conversion can trace, for activations of `kinds`, and `batches`, whose first batch is the example.
 
-    A network of torch's modules and activations is taken as it is, any other one is captured (`graph.capture`), for which it takes
-    images.  Either is compared with the forward pass of `ann` (`graph.equality`).  ValueError naming what cannot be captured, or
-    where the comparison fails.  Without images the network is taken as symbolic tracing reads it.
+    A network of PyTorch's modules and activations is not changed; any other network is captured (`graph.capture`), which needs
+    images.  The result is compared with the forward pass of `ann` (`graph.equality`).  ValueError naming an operation that cannot
+    be captured, or the first difference.  Without images the network is not captured, and symbolic tracing must suffice.
     """
     leaves = (*kinds, *choice.EXTRA)
     first, batches = _first(batches)
@@ -31,8 +31,8 @@ def entered(ann: nn.Module, batches: Iterable, kinds: tuple[type, ...]) -> tuple
 
 
 def _first(batches: Iterable) -> tuple[Tensor | None, Iterable]:
-    """The images of the first of `batches`, None if there are none, and batches that still begin with it."""
-    with torch.random.fork_rng(devices=[]):  # a loader draws numbers when it begins
+    """The images of the first batch (None if there are none), and all batches, the first one included."""
+    with torch.random.fork_rng(devices=[]):  # a loader draws random numbers at its start
         iterator = iter(batches)
         batch: Any = next(iterator, None)
     if iterator is batches and batch is not None:

@@ -28,21 +28,21 @@ def finetune(
     simulation: Any = None,
     **settings: Any,
 ) -> SpikingModel:
-    """A copy of the spiking network `snn` whose weights and thresholds were trained for T = `timesteps`, through time.
+    """Train the weights and thresholds of a copy of `snn` through time, for T = `timesteps`, with surrogate gradients.
 
     `snn` is a `SpikingModel` of plain integrate-and-fire neurons (method "qcfs", "mse", "percentile", …), or an ANN, which is first
-    converted (`convert`, with `train` as calibration).  It is not changed.  Gradients pass the spikes by a surrogate
+    converted (`convert`, with `train` as calibration).  `snn` is not changed.  A surrogate replaces the derivative of the spikes
     (Neftci et al., 2019); the neurons stay plain, so inference costs nothing more.
 
-    `train` is any iterable of (inputs [N, …], targets [N] of class numbers) that can be passed through again in each epoch.
-    `teacher` is a network whose outputs are learned as well: `distill` is its share of the loss (default 1, all of it; the rest is
-    cross-entropy).  By default an ANN given as `snn` teaches, and a `SpikingModel` learns from the targets alone.
+    `train` is an iterable of (inputs [N, …], class indices [N]) that can be iterated again in each epoch.  `teacher` is a network
+    whose outputs are learned as well; `distill` is its share of the loss (default 1; the rest is cross-entropy).  By default the
+    teacher is the ANN given as `snn`; a `SpikingModel` given as `snn` has no teacher and learns from the targets only.
 
     `lr` is the largest learning rate, of AdamW with half a cosine.  Other settings are those of conf/method/finetune.yaml
     (`training.through_time.Settings`): loss, thresholds, surrogate, sharpness, momentum, weight_decay, temperature, ….
     `simulation` holds settings of conf/simulate/ for the result; by default they are those of a `SpikingModel` given as `snn`.
 
-    ValueError for settings that make no sense, or naming a neuron that cannot be trained; TrainingError if the loss is not finite.
+    ValueError for settings out of range, or naming a neuron that cannot be trained; TrainingError if the loss is not finite.
 
     >>> import torch
     >>> from torch import nn
@@ -55,7 +55,7 @@ def finetune(
     """
     if isinstance(train, Iterator):
         raise ValueError(
-            "train: an iterator gives its batches once, and every epoch needs them; use a list or a DataLoader"
+            "train: an iterator can be read only once, but every epoch reads all batches; use a list or a DataLoader"
         )
     require_known(settings, defaults(), "finetune")
     batches = Loader(train, device_of(snn), labelled=True)
@@ -67,12 +67,12 @@ def finetune(
     else:
         start = convert(snn, batches.first(CALIBRATION), simulation={"fold_threshold": False})
         teacher = teacher or snn
-    how = Settings(timesteps=timesteps, epochs=epochs, lr=lr, **settings)
-    network = trainable(start, how)
-    taught_by = None
-    if teacher is not None and how.distill:
-        taught_by = fold_batchnorm(teacher).requires_grad_(False)
-    train_through_time(network, taught_by, batches, how)
+    training = Settings(timesteps=timesteps, epochs=epochs, lr=lr, **settings)
+    network = trainable(start, training)
+    teaching = None
+    if teacher is not None and training.distill:
+        teaching = fold_batchnorm(teacher).requires_grad_(False)
+    train_through_time(network, teaching, batches, training)
     latency = replace(start.latency, needs_training="weights")
     simulation = snn.simulation if simulation is None and isinstance(snn, SpikingModel) else simulation
-    return SpikingModel(plain(network), latency, timesteps=timesteps, facts=how.as_dict(), simulation=simulation)
+    return SpikingModel(plain(network), latency, timesteps=timesteps, facts=training.as_dict(), simulation=simulation)

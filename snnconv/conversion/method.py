@@ -1,4 +1,4 @@
-"""Conversion methods: what one declares, and what several share (thresholds of the sites, rehearsals)."""
+"""Conversion methods: the `Method` class, its registration, thresholds of activations, and rehearsals."""
 
 import functools
 import inspect
@@ -24,8 +24,8 @@ from snnconv.spiking.operators.choice import Choice, auto
 from snnconv.spiking.operators.placement import place_operators
 from snnconv.spiking.operators.signals import departures
 
-ENOUGH = 2048  # activations that most rules accept
-MOST = 2**20  # activations of a layer, where the number of calibration images is not known
+ENOUGH = 2048  # number of activations that most rules accept
+MOST = 2**20  # assumed number of activations of a layer if the number of calibration images is not known
 Convert = Callable[..., SpikingModel]
 METHODS: dict[str, "Method"] = {}  # by name; filled when the modules of `snnconv.conversion.methods` are imported
 
@@ -34,7 +34,7 @@ METHODS: dict[str, "Method"] = {}  # by name; filled when the modules of `snncon
 class Method:
     """A conversion method: call it as `method(ann, batches, **settings) -> SpikingModel`.
 
-    Networks with activations other than `takes` are refused before anything is computed: ValueError naming the path of every layer
+    A network with activations other than `takes` raises a ValueError before anything is computed, naming the path of every layer
     that cannot be converted.
     """
 
@@ -42,7 +42,7 @@ class Method:
     function: Convert
     takes: tuple[type[nn.Module], ...] | None  # kinds of activations; None: those of the method that `base` names
     summary: str  # one line, with the source
-    rehearse: Callable[..., Any]  # a quick trial with the same arguments, which raises what `function` would raise
+    rehearse: Callable[..., Any]  # a quick trial with the same arguments, which raises the errors of `function`
     defaults: Mapping[str, Any] = field(default_factory=dict)  # settings that differ from those in the signature
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class Method:
         self.__signature__ = signature
 
     def __call__(self, ann: nn.Module, batches: Iterable, *, operators: Choice = auto, **settings: Any) -> SpikingModel:
-        """The spiking network that `ann` becomes, with `operators` (conf/operators/) for layers that are no activations."""
+        """`ann` converted to a spiking network; `operators` (conf/operators/) replace non-linear layers without a neuron."""
         original = ann
         if self.takes:
             ann, batches = entered(ann, batches, self.takes)
@@ -64,14 +64,14 @@ class Method:
         return snn.encoded(Frames(keep_axis=True)) if isinstance(original, MeanOverTime) else snn
 
     def prepared(self, ann: nn.Module, operators: Choice = auto) -> nn.Module:
-        """`ann` with `operators` in their places; ValueError where it cannot be converted."""
+        """`ann` with its `operators` inserted; ValueError if it cannot be converted."""
         if self.takes:
             ann = place_operators(ann, self.takes, operators)
             require_convertible(ann, self.takes)
         return ann
 
     def settings(self) -> dict[str, Any]:
-        """Every setting with its default, `inspect.Parameter.empty` where it has none."""
+        """Every setting with its default, or `inspect.Parameter.empty` if it has none."""
         parameters = inspect.signature(self).parameters.values()
         keywords = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
         return {**keywords, **self.defaults}
@@ -82,7 +82,7 @@ class Method:
 
 
 def register(method: Method) -> Method:
-    """Make `method` known by its name."""
+    """Add `method` to `METHODS` under its name."""
     METHODS[method.name] = method
     return method
 
@@ -92,9 +92,9 @@ def converts(
 ) -> Callable[[Convert], Method]:
     """Decorator that makes a `Method` of `convert(ann, batches, *, …)`, for networks whose activations are of `kinds`.
 
-    The module gives the method its name and, with the first line of its docstring, its summary.  `defaults` are settings that
-    differ from the signature's; `rehearse` is the quick trial of a method that takes long.  With `only_variants` the method has no
-    name of its own, only those of its variants.
+    The name of the method is the name of its module; its summary is the first line of the module's docstring.  `defaults` are
+    settings that differ from those in the signature; `rehearse` is a quick trial for a method that takes long.  With
+    `only_variants` the method itself is not registered, only its variants are.
     """
 
     def decorate(convert: Convert) -> Method:
@@ -107,12 +107,12 @@ def converts(
 
 
 def _bound(convert: Any) -> tuple[Any, dict[str, Any]]:
-    """A method, and the settings that the configuration has bound to it (`_partial_`)."""
+    """A method, and the settings that the configuration has bound to it (with `_partial_`)."""
     return (convert.func, dict(convert.keywords)) if isinstance(convert, functools.partial) else (convert, {})
 
 
 def takes(convert: Any) -> tuple[type[nn.Module], ...] | None:
-    """The kinds of activations from which a method starts, or the one it is based on (`base`); None if it does not declare them."""
+    """The kinds of activations that a method, or its `base`, converts; None if it does not declare them."""
     method, settings = _bound(convert)
     base = settings.get("base")
     if base is None or getattr(method, "takes", None):
@@ -121,7 +121,7 @@ def takes(convert: Any) -> tuple[type[nn.Module], ...] | None:
 
 
 def operators_of(convert: Any) -> Choice:
-    """The choice of operators of a method, or of the one it is based on."""
+    """The choice of operators of a method, or of its `base`."""
     settings = _bound(convert)[1]
     base, chosen = settings.get("base"), settings.get("operators", auto)
     if base is not None and "operators" not in settings:
@@ -130,24 +130,24 @@ def operators_of(convert: Any) -> Choice:
 
 
 def rehearse(convert: Any, ann: nn.Module, batches: Iterable, calibration: int | None = None, images: int = 32) -> Any:
-    """Try `convert` on a few images, so that what it refuses is an error now and not after hours of training.
+    """Try `convert` on a few images, so that its errors appear now and not after hours of training.
 
-    A rule for thresholds gets as many activations as it will have with `calibration` images.
-    Returns the result of the trial: a `SpikingModel`, or None where a method has nothing to show before it is trained.
+    A rule for thresholds receives as many activations as it will receive from `calibration` images.
+    Returns the result of the trial: a `SpikingModel`, or None if a method has no result before it is trained.
     """
     method, settings = _bound(convert)
-    few = next(((x[:images], y[:images]) for x, y in batches), None)
-    if settings.get("rule") is not None and few:
-        share = None if calibration is None else calibration / len(few[0])
+    sample = next(((x[:images], y[:images]) for x, y in batches), None)
+    if settings.get("rule") is not None and sample:
+        share = None if calibration is None else calibration / len(sample[0])
         settings["rule"] = functools.partial(_of_as_many, settings["rule"], share)
     if isinstance(method, Method) and method.takes:
-        ann, _ = entered(ann, [few] if few else [], method.takes)
+        ann, _ = entered(ann, [sample] if sample else [], method.takes)
         ann = method.prepared(ann, settings.pop("operators", auto))
-    return (method.rehearse if isinstance(method, Method) else method)(ann, [few] if few else [], **settings)
+    return (method.rehearse if isinstance(method, Method) else method)(ann, [sample] if sample else [], **settings)
 
 
 def _of_as_many(rule: Rule, share: float | None, samples: Tensor, levels: int) -> Tensor:
-    """θ by `rule`, from `samples` repeated `share` times (None: unknown), or from a part of that if it is enough."""
+    """θ by `rule` from `samples`, repeated `share` times (None: unknown), or from fewer if the rule accepts them."""
     total = MOST if share is None else int(samples.shape[-1] * share)
     try:
         return rule(_repeated(samples, min(total, ENOUGH)), levels)
@@ -168,9 +168,9 @@ def thresholds(
     levels: int = 8,
     per_channel: bool = False,
 ) -> dict[str, Threshold]:
-    """θ of every activation of `kinds`, by path: as it was trained where it has one, else by `rule` from calibration images.
+    """θ of every activation of `kinds`, by path: the trained threshold if it has one, else by `rule` from calibration images.
 
-    ValueError if a rule is needed and there is none, or there are no images.
+    ValueError if a rule is needed but missing, or if there are no images.
     """
     sites: dict[str, Any] = {path: module for path, module in ann.named_modules() if isinstance(module, kinds)}
     trained = {path: site.threshold.item() for path, site in sites.items() if is_activation(site)}
@@ -178,10 +178,10 @@ def thresholds(
     if not plain:
         return trained  # type: ignore[return-value]
     if rule is None:
-        raise ValueError(f"{plain[0]}: has no threshold, and this method was given no rule to find one (method.rule)")
+        raise ValueError(f"{plain[0]}: has no threshold, and there is no rule to compute one (method.rule)")
     return trained | observed_thresholds(ann, plain, batches, rule, levels=levels, per_channel=per_channel)
 
 
 def training_of(ann: nn.Module) -> str:
-    """`needs_training` of a method that changes no weights: "activation" if thresholds were trained, else "none"."""
+    """`needs_training` for a method that changes no weights: "activation" if thresholds were trained, else "none"."""
     return "activation" if any(is_activation(module) for module in ann.modules()) else "none"

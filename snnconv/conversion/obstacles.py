@@ -1,4 +1,4 @@
-"""Obstacles: operations that keep a network from becoming spiking."""
+"""Obstacles: operations that prevent conversion of a network."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from snnconv.spiking.operators.base import Encoder, Site
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A reason why a network cannot become spiking, and the remedy."""
+    """A reason why a network cannot be converted, and the remedy."""
 
     reason: str
     remedy: str = ""
@@ -30,28 +30,28 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of a network on its way into spikes."""
+    """One operation of a network, as conversion sees it."""
 
     node: fx.Node
-    path: str  # of the module, or of the one that calls the function
+    path: str  # of the module, or of the module that calls the function
     name: str  # "Conv2d", "calls relu"
     module: nn.Module | None  # None: a function or a method
-    after_spikes: bool  # does it receive spikes, at once or through what stands before it?
-    problem: Obstacle | None  # the obstacle that it is
+    after_spikes: bool  # whether its input depends on spikes
+    problem: Obstacle | None  # None if it can be converted
 
 
 def steps(network: nn.Module, kind: Kinds) -> list[Step]:
-    """The operations of `network` in order, as conversion of activations of `kind` meets them.
+    """The operations of `network` in order, for conversion of activations of `kind`.
 
-    Before the first activation the current is constant in time and any pooling may stand; after it, only linear operations
-    and activations of `kind` are carried.  ValueError if the forward pass cannot be followed.
+    Before the first activation the current is constant in time and any pooling is permitted; after it, only linear operations,
+    operators and activations of `kind` are permitted.  ValueError if the forward pass cannot be traced.
     """
     modules = dict(network.named_modules())
     graph = trace(network, kind if isinstance(kind, tuple) else (kind,))
     nodes = [node for node in graph.nodes if node.op in ("call_module", "call_function", "call_method")]
     uses = Counter(node.target for node in nodes if node.op == "call_module")
     spiking: set[fx.Node] = set()
-    found: list[Step] = []
+    operations: list[Step] = []
     for node in nodes:
         module = modules[str(node.target)] if node.op == "call_module" else None
         after_spikes = any(source in spiking for source in node.all_input_nodes)
@@ -61,12 +61,12 @@ def steps(network: nn.Module, kind: Kinds) -> list[Step]:
         path, name = path_of(node), called if module is None else type(module).__name__
         problem = _problem(node, name, module, kind, after_spikes, uses[node.target])
         obstacle = Obstacle(*problem, path=path, name=name) if problem else None
-        found.append(Step(node, path, name, module, after_spikes, obstacle))
-    return found
+        operations.append(Step(node, path, name, module, after_spikes, obstacle))
+    return operations
 
 
 def obstacles(network: nn.Module, kind: Kinds) -> list[Obstacle]:
-    """Obstacles to converting `network`, with activations of `kind`."""
+    """The obstacles to converting `network`, for activations of `kind`."""
     if not any(isinstance(module, kind) for module in network.modules()):
         others = sorted({type(m).__name__ for m in network.modules() if is_activation(m) or isinstance(m, nn.ReLU)})
         return [
@@ -89,40 +89,40 @@ def _problem(
     if module is not None and isinstance(module, kind):
         return _problem_of_activation(node, module, uses)
     if isinstance(module, NORMS) and module.running_mean is None and after_spikes:
-        return "normalizes by the batch it is given, which differs in every step", "use track_running_stats=True"
+        return "uses batch statistics, which differ in every step", "use track_running_stats=True"
     if node.target is F.dropout and node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True):
-        return "dropout that stays on in evaluation", "pass training=self.training, or use nn.Dropout"
+        return "dropout that is active in evaluation", "pass training=self.training, or use nn.Dropout"
     if is_linear(node, module) or isinstance(module, Site):
         return None
     if isinstance(module, OPERATORS) and not after_spikes:
-        return None  # of a current that is constant, computed once
+        return None  # its input is constant, so it is computed once
     if isinstance(module, OPERATORS):
         if uses > 1:
-            return f"used {uses} times", "an operator remembers its inputs, so give each call a module of its own"
-        return "no operator takes its place", "choose operators=auto"
+            return f"used {uses} times", "an operator stores its inputs, so use a separate module for each call"
+        return "no operator replaces it", "choose operators=auto"
     if "pool" in name.lower():
-        as_function = "a function, not a module, so no operator takes its place", "make it a module"
+        as_function = "a function, not a module, so no operator replaces it", "make it a module"
         return as_function if after_spikes else None
     if module is None:
         return "a function, not a module, so it would not be converted", f"make it a {_names(kind)} module"
     if is_activation(module):
         return f"this method converts {_names(kind)}", "train with that or choose another method"
-    return "cannot be carried into spikes", f"replace it by {_names(kind)} or a linear layer"
+    return "cannot be converted to spikes", f"replace it by {_names(kind)} or a linear layer"
 
 
 def _problem_of_activation(node: fx.Node, module: nn.Module, uses: int) -> tuple[str, str] | None:
     if uses > 1:
-        return f"used {uses} times", "each site holds its own potential, so give it its own module"
+        return f"used {uses} times", "a neuron stores its potential, so use a separate module for each call"
     if getattr(module, "inplace", False) and len(node.all_input_nodes[0].users) > 1:
-        return "works in place on a value that is also read elsewhere", "use inplace=False"
+        return "changes in place a value that is also used elsewhere", "use inplace=False"
     if (parent := _overridden(module)) is not None:
-        return f"computes something else than {parent}, which the neuron would compute", f"use {parent} itself"
+        return f"its output differs from {parent}, which the neuron approximates", f"use {parent} itself"
     return None
 
 
 @torch.no_grad()
 def _overridden(module: nn.Module) -> str | None:
-    """The activation from which a user's class inherits, if it computes something else; None for our own."""
+    """The activation of snnconv from which a user's class inherits, if their outputs differ; else None."""
     parent: Any = next((kind for kind in type(module).__mro__ if kind.__module__.startswith("snnconv.")), None)
     if parent is None or (parent is type(module) and not module._forward_hooks):
         return None
@@ -142,7 +142,6 @@ def _names(kind: Kinds) -> str:
 
 
 def require_convertible(network: nn.Module, kind: Kinds) -> None:
-    """ValueError that lists every obstacle, if there is one."""
-    found = obstacles(network, kind)
-    if found:
-        raise ValueError(f"{type(network).__name__} cannot be converted:\n  " + "\n  ".join(map(str, found)))
+    """Raise a ValueError that lists every obstacle, if there is one."""
+    if problems := obstacles(network, kind):
+        raise ValueError(f"{type(network).__name__} cannot be converted:\n  " + "\n  ".join(map(str, problems)))

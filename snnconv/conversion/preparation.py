@@ -1,4 +1,4 @@
-"""Networks prepared for training with quantized activations: every ReLU becomes a QCFS with a threshold that fits the data."""
+"""Preparation for training with quantized activations: every ReLU becomes a QCFS whose threshold is set from data."""
 
 import copy
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.kinds import NORMS, is_activation
 from snnconv.nn.graph.relus import replace_relus
 
-CALIBRATION = 1000  # samples that calibrate, as in conf/data/
+CALIBRATION = 1000  # number of calibration samples, as in conf/data/
 
 
 def prepare(
@@ -24,19 +24,19 @@ def prepare(
 
     Train the copy with any loop, then `convert` it.  Weights keep their names, so a state dict of `model` loads with
     `strict=False`; each activation adds one parameter, its threshold θ in the unit of its input.  `levels` is L, the number of
-    steps between 0 and θ; few levels are best for few timesteps.
+    steps between 0 and θ; few levels suit few timesteps.
 
-    θ starts where it fits the data, with the least squared error between ReLU and its quantization: of `calibration`, any
-    iterable of (inputs [N, …], targets) or of inputs, of which the first 1000 samples are used, or else of the first batch that
-    the network receives.  (A fixed start such as 8 would take thousands of steps of Adam to leave; an `activation` that sets θ
-    itself keeps it.)
+    The initial θ minimizes the squared error between ReLU and its quantization on `calibration`, an iterable of
+    (inputs [N, …], targets) or of inputs; the first 1000 samples are used.  Without `calibration` it is computed from the first
+    batch that the network receives.  (From a fixed initial value such as 8, Adam would need thousands of steps.  An `activation`
+    that sets its own θ keeps it.)
 
     A network that already has such activations and no ReLU gets new thresholds from `calibration`.
 
-    A network that tracing cannot follow (branches, optional arguments, functions in other spellings) needs `calibration`, from
-    which the forward pass is captured (`nn.graph.capture`).
+    A network that symbolic tracing does not support (branches, optional arguments, other ways to call ReLU) needs `calibration`;
+    its forward pass is captured with the first batch (`nn.graph.capture`).
 
-    ValueError if there is no ReLU, if the forward pass cannot be followed, or naming a layer that no calibration input activates.
+    ValueError if there is no ReLU, if the forward pass cannot be captured, or naming a layer that no calibration input activates.
 
     >>> import torch
     >>> from sklearn.datasets import load_digits
@@ -62,7 +62,7 @@ def prepare(
 
 
 def _calibrate(network: nn.Module, sites: dict[str, Any], batches: list[tuple[Tensor, Tensor]]) -> None:
-    """Set θ of `sites` from `batches`; a network whose batch norms are untrained is observed with the statistics of a batch."""
+    """Set θ of `sites` from `batches`; untrained batch norms use the statistics of the batch."""
     norms = [module for module in network.modules() if isinstance(module, NORMS)]
     if batches and any(norm.num_batches_tracked == 0 for norm in norms if norm.num_batches_tracked is not None):
         trial = copy.deepcopy(network).train()

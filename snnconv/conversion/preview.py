@@ -1,4 +1,4 @@
-"""`check` for Python programs: what conversion does with each layer of a network, before anything is converted."""
+"""`check` for Python programs: the result of conversion for each layer of a network, without converting it."""
 
 import contextlib
 import functools
@@ -17,11 +17,10 @@ from snnconv.nn.graph.kinds import is_activation
 
 
 def check(model: nn.Module, example: Any, *, method: str = "auto", verbose: bool = True, **settings: Any) -> Check:
-    """Print what becomes of every layer of `model`, and every obstacle with its remedy.
+    """Print the result of conversion for every layer of `model`, and every obstacle with its remedy.
 
     `example` is a batch of inputs [N, …], or an iterable of (inputs, targets) whose first batch is used.  `method` and `settings`
-    are those of `convert`.  With `verbose=False`
-    nothing is printed; `print(result)` does it later.  The model is not changed.
+    are those of `convert`.  With `verbose=False` nothing is printed; `print(result)` prints it later.  The model is not changed.
 
     Returns a `Check`: `layers`, `obstacles` (empty if the model can be converted), `warnings`; `require()` raises a ValueError that
     lists the obstacles.
@@ -36,14 +35,16 @@ def check(model: nn.Module, example: Any, *, method: str = "auto", verbose: bool
     loader = Loader(example, device_of(model))
     batches = loader.first(32)
     if not batches:
-        raise ValueError("check needs one batch of inputs, and example holds none")
+        raise ValueError("check needs one batch of inputs, but example is empty")
     if method == "auto":
         kinds: tuple[type, ...] = (nn.ReLU, *{type(module) for module in model.modules() if is_activation(module)})
         with contextlib.suppress(ValueError):  # an obstacle, which the check lists
             model = entered(model, batches, kinds)[0]
     chosen = find(automatic(model) if method == "auto" else method)
     convert = functools.partial(chosen, **bound_settings(chosen, settings))
-    count = None if isinstance(example, Tensor) else min(loader.count, CALIBRATION)  # an example is no calibration data
+    count = (
+        None if isinstance(example, Tensor) else min(loader.count, CALIBRATION)
+    )  # an example is not calibration data
     result = checks.check(model, convert, batches, calibration=count)
     result = replace(result, method=chosen.name)
     if verbose:

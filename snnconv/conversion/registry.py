@@ -24,7 +24,7 @@ from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.operators.choice import Choice, auto
 from snnconv.spiking.operators.placement import place_operators
 
-CALIBRATION = 1000  # samples that calibrate, as in conf/data/
+CALIBRATION = 1000  # number of calibration samples, as in conf/data/
 REQUIRED = inspect.Parameter.empty
 
 
@@ -45,12 +45,12 @@ def find(name: str) -> Method:
 
 
 def methods(model: nn.Module | None = None, example: Any = None) -> list[str]:
-    """The names of all conversion methods, or of those that take `model`.
+    """The names of all conversion methods, or of those that can convert `model`.
 
-    A method takes a network if every layer can be converted and its activations are of a kind that the method starts from: ReLU
-    (modules or calls), or activations with a trained threshold such as QCFS.  With `example`, a batch of inputs [N, …] or a loader,
-    the network is captured as it runs, as `convert` does with calibration inputs; without, calls of functions such as
-    `F.max_pool2d` cannot be followed, and networks that have them fit no method.
+    A method can convert a network if it can convert every layer, and if the activations are of the kind that the method requires:
+    ReLU (modules or calls), or activations with a trained threshold such as QCFS.  With `example`, a batch of inputs [N, …] or a
+    loader, the network is captured as `convert` does with calibration inputs.  Without `example`, calls of functions such as
+    `F.max_pool2d` cannot be captured, and for networks with such calls the list is empty.
 
     >>> from torch import nn
     >>> from snnconv.conversion.registry import methods
@@ -72,18 +72,18 @@ def _kinds_in(model: nn.Module) -> tuple[type, ...]:
 
 
 def fitting(model: nn.Module, operators: Choice) -> list[str]:
-    """The names of the methods that take `model` with `operators` for layers that are no activations."""
+    """The names of the methods that can convert `model`, with `operators` for other non-linear layers."""
     _import_methods()
     try:
         model = with_relu_modules(model)
-    except ValueError:  # it cannot be followed, or has no activation
+    except ValueError:  # it cannot be traced, or has no activation
         return []
     fits = {kinds: _fits(model, kinds, operators) for kinds in {m.takes for m in METHODS.values() if m.takes}}
     return sorted(name for name, method in METHODS.items() if method.takes and fits[method.takes])
 
 
 def _fits(model: nn.Module, kinds: tuple[type, ...], operators: Choice) -> bool:
-    """Whether conversion of activations of `kinds` takes `model`."""
+    """Whether a method that converts activations of `kinds` can convert `model`."""
     try:
         return not obstacles(place_operators(model, kinds, operators), kinds)
     except ValueError:
@@ -98,23 +98,24 @@ def convert(
     simulation: Any = None,
     **settings: Any,
 ) -> SpikingModel:
-    """The spiking network that `model` becomes.
+    """Convert `model` to a spiking network.
 
-    `model` is any network, of ReLUs in any spelling, of QCFS (`prepare`), or of other non-linear layers, which become operators
-    (conf/operators/).  It is not changed, and its mode (train or eval) stays; the result is a copy in eval mode on the same device.
+    `model` is any network: with ReLUs (modules or calls), with QCFS (`prepare`), or with other non-linear layers, which become
+    operators (conf/operators/).  `model` and its mode (train or eval) are not changed; the result is a copy in eval mode on the
+    same device.
 
-    `calibration` gives the inputs from which methods find thresholds: any iterable of (inputs [N, …], targets) or of inputs, for
-    example a DataLoader; a tensor is one batch.  Values are used as they are, so they have to be normalized as in training.  The
-    first 1000 samples are used.  Methods for trained thresholds need none.
+    `calibration` holds the inputs from which thresholds are computed: an iterable of (inputs [N, …], targets) or of inputs, for
+    example a DataLoader; a tensor is one batch.  Values are not rescaled, so normalize them as in training.  The first 1000
+    samples are used.  Methods for trained thresholds need no calibration inputs.
 
-    `method` is one of `methods()`.  "auto" takes `qcfs` where every activation has a trained threshold; `mse`, θ of least squared
-    error, where there are ReLUs; and `differential`, whose neurons are signed, where there are neither (transformers, ConvNeXt).
-    Of the methods that fix one network for all timesteps, `mse` has the best accuracy for T = 16 and above on deep networks
-    (experiments/leaderboard_cifar10_resnet20); `temporal_bias` is better for T ≤ 32 and calibrates anew for each T.
+    `method` is one of `methods()`.  "auto" selects `qcfs` if every activation has a trained threshold; `mse` (θ of least squared
+    error) if there are ReLUs; and `differential` (signed neurons) if there are neither, as in transformers and ConvNeXt.
+    Of the methods that use the same network for all timesteps, `mse` has the best accuracy for T = 16 and above on deep networks
+    (experiments/leaderboard_cifar10_resnet20); `temporal_bias` is better for T ≤ 32 and is calibrated separately for each T.
 
-    `settings` are those of the method's yaml (conf/method/), by the same names and with the same defaults; settings of a rule or a
-    neuron are given directly (`percent=99.99`), and `rule` may be a name: "max", "percentile", "mse", "kl".  `simulation` holds
-    settings of conf/simulate/: a mapping or a `Simulation`.
+    `settings` have the names and defaults of the method's yaml (conf/method/).  Settings of a rule or a neuron are passed directly
+    (`percent=99.99`), and `rule` may be a name: "max", "percentile", "mse", "kl".  `simulation` is a mapping with settings of
+    conf/simulate/, or a `Simulation`.
 
     Returns a `SpikingModel`: `snn(inputs, timesteps=T)` gives logits [T, N, K], one for each step.
 
@@ -135,7 +136,7 @@ def convert(
     ValueError: method='percentil': no such method; did you mean percentile...
     """
     if isinstance(model, SpikingModel):
-        raise ValueError("model: it is a spiking network already; convert takes the ANN")
+        raise ValueError("model: this is already a spiking network; pass the ANN")
     inputs = Loader([] if calibration is None else calibration, device_of(model))
     batches = inputs.first(CALIBRATION)
     network = entered(model, batches, _kinds_in(model))[0] if batches else with_relu_modules(model)
@@ -153,12 +154,12 @@ def convert(
         if batches or is_captured(network):
             raise
         raise ValueError(
-            f"{error}\n  calibration was not given: with a batch of inputs the network is captured as it runs, functions included"
+            f"{error}\n  calibration was not given: with a batch of inputs, calls of functions can be captured as well"
         ) from error
 
 
 def automatic(network: nn.Module) -> str:
-    """The method for networks of this kind: `method="auto"` of `convert`."""
+    """The name of the method that `method="auto"` selects for `network`."""
     trained = [is_activation(m) for m in network.modules() if is_activation(m) or isinstance(m, nn.ReLU)]
     if not trained:
         return "differential"
@@ -166,30 +167,30 @@ def automatic(network: nn.Module) -> str:
 
 
 def with_relu_modules(model: nn.Module) -> nn.Module:
-    """`model` if it is captured or its activations have thresholds, else a copy in which every ReLU is a module of its own."""
+    """`model` if it is captured or its activations have thresholds, else a copy in which every ReLU is a separate module."""
     if is_captured(model) or any(is_activation(module) for module in model.modules()):
         return model
     return replace_relus(model, nn.ReLU)
 
 
 def _with_thresholds(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> nn.Module:
-    """`network`, or a copy with calibrated thresholds where some are unknown (NaN); ValueError if there are no inputs for that."""
+    """`network`, or a copy with calibrated thresholds if some are unknown (NaN); ValueError without calibration inputs."""
     sites: dict[str, Any] = {path: module for path, module in network.named_modules() if is_activation(module)}
     unknown = [path for path, site in sites.items() if bool(site.threshold.isnan().any())]
     if not unknown:
         return network
     if not batches:
-        raise ValueError(f"{unknown[0]}: its threshold is not known yet; train the network first, or pass calibration=")
+        raise ValueError(f"{unknown[0]}: its threshold is not set yet; train the network first, or pass calibration=")
     network = copy.deepcopy(network)
     calibrate(network, batches, rule=least_squares)
     return network
 
 
 def bound_settings(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting of `method` but `simulate`: its default, or what is `given`.
+    """Every setting of `method` except `simulate`: the value in `given`, else the default.
 
-    A setting that is not the method's own belongs to a function that is one (`rule`, `neuron`, `recipe`).  ValueError for a name
-    that neither has, and for a setting without default that is not given.
+    Names that are not settings of the method are passed to a setting that is a function (`rule`, `neuron`, `recipe`).  ValueError
+    for an unknown name, and for a missing setting without default.
     """
     defaults = {name: default for name, default in method.settings().items() if name != "simulate"}
     values = {**defaults, **{name: value for name, value in given.items() if name in defaults}}
@@ -210,14 +211,14 @@ def bound_settings(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rule(name: str) -> Callable:
-    """The threshold rule called `name`; ValueError with the known names if there is none."""
+    """The threshold rule called `name`; ValueError listing all names if there is none."""
     if name not in RULES:
-        raise ValueError(f"rule={name!r}: one of {', '.join(RULES)}, or a function of (samples, levels)")
+        raise ValueError(f"rule={name!r}: must be one of {', '.join(RULES)}, or a function of (samples, levels)")
     return RULES[name]
 
 
 def _options(function: Callable) -> list[str]:
-    """The names of the settings that `function` has besides what it is applied to."""
+    """The names of the parameters of `function` that have a default or are bound to a value."""
     parameters = inspect.signature(function).parameters.values()
     bound = function.keywords if isinstance(function, functools.partial) else {}
     return list(dict.fromkeys([*(p.name for p in parameters if p.default is not REQUIRED), *bound]))

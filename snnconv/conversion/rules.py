@@ -21,47 +21,47 @@ def largest(samples: Samples, levels: int) -> Float[Tensor, "*C"]:
 
 
 def percentile(samples: Samples, levels: int, percent: float = 99.9) -> Float[Tensor, "*C"]:
-    """The smallest activation that at least `percent` % do not exceed, zeros included.
+    """The `percent`-th percentile of the activations, zeros included.
 
-    Source: Rueckauer et al., Front. Neurosci. 2017 (robust norm).  ValueError where there are so few that it is the largest.
+    Source: Rueckauer et al., Front. Neurosci. 2017 (robust norm).  ValueError for so few activations that it would be the largest.
     """
     if not 0 < percent <= 100:
-        raise ValueError(f"percent={percent}: above 0 and at most 100")
+        raise ValueError(f"percent={percent}: must be above 0 and at most 100")
     fewest = math.ceil(100 / (100 - percent) - 1e-6) if percent < 100 else 1
     if samples.shape[-1] < fewest:
-        raise ValueError(f"percent={percent}: takes {fewest} activations or more, got {samples.shape[-1]}; use more "
+        raise ValueError(f"percent={percent}: needs at least {fewest} activations, got {samples.shape[-1]}; use more "
                          "images (data.calibration), a lower percent, or the largest activation (method=max_norm)")  # fmt: skip
     rank = -int(-samples.shape[-1] * percent // 100)  # rounded up
     return samples.kthvalue(max(rank, 1), dim=-1).values
 
 
 def least_squares(samples: Samples, levels: int, candidates: int = 100) -> Float[Tensor, "*C"]:
-    """The θ of least Σ (relu(z) − qcfs(z, θ, L))² among k/`candidates` of the largest activation (`functional.closest_threshold`).
+    """The θ that minimizes Σ (relu(z) − qcfs(z, θ, L))², L = `levels`, among k/`candidates` of the largest activation.
 
-    Source: Li et al., ICML 2021 (SNN calibration), a grid of 95 with the clip-floor of T steps; here with the activation
-    itself, L = `levels`.
+    Computed by `functional.closest_threshold`.  Source: Li et al., ICML 2021 (SNN calibration), with 95 candidates and the
+    clip-floor function of T steps in place of QCFS.
     """
     if candidates < 1:
-        raise ValueError(f"candidates={candidates}: at least 1")
+        raise ValueError(f"candidates={candidates}: must be at least 1")
     if samples.dim() > 1:
         return torch.stack([least_squares(channel, levels, candidates) for channel in samples])
     return closest_threshold(samples, levels, candidates)
 
 
 def kullback_leibler(samples: Samples, levels: int, candidates: int = 128, bins: int = 2048) -> Float[Tensor, "*C"]:
-    """The θ of least Σ P log(P/Q) among k/`candidates` of the largest activation, k = 1, 2, …: entropy calibration.
+    """The θ that minimizes Σ P log(P/Q) among k/`candidates` of the largest activation, k = 1, 2, …: entropy calibration.
 
-    From a histogram of the positive activations (zero is exact whatever θ is) in `bins` equal bins:
-    P   the bins below θ, the last of them with all that is clipped, and
-    Q   the same bins in `levels` groups of equal width, what is in a group spread evenly over its bins that are not empty;
-    every bin of Q counts 10⁻⁴ more, so that clipping into an empty bin costs much, not everything.
-    Candidates of fewer than `levels` bins are left out.
+    P and Q are computed from a histogram of the positive activations in `bins` equal bins (zero is exact for every θ):
+    P   the bins below θ; the last of them also holds all clipped activations,
+    Q   the same bins in `levels` groups of equal width; the content of a group is spread evenly over its non-empty bins.
+    10⁻⁴ is added to every bin of Q, so that the divergence stays finite when activations are clipped into an empty bin.
+    Candidates with fewer than `levels` bins are skipped.
 
     Source: S. Migacz, "8-bit inference with TensorRT", GTC 2017; smoothing after MXNet's quantization.
     """
     if not 1 <= candidates <= bins or levels > bins:
-        raise ValueError(f"candidates={candidates}, bins={bins}: at least 1 candidate, and at least as many bins as candidates "
-                         f"and as levels ({levels})")  # fmt: skip
+        raise ValueError(f"candidates={candidates}, bins={bins}: needs at least 1 candidate, and as many bins as candidates "
+                         f"and levels ({levels}) or more")  # fmt: skip
     if samples.dim() > 1:
         return torch.stack([kullback_leibler(channel, levels, candidates, bins) for channel in samples])
     top = samples.max()

@@ -21,7 +21,7 @@ from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.simulation import Timing
 
-FORMAT = 1  # raised when files of an older version cannot be read
+FORMAT = 1  # increased when files of an older version can no longer be read
 
 
 def save(network: nn.Module, path: str | Path, *, example: Tensor | None = None) -> None:
@@ -31,7 +31,7 @@ def save(network: nn.Module, path: str | Path, *, example: Tensor | None = None)
     settings.  `load` rebuilds it without the source code of the network.  `example` [N, …] is one batch of inputs; an ANN whose
     forward pass cannot be traced symbolically is captured with it.
 
-    A model whose network depends on T is saved for the T that was simulated last (or its own `timesteps`), and serves only that T.
+    A model whose network depends on T is saved for the T that was simulated last (or its `timesteps`), and runs only with that T.
 
     ValueError naming a layer or call that cannot be saved.
 
@@ -61,10 +61,10 @@ def save(network: nn.Module, path: str | Path, *, example: Tensor | None = None)
 def load(path: str | Path, *, trust: tuple[str, ...] = ()) -> nn.Module:
     """The network that `save` wrote to `path`, or the trained network of a run folder, in eval mode on the CPU.
 
-    `trust` names packages and Python files from which a run folder may build its network (`model=custom`).  Files of `save` need
-    none: they hold no code.
+    `trust` names packages and Python files from which a run folder may build its network (`model=custom`).  Files written by `save`
+    contain no code and need no `trust`.
 
-    FileNotFoundError if there is neither; ValueError naming the file if it is damaged or of another version.
+    FileNotFoundError if `path` is neither; ValueError naming the file if it is damaged or of another version.
 
     >>> import tempfile, torch, snnconv
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU()).eval()
@@ -81,15 +81,15 @@ def load(path: str | Path, *, trust: tuple[str, ...] = ()) -> nn.Module:
     for file in (description_file, tensors_file):
         if not file.is_file():
             raise FileNotFoundError(
-                f"{file}: no such file; load takes what snnconv.save wrote, or a run folder with ann.json"
+                f"{file}: no such file; load reads files of snnconv.save, or a run folder with ann.json"
             )
     description: Any = files.read_json(description_file)
     if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise ValueError(f"{description_file}: no network of snnconv.save in format {FORMAT}")
+        raise ValueError(f"{description_file}: not a file of snnconv.save in format {FORMAT}")
     try:
         tensors = load_file(tensors_file)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{tensors_file}: damaged or no safetensors file ({error})") from error
+        raise ValueError(f"{tensors_file}: damaged, or not a safetensors file ({error})") from error
     try:
         network = from_plain(description["network"], tensors)
         return _spiking(description, network) if description["kind"] == "snn" else network
@@ -116,12 +116,12 @@ def _graph(network: nn.Module, example: Tensor | None) -> fx.GraphModule:
 
 
 def _described(snn: SpikingModel) -> dict[str, Any]:
-    """Everything about `snn` but its network; the network is prepared for a T if it depends on T."""
+    """Description of `snn` without its network; a network that depends on T is prepared for one T."""
     only = None
     if snn.for_timesteps is not None:
         only = snn._prepared or snn.timesteps
         if only is None:
-            raise ValueError("this network depends on T; run it once, or set snn.timesteps, before saving")
+            raise ValueError("this network depends on T; run it once, or set snn.timesteps, before you save it")
         snn.prepare(only)
     timing = asdict(snn.timing)
     return {
@@ -139,7 +139,7 @@ class _Only:
     def __call__(self, timesteps: int) -> nn.Module:
         if timesteps != self.timesteps:
             raise ValueError(
-                f"timesteps={timesteps}: this model was saved for T = {self.timesteps} alone; convert again for another T"
+                f"timesteps={timesteps}: this model was saved for T = {self.timesteps} only; convert again for another T"
             )
         return self.network
 

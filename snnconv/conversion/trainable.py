@@ -1,4 +1,4 @@
-"""Neurons that can be trained in the place of plain integrate-and-fire neurons, and back."""
+"""Replacement of plain integrate-and-fire neurons by trainable neurons, and back."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from snnconv.spiking.neurons.surrogate import SurrogateIntegrateFire, surrogate_
 from snnconv.training.through_time import Settings
 
 
-def trainable(snn: SpikingModel, how: Settings) -> nn.Module:
-    """The network of `snn`, changed in place: its neurons have surrogate gradients.  ValueError if they are not plain."""
+def trainable(snn: SpikingModel, settings: Settings) -> nn.Module:
+    """Give the neurons of `snn` surrogate gradients, in place, and return its network; ValueError if they are not plain."""
     others = [f"{path} is a {type(n).__name__} neuron" for path, n in snn.neurons().items()
               if type(n) is not IntegrateFire or n.amplitude is not n.threshold]  # fmt: skip
     if others or not snn.timing.anytime or snn.timing.lookahead != 1 or snn.timing.discard:
@@ -21,17 +21,18 @@ def trainable(snn: SpikingModel, how: Settings) -> nn.Module:
         raise ValueError(f"method.base: only plain integrate-and-fire neurons that run step by step can be trained; here {reason}; "
                          "use method@method.base=qcfs, or convert(…, method='qcfs')")  # fmt: skip
     network = snn.network.requires_grad_()
-    slope, frozen = surrogate_slope(how.surrogate), how.thresholds == "frozen"
+    slope, frozen = surrogate_slope(settings.surrogate), settings.thresholds == "frozen"
     for path, module in list(network.named_modules()):
         if isinstance(module, OverTime):
-            neuron: Any = SurrogateIntegrateFire(module.neuron, slope, how.sharpness, how.detach_reset, frozen)  # type: ignore[arg-type]
-            neuron.timesteps = how.timesteps
+            original: Any = module.neuron
+            neuron: Any = SurrogateIntegrateFire(original, slope, settings.sharpness, settings.detach_reset, frozen)
+            neuron.timesteps = settings.timesteps
             set_submodule(network, path, neuron)
     return network
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """`network`, changed in place: its neurons are ordinary ones again."""
+    """Replace the trainable neurons of `network` by plain ones, in place, and return it."""
     for path, module in list(network.named_modules()):
         if isinstance(module, SurrogateIntegrateFire):
             set_submodule(network, path, OverTime(module.trained()))

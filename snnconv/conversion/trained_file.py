@@ -1,4 +1,4 @@
-"""Files of spiking networks that training after conversion leaves (method=finetune): weights, and how they were trained."""
+"""Files of trained spiking networks (method=finetune): the weights, and a record of their training."""
 
 import hashlib
 import json
@@ -28,22 +28,22 @@ def require_files(distill: float, teacher: str | None, start: str | None, load: 
             raise ValueError(f"method.teacher={teacher}: has no effect with method.distill=0")
         require_teacher(teacher, "method.teacher")
     if save and Path(save).suffix != ".safetensors":  # named by a stored configuration, it could overwrite anything
-        raise ValueError(f"method.save={save}: has to end in .safetensors")
+        raise ValueError(f"method.save={save}: must end in .safetensors")
     if save and not Path(save).parent.is_dir():
-        raise ValueError(f"method.save={save}: {Path(save).parent} is no folder")
+        raise ValueError(f"method.save={save}: {Path(save).parent} is not a folder")
 
 
 def save_trained(network: nn.Module, file: str | None, record: Mapping[str, Any]) -> None:
-    """Write the weights of `network` and the `record` of its training, in the first process; nothing without a `file`."""
+    """Write the weights of `network` and the `record` of its training to `file`, if given, in the first process."""
     if file and distributed.is_main():
         weights = {name: t.detach().contiguous().cpu().clone() for name, t in checkpoint.distinct(network).items()}
         files.replace(Path(file), as_bytes(weights, {"training": json.dumps(record)}))
 
 
 def load_trained(network: nn.Module, file: str | None, keep_potential: bool) -> dict[str, Any]:
-    """Fill `network` from `file` and return the record of its training; {} without a file.
+    """Load the weights in `file` into `network` and return the record of its training; {} without a file.
 
-    With `keep_potential` the network keeps its own v(0).
+    With `keep_potential` v(0) is not loaded.
     """
     if file is None:
         return {}
@@ -55,7 +55,7 @@ def load_trained(network: nn.Module, file: str | None, keep_potential: bool) -> 
 
 
 def training_record(file: str) -> dict[str, Any]:
-    """The record of the training in `file`, {} if it has none; ValueError if it cannot be read."""
+    """The record of the training in `file`, or {} if it has none; ValueError if it cannot be read."""
     with safe_open(file, "pt") as stored:
         text = (stored.metadata() or {}).get("training")
     if text is None:

@@ -68,7 +68,7 @@ def arrays(
 def _train_and_test(root: str, train: Source, test: Source, layout: str, targets: str) -> tuple[Pair, Pair]:
     for key, value, allowed in (("layout", layout, LAYOUTS), ("targets", targets, TARGETS)):
         if value not in allowed:
-            raise ValueError(f"data.{key}={value!r}: {', '.join(allowed[:-1])} or {allowed[-1]}")
+            raise ValueError(f"data.{key}={value!r}: must be {', '.join(allowed[:-1])} or {allowed[-1]}")
     if not isinstance(train, str | Sequence):
         raise ValueError("data.train: name a file (.npz, .npy, .pt, .safetensors), data.train=x.npz, or two, "
                          "data.train=[x.npy,y.npy]")  # fmt: skip

@@ -16,7 +16,7 @@ class RandomCrop:
 
     def __init__(self, padding: int) -> None:
         if padding < 1:
-            raise ValueError(f"padding={padding}: at least one pixel")
+            raise ValueError(f"padding={padding}: must be at least one pixel")
         self.padding = padding
 
     def __call__(self, images: Images, generator: torch.Generator) -> Images:
@@ -63,7 +63,7 @@ class Cutout:
 
     def __init__(self, size: int, fill: Sequence[float]) -> None:
         if size < 1:
-            raise ValueError(f"size={size}: at least one pixel")
+            raise ValueError(f"size={size}: must be at least one pixel")
         self.size, self.fill = size, list(fill)
 
     def __call__(self, images: Images, generator: torch.Generator) -> Images:

@@ -55,7 +55,7 @@ class Batches:
         everywhere: bool = False,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: at least 1 image")
+            raise ValueError(f"batch_size={batch_size}: must be at least 1 image")
         self.images: Any = images
         self.labels, self.batch_size = labels, batch_size
         self.highest = 255 if getattr(images, "dtype", torch.uint8) == torch.uint8 else 1  # of a pixel, white
@@ -159,7 +159,7 @@ def in_batches(
     """
     for name, value in {"batch_size": size, "iterations": count}.items():
         if value is not None and (type(value) is not int or value < 1):
-            raise ValueError(f"{name}={value}: an integer of at least 1")
+            raise ValueError(f"{name}={value}: must be an integer of at least 1")
     parts = [pair for images, labels in batches for pair in zip(images.split(size), labels.split(size), strict=True)]
     return parts if count is None else list(islice(cycle(parts), count))
 

@@ -65,13 +65,13 @@ def events(
 def read(root: str, set: str, frames: int, pool: int, test: float, size: Any = None) -> tuple[Pair, Pair, list[str]]:
     """Training and test recordings, and the names of the classes."""
     if type(frames) is not int or frames < 1 or type(pool) is not int or pool < 1:
-        raise ValueError(f"data.frames={frames}, data.pool={pool}: integers of at least 1")
+        raise ValueError(f"data.frames={frames}, data.pool={pool}: must be integers of at least 1")
     if set == "folder":
         classes = _classes(Path(root) / "train")
         parts = [_folder(Path(root) / part, classes, frames, pool, size) for part in ("train", "test")]
         return parts[0], parts[1], classes
     if set not in SETS:
-        raise ValueError(f"data.set={set!r}: {', '.join(SETS)} or folder")
+        raise ValueError(f"data.set={set!r}: must be {', '.join(SETS)} or folder")
     module, _, name = SETS[set].partition(".")
     try:
         kind = getattr(importlib.import_module(f"spikingjelly.datasets.{module}"), name)

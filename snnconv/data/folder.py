@@ -124,7 +124,9 @@ class FolderBatches(Batches):
     ) -> None:
         super().__init__(images, labels, *arguments, **options)
         if workers < 0 or prefetch < 1:
-            raise ValueError(f"data.workers={workers}, data.prefetch={prefetch}: at least 0 processes and 1 batch")
+            raise ValueError(
+                f"data.workers={workers}, data.prefetch={prefetch}: must be at least 0 (processes) and 1 (batches)"
+            )
         self.workers, self.prefetch = workers, prefetch
 
     def _load(self, batches: Sequence[Int64[Tensor, "_"]]) -> Iterator[UInt8[Tensor, "_ C H W"]]:

@@ -61,7 +61,7 @@ def read(
 ) -> tuple[Pair, list[str], list[str] | None]:
     """The samples of a file, the names of the input columns, and of the classes if there are any."""
     if targets not in ("classes", "numbers"):
-        raise ValueError(f"data.targets={targets!r}: classes or numbers")
+        raise ValueError(f"data.targets={targets!r}: must be classes or numbers")
     if not file or not target:
         raise ValueError("data=table: name the file and the column to learn, data.file=x.csv data.target=price")
     header, rows = _rows(Path(file))

@@ -105,7 +105,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: damaged or no safetensors file ({error})") from error
+        raise ValueError(f"{path}: damaged, or not a safetensors file ({error})") from error
     once = distinct(network)
     expected = {name: t for name, t in network.state_dict().items() if name in once or name in weights}
     differences = compare(expected, weights)

@@ -69,7 +69,7 @@ def provenance(seed: int, device: object, precision: str) -> dict[str, Any]:
 def choose_device(name: str) -> torch.device:
     """`auto` → CUDA when there is one; under torchrun each local rank takes its own.  ValueError if `name` is not here."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(name)):
-        raise ValueError(f"device={name!r}: auto, cpu, cuda or cuda:<number>")
+        raise ValueError(f"device={name!r}: must be auto, cpu, cuda or cuda:<number>")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -94,7 +94,7 @@ _DEFAULT_THREADS = torch.get_num_threads()
 def set_threads(threads: str | int) -> None:
     """Compute on a CPU with this many threads; `auto`: as many as torch chose.  ValueError for anything else."""
     if threads != "auto" and (type(threads) is not int or threads < 1):
-        raise ValueError(f"threads={threads!r}: auto, or an integer of at least 1")
+        raise ValueError(f"threads={threads!r}: must be auto or an integer of at least 1")
     torch.set_num_threads(_DEFAULT_THREADS if threads == "auto" else int(threads))
 
 
@@ -104,7 +104,7 @@ def set_precision(precision: str) -> None:
     In the fast precisions cuDNN tries its kernels for each shape and takes the fastest; in `float32` it takes a fixed one.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}: {', '.join(PRECISIONS)}")
+        raise ValueError(f"precision={precision!r}: must be one of {', '.join(PRECISIONS)}")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = precision != "float32"

@@ -14,7 +14,7 @@ def derive(*keys: int) -> int:
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch on every device."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed={seed!r}: an integer of at least 0")
+        raise ValueError(f"seed={seed!r}: must be an integer of at least 0")
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -1,25 +1,25 @@
-"""Rules for the values of settings, with the words of their error messages."""
+"""Rules for the values of settings, with a description for error messages."""
 
 import difflib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-Rule = tuple[Callable[[Any], bool], str]  # does a value fit, and what would
+Rule = tuple[Callable[[Any], bool], str]  # whether a value is valid, and a description of valid values
 
 
 def number(fits: Callable[[float], bool], words: str) -> Rule:
-    """A finite number that fits."""
+    """Rule: a finite number for which `fits` is true."""
     return lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max and fits(value), words
 
 
 def one_of(*options: Any) -> Rule:
-    """One of the options."""
+    """Rule: one of `options`."""
     return lambda value: value in options, " or ".join(map(str, options))
 
 
 def or_null(rule: Rule) -> Rule:
-    """As `rule` says, or None."""
+    """Rule: None, or a value that `rule` permits."""
     return lambda value: value is None or rule[0](value), f"null or {rule[1]}"
 
 
@@ -33,26 +33,26 @@ SWITCH: Rule = (lambda value: type(value) is bool, "true or false")
 
 
 def require(settings: object, rules: Mapping[str, Rule], group: str) -> None:
-    """ValueError naming the first attribute of `settings` that breaks its rule, as a setting of `group`."""
+    """Raise a ValueError naming the first attribute of `settings` that violates its rule, as a setting of `group`."""
     for name, (fits, words) in rules.items():
         if not fits(getattr(settings, name)):
-            raise ValueError(f"{group}.{name}={getattr(settings, name)!r}: {words}")
+            raise ValueError(f"{group}.{name}={getattr(settings, name)!r}: must be {words}")
 
 
 def require_known(given: Iterable[str], names: Iterable[str], group: str) -> None:
-    """ValueError with the nearest names if one of `given` is no setting of `group`, whose settings are `names`."""
-    known = list(names)
+    """Raise a ValueError with the nearest names if one of `given` is not in `names`, the settings of `group`."""
+    options = list(names)
     for name in given:
-        if name not in known:
-            raise ValueError(f"{group}: has no setting {name!r}; {nearest(name, known)}")
+        if name not in options:
+            raise ValueError(f"{group}: has no setting {name!r}; {nearest(name, options)}")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A suggestion in place of `name`, which is not among `names`."""
-    known = sorted(names)
-    close = difflib.get_close_matches(name, known, 3, 0.5)
+    """Text that suggests names close to `name`, which is not one of `names`."""
+    options = sorted(names)
+    close = difflib.get_close_matches(name, options, 3, 0.5)
     return (
-        f"did you mean {' or '.join(close)}?  There are {', '.join(known)}"
+        f"did you mean {' or '.join(close)}?  There are {', '.join(options)}"
         if close
-        else f"there are {', '.join(known)}"
+        else f"there are {', '.join(options)}"
     )

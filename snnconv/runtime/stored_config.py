@@ -97,7 +97,7 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     timesteps = settled.timesteps
     listed = timesteps if isinstance(timesteps, Sequence) and not isinstance(timesteps, str) else [timesteps]
     if not listed or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in listed):
-        raise ValueError(f"timesteps={timesteps!r}: an integer of at least 1, or a list of them, [1,2,4,8]")
+        raise ValueError(f"timesteps={timesteps!r}: must be an integer of at least 1, or a list of them, [1,2,4,8]")
     if not OmegaConf.is_list(settled.trust) or not all(isinstance(entry, str) for entry in settled.trust):
         raise ValueError(f"trust={settled.trust!r}: a list of packages and .py files, [package, examples/net.py]")
     begins = HydraConfig.get().job.name == "train" and not settled.resume
@@ -105,7 +105,7 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         raise ValueError("fit.epochs=0 keeps the network as it was given, but there are no weights in it; name them "
                          "with model.weights=…, or train with fit.epochs of at least 1")  # fmt: skip
     if not isinstance(settled.compile, bool):
-        raise ValueError(f"compile={settled.compile!r}: true or false")
+        raise ValueError(f"compile={settled.compile!r}: must be true or false")
     return settled
 
 

@@ -70,7 +70,7 @@ def _load(path: Path) -> Any:
             warnings.simplefilter("ignore")  # torch's about TorchScript, which is told below
             return torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or no safetensors file ({error})") from error
+        raise ValueError(f"{path}: damaged, or not a safetensors file ({error})") from error
     except Exception as error:  # a damaged or foreign file can raise almost anything, and must not run code
         raise ValueError(f"{path}: {_reason(path, error)}; expected what torch.save(network.state_dict(), path) or "
                          "safetensors write") from error  # fmt: skip

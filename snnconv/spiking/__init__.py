@@ -1,1 +1,1 @@
-"""Spiking networks as they run over time: neurons, the time loop, accuracy at every timestep."""
+"""Simulation of spiking networks over time: neurons, the time loop, accuracy at every timestep."""

@@ -1,7 +1,7 @@
-"""Early exit over time: an image whose prediction is confident leaves the batch, and is not simulated any more.
+"""Early exit over time: an image with a confident prediction is removed from the batch and no longer simulated.
 
-Confident means that the largest softmax probability of the running mean of the logits has reached a threshold, which is chosen
-on validation images.
+A prediction is confident if the largest softmax probability of the running mean of the logits reaches a threshold, which is
+chosen on validation images.
 """
 
 import time
@@ -19,9 +19,9 @@ THRESHOLDS = (1 - torch.logspace(-0.3, -6, 58, dtype=torch.float64)).tolist()  #
 
 @dataclass(frozen=True)
 class EarlyExit:
-    """Result of early exit, beside that of the full run of the same images."""
+    """Result of early exit, and of the full run of the same images."""
 
-    threshold: float  # confidence at which an image leaves; above 1: no image leaves
+    threshold: float  # confidence at which an image exits; above 1: no image exits
     accuracy: float
     mean_timesteps: float
     seconds: float
@@ -36,21 +36,21 @@ class EarlyExit:
 
 @torch.no_grad()
 def early_exit(snn: SpikingModel, valid: Batches, test: Batches, timesteps: int) -> EarlyExit | None:
-    """Choose the threshold on `valid`, report on `test`; None unless the model is set to exit on confidence.
+    """Choose the threshold on `valid` and evaluate early exit on `test`; None if `simulation.exit` is "none".
 
-    The threshold has the smallest mean T of those whose accuracy on `valid` is at most `exit_tolerance` below the full run's.
-    ValueError for a model that is not `anytime` (it needs T in advance), or if `valid` is empty.
+    Of the thresholds whose accuracy on `valid` is at most `exit_tolerance` below the full run, the one with the smallest mean T is
+    chosen.  ValueError for a model that is not `anytime` (it needs T in advance), or if `valid` is empty.
     """
     if snn.simulation.exit == "none":
         return None
     if not snn.timing.anytime:
-        raise ValueError("simulate.exit=confidence: this method has to know T in advance, so no image can leave early")
+        raise ValueError("simulate.exit=confidence: this method must know T in advance, so no image can exit early")
     if snn.task.name != "classify":
         raise ValueError(
-            f"simulate.exit=confidence: is for one class a sample, the confidence of task={snn.task.name} is unknown"
+            f"simulate.exit=confidence: needs task=classify; confidence is not defined for task={snn.task.name}"
         )
     if snn.task.readout != "mean":
-        raise ValueError(f"simulate.exit=confidence: reads the mean of all steps, not task.readout={snn.task.readout}")
+        raise ValueError(f"simulate.exit=confidence: needs task.readout=mean, got task.readout={snn.task.readout}")
     if not valid.count:
         raise ValueError("simulate.exit=confidence: the threshold is chosen on validation images, but data.valid=0")
     threshold = choose_threshold(snn, valid, timesteps)
@@ -61,7 +61,7 @@ def early_exit(snn: SpikingModel, valid: Batches, test: Batches, timesteps: int)
 
 
 def choose_threshold(snn: SpikingModel, valid: Batches, timesteps: int) -> float:
-    """The confidence at which to leave, from one full run over `valid`; 2 (never) if every threshold costs too much."""
+    """The confidence at which images exit, from one full run over `valid`; 2 (never) if every threshold loses too much accuracy."""
     rows = []
     for images, labels in valid:
         means = snn.read(snn(images, timesteps))
@@ -85,7 +85,7 @@ def choose_threshold(snn: SpikingModel, valid: Batches, timesteps: int) -> float
 
 
 def _measure(snn: SpikingModel, batches: Batches, timesteps: int, threshold: float) -> tuple[float, float, float]:
-    """Accuracy, mean timesteps and wall seconds over `batches` when images leave at `threshold`."""
+    """Accuracy, mean timesteps and wall seconds over `batches` when images exit at `threshold`."""
     totals = torch.zeros(3, dtype=torch.float64, device=batches.device)  # correct, steps, images
     start = time.perf_counter()
     for images, labels in batches:
@@ -98,7 +98,7 @@ def _measure(snn: SpikingModel, batches: Batches, timesteps: int, threshold: flo
 def _run(snn: SpikingModel, images: Tensor, labels: Tensor, timesteps: int, threshold: float) -> tuple[Tensor, Tensor]:
     """Correct predictions and simulated steps of one batch.
 
-    An image that becomes confident inside a chunk leaves at the chunk's end; all steps of the chunk are counted.
+    An image that becomes confident inside a chunk exits at the end of the chunk; all steps of the chunk are counted.
     """
     correct = torch.zeros((), dtype=torch.float64, device=images.device)
     spent, done, total = correct.clone(), 0, torch.zeros((), dtype=torch.float64, device=images.device)

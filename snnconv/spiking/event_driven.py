@@ -1,8 +1,8 @@
-"""Event-driven convolutions on a CPU: they compute only where there are spikes.
+"""Event-driven convolutions on a CPU: they process only the inputs that are not 0.
 
-Most neurons of a converted network are silent, and a dense convolution multiplies all those zeros.  `event_driven.cpp` iterates
-over the spikes instead; it is compiled at first use.  Sums are computed in another order, so results differ by rounding from
-those of a dense convolution, as they do between two devices.
+Most neurons of a converted network are silent, and a dense convolution multiplies all their zeros.  `event_driven.cpp` iterates
+over the spikes instead; it is compiled at first use.  It adds in another order, so results differ from a dense convolution by
+rounding, as they do between two devices.
 """
 
 import ctypes
@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC")
 BEST = (("-march=native", "-fopenmp"), ("-march=native",), ())  # further flags: the first set that the compiler accepts
-SMALL = 2**15  # elements of an input below which it is not faster
-# The share of active inputs above which a dense convolution may be faster, by size of the kernel.
+SMALL = 2**15  # an input with fewer elements is not computed faster
+# Share of active inputs above which a dense convolution may be faster, by kernel size.
 DENSE = {1: 0.2, 3: 0.3, 5: 0.3}
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernel; None if no compiler can build it."""
+    """The compiled kernel, or None if no compiler can build it."""
     names = filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++"))
     compiler = next(filter(None, map(shutil.which, names)), None)
     reason = "no C++ compiler"
@@ -49,7 +49,7 @@ def library() -> ctypes.CDLL | None:
             reason = f"{compiler}: {error.stderr[:1000].strip()}"
         except (OSError, subprocess.TimeoutExpired) as error:
             reason = str(error)
-    log.info("Convolutions of spikes stay dense (%s)", reason)
+    log.info("Convolutions of spikes are computed as dense convolutions (%s)", reason)
     return None
 
 
@@ -82,10 +82,10 @@ def serves(conv: nn.Module) -> bool:
 
 
 class EventDriven(nn.Module):
-    """`conv`, walking the spikes of its input where that is large, mostly zero, channels last and float32, on a CPU.
+    """`conv`, computed event-driven if its input is large, mostly zero, channels_last, float32 and on a CPU.
 
-    Anything else goes the usual way: gradients, hooks on `conv`, autocast, counters of operations, weights that are not finite.
-    How much is zero is asked of a few samples.  Weights are those of the first call after `refresh`.
+    In all other cases (gradients, hooks on `conv`, autocast, counters of operations, weights that are not finite) `conv` itself
+    runs.  The share of zeros is measured on a few samples.  The kernel reads the weights at the first call after `refresh`.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -125,7 +125,7 @@ class EventDriven(nn.Module):
         return int(some.count_nonzero()) <= DENSE[self.conv.kernel_size[0]] * some.numel()
 
     def _pack(self, lanes: int) -> tuple[Tensor, ...]:
-        """Weights [D/lanes, C, K, K, lanes], and biases [D]; nothing where 0 · weight is not 0."""
+        """Weights [D/lanes, C, K, K, lanes] and biases [D]; () if a weight is not finite, because then 0 · weight is not 0."""
         weight, bias = self.conv.weight.detach(), self.conv.bias
         if not weight.isfinite().all():
             return ()

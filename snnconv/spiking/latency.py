@@ -1,4 +1,4 @@
-"""The latency class of a method: what a published T may hide."""
+"""The latency class of a method: costs that its number of timesteps T does not include."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,18 +7,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Latency:
-    """Latency class: facts a published "T" may hide; methods with equal answers share a ranking (architecture.md, section 6)."""
+    """Latency class: costs that a published T does not include; only methods with equal values are ranked together."""
 
-    warmup: int = 0  # steps spent per sample before the first counted one
-    waits: bool = False  # does a layer need several inputs (all T, or a warm-up of its own) before its first output?
+    warmup: int = 0  # steps simulated for each sample before the first counted step
+    waits: bool = False  # whether a layer needs several inputs (all T, or a warm-up of its own) before its first output
     spike_levels: int = 1  # 1: binary spikes; k: up to k levels per step
-    signed: bool = False  # may neurons emit negative spikes?
+    signed: bool = False  # whether neurons emit negative spikes
     readout_from: int = 1  # first step that counts in the readout
     needs_training: str = "none"  # none | activation | weights
-    float_operators: int = 0  # non-linear functions that are evaluated in floating point in every step (one a layer)
+    float_operators: int = 0  # number of layers with a non-linear function in floating point in every step
     encoding: str = "direct"  # input of each step: direct | frames | poisson | phase | ttfs (encoders/)
-    readout: str = "mean"  # what is read at t: mean of all steps | membrane | last (tasks.py)
-    analog_currents: bool = False  # does a weight layer behind the first neuron receive values that are no spikes?
+    readout: str = "mean"  # output at t: mean of all steps | membrane | last (tasks.py)
+    analog_currents: bool = False  # whether a weight layer after the first neuron receives values that are not spikes
 
     def as_dict(self) -> dict:
         """For `result.json`."""
@@ -26,8 +26,8 @@ class Latency:
 
 
 def latency_class(latency: Mapping[str, Any]) -> str:
-    """The latency class in words with their numbers; only equal ones share a ranking (architecture.md, section 6)."""
-    operators = latency.get("float_operators", 0)  # results of older versions have none
+    """The latency class as text; only results of equal classes are ranked together."""
+    operators = latency.get("float_operators", 0)  # missing in results of older versions
     traits = {
         f"pre-simulated τ={latency['warmup']}": latency["warmup"] > 0,
         "waiting": latency["waits"],

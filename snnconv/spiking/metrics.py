@@ -1,4 +1,4 @@
-"""Metrics of torchmetrics by name, which tables show beside the score of a task."""
+"""Metrics of torchmetrics by name; tables show them next to the score of a task."""
 
 import copy
 import warnings
@@ -11,14 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric of torchmetrics, of which each T gets a copy; `percent` shows it times 100."""
+    """A metric of torchmetrics, copied for each T; with `percent` it is shown times 100."""
 
     metric: Any
     percent: bool = False
 
     @property
     def higher_is_better(self) -> bool:
-        """As torchmetrics has it; of a correlation it says nothing."""
+        """As torchmetrics states it; True where torchmetrics states nothing (correlations)."""
         return self.metric.higher_is_better is not False
 
     def start(self, device: Any) -> Any:
@@ -27,17 +27,17 @@ class Measure:
 
 
 def measure(name: str, percent: bool = False, **options: Any) -> Measure:
-    """The class `name` of torchmetrics ("MeanAbsoluteError") with `options`; ValueError if there is none, or it does not fit."""
+    """The class `name` of torchmetrics ("MeanAbsoluteError") with `options`; ValueError for an unknown name or wrong options."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it imports plotting libraries that warn about each other
-        import torchmetrics  # takes a second, so only who uses it waits
+        import torchmetrics  # takes a second, so it is imported only when needed
 
     kind = getattr(torchmetrics, name, None)
     if not (isinstance(kind, type) and issubclass(kind, torchmetrics.Metric)):
-        raise ValueError(f"name={name}: no metric of torchmetrics")
+        raise ValueError(f"name={name}: not a metric of torchmetrics")
     if options.get("task", "") is None:
         raise ValueError(
-            f"metric {name}: is for classes and labels; the numbers of task=regress take mae, mse, rmse, r2, pearson"
+            f"metric {name}: is for classes and labels; for task=regress use mae, mse, rmse, r2 or pearson"
         )
     try:
         return Measure(kind(**options), percent)
@@ -46,7 +46,7 @@ def measure(name: str, percent: bool = False, **options: Any) -> Measure:
 
 
 def update(metric: Any, outputs: Tensor, targets: Tensor) -> None:
-    """Add a batch; columns of one number are given as [N]."""
+    """Add a batch; a single column [N, 1] is passed as [N]."""
     if outputs.dim() == 2 and outputs.shape[1] == 1:
         outputs, targets = outputs[:, 0], targets.reshape(len(targets), -1)[:, 0]
     labels = hasattr(metric, "num_labels") and not hasattr(metric, "num_outputs")
@@ -54,7 +54,7 @@ def update(metric: Any, outputs: Tensor, targets: Tensor) -> None:
 
 
 def flat(name: str, value: Any, classes: Sequence[str] | None = None) -> Mapping[str, float]:
-    """A value as numbers by name: one for each class, "name/class", where there are several."""
+    """The value of a metric as numbers by name; several values (one per class) are called "name/class"."""
     if not isinstance(value, Tensor) or value.numel() == 1:
         return {name: float(value)}
     names = classes if classes is not None and len(classes) == len(value) else range(len(value))

@@ -1,4 +1,4 @@
-"""Networks of spiking neurons: neurons in the place of activations, each with its time axis."""
+"""Networks of spiking neurons: activations replaced by neurons with a time axis."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,9 @@ from snnconv.spiking.operators.base import OperatorOverTime, Site
 
 
 class OverTime(nn.Module):
-    """Hands a neuron its time axis: [T·N, …] → neuron on [T, N, …] → [T·N, …].
+    """Wraps a neuron and restores its time axis: [T·N, …] → neuron on [T, N, …] → [T·N, …].
 
-    The only place where the two meet, so weight layers never notice time.
+    Outside of this module time is part of the batch axis, so weight layers need no change.
     """
 
     def __init__(self, neuron: nn.Module) -> None:
@@ -28,9 +28,9 @@ class OverTime(nn.Module):
 
 
 def to_spiking(ann: nn.Module, kinds: type | tuple[type, ...], make: Callable[[str, Any], nn.Module]) -> nn.Module:
-    """A copy of `ann`, batch norms folded, in which every activation of `kinds` is the neuron `make(path, activation)`.
+    """A copy of `ann` with folded batch norms, in which `make(path, activation)` replaces every activation of `kinds`.
 
-    Operators run in the places where `operators.placement.place_operators` put them.
+    Every `Site` that `operators.placement.place_operators` inserted is replaced by its operator.
     """
     network = fold_batchnorm(ann)
     sites = {path: module for path, module in network.named_modules() if isinstance(module, kinds)}

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from snnconv.spiking.model import SpikingModel
 
-ROOM = 64  # rows of the first buffer of a layer
+ROOM = 64  # number of rows of the first buffer of a layer
 
 
 @contextmanager
 def recording(
     model: SpikingModel, observe: Callable[[str, Tensor], None] | None = None, *, stepwise: bool = False
 ) -> Iterator[None]:
-    """While open, `observe(path, spikes)` is called with the spikes of each layer, [t, N, …], for each call of t steps.
+    """Context in which `observe(path, spikes)` is called with the spikes of each layer, [t, N, …], for each call of t steps.
 
-    Spikes are integers.  A neuron without a `node` emits a spike wherever its output is not 0.  Compiled code is not used
-    while open, so forward hooks of the caller run, too.  With `stepwise` every call has t = 1.
+    Spikes are integers.  For a neuron without a `node`, every output that is not 0 is a spike.  Compiled code is not used in this
+    context, so forward hooks of the caller run as well.  With `stepwise` every call has t = 1.
     """
     settings = model.simulation
     with ExitStack() as closing:
@@ -46,11 +46,11 @@ def _hand_over(observe: Callable[[str, Tensor], None], path: str, module: Any, i
 
 @contextmanager
 def count_spikes(model: SpikingModel) -> Iterator[dict[str, Float64[Tensor, "steps 4"]]]:
-    """When closed, the spikes that the neurons of each layer emitted while it was open, by path, one row for each step.
+    """Context that counts the spikes of each layer; the dictionary, by path, is filled when the context ends.
 
-    Columns: spikes (absolute values, over all samples of the batch), neurons, the smallest and the largest number of spikes of
-    one neuron in the step.  The rows of a layer are allocated in one tensor: many small tensors, kept between large ones that
-    come and go, would let a process grow to several times its size.
+    Each value has one row per step and the columns: spikes (absolute values, over all samples of the batch), neurons, smallest and
+    largest number of spikes of one neuron in the step.  The rows of a layer are stored in one tensor, because many small tensors
+    between large temporary ones would fragment the memory of the process.
     """
     counts: dict[str, Tensor] = {}
     buffers: dict[str, tuple[Tensor, int]] = {}  # rows, and how many of them are in use

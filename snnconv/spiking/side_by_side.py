@@ -1,4 +1,4 @@
-"""A network and its spiking copy on the same images, layer by layer, for methods that calibrate one against the other."""
+"""An ANN and its spiking copy on the same images, layer by layer, for methods that calibrate the copy against the ANN."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from snnconv.spiking.operators.base import set_timesteps
 
 @dataclass
 class Site:
-    """One activation of the ANN beside the neuron that stands for it, on the same images.
+    """One activation of the ANN and the neuron that replaces it, on the same images.
 
-    `clock.neuron` may be replaced, and the weights of `layer` changed: what follows sees it.
+    `clock.neuron` may be replaced and the weights of `layer` may be changed; later sites use the changed neuron and weights.
     """
 
     path: str
-    activation: Float[Tensor, "N *shape"]  # what the ANN puts out
+    activation: Float[Tensor, "N *shape"]  # output of the activation in the ANN
     clock: OverTime  # holds the neuron
     layer: fx.GraphModule  # the neuron's mean current from mean inputs; its weights are those of the spiking network
     inputs: tuple[
         Tensor, ...
-    ]  # each [T·N, …]: spikes of earlier neurons and, if there are such, images; or images alone, [N, …]
+    ]  # spikes of earlier neurons (and images, if the layer reads both), each [T·N, …]; or only images, [N, …]
     timesteps: int
 
     @torch.no_grad()
@@ -48,7 +48,7 @@ class Site:
 
     @torch.no_grad()
     def output(self) -> Float[Tensor, "T N *shape"]:
-        """Output of the neuron, as it is now, at every step, from its initial state."""
+        """Output of the present neuron at every step, from its initial state."""
         functional.reset_net(self.clock.neuron)
         output = self.clock.neuron(self.current())
         functional.reset_net(self.clock.neuron)
@@ -58,10 +58,10 @@ class Site:
 def side_by_side(
     ann: nn.Module, network: nn.Module, images: Float[Tensor, "N *image"], timesteps: int
 ) -> Iterator[Site]:
-    """Every site of `network`, a spiking copy of `ann`, in the order of computation, for T = `timesteps` steps of `images`.
+    """Yield every site of `network`, a spiking copy of `ann`, in order of computation, for T = `timesteps` steps of `images`.
 
-    The ANN runs as in evaluation, and is not touched.  What a site emits is computed when the next one is asked for, so each
-    sees its predecessors as they were calibrated.  Only outputs that a later site reads are kept.
+    The ANN runs in eval mode and is not changed.  The output of a site is computed when the next site is requested, so each site
+    receives the outputs of calibrated predecessors.  Only outputs that a later site reads are stored.
     """
     clocks = {path: module for path, module in network.named_modules() if isinstance(module, OverTime)}
     like = next(network.parameters())
@@ -70,15 +70,15 @@ def side_by_side(
     set_timesteps(network, None)
     pairs = list(zip(segments(ann, clocks), segments(network, clocks), strict=True))
     for index, (theirs, ours) in enumerate(pairs):
-        seen = [plain[source] for source in theirs.sources]
-        plain[ours.path] = activation = _activation(ann.get_submodule(ours.path), theirs.layer, seen)
+        ann_inputs = [plain[source] for source in theirs.sources]
+        plain[ours.path] = activation = _activation(ann.get_submodule(ours.path), theirs.layer, ann_inputs)
         inputs = tuple(_over_time(spiking, source, ours.sources, timesteps) for source in ours.sources)
         later = {source for _, part in pairs[index + 1 :] for source in part.sources}
         plain, spiking = ({path: x for path, x in values.items() if path in later} for values in (plain, spiking))
         yield (site := Site(ours.path, activation, clocks[ours.path], ours.layer, inputs, timesteps))
         if ours.path in later:
             spiking[ours.path] = site.output().flatten(0, 1)
-        del seen, activation, inputs, site
+        del ann_inputs, activation, inputs, site
 
 
 @torch.no_grad()
@@ -87,7 +87,7 @@ def _activation(activation: nn.Module, layer: nn.Module, inputs: list[Tensor]) -
 
 
 def _over_time(outputs: dict[str, Tensor], source: str, beside: tuple[str, ...], timesteps: int) -> Tensor:
-    """Output of `source`; images once for every step if spikes come `beside` them."""
+    """Output of `source`; images are repeated for every step if other inputs of the layer (`beside`) are spikes."""
     images_meet_spikes = source == "" and set(beside) != {""}
     x = outputs[source]
     return x.repeat(timesteps, *[1] * (x.dim() - 1)) if images_meet_spikes else x

@@ -12,15 +12,15 @@ class Simulation:
     """User settings of a `SpikingModel` (`conf/simulate`); ValueError for a value out of range.
 
     schedule  "step" runs the whole network one timestep at a time; "layer" runs up to `chunk` timesteps layer by layer; "auto"
-              is "layer" on CUDA (fewer kernel launches) and "step" elsewhere (data stay in the cache).  Potentials carry over
+              is "layer" on CUDA (fewer kernel launches) and "step" elsewhere (data stay in the cache).  Potentials are kept
               between chunks, so every schedule emits the same spikes, and memory does not grow with T (unless the method
-              needs all T inputs of a layer at once).
+              needs all T inputs of a layer together).
     precision "float32", or "bf16": weights and currents are rounded, membrane potentials stay float32.  ("tf32" is a setting of
               the device and means float32 here.)
-    fold_threshold   neurons emit 1 instead of θ where the next weights can absorb the factor (`folding.fold_amplitudes`).
+    fold_threshold   neurons emit 1 instead of θ if the factor can be folded into the next weights (`folding.fold_amplitudes`).
     channels_last    memory layout of weights and images.
-    event_driven     on a CPU, convolutions compute only where there are spikes (event_driven.py): float32, channels_last, not
-              compiled.
+    event_driven     on a CPU, convolutions process only spikes (event_driven.py); requires float32 and channels_last, and no
+              compilation.
     compile   "none", or a mode of `torch.compile` for the network after the first neurons ("default", "reduce-overhead" for CUDA
               graphs, …).  A smaller last batch is padded, so nothing is compiled twice; a batch that shrinks over time (early
               exit) is padded to a power of two.
@@ -40,12 +40,12 @@ class Simulation:
     def __post_init__(self) -> None:
         for name, allowed in {"schedule": SCHEDULES, "precision": PRECISIONS, "exit": EXITS}.items():
             if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"simulate.{name}={value!r}: {', '.join(allowed[:-1])} or {allowed[-1]}")
+                raise ValueError(f"simulate.{name}={value!r}: must be {', '.join(allowed[:-1])} or {allowed[-1]}")
         if type(self.chunk) is not int or self.chunk < 1:
-            raise ValueError(f"simulate.chunk={self.chunk!r}: an integer of at least 1 timestep")
+            raise ValueError(f"simulate.chunk={self.chunk!r}: must be an integer of at least 1 (timesteps)")
         for name in ("channels_last", "event_driven", "fold_threshold"):
             if type(value := getattr(self, name)) is not bool:
-                raise ValueError(f"simulate.{name}={value!r}: true or false")
+                raise ValueError(f"simulate.{name}={value!r}: must be true or false")
 
     @classmethod
     def of(cls, settings: "Simulation | Mapping[str, Any] | None") -> "Simulation":
@@ -64,7 +64,7 @@ class Simulation:
         return self.compile != "none"
 
     def layerwise(self, device_type: str) -> bool:
-        """Whether layers run several timesteps at once on a device of this type ("cpu", "cuda", …)."""
+        """Whether layers run several timesteps together on a device of this type ("cpu", "cuda", …)."""
         return self.schedule == "layer" or (self.schedule == "auto" and device_type == "cuda")
 
 
@@ -72,10 +72,10 @@ class Simulation:
 class Timing:
     """Timesteps of a conversion method.
 
-    anytime   the first t outputs of a run for T ≥ t are those of a run for t.
-    lookahead inputs that a layer needs before its first output; None: all of them, so layers are simulated one after another.
-    discard   first steps, which are simulated but not returned.
-    presented first steps in which the image is shown, 1/presented of it in each; None: all of it in every step.
+    anytime   True if the first t outputs of a run for T ≥ t equal the outputs of a run for t.
+    lookahead number of inputs that a layer needs before its first output; None: all T, so layers are simulated one after another.
+    discard   number of first steps that are simulated but not returned.
+    presented number of first steps that receive the image, 1/presented of it in each; None: every step receives the whole image.
     """
 
     anytime: bool = True
@@ -85,30 +85,30 @@ class Timing:
 
     @property
     def changing_inputs(self) -> bool:
-        """Whether inputs may change over time: not where steps are discarded, or images shown in the first steps alone."""
+        """Whether inputs may change over time; False if steps are discarded, or if only the first steps receive the image."""
         return self.discard == 0 and self.presented is None
 
     def steps(self, timesteps: int) -> int:
-        """Number of simulated steps that return `timesteps` of them."""
+        """Number of simulated steps for `timesteps` returned steps."""
         return max(self.discard + timesteps, self.lookahead or 1)
 
     def chunks(self, timesteps: int, chunk: int) -> list[int]:
-        """Numbers of steps to simulate together; the first chunk holds all inputs that a layer needs at once."""
+        """Numbers of steps to simulate together; the first chunk contains all inputs that a layer needs together."""
         total = self.steps(timesteps)
         first = total if self.lookahead is None else max(min(chunk, total), self.lookahead)
         rest = total - first
         return [first, *[chunk] * (rest // chunk), *([rest % chunk] if rest % chunk else [])]
 
     def shares(self, first: int, steps: int) -> list[float] | None:
-        """Share of the image that each of `steps` steps from number `first` (0, 1, …) on shows; None: all of it in each."""
+        """Share of the image in steps `first`, …, `first` + `steps` − 1; None if every step receives the whole image."""
         if self.presented is None:
             return None
         return [float(t < self.presented) / self.presented for t in range(first, first + steps)]
 
 
 def wanted_timesteps(timesteps: int | Sequence[int]) -> list[int]:
-    """T = 1 … `timesteps`, or the listed T in order; ValueError unless all are integers of at least 1."""
-    wanted = [timesteps] if isinstance(timesteps, int) else list(timesteps)
-    if not wanted or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in wanted):
-        raise ValueError(f"timesteps={timesteps!r}: integers of at least 1")
-    return list(range(1, timesteps + 1)) if isinstance(timesteps, int) else sorted(set(wanted))
+    """[1, …, `timesteps`] for a number, or the listed T, sorted; ValueError unless all are integers of at least 1."""
+    listed = [timesteps] if isinstance(timesteps, int) else list(timesteps)
+    if not listed or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in listed):
+        raise ValueError(f"timesteps={timesteps!r}: must be integers of at least 1")
+    return list(range(1, timesteps + 1)) if isinstance(timesteps, int) else sorted(set(listed))

@@ -1,4 +1,4 @@
-"""Tasks of a network, by which it is trained and judged: loss, score, readout and metrics of classes, labels, numbers and maps."""
+"""Tasks: loss, score, readout and metrics for classes, labels, numbers and maps."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,46 +19,46 @@ LEAK = 4.0  # time constant of the readout "membrane", in steps
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Base of the tasks; ValueError for values out of range.
+    """Base class of the tasks; ValueError for values out of range.
 
-    The score of a sample is a fraction, higher is better; its mean is the "accuracy" of tables.  `metrics` are shown beside it.
-    readout  how the outputs of a spiking network are read at t: "mean", of all steps up to t; "membrane", the potential of a
-             leaky integrator of 4 steps, which forgets early steps; "last", the output of step t alone.
+    The score of a sample is a fraction; higher is better.  Tables show its mean as the "accuracy", and `metrics` next to it.
+    readout  output of a spiking network at t: "mean", the mean over all steps up to t; "membrane", the potential of a leaky
+             integrator with a time constant of 4 steps, which forgets early steps; "last", the output of step t only.
     """
 
     name: ClassVar[str]
     score: ClassVar[str]  # name of the mean score
     readout: str = "mean"
     metrics: Mapping[str, Measure] = field(default_factory=dict)
-    targets: str = "classes"  # how files are read: classes | numbers
-    kind: str | None = None  # of classification, as torchmetrics calls it
+    targets: str = "classes"  # type of the targets in files: classes | numbers
+    kind: str | None = None  # kind of classification in torchmetrics
 
     def __post_init__(self) -> None:
         if self.readout not in READOUTS:
-            raise ValueError(f"task.readout={self.readout!r}: {', '.join(READOUTS[:-1])} or {READOUTS[-1]}")
+            raise ValueError(f"task.readout={self.readout!r}: must be {', '.join(READOUTS[:-1])} or {READOUTS[-1]}")
 
     def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Float[Tensor, ""]:
         """The mean loss of a batch."""
         raise NotImplementedError
 
     def right(self, outputs: Tensor, targets: Tensor) -> Shaped[Tensor, "*T N"]:
-        """The score of every sample: of `outputs` [N, …], or [T, N, …] at several T."""
+        """The score of every sample, for `outputs` [N, …], or [T, N, …] at several T."""
         raise NotImplementedError
 
     def decide(self, outputs: Tensor) -> Tensor:
-        """The decisions that outputs stand for."""
+        """The predictions that correspond to outputs."""
         raise NotImplementedError
 
     def shown(self, outputs: Tensor) -> Tensor:
-        """Outputs [N, …] as metrics take them: probabilities, or numbers in the unit of the targets."""
+        """Outputs [N, …] in the form that metrics expect: probabilities, or numbers in the unit of the targets."""
         raise NotImplementedError
 
     def fits(self, targets: Tensor) -> bool:
-        """Whether `targets` [N, …] are of this task."""
+        """Whether `targets` [N, …] have the type and shape of this task."""
         raise NotImplementedError
 
     def prepared(self, targets: Any) -> "Task":
-        """This task for a data set with these training targets; ValueError if they are of another task."""
+        """This task for a data set with these training targets; ValueError if they do not fit the task."""
         if isinstance(targets, Tensor) and not self.fits(targets):
             others = [name for name, kind in TASKS.items() if kind().fits(targets)]
             raise ValueError(f"task={self.name}: targets are {targets.dtype} {list(targets.shape)}; "
@@ -66,13 +66,13 @@ class Task:
         return self
 
     def require_classes(self, what: str) -> None:
-        """ValueError, which says that `what` is for classes alone, for any other task."""
+        """Raise a ValueError that names `what` unless the task is classification."""
         if self.name != "classify":
-            raise ValueError(f"{what}: is for networks of task=classify, not of task={self.name}")
+            raise ValueError(f"{what}: supports only task=classify, not task={self.name}")
 
     @torch.no_grad()
     def try_out(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """ValueError unless the outputs of `network` fit the targets and metrics, on a few samples; its mode is restored."""
+        """Raise a ValueError unless outputs of `network` fit targets and metrics, on a few samples; its mode is restored."""
         was_training = network.training
         for inputs, targets in islice(batches, 1):
             outputs = network.eval().to(inputs.device)(inputs[:2])
@@ -88,16 +88,16 @@ class Task:
         network.train(was_training)
 
     def require_outputs(self, outputs: Tensor, targets: Tensor) -> None:
-        """ValueError unless a network's outputs fit the targets of the same samples."""
+        """Raise a ValueError unless `outputs` fit the `targets` of the same samples."""
         try:
             self.right(outputs, targets)
             self.loss(outputs, targets)
         except (RuntimeError, IndexError, ValueError) as error:
-            raise ValueError(f"task={self.name}: the network gives {list(outputs.shape)}, the targets are {list(targets.shape)}; "
+            raise ValueError(f"task={self.name}: the network returns {list(outputs.shape)}, the targets are {list(targets.shape)}; "
                              "choose another model (task=dense: model=unet), or another task") from error  # fmt: skip
 
     def read(self, outputs: Float[Tensor, "T N *K"], readout_from: int = 1) -> Float[Tensor, "T N *K"]:
-        """The readout at each t of the outputs of every step."""
+        """The readout at each t, from the outputs of every step."""
         if self.readout == "last":
             return outputs.double()
         if self.readout == "mean":
@@ -125,9 +125,9 @@ class Classify(Task):
         super().__post_init__()
         weights = self.class_weights
         if isinstance(weights, str) and weights != "balanced":
-            raise ValueError(f"task.class_weights={weights!r}: balanced, or a weight for each class")
+            raise ValueError(f"task.class_weights={weights!r}: must be balanced, or a weight for each class")
         if not isinstance(weights, str) and any(value < 0 for value in weights or ()):
-            raise ValueError(f"task.class_weights={list(weights or ())}: no negative numbers")
+            raise ValueError(f"task.class_weights={list(weights or ())}: must not be negative")
 
     def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Float[Tensor, ""]:
         """The mean loss of a batch."""
@@ -140,26 +140,26 @@ class Classify(Task):
             outputs, targets, weight=weights, label_smoothing=label_smoothing, ignore_index=self._ignored
         )
 
-    _ignored: ClassVar[int] = -100  # as torch has it
+    _ignored: ClassVar[int] = -100  # as in torch
 
     def right(self, outputs: Tensor, targets: Tensor) -> Shaped[Tensor, "*T N"]:
         """The score of every sample."""
         return outputs.argmax(-1) == targets
 
     def decide(self, outputs: Tensor) -> Tensor:
-        """The decisions that outputs stand for."""
+        """The predictions that correspond to outputs."""
         return outputs.argmax(-1)
 
     def shown(self, outputs: Tensor) -> Tensor:
-        """Outputs as metrics take them."""
+        """Outputs in the form that metrics expect."""
         return outputs.softmax(1)
 
     def fits(self, targets: Tensor) -> bool:
-        """Whether `targets` are of this task."""
+        """Whether `targets` have the type and shape of this task."""
         return targets.dim() == 1 and not targets.is_floating_point()
 
     def prepared(self, targets: Any) -> "Task":
-        """With the weights of the classes, where they are "balanced"; ValueError for another number of weights than of classes."""
+        """This task with class weights as numbers; ValueError if the number of weights differs from the number of classes."""
         super().prepared(targets)
         weights = self.class_weights
         if weights is None or not isinstance(targets, Tensor):
@@ -178,7 +178,7 @@ class Classify(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class Dense(Classify):
-    """A class for each pixel: cross-entropy, share of pixels that are right; pixels of class 255 do not count."""
+    """A class for each pixel: cross-entropy, share of correct pixels; pixels of class 255 do not count."""
 
     name = "dense"
     score = "pixel accuracy"
@@ -192,17 +192,17 @@ class Dense(Classify):
         return right.sum(space) / counted.sum(space).clamp_min(1).double()
 
     def decide(self, outputs: Tensor, axes: int = 3) -> Tensor:
-        """The decisions that outputs stand for."""
+        """The predictions that correspond to outputs."""
         return outputs.argmax(-axes)
 
     def fits(self, targets: Tensor) -> bool:
-        """Whether `targets` are of this task."""
+        """Whether `targets` have the type and shape of this task."""
         return targets.dim() > 1 and not targets.is_floating_point()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Multilabel(Task):
-    """Any number of labels for each sample: binary cross-entropy of each, share of labels that are right."""
+    """Any number of labels for each sample: binary cross-entropy, share of correct labels."""
 
     name = "multilabel"
     score = "label accuracy"
@@ -211,31 +211,31 @@ class Multilabel(Task):
 
     def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Float[Tensor, ""]:
         """The mean loss of a batch."""
-        wanted = targets * (1 - label_smoothing) + label_smoothing / 2 if label_smoothing else targets
-        return F.binary_cross_entropy_with_logits(outputs, wanted.to(outputs.dtype))
+        smoothed = targets * (1 - label_smoothing) + label_smoothing / 2 if label_smoothing else targets
+        return F.binary_cross_entropy_with_logits(outputs, smoothed.to(outputs.dtype))
 
     def right(self, outputs: Tensor, targets: Tensor) -> Shaped[Tensor, "*T N"]:
         """The score of every sample."""
         return ((outputs > 0) == (targets > 0.5)).double().mean(-1)
 
     def decide(self, outputs: Tensor) -> Tensor:
-        """The decisions that outputs stand for."""
+        """The predictions that correspond to outputs."""
         return outputs > 0
 
     def shown(self, outputs: Tensor) -> Tensor:
-        """Outputs as metrics take them."""
+        """Outputs in the form that metrics expect."""
         return outputs.sigmoid()
 
     def fits(self, targets: Tensor) -> bool:
-        """Whether `targets` are of this task."""
+        """Whether `targets` have the type and shape of this task."""
         return targets.dim() == 2 and targets.is_floating_point() and bool(((targets == 0) | (targets == 1)).all())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Regress(Task):
-    """Numbers: squared error of targets in units of their deviation; the score is 1 − error² / variance, whose mean is R².
+    """Regression: squared error in units of the targets' standard deviation; the score is 1 − error² / variance, its mean is R².
 
-    The network's output is (target − mean) / std, by output; metrics see the numbers in the unit of the targets.
+    The output of the network is (target − mean) / std, for each output; metrics receive numbers in the unit of the targets.
     """
 
     name = "regress"
@@ -263,20 +263,20 @@ class Regress(Task):
         return 1 - error.flatten(outputs.dim() - targets.dim() + 1).mean(-1)
 
     def prepared(self, targets: Any) -> "Task":
-        """With the mean absolute error as its metric, if there is none."""
+        """This task, with the mean absolute error as its metric if it has no metric."""
         super().prepared(targets)
         return self if self.metrics else replace(self, metrics={"mae": measure("MeanAbsoluteError")})
 
     def decide(self, outputs: Tensor) -> Tensor:
-        """The decisions that outputs stand for."""
+        """The predictions that correspond to outputs."""
         return (outputs * 100).round()  # to a hundredth of the deviation
 
     def shown(self, outputs: Tensor) -> Tensor:
-        """Outputs as metrics take them."""
+        """Outputs in the form that metrics expect."""
         return outputs * self._column(self.std, 1.0, outputs) + self._column(self.mean, 0.0, outputs)
 
     def fits(self, targets: Tensor) -> bool:
-        """Whether `targets` are of this task."""
+        """Whether `targets` have the type and shape of this task."""
         return targets.dim() > 1 and targets.is_floating_point()
 
 
@@ -285,7 +285,7 @@ CLASSIFY = Classify()
 
 
 def running_mean(outputs: Float[Tensor, "T N *K"], readout_from: int = 1) -> Float[Tensor, "T N *K"]:
-    """Mean outputs from step `readout_from` up to each step; before that step, the outputs of the step alone."""
+    """Mean outputs from step `readout_from` up to each step; before `readout_from`, the outputs of the step itself."""
     early, counted = outputs[: readout_from - 1].double(), outputs[readout_from - 1 :].double().cumsum(0)
     steps = torch.arange(1, len(counted) + 1, device=outputs.device).view(-1, *[1] * (outputs.dim() - 1))
     return torch.cat([early, counted / steps])

@@ -34,7 +34,9 @@ class Weights:
         if self.bits is not None:
             largest_integer(self.bits)
         if type(self.per_channel) is not bool or type(self.train) is not bool:
-            raise ValueError(f"weights.per_channel={self.per_channel!r}, weights.train={self.train!r}: true or false")
+            raise ValueError(
+                f"weights.per_channel={self.per_channel!r}, weights.train={self.train!r}: must be true or false"
+            )
 
     def __call__(self, network: nn.Module) -> nn.Module:
         """`network` with quantized weights, a copy; itself where weights are floats."""

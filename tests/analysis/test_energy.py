@@ -218,7 +218,7 @@ def test_costs_out_of_range_are_told(compose_config, override, message, unchecke
 
 
 def test_settings_out_of_range_are_told():
-    with pytest.raises(ValueError, match="first_layer='never': every_step or once"):
+    with pytest.raises(ValueError, match="first_layer='never': must be every_step or once"):
         Energy(counted({1: 1.0}), {"plain": PLAIN}, first_layer="never")
     with pytest.raises(ValueError, match=r"costs: no table; choose some of conf/costs"):
         Energy(counted({1: 1.0}), {})

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.cli
         ("levels=0", "levels=0: the number of quantization levels is an integer of at least 1"),
         ("levels=-1", "levels=-1: the number of quantization levels is an integer of at least 1"),
         ("levels=1.5", "levels=1.5: the number of quantization levels is an integer of at least 1"),
-        ("timesteps=0", "timesteps=0: an integer of at least 1"),
+        ("timesteps=0", "timesteps=0: must be an integer of at least 1"),
         (
             "model=vgg99",
             "model=vgg99: no such option; did you mean vgg19 or vgg16 or vgg13; there are: conv1d, custom, mlp, ",
@@ -51,13 +51,13 @@ pytestmark = pytest.mark.cli
         ("+modle=mlp", "+modle=mlp: there is no modle; did you mean model"),
         ("fit.epoch=3", "fit.epoch=3: there is no fit.epoch; did you mean fit.epochs"),
         ("+fit.epoch=3", "+fit.epoch=3: there is no fit.epoch; did you mean fit.epochs"),
-        ("fit.epochs=-1", "fit.epochs=-1: an integer of at least 0  (in the configuration: fit)"),
+        ("fit.epochs=-1", "fit.epochs=-1: must be an integer of at least 0  (in the configuration: fit)"),
         ("fit.epochs=0", "fit.epochs=0 keeps the network as it was given, but there are no weights in it; name them"),
-        ("seed=-1", "seed=-1: an integer of at least 0"),
-        ("device=tpu", "device='tpu': auto, cpu, cuda or cuda:<number>"),
+        ("seed=-1", "seed=-1: must be an integer of at least 0"),
+        ("device=tpu", "device='tpu': must be auto, cpu, cuda or cuda:<number>"),
         ("precision=float8", "precision='float8': "),
-        ("compile=maybe", "compile='maybe': true or false"),
-        ("method=finetune method.lr=abc", "method.lr='abc': a positive number"),
+        ("compile=maybe", "compile='maybe': must be true or false"),
+        ("method=finetune method.lr=abc", "method.lr='abc': must be a positive number"),
         ("run=runs/x", "run=runs/…; to go on with an interrupted run use resume=…"),
         ("resume=runs/x", "resume=runs/x: no run folder with a stored configuration"),
     ],
@@ -183,10 +183,10 @@ def test_stored_networks_that_are_damaged_foreign_old_or_evil(smoke: Path, tmp_p
 
     weights = bad["cut"] / "ann.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    expected["cut"] = f"{weights}: damaged or no safetensors file"
+    expected["cut"] = f"{weights}: damaged, or not a safetensors file"
     weights = bad["noise"] / "ann.safetensors"
     weights.write_bytes(b"something else" * 100)
-    expected["noise"] = f"{weights}: damaged or no safetensors file"
+    expected["noise"] = f"{weights}: damaged, or not a safetensors file"
     change_json(bad["foreign"] / "ann.json", lambda c: c["config"]["model"].update(hidden=[16]))
     expected["foreign"] = f"{bad['foreign'] / 'ann.safetensors'} does not fit Sequential:"
     (bad["no_network"] / "ann.safetensors").unlink()

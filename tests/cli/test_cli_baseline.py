@@ -41,5 +41,5 @@ def test_tells_what_is_wrong(smoke: Path, tmp_path: Path):
     copy_run(smoke, tmp_path / "run")
     assert "run=… is missing" in fail(BASELINE, cwd=tmp_path)
     text = fail(BASELINE, "run=run", "baseline.weight_bits=1", cwd=tmp_path)
-    assert "baseline.weight_bits=1: an integer number of bits from 2 to 16" in text
+    assert "baseline.weight_bits=1: must be an integer number of bits from 2 to 16" in text
     assert not (tmp_path / "run" / "evaluations").exists()

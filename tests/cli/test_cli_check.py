@@ -48,7 +48,7 @@ def test_a_model_is_told_layer_by_layer(tmp_path: Path):
 def test_an_obstacle_is_status_1_here_and_stops_training_before_it_begins(pooled: list[str], tmp_path: Path):
     text = fail(CHECK, *pooled, cwd=tmp_path)
     assert "│ pool " in text
-    line = "pool (LPPool2d): no operator takes its place; choose operators=auto"
+    line = "pool (LPPool2d): no operator replaces it; choose operators=auto"
     assert f"Obstacle 1: {line}" in text
     assert "Pooled cannot be converted by method=qcfs." in text
     again = fail(TRAIN, *pooled[:4], "data=synthetic", "data.input_shape=[3,32,32]", "data.mean=[0.5,0.5,0.5]",
@@ -60,7 +60,7 @@ def test_an_obstacle_is_status_1_here_and_stops_training_before_it_begins(pooled
 def test_another_method_is_named_where_the_chosen_one_does_not_fit(tmp_path: Path):
     text = fail(CHECK, "model=mlp", "activation=relu", cwd=tmp_path)
     assert "nothing to convert; its activations are ReLU" in text
-    assert "as it is, it fits method=burst, " in text
+    assert "without changes it can be converted by method=burst, " in text
     assert ", max_norm, mse, " in text
 
 
@@ -87,7 +87,7 @@ def test_wrong_input_is_told_without_a_traceback(pooled: list[str], smoke: Path,
     text = fail(CHECK, *pooled, "data.input_shape=[3,8,8]", cwd=tmp_path)
     assert "Obstacle 2: fc (Linear): fails on images of 3×8×8" in text
     text = fail(CHECK, *SMOKE, "method=srp", "method.warmup=0", cwd=tmp_path)
-    assert "Obstacle 1: method.warmup=0: at least 1 step of observation" in text
+    assert "Obstacle 1: method.warmup=0: must be an integer of at least 1" in text
     assert {path.name for path in tmp_path.iterdir()} == {"pooled.py", "other.pt"}
 
 

@@ -104,7 +104,7 @@ def test_what_would_need_training_is_refused_and_leaves_nothing(smoke: Path, tmp
         "levels=16: this evaluates a trained network as it is, so only these may change: device, threads, data.root"
         in text
     )
-    assert "timesteps=0: an integer of at least 1" in fail(EVALUATE, "run=copy", "timesteps=0", cwd=tmp_path)
+    assert "timesteps=0: must be an integer of at least 1" in fail(EVALUATE, "run=copy", "timesteps=0", cwd=tmp_path)
     assert files_in(folder) == files_in(smoke)
     assert not (folder / "evaluations").exists()
 

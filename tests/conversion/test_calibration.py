@@ -60,7 +60,7 @@ def test_percent_is_a_share(percent):
 @pytest.mark.parametrize(("percent", "fewest"), [(50, 2), (99, 100), (99.9, 1000), (99.99, 10000)])
 def test_a_percentile_of_too_few_is_refused(percent, fewest):
     assert percentile(torch.arange(fewest) / 1.0, 4, percent) == fewest - 2  # one is above, no more
-    message = f"percent={percent}: takes {fewest} activations or more, got {fewest - 1}; .*method=max_norm"
+    message = f"percent={percent}: needs at least {fewest} activations, got {fewest - 1}; .*method=max_norm"
     with pytest.raises(ValueError, match=message):
         percentile(torch.arange(fewest - 1) / 1.0, 4, percent)
 
@@ -292,7 +292,7 @@ def test_momentum_is_a_share(exact_network, batches, momentum):
 
 
 def test_too_few_images_for_a_percentile_name_the_layer(exact_network, batches):
-    with pytest.raises(ValueError, match=r"^2: percent=99.9: takes 1000 activations or more, got 768"):
+    with pytest.raises(ValueError, match=r"^2: percent=99.9: needs at least 1000 activations, got 768"):
         calibrate(unknown(exact_network()), batches, rule=percentile)
 
 

@@ -67,21 +67,21 @@ def with_threshold(value: float, kind: type[QCFS] = QCFS) -> Net:
 
 
 BROKEN = {
-    "functional ReLU": (lambda: Net(FunctionalReLU()), "body (ReLU): cannot be carried", "replace it by QCFS"),
+    "functional ReLU": (lambda: Net(FunctionalReLU()), "body (ReLU): cannot be converted to spikes", "replace it by QCFS"),
     "batch norm by batch": (
         lambda: Net(nn.BatchNorm2d(4, track_running_stats=False)),
-        "body (BatchNorm2d): normalizes by the batch it is given",
+        "body (BatchNorm2d): uses batch statistics, which differ in every step",
         "use track_running_stats=True",
     ),
-    "θ < 0": (lambda: with_threshold(-1.0, Bare), "act2 (Bare): θ = -1, L = 4", "has to be a positive number; train again"),
+    "θ < 0": (lambda: with_threshold(-1.0, Bare), "act2 (Bare): θ = -1, L = 4", "must be a positive number; train again"),
     "θ = 0": (lambda: with_threshold(0.0, Bare), "act2 (Bare): θ = 0, L = 4", "train again"),
     "θ infinite": (lambda: with_threshold(float("inf"), Bare), "act2 (Bare): θ = inf", "train again"),
-    "θ unknown": (lambda: with_threshold(float("nan")), "act2 (QCFS): θ = nan", "for which calibration finds θ"),
-    "unsupported layer": (lambda: Net(nn.ReLU()), "body (ReLU): cannot be carried", "replace it by QCFS or a linear layer"),
+    "θ unknown": (lambda: with_threshold(float("nan")), "act2 (QCFS): θ = nan", "calibration then computes θ"),
+    "unsupported layer": (lambda: Net(nn.ReLU()), "body (ReLU): cannot be converted", "replace it by QCFS or a linear layer"),
     "another size": (
         lambda: Net(nn.Conv2d(5, 4, 1)),
         "body (Conv2d): fails on images of 1×8×8",
-        "do the network and data.input_shape belong together",
+        "does data.input_shape match the network",
     ),
 }  # fmt: skip
 
@@ -144,7 +144,7 @@ def test_nothing_to_convert_names_the_methods_that_would():
     assert "Net has no QCFS: nothing to convert; its activations are ReLU" in str(found.obstacles[0])
     assert {"max_norm", "mse", "threshold_balancing", "burst"} < set(found.methods)
     assert not {"qcfs", "srp", "cos"} & set(found.methods)
-    assert "it fits method=" in found.advice()
+    assert "it can be converted by method=" in found.advice()
     found = check(Net(), FROM_RELU, noise(1, 8, 8))
     assert "has no ReLU: nothing to convert" in str(found.obstacles[0])
     assert {"qcfs", "srp", "layer_calibration_advanced"} < set(found.methods)
@@ -201,16 +201,16 @@ def test_every_layer_is_told_with_what_becomes_of_it(exact_network):
     found = check(exact_network("plain"), DIRECT, noise(1, 4, 4))
     theta = [f"{exact_network('plain')[site].threshold.item():.4g}" for site in (2, 7)]
     assert [(layer.path, layer.name, layer.shape, layer.parameters, layer.becomes) for layer in found.layers] == [
-        ("0", "Conv2d", (4, 4, 4), 40, "weights, receive the image (computed once, analog)"),
+        ("0", "Conv2d", (4, 4, 4), 40, "weights, applied to the image (computed once, analog)"),
         ("1", "BatchNorm2d", (4, 4, 4), 8, "folded into 0"),
         ("2", "QCFS", (4, 4, 4), 1, f"IntegrateFire neuron, θ = {theta[0]}, L = 4"),
-        ("3", "AvgPool2d", (4, 2, 2), 0, "acts on each step alone"),
-        ("4", "Flatten", (16,), 0, "acts on each step alone"),
-        ("5", "Linear", (8,), 136, "weights, receive spikes"),
+        ("3", "AvgPool2d", (4, 2, 2), 0, "unchanged, applied in every step"),
+        ("4", "Flatten", (16,), 0, "unchanged, applied in every step"),
+        ("5", "Linear", (8,), 136, "weights, applied to spikes"),
         ("6", "BatchNorm1d", (8,), 16, "folded into 5"),
         ("7", "QCFS", (8,), 1, f"IntegrateFire neuron, θ = {theta[1]}, L = 4"),
-        ("8", "Dropout", (8,), 0, "acts on each step alone"),
-        ("9", "Linear", (3,), 27, "weights, receive spikes"),
+        ("8", "Dropout", (8,), 0, "unchanged, applied in every step"),
+        ("9", "Linear", (3,), 27, "weights, applied to spikes"),
     ]
 
 
@@ -283,15 +283,15 @@ def test_a_threshold_that_calibration_will_find_is_no_obstacle():
 
 
 ODD = {
-    "at the floor": (lambda: with_threshold(0.0), "act2 (QCFS): θ = 0.001, L = 4, the floor below which no θ is used"),
-    "far above": (lambda: with_threshold(1e5), "act2 (QCFS): θ = 1e+05, L = 4, where its largest current is"),
+    "at the floor": (lambda: with_threshold(0.0), "act2 (QCFS): θ = 0.001, L = 4, the smallest θ that is used"),
+    "far above": (lambda: with_threshold(1e5), "act2 (QCFS): θ = 1e+05, L = 4, but its largest current is"),
     "far below": (
         lambda: replace_relus(big(Net(activation=nn.ReLU)), lambda: QCFS(4, 1.0)),
-        "act2 (QCFS): θ = 1, L = 4, where its largest current is",
+        "act2 (QCFS): θ = 1, L = 4, but its largest current is",
     ),
     "norm after pooling": (
         lambda: Net(nn.Sequential(nn.AvgPool2d(2), nn.BatchNorm2d(4))),
-        "body.1 (BatchNorm2d): stays between spikes",
+        "body.1 (BatchNorm2d): cannot be folded into a layer",
     ),
 }  # fmt: skip
 
@@ -332,4 +332,4 @@ def test_a_norm_before_the_first_spikes_is_no_warning():
     network = nn.Sequential(nn.BatchNorm2d(1), Net())
     found = check(network, DIRECT, noise(1, 8, 8))
     assert found.warnings == []
-    assert found.layers[0].becomes == "weights, receive the image (computed once, analog)"
+    assert found.layers[0].becomes == "weights, applied to the image (computed once, analog)"

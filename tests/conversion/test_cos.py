@@ -192,17 +192,17 @@ def test_compiled(exact_network, exact_images):
 
 
 def test_too_few_inputs_at_once():
-    with pytest.raises(ValueError, match="first 4 inputs together, got 3"):
+    with pytest.raises(ValueError, match="the first call needs at least 4 inputs"):
         OffsetSpikes(1.0, warmup=4)(torch.zeros(3, 2))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"warmup": 0}, r"method\.warmup=0: at least 1 .* method=qcfs"),
+        ({"warmup": 0}, r"method\.warmup=0: must be .* method=qcfs"),
         ({"warmup": -2}, r"method\.warmup=-2"),
-        ({"iterations": 0}, r"method\.iterations=0: 1 to 4"),
-        ({"warmup": 3, "iterations": 4}, r"method\.iterations=4: 1 to 3"),
+        ({"iterations": 0}, r"method\.iterations=0: must be an integer from 1 to 4"),
+        ({"warmup": 3, "iterations": 4}, r"method\.iterations=4: must be an integer from 1 to 3"),
     ],
 )
 def test_settings_out_of_range(exact_network, settings, message):

@@ -23,7 +23,7 @@ def batches(images, count=4):
 
 def test_a_rehearsal_needs_fewer_images_than_the_method(relu, exact_images):
     method = partial(burst.convert, rule=partial(percentile, percent=99.9))
-    with pytest.raises(ValueError, match="takes 1000 activations"):
+    with pytest.raises(ValueError, match="needs at least 1000 activations"):
         method(relu, batches(exact_images))
     rehearse(method, relu, batches(exact_images))
 

@@ -274,7 +274,7 @@ def test_a_family_is_chosen_in_the_configuration(compose_config, any_operators, 
     )
     method = instantiate(compose_config(f"operators={any_operators}").method)
     if any_operators == "none":
-        with pytest.raises(ValueError, match=r"4 \(MaxPool2d\): no operator takes its place; choose operators=auto"):
+        with pytest.raises(ValueError, match=r"4 \(MaxPool2d\): no operator replaces it; choose operators=auto"):
             method(network, [])
     else:
         assert len(method(network, []).operators()) == 1

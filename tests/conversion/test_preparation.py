@@ -150,7 +150,7 @@ def test_the_first_batch_sets_what_is_not_known(digits):
 
 def test_convert_calibrates_what_is_not_known(digits):
     network = prepare(small(), levels=4)
-    with pytest.raises(ValueError, match=r"1: its threshold is not known yet; train .* or pass calibration="):
+    with pytest.raises(ValueError, match=r"1: its threshold is not set yet; train .* or pass calibration="):
         convert(network)
     assert convert(network, digits[0])(digits[0][:3], 4).isfinite().all()
     assert all(site.threshold.isnan() for site in network.modules() if isinstance(site, QCFS))

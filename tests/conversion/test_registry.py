@@ -131,7 +131,7 @@ def test_settings_reach_the_method_its_rule_and_its_neuron(relu, images):
         ({"method": "percentil"}, r"method='percentil': no such method; did you mean percentile"),
         ({"method": "xyz"}, r"no such method; there are burst, cos"),
         ({"method": "percentile", "percnt": 1}, r"method=percentile: has no setting 'percnt'; did you mean percent"),
-        ({"method": "mse", "rule": "ms"}, r"rule='ms': one of max, percentile, mse, kl"),
+        ({"method": "mse", "rule": "ms"}, r"rule='ms': must be one of max, percentile, mse, kl"),
         ({"method": "finetune"}, r"method=finetune: needs timesteps=…"),
         ({"method": "qcfs"}, r"has no QCFS"),
         ({"method": "burst", "gamma": 0}, r"gamma=0"),
@@ -297,6 +297,8 @@ def test_an_example_tells_methods_and_convert_more():
     assert methods(model) == []
     assert "mse" in methods(model, images)
     trained = preparation.prepare(model, levels=4, calibration=images)
-    with pytest.raises(ValueError, match="calibration was not given: with a batch of inputs"):
+    with pytest.raises(
+        ValueError, match="calibration was not given: with a batch of inputs, calls of functions can be captured"
+    ):
         convert(trained)
     assert convert(trained, images).method == "qcfs"

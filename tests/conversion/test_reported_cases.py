@@ -154,11 +154,11 @@ def test_a_subclass_of_an_activation_that_computes_something_else_is_refused():
     network = Small()
     network.act = Mine(4)
     (text,) = map(str, snnconv.check(network, images(), method="qcfs", verbose=False).obstacles)
-    assert "act (Mine): computes something else than QCFS" in text
+    assert "act (Mine): its output differs from QCFS" in text
 
 
 def test_a_percentile_of_few_activations_is_told_before_training():
-    for count, messages in ((4, ["takes 1000 activations or more, got 48"]), (100, []), (None, [])):
+    for count, messages in ((4, ["needs at least 1000 activations, got 48"]), (100, []), (None, [])):
         example = images() if count is None else [(images(count), torch.zeros(count))]
         result = snnconv.check(Small(), example, method="percentile", percent=99.9, verbose=False)
         assert len(result.obstacles) == len(messages)
@@ -173,7 +173,7 @@ def test_half_precision_is_named_by_python_and_trained_in_full_by_command():
 
 def test_outputs_that_are_no_logits_are_told():
     found = check(Small(2), find("max_norm"), [(images(), torch.zeros(40))], classes=3)
-    assert "gives 2 for an image, expected 3 logits" in str(found.obstacles[0])
+    assert "returns 2 for an image, expected 3 logits" in str(found.obstacles[0])
 
 
 def test_what_ends_in_probabilities_is_told_to_leave_them_out():

@@ -190,7 +190,9 @@ def test_errors_are_told_in_our_words(exact_network, batches):
     recipe = RECIPES["max"]
     with pytest.raises(ValueError, match="no ReLU"):
         convert(exact_network("plain", lambda: QCFS(4)).double(), batches, recipe=recipe)
-    with pytest.raises(ValueError, match=r"Sequential: SpikingJelly cannot convert it .*non-defined.*; choose method="):
+    with pytest.raises(
+        ValueError, match=r"Sequential: SpikingJelly cannot convert this network .*non-defined.*; choose method="
+    ):
         convert(exact_network("plain", ReLU).double(), batches, recipe=partial(rate_coding, mode="most"))
 
 

@@ -102,7 +102,7 @@ def test_a_model_for_one_t_says_so(exact_network, exact_images, tmp_path):
     snn = snnconv.convert(exact_network("plain"), [(exact_images(8), torch.zeros(8))], method="temporal_bias", images=8)
     snn(exact_images(2), timesteps=3)
     snnconv.save(snn, tmp_path / "snn")
-    with pytest.raises(ValueError, match="was saved for T = 3 alone"):
+    with pytest.raises(ValueError, match="was saved for T = 3 only"):
         snnconv.load(tmp_path / "snn")(exact_images(2), timesteps=4)
 
 

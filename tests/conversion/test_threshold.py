@@ -178,7 +178,7 @@ def test_needs_images(exact_network):
 
 def test_a_percentile_needs_enough_of_them(exact_network, batches):
     with pytest.raises(
-        ValueError, match=r"^2: percent=99.9: takes 1000 activations or more, got 768; .*data\.calibration"
+        ValueError, match=r"^2: percent=99.9: needs at least 1000 activations, got 768; .*data\.calibration"
     ):
         convert(exact_network("plain", ReLU).double(), batches, neuron=IntegrateFire, rule=percentile)
 

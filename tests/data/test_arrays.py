@@ -124,7 +124,7 @@ def test_numbers_are_measured_and_kept_as_they_are(tmp_path):
         ({"x": np.zeros((4, 2), complex), "y": np.zeros(4, int)}, {}, "an array of complex128"),
         ({"x": np.array(["a", "b"]), "y": np.zeros(2, int)}, {}, "an array of <U1"),
         ({"a": np.zeros((4, 2)), "y": np.zeros(4, int)}, {}, r"holds a \[4, 2\], y \[4\]; expected inputs under one of"),
-        ({"x": np.zeros((4, 2)), "y": np.zeros(4, int)}, {"layout": "fist"}, "data.layout='fist': auto, first, last or none"),
+        ({"x": np.zeros((4, 2)), "y": np.zeros(4, int)}, {"layout": "fist"}, "data.layout='fist': must be auto, first, last"),
         ({"x": np.zeros((4, 2)), "y": np.zeros(4, int)}, {"test": 9}, "data.test=9: a share of the 4 samples"),
     ],
 )  # fmt: skip

@@ -66,7 +66,7 @@ def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
         (["a,kind", "1,x", "2,y"], {"drop": ["b"]}, "data.drop=b: no column"),
         (["a,kind", "1,x", "2,y"], {"drop": ["a"]}, "no columns are left as inputs"),
         (["a,kind", "1,x", "2,y"], {"targets": "numbers"}, "line 2, column kind: 'x'"),
-        (["a,kind", "1,x", "2,y"], {"targets": "class"}, "data.targets='class': classes or numbers"),
+        (["a,kind", "1,x", "2,y"], {"targets": "class"}, "data.targets='class': must be classes or numbers"),
         (["1,2", "3,4", "5,6"], {"target": "1"}, "its first line holds numbers"),
         (["a,a", "3,4", "5,6"], {"target": "a"}, "two columns have one name"),
         (["a,kind"], {}, "1 lines; expected a line of column names"),

@@ -428,15 +428,15 @@ def test_what_cannot_be_counted_has_no_energy(caplog):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weight_bits": 1}, "baseline.weight_bits=1: an integer number of bits from 2 to 16"),
-        ({"activation_bits": 17}, "baseline.activation_bits=17: an integer number of bits from 2 to 16"),
-        ({"image_bits": 4.0}, "baseline.image_bits=4.0: an integer number"),
-        ({"observer": "median"}, "baseline.observer='median': min_max, moving_average, percentile, mse or kl"),
-        ({"weight_observer": "kl"}, "baseline.weight_observer='kl': min_max or mse"),
-        ({"weights": "signed"}, "baseline.weights='signed': symmetric or affine"),
-        ({"momentum": 1.0}, "baseline.momentum=1.0: at least 0 and below 1"),
-        ({"percent": 0}, "baseline.percent=0: above 0"),
-        ({"per_image": 0}, "baseline.per_image=0: an integer of at least 1"),
+        ({"weight_bits": 1}, "baseline.weight_bits=1: must be an integer number of bits from 2 to 16"),
+        ({"activation_bits": 17}, "baseline.activation_bits=17: must be an integer number of bits from 2 to 16"),
+        ({"image_bits": 4.0}, "baseline.image_bits=4.0: must be an integer number"),
+        ({"observer": "median"}, "baseline.observer='median': must be min_max, moving_average, percentile, mse or kl"),
+        ({"weight_observer": "kl"}, "baseline.weight_observer='kl': must be min_max or mse"),
+        ({"weights": "signed"}, "baseline.weights='signed': must be symmetric or affine"),
+        ({"momentum": 1.0}, "baseline.momentum=1.0: must be at least 0 and below 1"),
+        ({"percent": 0}, "baseline.percent=0: must be above 0"),
+        ({"per_image": 0}, "baseline.per_image=0: must be an integer of at least 1"),
         ({"own_levels": True, "activation_bits": 3}, "7 levels above 0, too few for the 8 that this network"),
     ],
 )
@@ -449,8 +449,8 @@ def test_settings_that_make_no_sense_say_what_would(networks, data, settings, me
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "baseline.epochs=0: an integer of at least 1; without training baseline=ptq_static"),
-        ({"lr": 0}, "baseline.lr=0: a positive number"),
+        ({"epochs": 0}, "baseline.epochs=0: must be an integer of at least 1; for no training use baseline=ptq_static"),
+        ({"lr": 0}, "baseline.lr=0: must be a positive number"),
         ({"average": 1.5}, "baseline.momentum=1.5"),
     ],
 )

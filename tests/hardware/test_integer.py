@@ -179,7 +179,7 @@ def test_a_membrane_of_few_bits_saturates_on_both_paths(snn, batches):
     assert_equal_to_golden(narrower, images)
     assert max(narrower.widths().values()) <= least - 1
     for bits in (1, 25):
-        with pytest.raises(ValueError, match=f"membrane_bits={bits}: an integer from 2 to 24"):
+        with pytest.raises(ValueError, match=f"membrane_bits={bits}: must be an integer from 2 to 24"):
             integerize(snn, batches, membrane_bits=bits)
 
 

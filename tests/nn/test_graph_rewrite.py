@@ -162,9 +162,9 @@ def stage(module: nn.Module) -> nn.Module:
 
 
 OBSTACLES = {
-    "max pooling": (lambda: stage(nn.MaxPool2d(2)), "body.1 (MaxPool2d): no operator takes its place"),
+    "max pooling": (lambda: stage(nn.MaxPool2d(2)), "body.1 (MaxPool2d): no operator replaces it"),
     "adaptive max pooling": (lambda: stage(nn.AdaptiveMaxPool2d(1)), "body.1 (AdaptiveMaxPool2d): no operator"),
-    "ReLU": (lambda: stage(nn.ReLU()), "body.1 (ReLU): cannot be carried into spikes; replace it by QCFS"),
+    "ReLU": (lambda: stage(nn.ReLU()), "body.1 (ReLU): cannot be converted to spikes; replace it by QCFS"),
     "GELU": (lambda: stage(nn.GELU()), "body.1 (GELU): no operator"),
     "softmax": (lambda: stage(nn.Softmax(1)), "body.1 (Softmax): no operator"),
     "group norm": (lambda: stage(nn.GroupNorm(1, 2)), "body.1 (GroupNorm): no operator"),
@@ -196,11 +196,11 @@ OBSTACLES = {
     ),
     "activation used twice": (
         lambda: Net(lambda net, x: net.act(net.conv(net.act(x))), act=QCFS(4), conv=nn.Conv2d(2, 2, 1)),
-        "act (QCFS): used 2 times; each site holds its own potential",
+        "act (QCFS): used 2 times; a neuron stores its potential",
     ),
     "relu in a block": (
         lambda: nn.Sequential(QCFS(4), nn.Sequential(nn.Conv2d(2, 2, 1), nn.Sequential(nn.ReLU()))),
-        "1.1.0 (ReLU): cannot be carried",
+        "1.1.0 (ReLU): cannot be converted to spikes",
     ),
 }
 

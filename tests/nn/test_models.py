@@ -97,7 +97,7 @@ def test_the_imagenet_stem_pools_before_the_first_neuron():
 
 
 def test_an_unknown_stem_is_told():
-    with pytest.raises(ValueError, match=r"model.stem=large: small or imagenet"):
+    with pytest.raises(ValueError, match=r"model.stem=large: must be small or imagenet"):
         resnet18(5, (3, 32, 32), ReLU, stem="large")
 
 

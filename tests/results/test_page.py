@@ -215,11 +215,11 @@ def test_what_cannot_be_explained_does_not_lose_the_result(fresh_network, data, 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("explain.images=-1", "explain.images=-1: an integer of at least 0"),
-        ("explain.images=abc", "explain.images='abc': an integer"),
-        ("explain.images=1e9", "explain.images=1000000000.0: an integer"),
+        ("explain.images=-1", "explain.images=-1: must be an integer of at least 0"),
+        ("explain.images=abc", "explain.images='abc': must be an integer"),
+        ("explain.images=1e9", "explain.images=1000000000.0: must be an integer"),
         ("costs=[]", "costs: no table"),
-        ("explain.first_layer=never", "explain.first_layer='never': every_step or once"),
+        ("explain.first_layer=never", "explain.first_layer='never': must be every_step or once"),
     ],
 )
 def test_mistakes_are_told_before_anything_takes_long(compose_config, override, message, unchecked):

@@ -112,7 +112,7 @@ def test_a_run_asks_for_its_commit_before_it_begins(monkeypatch, tmp_path):
 
 
 def test_an_unknown_precision_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="precision='fp8': float32, tf32, bf16"):
+    with pytest.raises(ValueError, match="precision='fp8': must be one of float32, tf32, bf16"):
         environment.set_precision("fp8")
 
 

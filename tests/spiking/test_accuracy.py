@@ -175,7 +175,7 @@ def test_without_images_there_is_no_accuracy(snn):
         partial(accuracy_over_time, timesteps=2),
         partial(over_time, metric=torch.sub, timesteps=2),
     ):
-        with pytest.raises(ValueError, match="no images to evaluate"):
+        with pytest.raises(ValueError, match="the loader returned no images"):
             measure(snn, [])
 
 

@@ -61,7 +61,7 @@ def test_nobody_leaves_unless_asked(snn, tiny_batches):
 
 def test_a_model_that_has_to_know_t_cannot_exit(snn, tiny_batches):
     snn.timing = Timing(anytime=False)
-    with pytest.raises(ValueError, match="no image can leave early"):
+    with pytest.raises(ValueError, match="no image can exit early"):
         early_exit(snn, tiny_batches(), tiny_batches(), T)
 
 

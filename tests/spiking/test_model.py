@@ -287,7 +287,7 @@ def test_a_compiled_network_gives_the_same_logits(exact_network, exact_images):
     [
         ({"schedule": "fast"}, "simulate.schedule='fast'"),
         ({"chunk": 0}, "simulate.chunk=0"),
-        ({"event_driven": "no"}, "simulate.event_driven='no': true or false"),
+        ({"event_driven": "no"}, "simulate.event_driven='no': must be true or false"),
     ],
 )
 def test_wrong_settings_are_named(exact_network, wrong, message, unchecked):

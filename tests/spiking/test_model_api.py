@@ -36,7 +36,7 @@ def test_without_timesteps_the_model_takes_its_own():
     snn.timesteps = 5
     assert torch.equal(snn(IMAGES), snn(IMAGES, 5))
     snn.timesteps = None
-    with pytest.raises(ValueError, match=r"no T of its own; call model\(images, timesteps=8\)"):
+    with pytest.raises(ValueError, match=r"no default T; call model\(images, timesteps=8\)"):
         snn(IMAGES)
 
 
@@ -45,10 +45,10 @@ def test_without_timesteps_the_model_takes_its_own():
     [
         (
             (1, 8, 8),
-            r"images of shape \[1, 8, 8\]: 0 takes \[N, 1, H, W\]; for a single image use images.unsqueeze\(0\)",
+            r"images of shape \[1, 8, 8\]: 0 expects \[N, 1, H, W\]; for a single image use images.unsqueeze\(0\)",
         ),
-        ((2, 3, 8, 8), r"images of shape \[2, 3, 8, 8\]: 0 takes \[N, 1, H, W\]$"),
-        ((8,), r"images of shape \[8\]: a batch has a first axis"),
+        ((2, 3, 8, 8), r"images of shape \[2, 3, 8, 8\]: 0 expects \[N, 1, H, W\]$"),
+        ((8,), r"images of shape \[8\]: expected a batch"),
     ],
 )
 def test_images_of_another_shape_are_refused(shape, message):

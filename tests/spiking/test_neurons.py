@@ -173,5 +173,5 @@ def test_a_new_batch_size_starts_from_v_initial():
     "value", ["oops", None, [1.0, "a"], float("nan"), float("inf"), torch.tensor([0.5, torch.nan])]
 )
 def test_a_start_that_is_no_number_is_refused(value, unchecked):
-    with pytest.raises(ValueError, match=r"v_initial=.*: v\(0\) as a fraction of θ is a finite number"):
+    with pytest.raises(ValueError, match=r"v_initial=.*: must be a finite number"):
         IntegrateFire(1.0, value)

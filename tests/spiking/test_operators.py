@@ -197,5 +197,5 @@ def test_max_count_is_the_running_mean_of_max_pooling():
 
 
 def test_only_max_pooling_has_a_winner():
-    with pytest.raises(ValueError, match="GELU: no max pooling"):
+    with pytest.raises(ValueError, match="GELU: operators=winner supports only max pooling"):
         Winner(nn.GELU())

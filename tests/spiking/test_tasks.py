@@ -109,12 +109,12 @@ def test_targets_of_another_task_are_told(name, targets):
 
 def test_a_network_of_other_outputs_is_told():
     with pytest.raises(
-        ValueError, match=r"task=dense: the network gives \[4, 3\], the targets are \[4, 8, 8\]; choose another"
+        ValueError, match=r"task=dense: the network returns \[4, 3\], the targets are \[4, 8, 8\]; choose another"
     ):
         Dense().require_outputs(torch.zeros(4, 3), torch.zeros(4, 8, 8).long())
-    with pytest.raises(ValueError, match="readout='sum': mean, membrane or last"):
+    with pytest.raises(ValueError, match="readout='sum': must be mean, membrane or last"):
         Classify(readout="sum")
-    with pytest.raises(ValueError, match="name=Sequential: no metric of torchmetrics"):
+    with pytest.raises(ValueError, match="name=Sequential: not a metric of torchmetrics"):
         measure("Sequential")
     with pytest.raises(ValueError, match="is for classes and labels"):
         measure("F1Score", task=None)

@@ -82,7 +82,7 @@ def test_wrong_settings_are_named(settings, message, fresh_network, batches):
 
 
 def test_data_that_come_once_are_refused(fresh_network, batches):
-    with pytest.raises(ValueError, match="train: an iterator gives its batches once"):
+    with pytest.raises(ValueError, match="train: an iterator can be read only once"):
         fit(fresh_network(), iter(batches), **SETTINGS)
 
 

@@ -1,4 +1,4 @@
-"""Burst neurons: several spikes in one step release what a single one would leave behind.  Li & Zeng, IJCAI 2022."""
+"""Burst neurons: a neuron may emit several spikes in one step to release its residual potential.  Li & Zeng, IJCAI 2022."""
 
 import functools
 import math
@@ -34,15 +34,15 @@ def convert(
 ) -> SpikingModel:
     """`ann` with neurons that emit up to γ = `gamma` spikes of `share`·θ in a step, from v(0) = `v_initial` · `share`·θ.
 
-    θ as trained, or by `rule` from calibration images.  What a neuron can say in a step is clipped at γ·`share`·θ, where the
-    activation clips at θ: `share` = 1/γ makes the two equal, 1 leaves room for bursts above it.  ValueError for settings out of
-    range, a network that cannot be carried, or missing images.
+    θ is the trained threshold, or is computed by `rule` from calibration images.  The output of a neuron in one step is at most
+    γ·`share`·θ; the activation clips at θ.  `share` = 1/γ makes both limits equal; `share` = 1 permits bursts above θ.
+    ValueError for settings out of range, a network that cannot be converted, or missing images.
     """
     if isinstance(gamma, bool) or not isinstance(gamma, int) or gamma < 1:
-        raise ValueError(f"method.gamma={gamma!r}: spikes of one neuron in one step, an integer of at least 1")
+        raise ValueError(f"method.gamma={gamma!r}: must be an integer of at least 1 (spikes of one neuron in one step)")
     if not (math.isfinite(share) and share > 0):
         raise ValueError(
-            f"method.share={share}: what one spike counts as a fraction of θ, so a positive number (1, or 1/γ)"
+            f"method.share={share}: must be a positive number (size of one spike as a fraction of θ: 1, or 1/γ)"
         )
     theta = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
     network = to_spiking(ann, KINDS, lambda path, _: Burst(share * theta[path], gamma, v_initial))

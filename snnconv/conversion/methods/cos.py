@@ -1,4 +1,4 @@
-"""Calibrating offset spikes: every neuron tries its first inputs out and corrects its v(0).  Hao et al., ICLR 2023."""
+"""Calibrating offset spikes: every neuron simulates its first inputs, then corrects its v(0).  Hao et al., ICLR 2023."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -23,19 +23,18 @@ def convert(
     iterations: int = 1,
     simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
-    """`ann` with `neurons.offset_spikes`: a layer waits for the first ρ = `warmup` outputs of the one before it.
+    """`ann` with `neurons.offset_spikes`: a layer waits for the first ρ = `warmup` outputs of the layer before it.
 
-    With `iterations` = ρ every layer fires exactly as often as QCFS with L = ρ within the first ρ steps, so the mean logits at
-    T = ρ are those of that ANN.  Thresholds come from training, so `batches` is unused.  The paper counts ρ once; a network of
-    depth D answers first after D·ρ steps.  ValueError for settings out of range, or naming every layer that cannot be carried.
+    With `iterations` = ρ, the spike counts of every layer over the first ρ steps equal QCFS with L = ρ, so the mean logits at
+    T = ρ equal the logits of that ANN.  Thresholds come from training; `batches` is unused.  The paper counts ρ once, but a
+    network of depth D gives its first output after D·ρ steps.  ValueError for settings out of range, or naming every layer that
+    cannot be converted.
     """
     if type(warmup) is not int or warmup < 1:
-        raise ValueError(
-            f"method.warmup={warmup}: at least 1 input to try out, an integer; without any, this is method=qcfs"
-        )
+        raise ValueError(f"method.warmup={warmup}: must be an integer of at least 1; for no warm-up use method=qcfs")
     if type(iterations) is not int or not 1 <= iterations <= warmup:
-        raise ValueError(f"method.iterations={iterations}: 1 to {warmup}, the largest number of spikes that may be missing "
-                         f"in method.warmup={warmup} steps")  # fmt: skip
+        raise ValueError(f"method.iterations={iterations}: must be an integer from 1 to {warmup}, the largest number of spikes "
+                         f"that can be missing in method.warmup={warmup} steps")  # fmt: skip
     network = to_spiking(ann, QCFS, lambda path, site: OffsetSpikes(site.threshold.item(), warmup, iterations))
     latency = Latency(warmup=warmup, waits=True, needs_training="activation")
     return SpikingModel(network, latency, Timing(lookahead=warmup), simulation=simulate)

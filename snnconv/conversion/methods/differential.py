@@ -35,9 +35,9 @@ def convert(
 ) -> SpikingModel:
     """`ann` with neurons of 2n thresholds ±θ, ±θ/2, …, n = `thresholds_per_sign`, whose spikes are differences of running means.
 
-    A neuron fires the largest level of which |v| reaches `share`.  A spike of step t changes the mean that the next layers hold by
-    a t-th of its level, so a mean that has settled costs no spikes.  Non-linear layers run as running means; where their outputs
-    meet weights, a signed neuron makes spikes of them.  θ as trained, or by `rule` from calibration images.
+    A neuron emits the largest level for which |v| ≥ `share`·level.  A spike in step t changes the mean stored by the next layer by
+    level/t, so a constant mean needs no further spikes.  Non-linear layers run as running means; a signed neuron encodes their
+    outputs as spikes before the next weights.  θ is the trained threshold, or is computed by `rule` from calibration images.
     ValueError for settings out of range, a network that cannot be converted, or missing images.
     """
     theta = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
@@ -53,5 +53,5 @@ def convert(
 
 
 def _largest(site: Any) -> float:
-    """The largest output of an activation: θ of one with a trained threshold, the bound of a clipped ReLU, else infinity."""
+    """The largest output of an activation: its trained threshold θ, the bound of a clipped ReLU, or infinity for a ReLU."""
     return site.threshold.item() if is_activation(site) else float(getattr(site, "ceiling", math.inf))

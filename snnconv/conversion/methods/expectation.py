@@ -32,10 +32,10 @@ def convert(
 ) -> SpikingModel:
     """`ann` with neurons of 2n thresholds ±θ, ±θ/2, …, n = `thresholds_per_sign`, one signed spike a step.
 
-    A neuron in the place of an activation fires the largest level that |v| reaches, from v(0) of half the smallest one.  Other
-    non-linear layers run as running means, which the paper calls expectation compensation; where their outputs meet weights, a
-    signed neuron, which fires at 3/4 of a level from v(0) = 0, makes spikes of them.  θ as trained, or by `rule` from calibration
-    images.  ValueError for settings out of range, a network that cannot be converted, or missing images.
+    A neuron that replaces an activation emits the largest level ≤ |v|; its v(0) is half the smallest level.  Other non-linear
+    layers run as running means (the paper's expectation compensation); a signed neuron, which fires at 3/4 of a level and starts
+    from v(0) = 0, encodes their outputs as spikes before the next weights.  θ is the trained threshold, or is computed by `rule`
+    from calibration images.  ValueError for settings out of range, a network that cannot be converted, or missing images.
     """
     theta = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
 

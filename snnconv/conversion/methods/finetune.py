@@ -1,7 +1,7 @@
 """Training after conversion: the weights of a spiking network, through time, with surrogate gradients.  Rathi et al., ICLR 2020.
 
-The start from a converted network is that of hybrid training (Rathi et al.); the ANN that was converted teaches, or a better one
-(Hinton et al., 2015, distillation).  The neurons stay plain integrate-and-fire, so inference costs nothing more.
+Training starts from a converted network, as in hybrid training (Rathi et al.).  The teacher is the ANN that was converted, or a
+better network (distillation; Hinton et al., 2015).  The neurons stay plain integrate-and-fire, so inference costs nothing more.
 """
 
 import functools
@@ -38,16 +38,16 @@ log = logging.getLogger(__name__)
 def _rehearse(ann: nn.Module, batches: Iterable, *, base: Any, teacher: str | None = None, start: str | None = None,
               load: str | None = None, save: str | None = None, data: Any = None, simulate: Any = None,
               **settings: Any) -> None:  # fmt: skip
-    """Everything but the training."""
-    how, few = Settings(**settings), list(batches)
-    require_files(how.distill, teacher, start, load, save)
-    snn = method.rehearse(functools.partial(_built(base), simulate=Simulation(fold_threshold=False)), ann, few)
+    """Check everything that `convert` needs, without training."""
+    training, samples = Settings(**settings), list(batches)
+    require_files(training.distill, teacher, start, load, save)
+    snn = method.rehearse(functools.partial(_built(base), simulate=Simulation(fold_threshold=False)), ann, samples)
     if snn is not None:
-        record = load_trained(trainable(snn, how), start or load, keep_potential=not load)
+        record = load_trained(trainable(snn, training), start or load, keep_potential=not load)
         if load:
             require_same_network(record, weights_hash(ann), load)
-    if teacher and few:
-        _teacher(ann, teacher, few[0][0])
+    if teacher and samples:
+        _teacher(ann, teacher, samples[0][0])
 
 
 @converts(rehearse=_rehearse, **defaults())
@@ -66,45 +66,45 @@ def convert(
 ) -> SpikingModel:
     """`ann` converted by `base`, another method, then trained on `data` (see `training.through_time.Settings`).
 
-    `base` is a method, `data` batches or `Splits` (its training images); both may be configurations.  The network of the run folder
-    `teacher` teaches in place of `ann` (what it may need is trusted by `trust.trusting`).  `save` names a file for the trained
-    network, written after every epoch.  Such a file, of any T, is the start of another training (`start`), or replaces it
-    (`load`); the seconds that it took count as this model's, too.
+    `base` is a method; `data` is an iterable of batches, or `Splits`, whose training images are used.  Both may be configurations.
+    `teacher` is a run folder whose network replaces `ann` as the teacher (`trust.trusting` permits its classes).  `save` is the
+    file to which the trained network is written after every epoch.  Such a file, of any T, can be the starting point of another
+    training (`start`), or can be loaded instead of training (`load`); its training time is added to this model's.
     ValueError if `base` gives neurons other than plain integrate-and-fire.
     """
-    how = Settings(**settings)
-    require_files(how.distill, teacher, start, load, save)
+    training = Settings(**settings)
+    require_files(training.distill, teacher, start, load, save)
     snn = _built(base)(ann, batches, simulate=Simulation(fold_threshold=False))
-    network = trainable(snn, how)
+    network = trainable(snn, training)
     record = load_trained(network, start or load, keep_potential=not load)
     hashed, spent = weights_hash(ann), float(record.get("seconds", 0))
     timed = "seconds" in record or not (start or load)
     if not timed:
-        log.warning("%s does not record how long it was trained; wall_seconds.convert lacks that", start or load)
+        log.warning("%s does not record its training time; wall_seconds.convert does not include it", start or load)
     if load:
         _check_loaded(record, hashed, load)
         save_trained(network, save, record)
     else:
         train = getattr(built := _built(data), "train", built)
         record = {
-            **how.as_dict(),
+            **training.as_dict(),
             "teacher": teacher and identity(teacher),
             "start": start and history(record, hashed),
-            "of": how.epochs,
+            "of": training.epochs,
             "network": hashed,
         }
-        taught_by = fold_batchnorm(ann) if how.distill else None  # a copy, in eval mode
+        teaching = fold_batchnorm(ann) if training.distill else None  # a copy, in eval mode
         if teacher:
-            taught_by = _teacher(ann, teacher, next(iter(train))[0])
+            teaching = _teacher(ann, teacher, next(iter(train))[0])
         began = time.perf_counter()
 
         def after_epoch(done: int) -> None:
             seconds = {"seconds": round(spent + time.perf_counter() - began, 3)} if timed else {}
             save_trained(network, save, {**record, "epochs": done, **seconds})
 
-        train_through_time(network, taught_by, train, how, after_epoch)
+        train_through_time(network, teaching, train, training, after_epoch)
     latency = replace(snn.latency, needs_training="weights")
-    timesteps: Any = how.timesteps  # Settings has made it one number
+    timesteps: Any = training.timesteps  # `Settings` has converted it to one number
     return SpikingModel(
         plain(network), latency, timesteps=timesteps, facts=_facts(record), spent=spent, simulation=simulate
     )
@@ -115,12 +115,14 @@ def _built(part: Any) -> Any:
 
 
 def _check_loaded(record: Mapping[str, Any], network: str, load: str) -> None:
-    """ValueError if `load` was trained from another network; warnings if its training is unknown or was interrupted."""
+    """ValueError if `load` was trained from another network; warnings if its training is not recorded or was interrupted."""
     require_same_network(record, network, load)
     if not record:
-        log.warning("method.load=%s has no record of its training; the settings of method.* need not be its own", load)
+        log.warning("method.load=%s has no record of its training; its settings may differ from method.*", load)
     elif record["epochs"] != record["of"]:
-        log.warning("method.load=%s: %d epochs of %d, all that was trained of it", load, record["epochs"], record["of"])
+        log.warning(
+            "method.load=%s: training was interrupted after epoch %d of %d", load, record["epochs"], record["of"]
+        )
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +132,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _teacher(ann: nn.Module, run: str, images: Tensor) -> nn.Module:
-    """The network of the folder `run`; ValueError if it does not take the `images` or make the logits of `ann`."""
+    """The network of the folder `run`; ValueError if it does not accept `images` or has another number of logits than `ann`."""
     folded = fold_batchnorm(ann)
     dtype = next(folded.parameters()).dtype
     with torch.no_grad():

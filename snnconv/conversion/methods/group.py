@@ -1,4 +1,4 @@
-"""Group neurons: m members share a membrane and answer in one step what one neuron would need m for.  Lv et al., ICASSP 2024."""
+"""Group neurons: m neurons share one membrane and emit in one step as many spikes as one neuron in m.  Lv et al., ICASSP 2024."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -29,12 +29,13 @@ def convert(
 ) -> SpikingModel:
     """`ann` with groups of m = `members` neurons of thresholds θ/m, 2θ/m, …, θ on one membrane, v(0) = θ/2m.
 
-    Each threshold that v reaches is a spike of θ/m, subtracted from v; together that is a burst neuron of θ/m with at most m
-    spikes.  One step is QCFS with L = m, T steps distinguish m·T levels.  θ as trained, or by `rule` (told L = m) from
-    calibration images.  ValueError for settings out of range, a network that cannot be carried, or missing images.
+    Each threshold that v reaches emits a spike of θ/m, which is subtracted from v.  The group is equal to a burst neuron of
+    threshold θ/m with at most m spikes.  One step computes QCFS with L = m; T steps distinguish m·T levels.  θ is the trained
+    threshold, or is computed by `rule` (with L = m) from calibration images.  ValueError for settings out of range, a network that
+    cannot be converted, or missing images.
     """
     if isinstance(members, bool) or not isinstance(members, int) or members < 1:
-        raise ValueError(f"method.members={members!r}: neurons in a group, an integer of at least 1")
+        raise ValueError(f"method.members={members!r}: must be an integer of at least 1 (neurons in a group)")
     theta = thresholds(ann, KINDS, batches, rule, levels=members, per_channel=per_channel)
     network = to_spiking(ann, KINDS, lambda path, _: Burst(theta[path] / members, members, v_initial=0.5))
     return SpikingModel(network, Latency(spike_levels=members, needs_training=training_of(ann)), simulation=simulate)

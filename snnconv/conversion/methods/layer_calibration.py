@@ -1,4 +1,4 @@
-"""Layer by layer, what neurons emit is brought to what the ANN puts out: SNN calibration.  Li et al., ICML 2021; IJCV 2024."""
+"""SNN calibration: correct the mean output of each layer towards the ANN's, layer by layer.  Li et al., ICML 2021; IJCV 2024."""
 
 import copy
 import functools
@@ -41,26 +41,26 @@ def convert(
     seed: int = 0,
     simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
-    """`ann` with integrate-and-fire neurons, corrected one after the other on `images` calibration images for each T asked for.
+    """`ann` with integrate-and-fire neurons whose layers are corrected in order, on `images` calibration images, for each T.
 
-    With a the ANN's activation, s̄ the mean output over T steps after what comes before was corrected, and means over images:
+    Let a be the ANN's activation, and s̄ the mean output over T steps once all earlier layers are corrected; means are over images.
 
-    light     a constant current b_c = mean(a − s̄), over space too, is added in channel c.
-    advanced  the weights of the layer are trained for `epochs` by Adam (`batch_size`, rate `lr` that a cosine brings to 0) on
-              |qcfs(z̄, θ, T) − a|², z̄ the current for the mean input; then v(0) += T·mean(a − s̄) for each neuron.
-              `epochs` = 0: v(0) alone.
+    light     a constant current b_c = mean(a − s̄), averaged over space too, is added to channel c.
+    advanced  the weights of the layer are trained for `epochs` with Adam (`batch_size`, learning rate `lr` with a cosine schedule)
+              on |qcfs(z̄, θ, T) − a|², where z̄ is the current for the mean input; then v(0) += T·mean(a − s̄) for each neuron.
+              With `epochs` = 0 only v(0) is changed.
 
-    Neurons start from v(0) = θ/2, as everywhere here; the authors' code starts from 0 and adds θ/2T in each step, which is as much
-    after T steps and comes later.  Trained thresholds stay; those of ReLU networks are found by `rule` with levels = T.
+    Neurons start from v(0) = θ/2, as in all methods here.  The authors' code starts from 0 and adds θ/2T in each step; the sum
+    after T steps is the same.  Trained thresholds are not changed; `rule` computes thresholds of ReLU networks with levels = T.
 
-    ValueError for settings out of range, without images, or naming the path of every layer that cannot be carried.
+    ValueError for settings out of range, without images, or naming the path of every layer that cannot be converted.
     """
     if variant not in ("light", "advanced"):
         raise ValueError(f"method.variant={variant!r}: light (biases) or advanced (initial potentials and weights)")
     if type(epochs) is not int or epochs < 0 or type(batch_size) is not int or batch_size < 1 or not 0 < lr < math.inf:
         raise ValueError(f"method.epochs={epochs}, method.batch_size={batch_size}, method.lr={lr}: "
                          "an integer of at least 0, one of at least 1, a number above 0")  # fmt: skip
-    ann = copy.deepcopy(ann)  # the caller's may change before a T is requested
+    ann = copy.deepcopy(ann)  # the caller's network may change before a T is requested
     find = functools.partial(thresholds, ann, KINDS, batches, rule, per_channel=per_channel)
     training = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     advanced = None if variant == "light" else functools.partial(_advanced, training=training)
@@ -84,7 +84,7 @@ def _calibrated(
     seed: int,
     timesteps: int,
 ) -> nn.Module:
-    """The same, calibrated layer by layer on `images` for T = `timesteps`: by biases, or by `advanced`."""
+    """`ann` as a spiking network, calibrated layer by layer on `images` for T = `timesteps`: by biases, or by `advanced`."""
     network, trained = _uncalibrated(ann, find, timesteps), set[nn.Parameter]()
     generator = torch.Generator().manual_seed(seed)
     for site in side_by_side(ann, network, images, timesteps):
@@ -120,7 +120,7 @@ def distill(
     theta, one = _meeting(threshold, target, axis=1), target.new_ones(())
     optimizer = torch.optim.Adam(weights, lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * math.ceil(len(target) / batch_size))
-    wanted = [w.requires_grad for w in weights]
+    required = [w.requires_grad for w in weights]
     for w in weights:
         w.requires_grad_()
     for _ in range(epochs):
@@ -132,10 +132,10 @@ def distill(
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-    for w, was_wanted in zip(weights, wanted, strict=True):
-        w.requires_grad_(was_wanted)
+    for w, requires_grad in zip(weights, required, strict=True):
+        w.requires_grad_(requires_grad)
 
 
 def _meeting(theta: float | Tensor, x: Tensor, axis: int) -> float | Tensor:
-    """θ, shaped to meet the channels of `x`."""
+    """θ, reshaped so that it broadcasts along the channels of `x`."""
     return by_channel(theta.to(x), x, axis) if isinstance(theta, Tensor) else theta

@@ -1,4 +1,4 @@
-"""Parallel conversion: each layer waits for all its inputs and fires as often as QCFS says, exactly.  Hao et al., ICML 2025."""
+"""Parallel conversion: a layer waits for all its inputs; its spike count equals QCFS exactly.  Hao et al., ICML 2025."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,12 +18,12 @@ from snnconv.spiking.simulation import Simulation, Timing
 def convert(
     ann: nn.Module, batches: Iterable, *, simulate: Simulation | Mapping[str, Any] | None = None
 ) -> SpikingModel:
-    """`ann` with `neurons.parallel`: the mean logits at T are those of the ANN whose every QCFS has T levels.
+    """`ann` with `neurons.parallel`: the mean logits at T equal the logits of the ANN in which every QCFS has T levels.
 
-    So at T = L they are the trained ANN's (up to rounding, which in float32 moves a current over the edge of a level now and
-    then), and every other T costs what requantization costs.  A network of depth D answers after D·T steps.
+    At T = L they equal the logits of the trained ANN, except that float32 rounding sometimes moves a current across the edge of a
+    level.  At any other T accuracy changes as by requantization to T levels.  A network of depth D has its output after D·T steps.
 
-    Thresholds come from training, so `batches` is unused.  ValueError naming every layer that cannot be carried.
+    Thresholds come from training; `batches` is unused.  ValueError naming every layer that cannot be converted.
     """
     network = to_spiking(ann, QCFS, lambda path, site: Parallel(site.threshold.item()))
     latency = Latency(waits=True, needs_training="activation")

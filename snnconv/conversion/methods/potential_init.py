@@ -34,17 +34,17 @@ def convert(
 ) -> SpikingModel:
     """`ann` with integrate-and-fire neurons of the same θ, which differ in v(0) only.
 
-    constant    v(0) = θ/2: the expected conversion error of evenly distributed currents is 0.
-    per_neuron  v(0) = θ/2 + T·mean(a − s̄), for each T asked for: a the ANN's activation, s̄ the neuron's mean output over T steps
-                from θ/2, when the layers before it have their v(0); mean over the first `images` calibration images.  The
-                authors' code spreads the θ/2 evenly over the T steps (yhhhli/SNN_Calibration, models/spiking_layer.py).
+    constant    v(0) = θ/2: the expected conversion error of uniformly distributed currents is 0.
+    per_neuron  v(0) = θ/2 + T·mean(a − s̄), separately for each T: a is the ANN's activation, and s̄ the neuron's mean output over T
+                steps that start from θ/2, once all earlier layers have their v(0); the mean is over the first `images` calibration
+                images.  The authors' code spreads θ/2 evenly over the T steps (yhhhli/SNN_Calibration, models/spiking_layer.py).
 
-    Trained thresholds stay; those of ReLU networks are found by `rule`, which is told `levels`.  ValueError for another `variant`,
-    without images where they are needed, or naming the path of every layer that cannot be carried.
+    Trained thresholds are not changed; thresholds of ReLU networks are computed by `rule` with `levels`.  ValueError for another
+    `variant`, without images where they are needed, or naming the path of every layer that cannot be converted.
     """
     if variant not in ("constant", "per_neuron"):
         raise ValueError(
-            f"method.variant={variant!r}: constant (θ/2 everywhere) or per_neuron (θ/2 and what is missing)"
+            f"method.variant={variant!r}: constant (θ/2 everywhere) or per_neuron (θ/2 and a correction for each neuron)"
         )
     theta, ann = thresholds(ann, KINDS, batches, rule, levels=levels), copy.deepcopy(ann)
     latency = Latency(needs_training=training_of(ann))
@@ -57,7 +57,7 @@ def convert(
 
 
 def with_potentials(ann: nn.Module, theta: Mapping[str, Any], images: Tensor, timesteps: int) -> nn.Module:
-    """`ann` with neurons of these θ, by path, whose v(0) correct their mean outputs on `images` over T = `timesteps` steps."""
+    """`ann` with neurons of thresholds `theta` (by path); v(0) corrects their mean outputs on `images` over `timesteps` steps."""
     network = to_spiking(ann, KINDS, lambda path, site: IntegrateFire(theta[path]))
     for site in side_by_side(ann, network, images, timesteps):
         missing = timesteps * (site.activation - site.output().mean(0)).mean(0)

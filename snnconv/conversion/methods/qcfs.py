@@ -24,7 +24,7 @@ def convert(
 ) -> SpikingModel:
     """`ann` as a spiking network.  Thresholds come from training, so `batches` is unused.
 
-    ValueError names the path of every layer that cannot be carried.
+    ValueError naming the path of every layer that cannot be converted.
     """
     network = to_spiking(ann, QCFS, lambda path, site: neuron(threshold=site.threshold.item()))
     return SpikingModel(network, Latency(needs_training="activation"), simulation=simulate)

@@ -1,4 +1,4 @@
-"""Spikes that can be taken back: signed neurons with memory, by the rule of Fast-SNN or that of SNM."""
+"""Signed neurons with memory: a negative spike cancels an earlier one, by the rule of Fast-SNN or of SNM."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -29,16 +29,17 @@ def convert(
     per_channel: bool = False,
     simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
-    """`ann` with `neurons.signed.Signed` in the place of its activations.
+    """`ann` with `neurons.signed.Signed` in place of its activations.
 
-    `negative` and `v_initial` tell the rules apart: Hu et al., TPAMI 2023 (Fast-SNN; here every layer answers at once, there it
-    waits for the whole spike train of the layer before), and Wang et al., IJCAI 2022 (SNM).  θ as trained, or by `rule` from
-    calibration images.  ValueError for a rule that cannot be, a network that cannot be carried, or missing images.
+    `negative` and `v_initial` select the rule: that of Hu et al., TPAMI 2023 (Fast-SNN), or that of Wang et al., IJCAI 2022 (SNM).
+    In Fast-SNN a layer waits for the whole spike train of the layer before it; here every layer gives its output in the same step.
+    θ is the trained threshold, or is computed by `rule` from calibration images.  ValueError for settings out of range, a network
+    that cannot be converted, or missing images.
     """
     theta = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
     network = to_spiking(ann, KINDS, lambda path, _: Signed(theta[path], v_initial, negative))
     return SpikingModel(network, Latency(signed=True, needs_training=training_of(ann)), simulation=simulate)
 
 
-SNM = "Signed neurons with memory: a spike is taken back once v has fallen to −θ.  Wang et al., IJCAI 2022."
+SNM = "Signed neurons with memory: a negative spike cancels an earlier one when v ≤ −θ.  Wang et al., IJCAI 2022."
 convert.variant("signed_snm", SNM, negative=1.0, v_initial=0.0, rule=largest)

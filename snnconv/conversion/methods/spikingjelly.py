@@ -1,4 +1,4 @@
-"""SpikingJelly's own conversion as an entrant: what its recipes make of a ReLU network, under the same clock as the others."""
+"""SpikingJelly's own conversion recipes as methods, simulated in the same way as all other methods."""
 
 import contextlib
 import functools
@@ -22,14 +22,14 @@ from snnconv.spiking.simulation import Simulation
 
 
 class _Neurons:
-    """Mixed into a recipe: asks for neurons in the places of the ReLUs, and for nothing else.
+    """Mixin for a recipe that replaces ReLUs by neurons and leaves all other layers as they are.
 
-    A recipe goes on to make the other layers run over several steps, and refuses a network with one that it does not know, as
-    F.pad.  Here the clock of `SpikingModel` runs them.
+    A recipe would also wrap the other layers so that they run over several steps, and raises an error for layers that it does not
+    support, such as F.pad.  Here `SpikingModel` runs them step by step.
     """
 
     def replace(self, converter: ann2snn.FXConverter, fx_model: fx.GraphModule) -> fx.GraphModule:
-        """`fx_model`, in which the neurons stand; the recipe's own error where it did not get that far."""
+        """`fx_model` with neurons; raises the recipe's own error if a ReLU is left."""
         try:
             return super().replace(converter, fx_model)  # type: ignore[misc]
         except ValueError:
@@ -47,9 +47,9 @@ class _LocalThresholdBalancing(_Neurons, ann2snn.LocalThresholdBalancingRecipe):
 
 
 def rate_coding(batches: Iterable, **settings: Any) -> ann2snn.RateCodingRecipe:
-    """Thresholds from the largest activation or a percentile, a moving average over batches.
+    """Recipe for thresholds from the largest activation or a percentile, as a moving average over batches.
 
-    ValueError for `half_threshold` without `channel_wise`, which SpikingJelly 2.0 would ignore.
+    ValueError for `half_threshold` without `channel_wise`, because SpikingJelly 2.0 would ignore `half_threshold`.
     """
     if settings.get("half_threshold") and not settings.get("channel_wise"):
         raise ValueError("method.recipe.half_threshold=true: SpikingJelly honours it only with channel_wise=true")
@@ -57,12 +57,12 @@ def rate_coding(batches: Iterable, **settings: Any) -> ann2snn.RateCodingRecipe:
 
 
 def local_threshold_balancing(batches: Iterable, **settings: Any) -> ann2snn.LocalThresholdBalancingRecipe:
-    """Thresholds of each channel that grow with what they clip, one step a batch; v(0) = θ/2."""
+    """Recipe for one threshold per channel, which grows with the activation that it clips, once per batch; v(0) = θ/2."""
     return _LocalThresholdBalancing(batches, **settings)
 
 
 def _briefly(ann: nn.Module, batches: Iterable, *, iterations: int = 1, **settings: Any) -> SpikingModel:
-    """`convert` with one iteration (or fewer, if that is the mistake)."""
+    """`convert` with at most one iteration (an `iterations` below 1 still raises its error)."""
     return convert(ann, batches, iterations=min(iterations, 1), **settings)
 
 
@@ -77,28 +77,28 @@ def convert(
     readout_from: int = 1,
     simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
-    """`ann` with the thresholds and nodes of SpikingJelly's `recipe`, in the places of its ReLUs.
+    """`ann` with the thresholds and neurons of SpikingJelly's `recipe` in place of its ReLUs.
 
-    The recipe moves its thresholds `iterations` times, by `batch_size` calibration images.
+    The recipe updates its thresholds `iterations` times, each time with `batch_size` calibration images.
 
-    Emits the spikes of the network that `ann2snn.FXConverter(recipe).convert(ann)` returns (SpikingJelly 2.0), batch norms
-    folded before it.  Logits before step `readout_from` do not count in the prediction (its `delay_start` + 1).
+    The spikes equal those of the network that `ann2snn.FXConverter(recipe).convert(ann)` returns (SpikingJelly 2.0) after batch
+    norms are folded.  Logits before step `readout_from` do not count in the prediction (`delay_start` + 1 in SpikingJelly).
 
-    ValueError without images, for settings out of range, where SpikingJelly refuses the network, or naming the path of every layer
-    that cannot be carried.
+    ValueError without images, for settings out of range, if SpikingJelly cannot convert the network, or naming the path of every
+    layer that cannot be converted.
     """
     if type(readout_from) is not int or readout_from < 1:
-        raise ValueError(f"method.readout_from={readout_from}: an integer of at least 1")
+        raise ValueError(f"method.readout_from={readout_from}: must be an integer of at least 1")
     parts = in_batches(batches, batch_size, iterations)
     if not parts:
         raise ValueError(
-            "SpikingJelly's recipes find thresholds on calibration images, and there are none (data.calibration)"
+            "SpikingJelly's recipes need calibration images to compute thresholds, and there are none (data.calibration)"
         )
     if clipped := [path for path, module in ann.named_modules() if hasattr(module, "ceiling")]:
         raise ValueError(
-            f"{clipped[0]}: a clipped ReLU, which SpikingJelly's recipes would take for ReLU; choose method=percentile"
+            f"{clipped[0]}: a clipped ReLU, which SpikingJelly's recipes would treat as a ReLU; choose method=percentile"
         )
-    folded = replace_modules(fold_batchnorm(ann), nn.ReLU, lambda _: nn.ReLU())  # it overlooks subclasses
+    folded = replace_modules(fold_batchnorm(ann), nn.ReLU, lambda _: nn.ReLU())  # SpikingJelly overlooks subclasses
     neurons = spikingjelly_neurons(folded, recipe(parts))
     network = to_spiking(folded, nn.ReLU, lambda path, site: neurons[path])
     return SpikingModel(network, Latency(readout_from=readout_from), simulation=simulate)
@@ -117,15 +117,15 @@ convert.variant("spikingjelly_ltb", LTB, recipe=local_threshold_balancing)
 
 
 def spikingjelly_neurons(network: nn.Module, recipe: ann2snn.FXConversionRecipe) -> dict[str, SpikingJellyNeuron]:
-    """The neuron that `recipe` puts in the place of each ReLU of `network`, by the path of the ReLU."""
+    """The neuron by which `recipe` replaces each ReLU of `network`, by the path of the ReLU."""
     paths = [str(node.target) for node in trace(network).nodes if node.op == "call_module"]
     paths = [path for path in paths if isinstance(network.get_submodule(path), nn.ReLU)]
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
             converted = ann2snn.FXConverter(recipe).convert(network)
-    except Exception as error:  # it raises what it meets on its way
+    except Exception as error:  # SpikingJelly raises errors of any type
         raise ValueError(
-            f"{type(network).__name__}: SpikingJelly cannot convert it ({error}); "
+            f"{type(network).__name__}: SpikingJelly cannot convert this network ({error}); "
             "choose method=percentile or method=threshold_balancing"
         ) from error
     modules: dict[str, Any] = dict(converted.named_modules())

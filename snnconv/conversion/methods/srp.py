@@ -1,4 +1,4 @@
-"""Residual potential: after some steps of observation, neurons that should not have fired are silent.  Hao et al., AAAI 2023."""
+"""Residual potentials: after a warm-up, neurons that should not have fired are silenced.  Hao et al., AAAI 2023 (SRP)."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,15 +18,13 @@ from snnconv.spiking.simulation import Simulation, Timing
 def convert(
     ann: nn.Module, batches: Iterable, *, warmup: int = 4, simulate: Simulation | Mapping[str, Any] | None = None
 ) -> SpikingModel:
-    """`ann` with `neurons.residual_potential`, whose first τ = `warmup` steps an image are simulated and not returned.
+    """`ann` with `neurons.residual_potential`; the first τ = `warmup` steps of each image are simulated but not returned.
 
-    All layers ask at the same step.  Thresholds come from training, so `batches` is unused.  Tables of the paper call T what
-    follows τ.  ValueError for τ < 1, or naming the path of every layer that cannot be carried.
+    All layers evaluate their residual potentials after the same step.  Thresholds come from training; `batches` is unused.  In the
+    tables of the paper, T does not include τ.  ValueError for τ < 1, or naming the path of every layer that cannot be converted.
     """
     if type(warmup) is not int or warmup < 1:
-        raise ValueError(
-            f"method.warmup={warmup}: at least 1 step of observation, an integer; without any, this is method=qcfs"
-        )
+        raise ValueError(f"method.warmup={warmup}: must be an integer of at least 1; for no warm-up use method=qcfs")
     network = to_spiking(ann, QCFS, lambda path, site: ResidualPotential(site.threshold.item(), warmup))
     latency = Latency(warmup=warmup, needs_training="activation")
     return SpikingModel(network, latency, Timing(discard=warmup), simulation=simulate)

@@ -1,4 +1,4 @@
-"""The lossless reference: ST-BIF neurons settle to the quantized network itself.  You et al., ICML 2024 (SpikeZIP-TF)."""
+"""Lossless reference: summed outputs of ST-BIF neurons converge to the quantized network.  You et al., ICML 2024 (SpikeZIP-TF)."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -24,22 +24,22 @@ def convert(
     presented: int | None = None,
     simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
-    """`ann` with `neurons.st_bif.STBIF` of its own θ and L in the place of its activations; `batches` is unused.
+    """`ann` with `neurons.st_bif.STBIF` of the same θ and L in place of its activations; `batches` is unused.
 
-    Image and biases are given in parts, in the first `presented` steps (by default the largest L), and nothing afterwards.  So
-    every current ends, and after enough steps each layer has emitted its activation, and the readout the logits, *in sum*: the
-    mean of T steps is a T-th of them, with the same argmax.  ValueError if `presented` is out of range, or naming what cannot be
-    carried.
+    The image and the biases are divided into equal parts, one for each of the first `presented` steps (by default the largest L);
+    later steps receive nothing.  After enough steps the *sum* of the spikes of a layer equals its activation, and the sum of the
+    outputs equals the logits; the mean over T steps is 1/T of the logits, with the same argmax.  ValueError if `presented` is out
+    of range, or naming every layer that cannot be converted.
     """
     if presented is not None and (isinstance(presented, bool) or not isinstance(presented, int) or presented < 1):
         raise ValueError(
-            f"method.presented={presented!r}: steps in which the image is given, an integer of at least 1, or null"
+            f"method.presented={presented!r}: must be an integer of at least 1 (steps that receive the image), or null"
         )
     levels = max(site.levels for site in ann.modules() if isinstance(site, QCFS))
     network = to_spiking(ann, QCFS, lambda path, site: STBIF(site.threshold.item(), site.levels))
     for module in network.modules():
         if isinstance(module, RunningMean):
-            module.normalized = False  # inputs are given in parts, so sums stand for activations
+            module.normalized = False  # inputs are given in parts, so sums (not means) represent activations
     return SpikingModel(
         homogeneous(network, OverTime),
         Latency(signed=True, needs_training="activation"),

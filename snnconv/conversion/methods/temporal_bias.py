@@ -39,24 +39,27 @@ def convert(
     per_channel: bool = False,
     simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
-    """`ann` with integrate-and-fire neurons that receive b(t) beside their current x(t), from v(0) = θ/2.
+    """`ann` with integrate-and-fire neurons that add a bias b(t) to their current x(t), from v(0) = θ/2.
 
-    Each round takes its share of `images` calibration images through the layers, in order, and in each layer through time:
-    b(t) ← b(t) − α·mean(s(t) − a), with a the ANN's activation and s(t) what the neuron emits with the bias so far, the mean over
-    images and space.  The neuron then goes on with the new b(t).  Before the first round b is 0.
+    The `images` calibration images are divided among the rounds.  In each round, layer by layer and step by step,
+    b(t) ← b(t) − α·mean(s(t) − a), where a is the ANN's activation, s(t) the output of the neuron with the present bias, and the
+    mean is over images and space.  The neuron then continues with the new b(t).  Before the first round b = 0.
 
-    b(t) depends on steps up to t alone, so biases for T steps begin with those for fewer: `anytime`.  Trained thresholds stay;
-    those of ReLU networks are found by `rule`, with `levels` = T if it is None, and then the network depends on T through them.
+    b(t) depends only on steps up to t, so the biases for a smaller T are the first of those for a larger T (`anytime`).  Trained
+    thresholds are not changed; thresholds of ReLU networks are computed by `rule` with `levels`.  If `levels` is None the rule uses
+    levels = T, and the network then depends on T.
 
-    ValueError for settings out of range, without images, or naming the path of every layer that cannot be carried.
+    ValueError for settings out of range, without images, or naming the path of every layer that cannot be converted.
     """
     if not 0 < alpha <= 1:
-        raise ValueError(f"method.alpha={alpha}: above 0 and at most 1, the share of an error that a round corrects")
+        raise ValueError(
+            f"method.alpha={alpha}: must be above 0 and at most 1 (share of the error that a round corrects)"
+        )
     if type(rounds) is not int or rounds < 1:
-        raise ValueError(f"method.rounds={rounds}: an integer of at least 1")
+        raise ValueError(f"method.rounds={rounds}: must be an integer of at least 1")
     if levels is not None and (type(levels) is not int or levels < 1):
-        raise ValueError(f"method.levels={levels}: an integer of at least 1, or null for T itself")
-    ann = copy.deepcopy(ann)  # the caller's may change before a T is requested
+        raise ValueError(f"method.levels={levels}: must be an integer of at least 1, or null for T")
+    ann = copy.deepcopy(ann)  # the caller's network may change before a T is requested
     parts = calibration_images(batches, images).chunk(rounds)
     find = functools.partial(thresholds, ann, KINDS, batches, rule, per_channel=per_channel)
     from_training = all(is_activation(module) for module in ann.modules() if isinstance(module, KINDS))
@@ -70,7 +73,7 @@ def convert(
 
 
 def _uncalibrated(ann: nn.Module, find: Find, levels: int | None, timesteps: int) -> nn.Module:
-    """`ann` with biased neurons, b = 0, of the thresholds that `find` returns for `levels` (None: T = `timesteps`)."""
+    """`ann` with biased neurons, b = 0, and the thresholds that `find` returns for `levels` (None: T = `timesteps`)."""
     theta = find(levels=levels or timesteps)
     return to_spiking(ann, KINDS, lambda path, site: BiasedIntegrateFire(theta[path], torch.zeros(timesteps, 1)))
 
@@ -78,7 +81,7 @@ def _uncalibrated(ann: nn.Module, find: Find, levels: int | None, timesteps: int
 def _calibrated(
     ann: nn.Module, find: Find, levels: int | None, parts: Iterable[Tensor], alpha: float, timesteps: int
 ) -> nn.Module:
-    """The same with biases for T = `timesteps`, one round for each of `parts` of the calibration images."""
+    """`ann` with neurons whose biases are calibrated for T = `timesteps`, one round for each of `parts`."""
     network = _uncalibrated(ann, find, levels, timesteps)
     for part in parts:
         for site in side_by_side(ann, network, part, timesteps):
@@ -96,7 +99,7 @@ def temporal_bias(
     bias: Float[Tensor, "T #C"],
     alpha: float,
 ) -> Float[Tensor, "T C"]:
-    """`bias` after one round in one layer that receives `current` and should emit `activation` in every step."""
+    """`bias` after one round, for one layer that receives `current` and whose target output in every step is `activation`."""
     theta = torch.as_tensor(threshold).to(current)
     theta = by_channel(theta, activation)
     v, rows = torch.zeros_like(activation) + theta / 2, []

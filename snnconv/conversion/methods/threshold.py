@@ -1,8 +1,8 @@
-"""Spiking networks from ReLU networks: thresholds by a rule from calibration images.
+"""Spiking networks from ReLU networks: a rule computes thresholds from calibration images.
 
-Sources of the rules (`conversion.calibration`): Diehl et al., IJCNN 2015 (max-norm); Rueckauer et al., Front. Neurosci. 2017
-(percentile); Li et al., ICML 2021 (least squares); Migacz, GTC 2017 (Kullback-Leibler).  Those that scale weights to a threshold
-of 1 compute the same spikes as θ here, with the weights left alone.
+Sources of the rules (`conversion.rules`): Diehl et al., IJCNN 2015 (max-norm); Rueckauer et al., Front. Neurosci. 2017
+(percentile); Li et al., ICML 2021 (least squares); Migacz, GTC 2017 (Kullback-Leibler).  Some papers scale the weights so that the
+threshold is 1; a threshold θ with unscaled weights, as here, gives the same spikes.
 """
 
 import functools
@@ -34,26 +34,26 @@ def convert(
     batch_size: int = 50,
     simulate: Simulation | Mapping[str, Any] | None = None,
 ) -> SpikingModel:
-    """`ann` with a neuron in the place of each ReLU, its θ by `rule` from the activations on `batches`.
+    """`ann` with a neuron in place of each ReLU; `rule` computes θ from the activations on `batches`.
 
-    One θ for the layer, or one for each channel (`per_channel`).  `levels` is what rules that quantize are told.  With
-    `momentum` m the rule sees `batch_size` images at a time, θ ← m·θ + (1 − m)·rule(batch).
+    There is one θ per layer, or one per channel (`per_channel`).  `levels` is the number of levels for rules that quantize.  With
+    `momentum` m the rule is applied to `batch_size` images at a time, θ ← m·θ + (1 − m)·rule(batch).
 
-    ValueError without images, naming a layer that none of them activates or that has too few activations for a percentile, or
-    naming the path of every layer that cannot be carried.
+    ValueError without images, naming a layer that no image activates or that has too few activations for a percentile, or naming
+    the path of every layer that cannot be converted.
     """
     sites = [path for path, module in ann.named_modules() if isinstance(module, nn.ReLU)]
-    how: dict[str, Any] = {"levels": levels, "per_channel": per_channel, "momentum": momentum, "batch_size": batch_size}
-    theta = observed_thresholds(ann, sites, batches, rule, **how)
+    options: dict[str, Any] = {"per_channel": per_channel, "momentum": momentum, "batch_size": batch_size}
+    theta = observed_thresholds(ann, sites, batches, rule, levels=levels, **options)
     network = to_spiking(ann, nn.ReLU, lambda path, site: neuron(threshold=theta[path]))
     return SpikingModel(network, Latency(), simulation=simulate)
 
 
 MAX_NORM = "θ is the largest activation on calibration images.  Diehl et al., IJCNN 2015."
 EMA = "θ is the moving average of the largest activation of each calibration batch."
-PERCENTILE = "θ is what 99.9 % of the activations do not exceed.  Rueckauer et al., Front. Neurosci. 2017."
-MSE = "θ of least squared error between ReLU and its quantization to `levels`.  Li et al., ICML 2021."
-KL = "θ of least Kullback-Leibler divergence between ReLU and its quantization to `levels`.  Migacz, GTC 2017."
+PERCENTILE = "θ is the 99.9th percentile of the activations.  Rueckauer et al., Front. Neurosci. 2017."
+MSE = "θ minimizes the squared error between ReLU and its quantization to `levels`.  Li et al., ICML 2021."
+KL = "θ minimizes the Kullback-Leibler divergence between ReLU and its quantization to `levels`.  Migacz, GTC 2017."
 convert.variant("max_norm", MAX_NORM, rule=largest)
 convert.variant("ema", EMA, rule=largest, momentum=0.9)
 convert.variant("percentile", PERCENTILE, rule=functools.partial(percentile, percent=99.9))

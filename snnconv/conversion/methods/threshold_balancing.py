@@ -1,4 +1,4 @@
-"""Local threshold balancing: a threshold a channel that grows with what it clips.  Bu et al., CVPR 2025.
+"""Local threshold balancing: the threshold of each channel grows with the activation that it clips.  Bu et al., CVPR 2025.
 
 "Inference-Scale Complexity in ANN-SNN Conversion for High-Performance and Low-Power Applications"; details from its code,
 putshua/Inference-scale-ANN-SNN.
@@ -23,9 +23,9 @@ from snnconv.spiking.simulation import Simulation
 
 
 class Balancing(nn.Module):
-    """ReLU clipped at θ_c, where every batch first raises θ_c += 2·rate · mean over the channel of (x − θ_c)·1[x > θ_c].
+    """ReLU clipped at θ_c; every batch first updates θ_c += 2·rate · mean over the channel of (x − θ_c)·1[x > θ_c].
 
-    A step down the gradient of the squared clipping error.  θ starts at 0, never falls, and rests where nothing is clipped.
+    The update is a gradient step on the squared clipping error.  θ starts at 0, never decreases, and stops when nothing is clipped.
     """
 
     def __init__(self, rate: float, ceiling: float = math.inf) -> None:
@@ -44,7 +44,7 @@ class Balancing(nn.Module):
 
 
 def _briefly(ann: nn.Module, batches: Iterable, *, iterations: int = 1, **settings: Any) -> SpikingModel:
-    """`convert` with one iteration (or fewer, if that is the mistake)."""
+    """`convert` with at most one iteration (an `iterations` below 1 still raises its error)."""
     return convert(ann, batches, iterations=min(iterations, 1), **settings)
 
 
@@ -61,17 +61,17 @@ def convert(
 ) -> SpikingModel:
     """`ann` with integrate-and-fire neurons, v(0) = θ/2, whose θ [C] are balanced on `iterations` batches.
 
-    All layers at once: each sees what the clipped layers before it let through.  Calibration images are gone through again as
-    often as it takes, `batch_size` at a time.  A channel that is never active gets the largest θ of its layer.  The paper reads
-    out late: logits before step `readout_from` do not count in the prediction.
+    All layers are balanced together; each receives the outputs of the clipped layers before it.  Calibration images are reused as
+    often as needed, `batch_size` at a time.  A channel that is never active gets the largest θ of its layer.  Logits before step
+    `readout_from` do not count in the prediction (the paper skips the first steps).
 
-    ValueError for settings out of range, without images, naming a layer that none of them activates, or naming the path of
-    every layer that cannot be carried.
+    ValueError for settings out of range, without images, naming a layer that no image activates, or naming the path of every
+    layer that cannot be converted.
     """
     if type(readout_from) is not int or readout_from < 1:
-        raise ValueError(f"method.readout_from={readout_from}: an integer of at least 1")
+        raise ValueError(f"method.readout_from={readout_from}: must be an integer of at least 1")
     if not rate > 0:
-        raise ValueError(f"method.rate={rate}: above 0")
+        raise ValueError(f"method.rate={rate}: must be above 0")
     theta = balanced_thresholds(ann, in_batches(batches, batch_size, iterations), rate)
     network = to_spiking(ann, nn.ReLU, lambda path, site: IntegrateFire(theta[path]))
     return SpikingModel(network, Latency(readout_from=readout_from), simulation=simulate)
@@ -86,10 +86,10 @@ def balanced_thresholds(ann: nn.Module, batches: Iterable, rate: float) -> dict[
     theta = {path: module.threshold for path, module in network.named_modules() if isinstance(module, Balancing)}
     for path, threshold in theta.items():
         if threshold is None:
-            raise ValueError(f"{path}: no calibration images to find a threshold with (data.calibration)")
-        if not threshold.max() > 0:
             raise ValueError(
-                f"{path}: no calibration image makes this layer active; use more images (data.calibration)"
+                f"{path}: there are no calibration images to compute its threshold from (data.calibration)"
             )
+        if not threshold.max() > 0:
+            raise ValueError(f"{path}: no calibration image activates this layer; use more images (data.calibration)")
         theta[path] = torch.where(threshold > 0, threshold, threshold.max())
     return theta  # type: ignore[return-value]

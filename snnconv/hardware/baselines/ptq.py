@@ -68,7 +68,7 @@ class Settings:
         for name in ("weight_bits", "activation_bits", "image_bits"):
             bits = getattr(self, name)
             if type(bits) is not int or not 2 <= bits <= MOST_BITS:
-                raise ValueError(f"baseline.{name}={bits!r}: an integer number of bits from 2 to {MOST_BITS}")
+                raise ValueError(f"baseline.{name}={bits!r}: must be an integer number of bits from 2 to {MOST_BITS}")
         schemes = ("symmetric", "affine")
         options = {
             "weights": schemes,
@@ -78,13 +78,15 @@ class Settings:
         }
         for name, allowed in options.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"baseline.{name}={getattr(self, name)!r}: {', '.join(allowed[:-1])} or {allowed[-1]}")
+                raise ValueError(
+                    f"baseline.{name}={getattr(self, name)!r}: must be {', '.join(allowed[:-1])} or {allowed[-1]}"
+                )
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"baseline.momentum={self.momentum!r}: at least 0 and below 1")
+            raise ValueError(f"baseline.momentum={self.momentum!r}: must be at least 0 and below 1")
         if not 0 < self.percent <= 100:
-            raise ValueError(f"baseline.percent={self.percent!r}: above 0 and at most 100")
+            raise ValueError(f"baseline.percent={self.percent!r}: must be above 0 and at most 100")
         if type(self.per_image) is not int or self.per_image < 1:
-            raise ValueError(f"baseline.per_image={self.per_image!r}: an integer of at least 1")
+            raise ValueError(f"baseline.per_image={self.per_image!r}: must be an integer of at least 1")
 
     def of_weights(self) -> Integers:
         """The integers of weights."""

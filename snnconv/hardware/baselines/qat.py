@@ -38,7 +38,9 @@ def qat(
     exactly; else they are folded beforehand.  The last epoch counts.  ValueError for settings that make no sense.
     """
     if type(epochs) is not int or epochs < 1:
-        raise ValueError(f"baseline.epochs={epochs!r}: an integer of at least 1; without training baseline=ptq_static")
+        raise ValueError(
+            f"baseline.epochs={epochs!r}: must be an integer of at least 1; for no training use baseline=ptq_static"
+        )
     try:
         how = Fit(epochs=epochs, lr=lr, batch_size=data.train.batch_size, momentum=momentum, weight_decay=weight_decay)
     except ValueError as error:

@@ -38,7 +38,7 @@ def prune_channels(
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
             raise ValueError(f"compress: {name}={value!r}: a share of the channels, at least 0 and below 1")
     if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
-        raise ValueError(f"compress: multiple={multiple!r}: an integer of at least 1")
+        raise ValueError(f"compress: multiple={multiple!r}: must be an integer of at least 1")
     pruning = _library()
     image = _an_image(batches, network)
     sites = {path: copy.deepcopy(m) for path, m in network.named_modules() if is_activation(m)}

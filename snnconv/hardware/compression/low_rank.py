@@ -36,12 +36,14 @@ def split_convolutions(
     ValueError for an energy or a budget out of (0, 1], both or neither, ranks that a layer cannot have, or if nothing is split.
     """
     if (energy is None) == (budget is None):
-        raise ValueError(f"compress: energy={energy}, budget={budget}: one of them, the other null")
+        raise ValueError(f"compress: energy={energy}, budget={budget}: set one of them, and the other to null")
     share: Any = budget if energy is None else energy
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise ValueError(f"compress: {'budget' if energy is None else 'energy'}={share!r}: above 0, at most 1")
+        raise ValueError(
+            f"compress: {'budget' if energy is None else 'energy'}={share!r}: must be above 0 and at most 1"
+        )
     if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
-        raise ValueError(f"compress: multiple={multiple!r}: an integer of at least 1")
+        raise ValueError(f"compress: multiple={multiple!r}: must be an integer of at least 1")
     network, wanted, patterns = copy.deepcopy(network), dict(ranks or {}), tuple(except_for)
     unused, done, whole = set(wanted), 0, list[str]()
     layers = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d)]

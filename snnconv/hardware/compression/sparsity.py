@@ -26,7 +26,7 @@ def sparsify(
     is left.
     """
     if any(isinstance(n, bool) or not isinstance(n, int) for n in (keep, of)) or not 1 <= keep < of:
-        raise ValueError(f"compress: keep={keep!r} of={of!r}: integers with 1 ≤ keep < of")
+        raise ValueError(f"compress: keep={keep!r} of={of!r}: must be integers with 1 ≤ keep < of")
     network, patterns, whole = copy.deepcopy(network), tuple(except_for), []
     layers = {path: module for path, module in network.named_modules() if isinstance(module, WEIGHTED)}
     for path, layer in layers.items():

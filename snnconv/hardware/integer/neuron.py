@@ -13,7 +13,7 @@ EXACT = 2**24  # float32 holds every integer up to here
 def require_width(bits: int | None) -> None:
     """ValueError unless `bits` is None, or a width that float32 holds exactly."""
     if bits is not None and (isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 24):
-        raise ValueError(f"membrane_bits={bits}: an integer from 2 to 24, or none")
+        raise ValueError(f"membrane_bits={bits}: must be an integer from 2 to 24, or null")
 
 
 class IntegerNode(Node):

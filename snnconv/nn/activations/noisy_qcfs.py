@@ -23,7 +23,7 @@ class NoisyQCFS(QCFS):
     ) -> None:
         super().__init__(levels, threshold)
         if timesteps is not None and (type(timesteps) is not int or timesteps < 1):
-            raise ValueError(f"timesteps={timesteps!r}: null or an integer of at least 1")
+            raise ValueError(f"timesteps={timesteps!r}: must be null or an integer of at least 1")
         if not 0 <= noise < float("inf"):
             raise ValueError(f"noise={noise!r}: a standard deviation of at least 0")
         self.timesteps = timesteps

@@ -54,7 +54,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if stem not in ("small", "imagenet"):
-            raise ValueError(f"model.stem={stem}: small or imagenet")
+            raise ValueError(f"model.stem={stem}: must be small or imagenet")
         channels, small = widths[0], stem == "small"
         kernel, stride = (3, 1) if small else (7, 2)
         self.conv1 = nn.Conv2d(input_shape[0], channels, kernel, stride, padding=kernel // 2, bias=False)

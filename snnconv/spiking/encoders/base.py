@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class InputEncoder(ABC):
-    """Turns a batch of inputs [N, C, …] into the input of every step."""
+    """Base class: encodes a batch of inputs [N, C, …] as the input of every step."""
 
     name = "direct"
 
@@ -21,25 +21,25 @@ class InputEncoder(ABC):
 
     @abstractmethod
     def encode(self, inputs: Float[Tensor, "N *_"], first: int, steps: int) -> Float[Tensor, "t *_"]:
-        """The inputs of the `steps` steps from number `first` (0, 1, …) on, [t, N, C, …]."""
+        """The inputs of steps `first`, …, `first` + `steps` − 1 (the first step has number 0), [t, N, C, …]."""
 
 
 class SpikeCode(InputEncoder):
-    """Sends inputs as spikes.
+    """Base class of encoders that represent inputs by spikes.
 
-    For a value between `low` and `high` of its channel, r = (value − low) / (high − low) becomes spikes whose mean over time is r,
-    and the input of a step is low + (high − low) · spike, so normalization stays part of the first layer.  Values outside are
-    clipped.  `low` and `high` are numbers or, by default, the extremes of each channel of the calibration inputs.
+    Let r = (value − low) / (high − low), clipped to [0, 1].  The spikes have mean r over time, and the input of a step is
+    low + (high − low) · spike, so normalization remains part of the first layer.  `low` and `high` are numbers; by default they are
+    the smallest and largest calibration input of each channel.
     """
 
     def __init__(self, low: float | None = None, high: float | None = None) -> None:
         self.low: Any = low
         self.high: Any = high
         if low is not None and high is not None and not high > low:
-            raise ValueError(f"encoder: low={low}, high={high}: high has to be larger")
+            raise ValueError(f"encoder: low={low}, high={high}: high must be larger than low")
 
     def fitted(self, batches: Iterable[tuple[Tensor, Any]]) -> InputEncoder:
-        """A copy with the range of every channel of `batches`, unless it was given; ValueError if there are none."""
+        """A copy with the range of every channel of `batches`, or self if the range was given; ValueError without batches."""
         if self.low is not None and self.high is not None:
             return self
         lows, highs = [], []
@@ -49,7 +49,7 @@ class SpikeCode(InputEncoder):
             highs.append(flat.amax(1))
         if not lows:
             raise ValueError(
-                f"encoder={self.name}: its range is that of calibration inputs, of which there are none; give them"
+                f"encoder={self.name}: needs calibration inputs to set its range; pass them, or set encoder.low and encoder.high"
             )
         fitted = copy.copy(self)
         fitted.low = torch.stack(lows).amin(0) if self.low is None else self.low
@@ -57,7 +57,7 @@ class SpikeCode(InputEncoder):
         return fitted
 
     def encode(self, inputs: Float[Tensor, "N *_"], first: int, steps: int) -> Float[Tensor, "t *_"]:
-        """The inputs of these steps."""
+        """The inputs of these steps, from the weighted spikes."""
         low, high = (self._by_channel(value, inputs) for value in (self.low, self.high))
         width = (high - low).clamp_min(torch.finfo(inputs.dtype).tiny)
         fraction = ((inputs - low) / width).clamp(0, 1)
@@ -65,7 +65,7 @@ class SpikeCode(InputEncoder):
 
     @abstractmethod
     def spikes(self, fraction: Float[Tensor, "N *_"], t: int) -> Float[Tensor, "N *_"]:
-        """The spikes of step number t, weighted, for inputs in 0…1."""
+        """The weighted spikes of step number t, for inputs in 0…1."""
 
     @staticmethod
     def _by_channel(value: Any, like: Tensor) -> Tensor:

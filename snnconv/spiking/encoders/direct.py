@@ -1,4 +1,4 @@
-"""Direct input: the values themselves at every step, a constant current."""
+"""Direct input: every step receives the input itself, a constant current."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -7,8 +7,8 @@ from snnconv.spiking.encoders.base import InputEncoder
 
 
 class Direct(InputEncoder):
-    """The inputs at every step; what lies before the first neuron is then computed once for all steps."""
+    """The input itself at every step; layers before the first neuron are then computed once for all steps."""
 
     def encode(self, inputs: Float[Tensor, "N *_"], first: int, steps: int) -> Float[Tensor, "t *_"]:
-        """The same at every step."""
+        """The same inputs at every step."""
         return inputs.expand(steps, *inputs.shape)

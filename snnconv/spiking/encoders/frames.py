@@ -7,9 +7,9 @@ from snnconv.spiking.encoders.base import InputEncoder
 
 
 class Frames(InputEncoder):
-    """Frame t at step t, and from the first one again after the last.
+    """Frame t at step t; after the last frame it starts again with the first.
 
-    keep_axis  each step's input is [N, 1, C, …], for networks that average over the frames themselves (`MeanOverTime`).
+    keep_axis  the input of a step is [N, 1, C, …], for networks that average over frames (`MeanOverTime`).
     """
 
     name = "frames"

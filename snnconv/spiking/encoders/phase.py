@@ -1,4 +1,4 @@
-"""Phase code: the bits of r, the most significant first, as spikes of falling weight (Kim et al., Neurocomputing 2018)."""
+"""Phase code: the bits of r, most significant first, as spikes of decreasing weight (Kim et al., Neurocomputing 2018)."""
 
 from torch import Tensor
 
@@ -6,14 +6,14 @@ from snnconv.spiking.encoders.base import SpikeCode
 
 
 class Phase(SpikeCode):
-    """In phase p of `bits`, bit p of r as a spike of weight bits · 2^−(p+1): the mean of a period is r, rounded to its bits."""
+    """In phase p = 0, …, `bits` − 1, bit p of r is a spike of weight bits · 2^−(p+1); the mean of a period is r, rounded."""
 
     name = "phase"
 
     def __init__(self, bits: int = 8, low: float | None = None, high: float | None = None) -> None:
         super().__init__(low, high)
         if type(bits) is not int or not 1 <= bits <= 16:
-            raise ValueError(f"encoder.bits={bits!r}: an integer from 1 to 16")
+            raise ValueError(f"encoder.bits={bits!r}: must be an integer from 1 to 16")
         self.bits = bits
 
     def spikes(self, fraction: Tensor, t: int) -> Tensor:

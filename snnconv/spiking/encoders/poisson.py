@@ -1,4 +1,4 @@
-"""Rate code: a spike with probability r at every step (a Bernoulli process, which the field calls Poisson)."""
+"""Rate code: a spike with probability r at every step (a Bernoulli process, usually called Poisson encoding)."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from snnconv.spiking.encoders.base import SpikeCode
 
 
 class Poisson(SpikeCode):
-    """Spikes with probability r, independent of each other.  The draws of a step depend on `seed`, step and shape alone."""
+    """Independent spikes with probability r.  The random numbers of a step depend only on `seed`, step and shape."""
 
     name = "poisson"
 

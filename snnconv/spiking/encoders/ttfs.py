@@ -1,4 +1,4 @@
-"""Time to first spike: one spike in a window, the earlier and the heavier the larger r."""
+"""Time to first spike: one spike in a window; a larger r gives an earlier spike of larger weight."""
 
 from torch import Tensor
 
@@ -6,9 +6,9 @@ from snnconv.spiking.encoders.base import SpikeCode
 
 
 class TimeToFirstSpike(SpikeCode):
-    """One spike in every `window` steps, at step (1 − r)·(window − 1), of a weight that falls linearly to 0 over the window.
+    """One spike in every `window` steps, at step (1 − r)·(window − 1); its weight decreases linearly to 0 over the window.
 
-    The mean of a window is r, rounded to window − 1 levels; r = 0 sends nothing.
+    The mean of a window is r, rounded to window − 1 levels; r = 0 gives no spike.
     """
 
     name = "ttfs"
@@ -16,7 +16,7 @@ class TimeToFirstSpike(SpikeCode):
     def __init__(self, window: int = 8, low: float | None = None, high: float | None = None) -> None:
         super().__init__(low, high)
         if type(window) is not int or window < 2:
-            raise ValueError(f"encoder.window={window!r}: an integer of at least 2 steps")
+            raise ValueError(f"encoder.window={window!r}: must be an integer of at least 2 (steps)")
         self.window = window
 
     def spikes(self, fraction: Tensor, t: int) -> Tensor:

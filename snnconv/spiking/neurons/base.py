@@ -1,4 +1,4 @@
-"""Base classes of the spiking neurons: a SpikingJelly node that emits integer spikes, and the amplitude of a spike."""
+"""Base classes of the spiking neurons: `Node`, which emits integer spikes, and `Neuron`, which scales them by an amplitude."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +17,13 @@ def per_channel(values: Tensor, like: Tensor, axis: int = 1) -> Tensor:
 
 
 class Node(neuron.BaseNode):
-    """A SpikingJelly node given by one formula: subclasses write `fire(current, *states) -> (spikes, *states)` for one step.
+    """Base class of SpikingJelly nodes; subclasses define one step, `fire(current, *states) -> (spikes, *states)`.
 
     `threshold` is θ or [C], v(0) = `v_initial` · θ; `v_initial` may have the shape of the layer (without the batch).  `states`
-    are further memories and their first values; those named in `scalars` are one number for all neurons, such as a count of
-    steps.  `constants` names the attributes that the node is built with.  Spikes are integers in the dtype of the current;
-    states are float32 (float64 for float64 currents).  Several steps are the formula step by step, so both step modes emit the
-    same spikes.
+    are further state variables and their initial values; a state named in `scalars` is one number for all neurons, such as a count
+    of steps.  `constants` lists the attributes that the node is constructed with.  Spikes are integers in the dtype of the current;
+    states are float32 (float64 for float64 currents).  Several steps are computed one by one, so both step modes emit the same
+    spikes.
     """
 
     scalars: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Node(neuron.BaseNode):
         return per_channel(self.theta.to(v.dtype), v) if self.theta.dim() else self.theta
 
     def materialize_states(self, inputs: tuple, states: tuple, step_mode: str) -> tuple:
-        """Every state as a tensor: its first value, unless the potential (the first state) has the shape of the batch."""
+        """Every state as a tensor: unchanged if the potential (the first state) fits the batch, else its initial value."""
         step = inputs[0][0] if step_mode == "m" else inputs[0]
         dtype = torch.float64 if step.dtype == torch.float64 else torch.float32
         if self.theta.dim() or self.v_initial.dim():
@@ -59,7 +59,7 @@ class Node(neuron.BaseNode):
         )
 
     def fits(self, states: tuple, step: Tensor) -> bool:
-        """Whether `states` belong to the batch of `step`; not after a reset."""
+        """Whether `states` belong to the batch of `step`; False after a reset."""
         return isinstance(states[0], Tensor) and states[0].shape == step.shape
 
     def _first(self, name: str, step: Tensor) -> Tensor | float:
@@ -77,11 +77,11 @@ class Node(neuron.BaseNode):
 class Neuron(nn.Module):
     """A node whose spikes have an amplitude: current [T, N, …] → amplitude · spikes [T, N, …].
 
-    `amplitude` is θ by default, and becomes 1 where it has been folded into the next weights (`folding.fold_amplitudes`).  State
-    carries over to the next call until SpikingJelly's `functional.reset_net`.
+    `amplitude` is θ by default, and 1 if it has been folded into the next weights (`folding.fold_amplitudes`).  The state is kept
+    between calls until SpikingJelly's `functional.reset_net`.
 
-    `state_dict()` holds the class of the neuron and its `constants` (θ, amplitude, v(0)/θ, …); loading compares them with those
-    of this neuron and reports every difference, so weights cannot be loaded into another conversion.
+    `state_dict()` holds the class of the neuron and its `constants` (θ, amplitude, v(0)/θ, …).  Loading compares them with the
+    constants of this neuron and reports every difference, so weights cannot be loaded into a different conversion.
     """
 
     constants: tuple[str, ...] = ("threshold", "amplitude")
@@ -131,7 +131,7 @@ class Neuron(nn.Module):
             elif here.shape != state_dict[key].shape or not torch.equal(here, state_dict[key].cpu().to(here)):
                 error_msgs.append(
                     f"{key}: {_described(here)} in this model, {_described(state_dict[key])} in the state to load; "
-                    "constants are not loaded: convert with the same method, settings and thresholds"
+                    "constants are not loaded; convert with the same method, settings and thresholds"
                 )
 
     def extra_repr(self) -> str:
@@ -140,7 +140,7 @@ class Neuron(nn.Module):
 
 
 def _described(constant: Tensor) -> str:
-    """A constant of a neuron, in a few words."""
+    """A constant of a neuron, as text."""
     if constant.dtype == torch.uint8:
         return bytes(constant.tolist()).decode(errors="replace")
     if constant.numel() == 1:
@@ -155,7 +155,7 @@ def finite(v_initial: Any) -> Tensor:
     except (TypeError, RuntimeError, ValueError):  # a word, nothing, a ragged list
         values = torch.tensor(torch.nan)
     if not bool(values.isfinite().all()):
-        raise ValueError(f"v_initial={v_initial!r}: v(0) as a fraction of θ is a finite number")
+        raise ValueError(f"v_initial={v_initial!r}: must be a finite number (v(0) as a fraction of θ)")
     return values
 
 
@@ -163,5 +163,5 @@ def positive(threshold: Any) -> Threshold:
     """`threshold` as a float, or as [C] if it has one value a channel; ValueError unless positive and finite."""
     values = torch.as_tensor(threshold, dtype=torch.float64).detach()
     if values.dim() > 1 or not bool((values.isfinite() & (values > 0)).all()):
-        raise ValueError(f"threshold={threshold!r}: θ is a positive number, or a positive number for each channel")
+        raise ValueError(f"threshold={threshold!r}: must be a positive number, or one positive number for each channel")
     return values.cpu() if values.dim() else float(values)

@@ -11,7 +11,7 @@ from snnconv.spiking.neurons.integrate_fire import VariedIntegrateFireNode
 
 
 class BiasedNode(VariedIntegrateFireNode):
-    """v += x + b(t);  spike = 1[v ≥ θ];  v −= θ·spike, where b [T, C] has a row for each step, the last one for all that follow."""
+    """v += x + b(t);  spike = 1[v ≥ θ];  v −= θ·spike.  b [T, C] has one row for each step; later steps use the last row."""
 
     scalars = ("step",)
     constants = ("v_initial", "bias")
@@ -26,17 +26,17 @@ class BiasedNode(VariedIntegrateFireNode):
         return super().materialize_states(inputs, states, step_mode)
 
     def fire(self, current: Tensor, v: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Spikes (0 or 1), v, and the number of steps that went by."""
+        """Spikes (0 or 1), v, and the number of steps so far."""
         row = self.bias.index_select(0, step.long().clamp_max(len(self.bias) - 1).view(1))
         spikes, v = functional.integrate_fire(current, v + per_channel(row[0].to(v.dtype), v), self.threshold(v))
         return spikes, v, step + 1
 
 
 class BiasedIntegrateFire(Neuron):
-    """Integrate-and-fire with threshold θ whose current x(t) meets b(t): current [T, N, C, …] → θ·spikes [T, N, C, …].
+    """Integrate-and-fire with threshold θ and a bias b(t) added to the current: current [T, N, C, …] → θ·spikes [T, N, C, …].
 
-    `bias` [T, C] has the unit of the current; its last row serves every later step, so one row is a constant bias.  `threshold`
-    and `v_initial` as for `IntegrateFire`.
+    `bias` [T, C] has the unit of the current; its last row is used in every later step, so a single row is a constant bias.
+    `threshold` and `v_initial` are the same as in `IntegrateFire`.
     """
 
     def __init__(self, threshold: Any, bias: Float[Tensor, "T C"], v_initial: float | Tensor = 0.5) -> None:

@@ -17,7 +17,7 @@ def burst_fire(current: Tensor, v: Tensor, threshold: Tensor, most: int) -> tupl
 
 
 class BurstNode(Node):
-    """Emits 0, 1, …, `most` spikes in a step."""
+    """Emits 0, 1, …, or `most` spikes in a step."""
 
     constants = ("v_initial", "most")
 
@@ -31,14 +31,14 @@ class BurstNode(Node):
 
 
 class Burst(Neuron):
-    """Up to `most` spikes a step, each counting θ: current [T, N, …] → θ·spikes [T, N, …].
+    """Emits up to `most` spikes of size θ in a step: current [T, N, …] → θ·spikes [T, N, …].
 
-    `threshold` is a number or [C], one θ a channel; v(0) = `v_initial`·θ.  With `most` = 1 it is integrate-and-fire; its
+    `threshold` is a number or [C], one θ per channel; v(0) = `v_initial`·θ.  With `most` = 1 it equals integrate-and-fire.  The
     output in a step is at most `most`·θ.  ValueError unless `most` is an integer of at least 1.
     """
 
     def __init__(self, threshold: Any, most: int, v_initial: float | Tensor = 0.0) -> None:
         if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-            raise ValueError(f"most={most!r}: spikes of one neuron in one step, an integer of at least 1")
+            raise ValueError(f"most={most!r}: must be an integer of at least 1 (spikes of one neuron in one step)")
         theta = positive(threshold)
         super().__init__(theta, BurstNode(theta, v_initial, most))

@@ -12,10 +12,10 @@ from snnconv.spiking.neurons.base import Neuron, Node, Threshold, finite, positi
 
 
 class IntegrateFireNode(neuron.IFNode):
-    """SpikingJelly's IF node with soft reset, v(0) given, and a membrane that is float32 whatever the input's precision.
+    """SpikingJelly's IF node with soft reset, a given v(0), and a float32 membrane for inputs of any lower precision.
 
-    v += x;  spike = 1[v ≥ θ];  v −= θ·spike.  Emits spikes, 0 or 1.  The parent's fused multi-step kernel serves CUDA; a single
-    step without gradients is one pass over memory here (`functional.integrate_fire`), with the same result.
+    v += x;  spike = 1[v ≥ θ];  v −= θ·spike.  Emits spikes 0 or 1.  On CUDA the parent's fused multi-step kernel is used; a single
+    step without gradients reads memory once (`functional.integrate_fire`) and has the same result.
     """
 
     constants = ("v_initial",)  # of its neuron
@@ -49,7 +49,7 @@ class IntegrateFireNode(neuron.IFNode):
 
 
 class VariedIntegrateFireNode(Node):
-    """The same dynamics where θ differs from channel to channel, or v(0) from neuron to neuron."""
+    """`IntegrateFireNode` with a different θ for each channel, or a different v(0) for each neuron."""
 
     def fire(self, current: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes (0 or 1) and v."""
@@ -59,8 +59,8 @@ class VariedIntegrateFireNode(Node):
 class IntegrateFire(Neuron):
     """Integrate-and-fire with threshold θ: current [T, N, …] → θ·spikes [T, N, …].
 
-    `threshold` is a number or [C], one θ a channel; `v_initial` is v(0) as a fraction of θ, a number or of the layer's shape; ½
-    makes the expected conversion error zero (Bu et al., AAAI 2022).
+    `threshold` is a number or [C], one θ per channel.  `v_initial` is v(0) as a fraction of θ: a number, or a tensor of the layer's
+    shape; with ½ the expected conversion error is zero (Bu et al., AAAI 2022).
     """
 
     def __init__(self, threshold: Any, v_initial: float | Tensor = 0.5) -> None:

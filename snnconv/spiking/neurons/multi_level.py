@@ -1,4 +1,4 @@
-"""Signed neurons of several levels: thresholds ±θ, ±θ/2, ±θ/4, …, one spike a step, of the largest level that is reached.
+"""Signed multi-level neurons: thresholds ±θ, ±θ/2, ±θ/4, …; the spike of a step has the largest level that v reaches.
 
 Sources: Huang et al., ACM MM 2024 (expectation compensation); Huang et al., ICML 2025, arXiv 2503.00301 (differential coding).
 """
@@ -14,15 +14,15 @@ from torch import Tensor
 from snnconv.nn.kernels import fused
 from snnconv.spiking.neurons.base import Neuron, Node, Threshold, positive
 
-ROUNDING = 1e-3  # of the smallest level: a mean that rounding has moved may still reach its bound
+ROUNDING = 1e-3  # tolerance in units of the smallest level, so that a rounded mean can still reach its bound
 
 
 @fused
 def largest_level(potential: Tensor, sent: Tensor, room: Tensor, levels: int, share: float) -> Tensor:
     """The spike of a step, in units of the smallest level: 0, ±1, ±2, ±4, …, ±2^(`levels` − 1).
 
-    Of the levels that |`potential`| reaches at `share` of their size, the largest.  A negative spike takes back what has been
-    `sent`, so its level is at most that; a positive one is at most `room`.
+    The spike has the largest level for which |`potential`| ≥ `share` · level.  A negative spike cancels earlier spikes, so its
+    level is at most `sent`, their sum; the level of a positive spike is at most `room`.
     """
     spike = torch.zeros_like(potential)
     for k in range(levels):
@@ -33,9 +33,9 @@ def largest_level(potential: Tensor, sent: Tensor, room: Tensor, levels: int, sh
 
 
 class MultiLevelNode(Node):
-    """v ← v + x;  v ← v − spike.  `unit` is the smallest level; memory `sent` is the sum of the spikes in units.
+    """v ← v + x;  v ← v − spike.  `unit` is the smallest level; the state `sent` is the sum of the spikes in units.
 
-    It is never negative unless the node is `signed`.
+    `sent` is never negative unless the node is `signed`.
     """
 
     constants = ("v_initial", "levels", "share")
@@ -46,7 +46,7 @@ class MultiLevelNode(Node):
         self.levels, self.share = levels, share
 
     def fire(self, current: Tensor, v: Tensor, sent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Spikes in units, v, and what has been sent."""
+        """Spikes in units, v, and the sum of the spikes."""
         unit = self.threshold(v)
         charged = v + current
         without_bound = torch.full_like(sent, torch.inf)
@@ -56,10 +56,10 @@ class MultiLevelNode(Node):
 
 
 class DifferentialNode(Node):
-    """v ← v + x − m;  v ← v − spike;  m ← m + spike/t: a spike of step t changes the running mean m of the output by a t-th.
+    """v ← v + x − m;  v ← v − spike;  m ← m + spike/t: a spike in step t changes the running mean m of the output by spike/t.
 
-    x is the current that weights make of the means that were transmitted, and of the last changes.  m is held in units, and stays
-    at or below `bound` (a value): changes of a mean may add up to any value, a clipped activation may not.
+    x is the current computed from the transmitted means and their last changes.  m is stored in units and is at most `bound` (a
+    value), the largest output of a clipped activation.
     """
 
     scalars = ("steps",)
@@ -81,19 +81,19 @@ class DifferentialNode(Node):
 
 
 class SignedMultiLevelNode(MultiLevelNode):
-    """The same for currents of either sign: negative spikes are not limited."""
+    """`MultiLevelNode` for currents of either sign: negative spikes are not limited."""
 
     signed = True
 
 
 class SignedDifferentialNode(DifferentialNode):
-    """The same for currents of either sign: negative spikes are not limited."""
+    """`DifferentialNode` for currents of either sign: negative spikes are not limited."""
 
     signed = True
 
 
 class Decoder(base.MemoryModule):
-    """Changes of a running mean → the signal whose running mean it is: o_t = s_t + m_{t−1}, m_t = m_{t−1} + s_t/t."""
+    """Reconstructs a signal from the changes of its running mean: o_t = s_t + m_{t−1}, m_t = m_{t−1} + s_t/t."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,35 +114,35 @@ class Decoder(base.MemoryModule):
 
 
 class MultiLevel(Neuron):
-    """ReLU as a neuron that emits 0 or ± one of `levels` levels θ, θ/2, … a step: current [T, N, …] → spikes · level [T, N, …].
+    """Neuron for ReLU with `levels` levels: emits 0, ±θ, ±θ/2, … in a step, current [T, N, …] → spikes · level [T, N, …].
 
-    It fires the largest level of which |v| reaches `share`; negative spikes take back at most what was sent, so the sum of the
-    output is never negative.  v(0) is `v_initial` · the smallest level.  ValueError for settings out of range.
+    It emits the largest level for which |v| ≥ `share` · level.  A negative spike cancels at most the sum of earlier spikes, so the
+    sum of the output is never negative.  v(0) = `v_initial` · the smallest level.  ValueError for settings out of range.
     """
 
     node_class: type[Node] = MultiLevelNode
 
     def __init__(self, threshold: Any, levels: int = 4, share: float = 0.75, v_initial: float = 0.0) -> None:
         if type(levels) is not int or not 1 <= levels <= 16:
-            raise ValueError(f"levels={levels!r}: thresholds of either sign, an integer from 1 to 16")
+            raise ValueError(f"levels={levels!r}: must be an integer from 1 to 16 (thresholds of either sign)")
         if not 0.5 <= share <= 1:
-            raise ValueError(f"share={share!r}: part of a level at which it fires, from 0.5 to 1")
+            raise ValueError(f"share={share!r}: must be from 0.5 to 1 (fraction of a level at which the neuron fires)")
         theta = positive(threshold)
         unit = theta / 2 ** (levels - 1)
         super().__init__(theta, self.node_class(unit, v_initial, levels, share), amplitude=unit)  # type: ignore[call-arg]
 
 
 class Differential(MultiLevel):
-    """The same with differential coding: a spike of step t changes the running mean of the output by a t-th of its level.
+    """`MultiLevel` with differential coding: a spike in step t changes the running mean of the output by level/t.
 
-    The mean stays at or below `bound`, the largest value of a clipped activation.
+    The mean is at most `bound`, the largest value of a clipped activation.
 
-    The output is decoded, spike + mean so far, which is what the next layer's weights and its own running mean make of the spikes;
-    `node` emits the spikes that are transmitted.
+    The output is the decoded signal, spike + mean so far, which the next layer would reconstruct from the spikes; `node` emits the
+    transmitted spikes.
     """
 
     node_class = DifferentialNode
-    graded = True  # what operators behind it receive are no spikes of one amplitude
+    graded = True  # its output is not a train of spikes of one amplitude
 
     def __init__(
         self, threshold: Any, levels: int = 4, share: float = 0.75, v_initial: float = 0.0, bound: float = math.inf
@@ -161,15 +161,15 @@ class Differential(MultiLevel):
 
 
 class SignedMultiLevel(MultiLevel):
-    """The identity as a neuron: 0 or ± one of the levels θ, θ/2, … a step, for signals of either sign.
+    """Neuron for the identity: emits 0, ±θ, ±θ/2, … in a step, for signals of either sign.
 
-    θ bounds |x|: the output up to T adds up to the input, up to 3/4 of the smallest level, where |x| stays below θ.
+    While |x| < θ, the sums of the outputs and of the inputs up to T differ by at most 3/4 of the smallest level.
     """
 
     node_class = SignedMultiLevelNode
 
 
 class SignedDifferential(Differential):
-    """The same with differential coding."""
+    """`SignedMultiLevel` with differential coding."""
 
     node_class = SignedDifferentialNode

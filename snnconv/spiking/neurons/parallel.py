@@ -1,4 +1,4 @@
-"""A neuron that waits for all its inputs and then emits its spikes first, in closed form."""
+"""A neuron that waits for all its inputs and computes its spikes in closed form; the spikes come first."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from snnconv.spiking.neurons.base import Neuron, Node, positive
 
 
 class ParallelNode(Node):
-    """s_t = 1[(T·mean current + v(0))/t ≥ θ] for t = 1…T: the spikes of all T steps of a call, computed side by side.
+    """s_t = 1[(T·mean current + v(0))/t ≥ θ] for t = 1…T: the spikes of all T steps of a call, computed in parallel.
 
-    Their number is clip(⌊(Σ current + v(0))/θ⌋, 0, T), however unevenly the current came; all of them are at the beginning.
+    Their number is clip(⌊(Σ current + v(0))/θ⌋, 0, T) for any distribution of the current over time; they occupy the first steps.
     """
 
     def supported_step_mode(self) -> tuple[str, ...]:
-        """Several steps at once: each spike depends on all inputs."""
+        """Only multi-step mode, because each spike depends on all inputs."""
         return ("m",)
 
     def multi_step_functional_forward(self, inputs: tuple, states: tuple, **kwargs: Any) -> tuple:
-        """Spikes [T, N, …], and what is left of v(0) + Σ current."""
+        """Spikes [T, N, …], and the remaining potential, v(0) + Σ current − θ Σ spikes."""
         (current,), (v,) = inputs, states
         charged, threshold = v + summed(current, v.dtype), self.threshold(v)
         t = torch.arange(1, len(current) + 1, device=v.device, dtype=v.dtype).view(-1, *[1] * v.dim())
@@ -29,7 +29,7 @@ class ParallelNode(Node):
 
 
 def summed(steps: Float[Tensor, "T *shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
-    """Σ over time in `dtype`, read in the order of memory: torch takes up to ten times as long for steps that are channels_last."""
+    """Sum over time in `dtype`, computed in memory order; torch's own sum is up to ten times slower for channels_last steps."""
     order = sorted(range(1, steps.dim()), key=steps.stride, reverse=True)
     back = sorted(range(len(order)), key=order.__getitem__)
     return steps.permute(0, *order).sum(0, dtype=dtype).permute(back)

@@ -1,4 +1,4 @@
-"""A neuron that observes itself for some steps, and is silent afterwards if it then holds no potential."""
+"""A neuron that is silenced after a warm-up if its residual potential is not positive."""
 
 from typing import Any
 
@@ -9,20 +9,20 @@ from snnconv.nn import functional
 from snnconv.nn.kernels import fused
 from snnconv.spiking.neurons.base import Neuron, Node, Threshold, positive
 
-SMALLEST_RESIDUE = 1e-3  # in units of θ: a neuron that holds no more counts as one that should not have fired
+SMALLEST_RESIDUE = 1e-3  # in units of θ: a neuron with a smaller residual potential should not have fired
 
 
 @fused
 def gate_residue(v: Tensor, threshold: Tensor, at_gate: Tensor) -> Tensor:
-    """The potential after a step: `v`, but where `at_gate` θ/2 if v > θ/1000, and −∞ if not, which no current fires."""
+    """The potential after a step: `v`; where `at_gate`, θ/2 if v > θ/1000, else −∞, so that the neuron never fires."""
     gated = torch.zeros_like(v).masked_fill(v <= SMALLEST_RESIDUE * threshold, -torch.inf) + threshold / 2
     return torch.where(at_gate, gated, v)
 
 
 class ResidualPotentialNode(Node):
-    """Integrate-and-fire that asks at step τ = `warmup` whether v(τ) > θ/1000, and then starts anew from θ/2, or never fires again.
+    """Integrate-and-fire that after step τ = `warmup` is reset to θ/2 if v(τ) > θ/1000, and never fires again otherwise.
 
-    A residual potential below 0 says that the neuron fired though its mean current would not have let it.
+    A residual potential below 0 means that the neuron fired although its mean current is too small.
     """
 
     scalars = ("step",)
@@ -40,7 +40,7 @@ class ResidualPotentialNode(Node):
 
 
 class ResidualPotential(Neuron):
-    """A `ResidualPotentialNode`: current [T, N, …] → θ·spikes [T, N, …], of which the first `warmup` are not meant to count.
+    """A `ResidualPotentialNode`: current [T, N, …] → θ·spikes [T, N, …]; the first `warmup` steps are to be discarded.
 
     Source: Hao et al., AAAI 2023 (SRP); hzc1208/ANN2SNN_SRP, modules.py.
     """

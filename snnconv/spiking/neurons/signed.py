@@ -1,4 +1,4 @@
-"""Integrate-and-fire that takes spikes back: a negative spike corrects one that came too early."""
+"""Signed integrate-and-fire: a negative spike cancels a spike that was emitted too early."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def signed_fire(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One timestep: (spikes, next v, next sum of spikes), for θ⁻ = `negative_threshold` < 0.
 
-    v ← v + x;  spike = +1 if v ≥ θ, −1 if v ≤ θ⁻ and the spikes so far add up to more than 0;  v ← v − θ·spike.
+    v ← v + x;  spike = +1 if v ≥ θ, −1 if v ≤ θ⁻ and the sum of earlier spikes is above 0;  v ← v − θ·spike.
     """
     charged = v + current
     spikes = (charged >= threshold).to(charged.dtype)
@@ -23,7 +23,7 @@ def signed_fire(
 
 
 class SignedNode(Node):
-    """Emits −1, 0 or 1 and remembers the sum, which never falls below 0."""
+    """Emits −1, 0 or 1 and stores the sum of its spikes, which is never below 0."""
 
     constants = ("v_initial", "negative")
 
@@ -40,18 +40,18 @@ class SignedNode(Node):
 class Signed(Neuron):
     """Signed integrate-and-fire with memory: current [T, N, …] → θ·spikes [T, N, …], spikes −1, 0 or 1.
 
-    A negative spike at v ≤ −`negative`·θ; v(0) = `v_initial`·θ.  The published rules:
+    A negative spike is emitted at v ≤ −`negative`·θ; v(0) = `v_initial`·θ.  The published rules:
 
-    Fast-SNN (Hu et al., TPAMI 2023)   negative = 0.001, v_initial = ½   (its code: v ≤ −0.001, whatever θ)
+    Fast-SNN (Hu et al., TPAMI 2023)   negative = 0.001, v_initial = ½   (its code: v ≤ −0.001, for every θ)
     SNM (Wang et al., IJCAI 2022)      negative = 1,     v_initial = 0
 
-    `threshold` is a number or [C], one θ a channel.  ValueError unless `negative` is positive.
+    `threshold` is a number or [C], one θ per channel.  ValueError unless `negative` is positive.
     """
 
     def __init__(self, threshold: Any, v_initial: float | Tensor = 0.5, negative: float = 1e-3) -> None:
         if not 0 < negative < float("inf"):
             raise ValueError(
-                f"method.negative={negative}: a negative spike needs v ≤ −negative·θ, so a positive number (0.001, or 1)"
+                f"method.negative={negative}: must be a positive number (0.001 or 1: a negative spike at v ≤ −negative·θ)"
             )
         theta = positive(threshold)
         super().__init__(theta, SignedNode(theta, v_initial, negative))

@@ -1,4 +1,4 @@
-"""An integrate-and-fire node as SpikingJelly's conversion builds it: current / θ → node of threshold 1 → θ · spikes."""
+"""An integrate-and-fire neuron built by SpikingJelly's conversion: current / θ → node of threshold 1 → θ · spikes."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,8 +9,8 @@ from snnconv.spiking.neurons.base import Neuron, Threshold, per_channel
 class SpikingJellyNeuron(Neuron):
     """`node` between two scalings: current [T, N, …] → scale · node(gain · current) [T, N, …].
 
-    `gain` and `scale` are numbers or [C], one a channel; as the node's own threshold is 1, `scale` is θ and gain 1/θ.  The
-    membrane is float32 whatever the precision of the current (float64 stays float64).
+    `gain` and `scale` are numbers or [C], one per channel; the threshold of the node is 1, so `scale` is θ and `gain` is 1/θ.  The
+    membrane is float32 for currents of any lower precision, and float64 for float64.
     """
 
     constants = ("threshold", "amplitude", "gain")

@@ -1,4 +1,4 @@
-"""Bipolar integrate-and-fire with a spike tracer: the neuron that settles to a quantized activation."""
+"""Bipolar integrate-and-fire with a spike tracer (ST-BIF): the sum of its spikes converges to a quantized activation."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def st_bif(
 
 
 class STBIFNode(Node):
-    """Emits −1, 0 or 1; their sum stays in 0 … `levels`.  SpikingJelly's STBIFNode in units of θ and the precision of `Node`."""
+    """Emits −1, 0 or 1; their sum is in 0 … `levels`.  SpikingJelly's STBIFNode in units of θ and the precision of `Node`."""
 
     constants = ("v_initial", "levels")
 
@@ -39,8 +39,8 @@ class STBIFNode(Node):
 class STBIF(Neuron):
     """ST-BIF for an activation of L = `levels` up to θ: current [T, N, …] → (θ/L)·spikes [T, N, …], spikes −1, 0 or 1.
 
-    v(0) = θ/2L.  Once the current has ended and enough steps have passed, the outputs add up to qcfs(Σx, θ, L) exactly, in
-    whatever order the current came.  Source: You et al., ICML 2024 (SpikeZIP-TF).
+    v(0) = θ/2L.  When the current has ended and enough steps have passed, the sum of the outputs is exactly qcfs(Σx, θ, L), for any
+    order of the currents.  Source: You et al., ICML 2024 (SpikeZIP-TF).
     """
 
     def __init__(self, threshold: Any, levels: int) -> None:

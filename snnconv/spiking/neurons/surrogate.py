@@ -1,4 +1,4 @@
-"""The integrate-and-fire neuron as it is trained: whole spikes forward, a smooth slope in the place of their step backward."""
+"""Trainable integrate-and-fire neuron: spikes in the forward pass, a surrogate gradient in the backward pass."""
 
 import inspect
 from collections.abc import Callable
@@ -26,9 +26,9 @@ SURROGATES: dict[str, Slope] = {
 
 
 def surrogate_slope(name: str) -> Slope:
-    """SpikingJelly's surrogate of this name; ValueError listing the known ones."""
+    """SpikingJelly's surrogate of this name; ValueError listing all names if there is none."""
     if name not in SURROGATES:
-        raise ValueError(f"method.surrogate={name!r}: {', '.join(sorted(SURROGATES))}")
+        raise ValueError(f"method.surrogate={name!r}: must be one of {', '.join(sorted(SURROGATES))}")
     return SURROGATES[name]
 
 
@@ -60,10 +60,10 @@ def spikes_over_time_backward(
     sharpness: float,
     detach_reset: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of current, θ and v(0), the potentials computed again.
+    """Gradients of current, θ and v(0); the potentials are recomputed.
 
-    With h = v + x, y = θ·spike and ρ = surrogate slope at h/θ − 1:  dy/dh = ρ,  dy/dθ = spike − ρ·h/θ,  dv/d· = dh/d· − dy/d·,
-    where with `detach_reset` the y that is subtracted from v counts as θ times a constant.
+    With h = v + x, y = θ·spike and ρ = surrogate slope at h/θ − 1:  dy/dh = ρ,  dy/dθ = spike − ρ·h/θ,  dv/d· = dh/d· − dy/d·.
+    With `detach_reset` the spike in the y that is subtracted from v is a constant.
     """
     v, charged = v_initial, []
     for step in current:
@@ -80,7 +80,7 @@ def spikes_over_time_backward(
 
 
 class _Spikes(torch.autograd.Function):
-    """`spikes_over_time` of [T·N, …]; keeps its input alone."""
+    """`spikes_over_time` for [T·N, …]; saves only its input for the backward pass."""
 
     @staticmethod
     def forward(
@@ -108,10 +108,10 @@ def _spikes(current: Tensor, threshold: Tensor, v_initial: Tensor, timesteps: in
 
 
 class SurrogateIntegrateFire(nn.Module):
-    """`neuron` in training: current [T·N, …] → θ·spikes [T·N, …] for T = `timesteps`, exactly what `neuron` gives.
+    """Trainable copy of `neuron` with the same output: current [T·N, …] → θ·spikes [T·N, …] for T = `timesteps`.
 
-    θ is a parameter (kept positive), v(0) stays the same fraction of it.  Backward, the step function of v counts as
-    SpikingJelly's `slope` of h/θ − 1, in units of θ, so that it is as wide for small thresholds as for large ones.
+    θ is a positive parameter; v(0) remains the same fraction of it.  In the backward pass, SpikingJelly's `slope` at h/θ − 1
+    replaces the derivative of the step function, so the width of the slope is proportional to θ.
     """
 
     v_initial: Tensor
@@ -141,6 +141,6 @@ class SurrogateIntegrateFire(nn.Module):
         return output
 
     def trained(self) -> IntegrateFire:
-        """The ordinary neuron of these thresholds."""
+        """A plain neuron with the trained thresholds."""
         theta, v_initial = self.threshold.detach().cpu(), self.v_initial.cpu()
         return IntegrateFire(theta if theta.dim() else theta.item(), v_initial if v_initial.dim() else v_initial.item())

@@ -1,1 +1,1 @@
-"""Non-linear layers that are no neurons, computed over time: one a file; conf/operators/ chooses."""
+"""Operators: non-linear layers that are not neurons, computed over time, one per file; conf/operators/ selects them."""

@@ -1,4 +1,4 @@
-"""Base class of operators, and the time axis that each of them gets in a network."""
+"""Base class of operators, and the module that gives an operator its time axis."""
 
 from abc import abstractmethod
 from typing import Any
@@ -14,12 +14,12 @@ from snnconv.nn.graph.trace import Operation
 class Operator(base.MemoryModule):
     """A function F of one or several signals, computed step by step from signals that change over time.
 
-    Subclasses write `step(*signals) -> output` for one timestep, and keep what they remember in memories whose first dimension is
-    the batch (or that are one number for all samples).  SpikingJelly's `functional.reset_net` forgets them.  In step mode "m"
-    signals are [T, N, …], in "s" [N, …]; both modes compute the same.
+    Subclasses define `step(*signals) -> output` for one timestep and store their state in SpikingJelly memories, whose first
+    dimension is the batch (or which are one number for all samples); `functional.reset_net` resets them.  In step mode "m" signals
+    are [T, N, …], in "s" [N, …]; both modes have the same results.
 
-    function      F as a module; it must treat every sample alone.
-    emits_spikes  True if the output is a spike train wherever the input is one, so that layers behind it stay spike-driven.
+    function      F as a module; the output of a sample must not depend on other samples.
+    emits_spikes  True if the output is a spike train whenever the input is one, so that the next layers remain spike-driven.
     """
 
     emits_spikes = False
@@ -42,7 +42,7 @@ class Operator(base.MemoryModule):
         return steps[0].unsqueeze(0) if len(steps) == 1 else torch.stack(steps)
 
     def evaluate(self, *signals: Tensor) -> Tensor:
-        """F in the precision of `signals`: its parameters are converted where the network is simulated in lower precision."""
+        """F in the precision of `signals`; its parameters are converted if the network is simulated in lower precision."""
         parameters = dict(self.function.named_parameters())
         if all(parameter.dtype == signals[0].dtype for parameter in parameters.values()):
             return self.function(*signals)
@@ -50,7 +50,7 @@ class Operator(base.MemoryModule):
         return torch.func.functional_call(self.function, converted, signals)
 
     def summed(self, name: str, signal: Tensor) -> Tensor:
-        """The sum over time in memory `name`, after `signal` was added; float32, or float64 for float64 signals."""
+        """The sum over time stored in memory `name`, plus `signal`; float32, or float64 for float64 signals."""
         total = getattr(self, name)
         wide = signal.to(torch.promote_types(signal.dtype, torch.float32))
         return wide if total is None or total.shape != wide.shape else total.to(wide) + wide
@@ -60,14 +60,14 @@ class Operator(base.MemoryModule):
         return f"{type(self).__name__} operator"
 
     def extra_repr(self) -> str:
-        """Shown by print(network), beside the function."""
+        """Shown by print(network), next to the function."""
         return ""
 
 
 class OperatorOverTime(Operation):
-    """Hands an operator its time axis: each signal [T·N, …] → [T, N, …] → operator → [T·N, …].
+    """Wraps an operator and restores its time axis: each signal [T·N, …] → [T, N, …] → operator → [T·N, …].
 
-    With `timesteps` None there is no time: signals are means, and the output is F of them.
+    If `timesteps` is None there is no time axis: signals are means over time, and the output is F of the means.
     """
 
     def __init__(self, operator: Operator) -> None:
@@ -88,7 +88,7 @@ class OperatorOverTime(Operation):
 
 
 def set_timesteps(network: nn.Module, timesteps: int | None) -> None:
-    """Reset the operators of `network`, and let each call hold T = `timesteps` steps, or means over time (None)."""
+    """Reset the operators of `network`; each following call has T = `timesteps` steps, or means over time (None)."""
     for module in network.modules():
         if isinstance(module, OperatorOverTime):
             module.operator.reset()
@@ -96,7 +96,7 @@ def set_timesteps(network: nn.Module, timesteps: int | None) -> None:
 
 
 class Site(Operation):
-    """A non-linear layer of the ANN and the operator that takes its place in the spiking network: computes F, without time."""
+    """A non-linear layer of the ANN, with the operator that will replace it; computes F, without time."""
 
     def __init__(self, operator: Operator) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Site(Operation):
 
 
 class Encoder(Operation):
-    """A place in the ANN where a signed neuron of the spiking network makes spikes of a signal; computes the signal itself."""
+    """Marks a signal of the ANN that a signed neuron encodes as spikes in the spiking network; computes the identity."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The input."""

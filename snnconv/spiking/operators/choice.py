@@ -1,7 +1,7 @@
 """The choice of an operator for each non-linear layer.
 
-A choice is a function (layer, number of its signals, whether they are spikes) → operator, or None to refuse the layer; each yaml in
-conf/operators/ is one.
+A choice is a function (layer, number of its signals, whether they are spikes) → operator, or None if the layer is not supported.
+Each yaml in conf/operators/ names one choice.
 """
 
 from collections.abc import Callable
@@ -19,29 +19,29 @@ EXTRA: list[type[nn.Module]] = []  # classes of users
 
 
 def operator(kind: type[nn.Module]) -> type[nn.Module]:
-    """Class decorator: networks that call a module of this class are converted, with the module as the F of an operator.
+    """Class decorator: conversion replaces modules of this class by an operator whose function F is the module.
 
-    Its `forward` must treat every sample of the batch alone and hold no state.
+    Its `forward` must have no state, and the output of a sample must not depend on other samples.
     """
     EXTRA.append(kind)
     return kind
 
 
 def auto(layer: nn.Module, signals: int, spikes: bool) -> Operator | None:
-    """Max pooling of spike counts where pooling receives spikes (exact and binary), else a running mean (exact, analog)."""
+    """Max pooling of spike counts for max pooling (exact, binary for spikes), else a running mean (exact, analog)."""
     return MaxCount(layer) if isinstance(layer, MAX_POOLING) else RunningMean(layer, signals)
 
 
 def running_mean(layer: nn.Module, signals: int, spikes: bool) -> Operator | None:
-    """A running mean in every place."""
+    """A running mean for every layer."""
     return RunningMean(layer, signals)
 
 
 def winner(layer: nn.Module, signals: int, spikes: bool) -> Operator | None:
-    """Max pooling of spikes passes those of its leading input; a running mean in every other place."""
+    """Max pooling of spikes by the leading input; a running mean for every other layer."""
     return Winner(layer) if spikes and isinstance(layer, MAX_POOLING) else RunningMean(layer, signals)
 
 
 def none(layer: nn.Module, signals: int, spikes: bool) -> Operator | None:
-    """No operator: non-linear layers behind the first neuron are refused."""
+    """No operator: non-linear layers after the first neuron raise an error."""
     return None

@@ -1,4 +1,4 @@
-"""Max pooling of spike counts: exact, and binary where its inputs are."""
+"""Max pooling of spike counts: exact, and binary if its inputs are binary."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from snnconv.spiking.operators.base import Operator
 
 
 class MaxCount(Operator):
-    """out_t = max S_t − max S_{t−1} over each window, S_t the sum of the inputs up to t.
+    """out_t = max S_t − max S_{t−1} over each window, where S_t is the sum of the inputs up to t.
 
-    It emits a spike whenever the largest count in the window grows.  If all inputs of a window are spikes of one amplitude, the
-    output is 0 or one such spike, and the outputs up to T add up to the largest sum, exactly.  Max pooling is homogeneous,
-    t·max(S/t) = max S, so this is the running mean without any division: comparisons of counters, needed only where a spike
-    arrives.  Inputs of several levels or signs give outputs of as many levels and signs.
+    It emits a spike whenever the largest count in the window increases.  If all inputs of a window are spikes of one amplitude, the
+    output is 0 or one such spike, and the sum of the outputs up to T is exactly the largest sum.  Max pooling is homogeneous,
+    t·max(S/t) = max S, so this equals the running mean but needs no division: it compares counters, and only when a spike arrives.
+    Inputs with several levels or signs give outputs with several levels or signs.
     """
 
     emits_spikes = True
@@ -30,7 +30,7 @@ class MaxCount(Operator):
         return "max pooling of spike counts, binary for spikes"
 
     def step(self, *signals: Tensor) -> Tensor:
-        """Growth of the largest sum of each window."""
+        """Increase of the largest sum of each window."""
         started = self.sum0 is not None and self.sum0.shape == signals[0].shape
         self.sum0 = self.summed("sum0", signals[0])
         previous, self.total = self.total, self.function(self.sum0)

@@ -1,4 +1,4 @@
-"""Operators and signed neurons in the places of a network where conversion needs them."""
+"""Placement of operators, and of encoders for signed neurons, in a network before conversion."""
 
 import copy
 from collections import Counter
@@ -18,14 +18,14 @@ from snnconv.spiking.operators.signals import WEIGHTS, Signal, operated, walk
 
 
 def place_operators(network: nn.Module, kinds: Kinds, choose: Choice = choice.auto) -> nn.Module:
-    """A copy of `network` with a `Site` for every operator behind an activation of `kinds`; `network` itself if there is none.
+    """A copy of `network` with a `Site` for every operator after an activation of `kinds`, or `network` itself if there is none.
 
-    Max pooling that a single activation of `kinds` feeds, or that feeds only one, changes places with it where that helps
-    (`_swap_pools`): the activations do not decrease, so the network computes the same.  Layers that are called several times, or
-    that `choose` refuses, stay as they are.
+    Max pooling next to an activation of `kinds` may be swapped with it (`_swap_pools`); activations are monotone, so the output of
+    the network does not change.  Layers that are called several times, or for which `choose` returns None, are not changed.
 
-    If `Encoder` is among `kinds`, one stands in front of the weights that would receive an analog signal, so that all weights but
-    those of the image receive spikes; of a network without activations too.  ValueError if the forward pass cannot be followed.
+    If `Encoder` is one of `kinds`, an encoder is inserted before weights that would receive an analog signal, so that all weights
+    except those applied to the image receive spikes; this includes networks without activations.  ValueError if the forward pass
+    cannot be traced.
     """
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     candidates: tuple[type[nn.Module], ...] = (*OPERATORS, *choice.EXTRA)
@@ -65,7 +65,7 @@ class _Placement:
         self.uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
         self.sites: dict[str, Operator] = {}
         self.analog: dict[fx.Node, list[fx.Node]] = {}  # signal → the weight layers that receive it
-        self.bent: set[fx.Node] = set()  # constant in time, but no linear function of the image
+        self.bent: set[fx.Node] = set()  # constant in time, but not a linear function of the image
 
     def run(self) -> None:
         """Visit every node."""
@@ -96,11 +96,11 @@ class _Placement:
         return operated(chosen, inputs)
 
     def _is_analog(self, node: fx.Node, inputs: list[Signal]) -> bool:
-        """Does `node` receive one signal, analog, or constant but no linear function of the image?"""
+        """Whether `node` receives one signal that is analog, or constant but not a linear function of the image."""
         return len(inputs) == 1 and (Signal.ANALOG in inputs or not self.bent.isdisjoint(node.all_input_nodes))
 
     def encode(self, network: nn.Module) -> None:
-        """An `Encoder` for each analog signal, in front of the weights that receive it."""
+        """Insert an `Encoder` for each analog signal, before the weights that receive it."""
         taken = {path for path, _ in network.named_modules()}
         for source, users in self.analog.items():
             path = numbered_name(f"{users[0].target}_encoder", taken)
@@ -120,10 +120,10 @@ class _Placement:
 
 
 def _swap_pools(graph: fx.Graph, placement: _Placement) -> bool:
-    """Let max pooling change places with the activation beside it: True if `graph` has changed.
+    """Swap max pooling with an adjacent activation; return True if `graph` has changed.
 
-    Behind an activation of a constant current it moves before it, and is computed once, on fewer neurons.  Before an activation
-    of a current that changes it moves behind it, where it counts spikes.
+    Pooling after an activation of a constant current is moved before it: it is then computed once, and fewer neurons are needed.
+    Pooling before an activation of a changing current is moved after it, where it counts spikes.
     """
     kinds = tuple(kind for kind in placement.kinds if kind is not Encoder)
     changing: set[fx.Node] = set()

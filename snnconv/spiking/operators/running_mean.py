@@ -1,4 +1,4 @@
-"""Running mean: the mean output over time is F of the mean input, exactly, for any F.
+"""Running mean: the mean output over time equals F of the mean input exactly, for any F.
 
 Sources: Huang et al., ACM MM 2024 (expectation compensation); Huang et al., ICML 2025, arXiv 2503.00301.
 """
@@ -11,14 +11,14 @@ from snnconv.spiking.operators.base import Operator
 
 
 class RunningMean(Operator):
-    """out_t = t·F(S_t/t) − (t−1)·F(S_{t−1}/(t−1)), S_t the sum of the inputs up to t; several inputs have a sum each.
+    """out_t = t·F(S_t/t) − (t−1)·F(S_{t−1}/(t−1)), where S_t is the sum of the inputs up to t (one sum for each signal).
 
-    The outputs up to T add up to T·F(S_T/T).  F is evaluated once a step, in floating point; outputs are analog and of either
-    sign.  A product of matrices A·B could be updated by ΔA·ΔB + A·ΔB + ΔA·B instead: two or three products a step in place of
-    one, so dense arithmetic is faster this way.
+    The sum of the outputs up to T is T·F(S_T/T).  F is evaluated once per step, in floating point; outputs are analog and of either
+    sign.  A product of matrices A·B could instead be updated by ΔA·ΔB + A·ΔB + ΔA·B, but that needs two or three products per step
+    and is slower in dense arithmetic.
 
-    With `normalized` false, out_t = F(S_t) − F(S_{t−1}), for methods that give the input in parts: the sum of the outputs is then
-    F of the sum of the inputs.  Source: You et al., ICML 2024 (SpikeZIP-TF).
+    With `normalized` false, out_t = F(S_t) − F(S_{t−1}), for methods that divide the input into parts: the sum of the outputs is
+    then F of the sum of the inputs.  Source: You et al., ICML 2024 (SpikeZIP-TF).
     """
 
     steps: Any
@@ -36,9 +36,9 @@ class RunningMean(Operator):
         return "running mean, floating point in every step"
 
     def step(self, *signals: Tensor) -> Tensor:
-        """Difference of t·F(S_t/t) to the step before."""
+        """Difference of t·F(S_t/t) between this step and the previous one."""
         if len(signals) != len(self.sums):
-            raise ValueError(f"{self.function}: made for {len(self.sums)} signals, got {len(signals)}")
+            raise ValueError(f"{self.function}: expected {len(self.sums)} signals, got {len(signals)}")
         started = self.sum0 is not None and self.sum0.shape == signals[0].shape
         for name, signal in zip(self.sums, signals, strict=True):
             setattr(self, name, self.summed(name, signal))

@@ -1,4 +1,4 @@
-"""Kinds of signals in a network, and what follows from them: how much of a spiking network is not driven by spikes."""
+"""Kinds of signals in a network, and the share of a spiking network that is driven by spikes."""
 
 from collections.abc import Callable
 from enum import IntEnum
@@ -16,12 +16,12 @@ from snnconv.spiking.operators.base import Operator, OperatorOverTime
 
 
 class Signal(IntEnum):
-    """Kinds of values in a spiking network; where two meet, the later one in this order holds."""
+    """Kinds of values in a spiking network; an operation on several kinds has the later one in this order."""
 
     CONSTANT = 0  # the same in every step: computed from the image before the first neuron
-    SPIKES = 1  # spikes of one amplitude a channel
+    SPIKES = 1  # spikes of one amplitude per channel
     SUMS = 2  # sums, means or multiples of spikes: weights that receive them are still driven by spikes
-    ANALOG = 3  # behind weights, or behind an operator that computes in floating point
+    ANALOG = 3  # output of weights, or of an operator that computes in floating point
 
 
 WEIGHTS = (*WEIGHTED, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Bilinear)
@@ -35,7 +35,7 @@ MOVING_CALLS = {
 
 
 def signal(node: fx.Node, module: nn.Module | None, inputs: list[Signal]) -> Signal:
-    """The output of `node` from its inputs; `node` is no neuron, and no operator that computes over time."""
+    """The kind of output of `node` for `inputs`; `node` is neither a neuron nor an operator over time."""
     strongest = max(inputs, default=Signal.CONSTANT)
     if strongest is Signal.CONSTANT:
         return strongest
@@ -47,14 +47,14 @@ def signal(node: fx.Node, module: nn.Module | None, inputs: list[Signal]) -> Sig
 
 
 def operated(operator: Operator, inputs: list[Signal]) -> Signal:
-    """The output of `operator`: spikes if it emits those and receives nothing else."""
+    """The kind of output of `operator`: spikes if it emits spikes and receives only spikes, else analog."""
     return Signal.SPIKES if operator.emits_spikes and set(inputs) == {Signal.SPIKES} else Signal.ANALOG
 
 
 def walk(
     graph: fx.Graph, visit: Callable[[fx.Node, list[Signal]], Signal | None], modules: dict[str, nn.Module]
 ) -> dict[fx.Node, Signal]:
-    """The signal at every node; `visit(node, inputs)` says what neurons and operators put out, and None of all others."""
+    """The kind of signal at every node; `visit(node, inputs)` returns it for neurons and operators, and None for other nodes."""
     signals: dict[fx.Node, Signal] = {}
     for node in graph.nodes:
         inputs = [signals[source] for source in node.all_input_nodes if source.op != "get_attr"]
@@ -65,7 +65,7 @@ def walk(
 
 
 def signals_of(network: nn.Module) -> dict[fx.Node, Signal]:
-    """The signal at every node of a spiking network."""
+    """The kind of signal at every node of a spiking network."""
     modules = dict(network.named_modules())
 
     def visit(node: fx.Node, inputs: list[Signal]) -> Signal | None:
@@ -78,7 +78,7 @@ def signals_of(network: nn.Module) -> dict[fx.Node, Signal]:
 
 
 def departures(network: nn.Module) -> dict[str, int | bool]:
-    """`float_operators` and `analog_currents` of a spiking network, as `Latency` declares them."""
+    """`float_operators` and `analog_currents` of a spiking network, as defined by `Latency`."""
     modules, operators, analog = dict(network.named_modules()), 0, False
     signals = signals_of(network)
     for node, output in signals.items():
@@ -90,9 +90,9 @@ def departures(network: nn.Module) -> dict[str, int | bool]:
 
 @torch.no_grad()
 def spike_driven(network: nn.Module, images: Tensor) -> float:
-    """Share of a spiking network's multiply-accumulates of each step on changing values that spikes turn into accumulates.
+    """Share of the multiply-accumulates in each step that spikes reduce to accumulates; constant inputs are not counted.
 
-    What remains are weights that receive analog values, and products of two signals (attention).  Its state is reset.
+    The rest are weights that receive analog values, and products of two signals (attention).  The state of `network` is reset.
     """
     signals, driven, total = signals_of(network), 0, 0
     graph = next(iter(signals)).graph

@@ -1,4 +1,4 @@
-"""Spiking max pooling by a gate: the input that has received most so far passes.  Rueckauer et al., Front. Neurosci. 2017."""
+"""Spiking max pooling by a gate: the input with the largest sum so far is passed on.  Rueckauer et al., Front. Neurosci. 2017."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ WITH_INDICES: dict[type, Any] = {
 
 
 class Winner(Operator):
-    """Each window passes what its leading input emits in this step: the input of the largest sum so far, this step included.
+    """The output of a window is the input with the largest sum so far (this step included): the leading input.
 
-    Of equal ones the first leads.  The output is binary where the input is.  The outputs up to T add up to less or more than the
-    largest sum while the lead changes; `MaxCount` is exact.  ValueError for a layer that is no max pooling.
+    Of equal sums the first leads.  The output is binary if the input is binary.  If the leading input changes, the sum of the
+    outputs up to T differs from the largest sum; `MaxCount` is exact.  ValueError for a layer that is not max pooling.
     """
 
     emits_spikes = True
@@ -29,7 +29,7 @@ class Winner(Operator):
 
     def __init__(self, function: nn.Module) -> None:
         if type(function) not in WITH_INDICES:
-            raise ValueError(f"{type(function).__name__}: no max pooling, so no input of a window can lead")
+            raise ValueError(f"{type(function).__name__}: operators=winner supports only max pooling")
         super().__init__(function)
         self.register_memory("sum0", None)
 
@@ -38,7 +38,7 @@ class Winner(Operator):
         return "max pooling by the leading input, binary for spikes"
 
     def step(self, *signals: Tensor) -> Tensor:
-        """The emission of the leading input of each window."""
+        """The value of the leading input of each window."""
         self.sum0 = self.summed("sum0", signals[0])
         pool: Any = self.function
         if hasattr(pool, "output_size"):
