@@ -11,7 +11,7 @@ from snnconv.nn.functional import SMALLEST_THRESHOLD
 from snnconv.nn.graph.kinds import NORMS
 from snnconv.spiking.operators.base import Site
 
-FAR = 1000  # as many times above or below the largest current, θ is out of proportion
+FAR = 1000  # a θ that is more than so many times above or below the largest current gets a warning
 
 
 def theta(step: Step) -> Tensor:
@@ -21,18 +21,18 @@ def theta(step: Step) -> Tensor:
 
 
 def trained(step: Step) -> str:
-    """θ and L of an activation."""
+    """θ and L of an activation, as text."""
     low, high = f"{theta(step).min():.4g}", f"{theta(step).max():.4g}"
     return f"θ = {low if low == high else f'{low} … {high}'}, L = {step.module.levels}"  # type: ignore[union-attr]
 
 
 def no_threshold(step: Step) -> Obstacle | None:
-    """The obstacle that the θ of an activation is, None if it is none."""
+    """An obstacle if the θ of an activation is not a positive number, else None."""
     if (theta(step).isfinite() & (theta(step) > 0)).all():
         return None
-    reason = f"{trained(step)}, and θ has to be a positive number"
-    remedy = ("train again, or start from the weights of a ReLU network (model.weights=… fit=finetune), for which "
-              "calibration finds θ")  # fmt: skip
+    reason = f"{trained(step)}, but θ must be a positive number"
+    remedy = ("train again, or start from the weights of a ReLU network (model.weights=… fit=finetune); calibration then "
+              "computes θ")  # fmt: skip
     return Obstacle(reason, remedy, step.path, step.name)
 
 
@@ -41,11 +41,11 @@ def odd_threshold(step: Step, peak: float) -> str | None:
     low, high = theta(step).min().item(), theta(step).max().item()
     site = f"{step.path} ({step.name}): {trained(step)}"
     if 0 < low < 2 * SMALLEST_THRESHOLD:
-        return f"{site}, the floor below which no θ is used: the layer emits next to nothing; train again with a smaller fit.lr"
+        return f"{site}, the smallest θ that is used: the output of the layer is almost 0; train again with a smaller fit.lr"
     if high > FAR * peak > 0:
-        return f"{site}, where its largest current is {peak:.2g}: it will (almost) never fire; calibrate or train again"
+        return f"{site}, but its largest current is {peak:.2g}: it will (almost) never fire; calibrate or train again"
     if 0 < FAR * low < peak:
-        return f"{site}, where its largest current is {peak:.2g}: it clips (almost) all of it; calibrate or train again"
+        return f"{site}, but its largest current is {peak:.2g}: it clips (almost) every value; calibrate or train again"
     return None
 
 
@@ -53,8 +53,8 @@ def unfolded(step: Step, folded: Mapping[str, str]) -> str | None:
     """A warning about a batch norm between spikes that cannot be folded, None for any other operation."""
     if not isinstance(step.module, NORMS) or step.path in folded or not step.after_spikes or step.problem:
         return None
-    return (f"{step.path} ({step.name}): stays between spikes, an affine map in every step, as no layer can take it in; put it "
-            "right behind a convolution or linear layer that feeds nothing else")  # fmt: skip
+    return (f"{step.path} ({step.name}): cannot be folded into a layer, so it is computed in every step; place it directly after "
+            "a convolution or linear layer whose output has no other use")  # fmt: skip
 
 
 def needless(step: Step) -> str | None:
@@ -63,12 +63,12 @@ def needless(step: Step) -> str | None:
     last = all(user.op == "output" for user in step.node.users)
     if not last or not isinstance(function, nn.LogSoftmax | nn.Softmax):
         return None
-    return (f"{step.path} ({name_of(step)}): the last operation, which changes no class; leave it out, and the network has no "
-            "operation in floating point here")  # fmt: skip
+    return (f"{step.path} ({name_of(step)}): the last operation does not change the predicted class; remove it to avoid an "
+            "operation in floating point")  # fmt: skip
 
 
 def name_of(step: Step) -> str:
-    """The kind of a layer; of the layer that an operator stands for."""
+    """The kind of a layer; for an operator, the kind of the layer that it replaces."""
     return type(step.module.operator.function).__name__ if isinstance(step.module, Site) else step.name
 
 

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Layer:
-    """A line of the table."""
+    """One layer: a row of the table."""
 
     path: str
     name: str
@@ -31,17 +31,17 @@ class Check:
     layers: list[Layer]
     obstacles: list[Obstacle]
     warnings: list[str]
-    methods: list[str]  # that would take the network as it is, where the one chosen does not
-    method: str = ""  # the one chosen, by name
+    methods: list[str]  # methods that accept the unchanged network, if the chosen one does not
+    method: str = ""  # name of the chosen method
 
     def advice(self) -> str:
-        """The methods to choose instead, if there are any."""
-        return f"as it is, it fits method={', '.join(self.methods)}" if self.methods else ""
+        """The methods to choose instead, as a sentence; "" if there are none."""
+        return f"without changes it can be converted by method={', '.join(self.methods)}" if self.methods else ""
 
     def show(self, console: Console) -> None:
         """Print the layers, the obstacles with their remedies, the warnings and the verdict."""
         table = Table()
-        for column in ("layer", "kind", "output", "parameters", "what becomes of it"):
+        for column in ("layer", "kind", "output", "parameters", "in the spiking network"):
             table.add_column(column, overflow="fold", justify="right" if column == "parameters" else "left")
         for layer in self.layers:
             style = "red" if layer.becomes.startswith("obstacle") else None
@@ -62,7 +62,7 @@ class Check:
         return console.file.getvalue()  # type: ignore[attr-defined]
 
     def require(self) -> None:
-        """ValueError that lists every obstacle, if there is one; warnings go to the log."""
+        """Raise a ValueError that lists every obstacle, if there is one; warnings are logged."""
         for text in self.warnings:
             log.warning("%s", text)
         if self.obstacles:

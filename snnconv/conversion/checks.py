@@ -1,4 +1,4 @@
-"""The result of conversion for every layer, and every obstacle, before anything takes long."""
+"""Check of a network before conversion: the result for every layer, and every obstacle."""
 
 import contextlib
 import copy
@@ -47,15 +47,14 @@ def check(
 ) -> Check:
     """Check of `ann` for the method `convert`, tried on a few images of `batches`.
 
-    Obstacles are what conversion refuses: operations that spikes do not pass (`obstacles.obstacles`), images that do not fit, a θ
-    that is no positive number, and whatever else the method says in a rehearsal.  With `calibrates` an unknown θ (NaN) is none:
-    calibration comes later.  `calibration` is the number of images that calibration will have, by default those of `batches` if
-    they say it; too few of them for the method's rule are an obstacle.  `classes` is the number of outputs that are needed.
+    Obstacles prevent conversion: operations that cannot process spikes (`obstacles.obstacles`), images of a wrong shape, a θ that
+    is not a positive number, and every error that the method raises in a rehearsal.  With `calibrates` an unknown θ (NaN) is not an
+    obstacle, because calibration follows.  `calibration` is the number of images that calibration will have, by default
+    `batches.count` if it exists; too few images for the method's rule are an obstacle.  `classes` is the number of outputs needed.
 
-    Warnings are what conversion carries and nobody wants: a batch norm between spikes that no layer can take in, a θ at its
-    floor, and a θ more than 1000 times above or below the largest current of its layer.  Noise will do for images: the currents
-    are those of the ReLU network whose batch norms use the statistics of the batch, so they have the scale that each layer is
-    made for, and no image makes up for a factor of 1000.
+    Warnings do not prevent conversion: a batch norm between spikes that cannot be folded into a layer, a θ at its lower limit, and
+    a θ more than 1000 times above or below the largest current of its layer.  The images may be noise: the currents are those of
+    the ReLU network whose batch norms use the statistics of the batch, so their scale is typical of each layer.
     """
     ann, few = copy.deepcopy(ann).eval(), [(images[:32], labels[:32]) for images, labels in islice(batches, 1)]
     declared = takes(convert)
@@ -65,29 +64,29 @@ def check(
         ann, _ = entered(ann, few, kinds)
     except ValueError as error:
         refused = [Obstacle(str(error))]
-    with contextlib.suppress(ValueError):  # it cannot be followed, which is an obstacle
+    with contextlib.suppress(ValueError):  # it cannot be traced, which is an obstacle
         ann = place_operators(ann, kinds, operators_of(convert)) if declared else ann
-    found = refused or (obstacles(ann, kinds) if declared else [])  # else the rehearsal will tell
-    others = fitting(ann, operators_of(convert)) if found else []
+    problems = refused or (obstacles(ann, kinds) if declared else [])  # else the rehearsal raises them
+    others = fitting(ann, operators_of(convert)) if problems else []
     try:
         walked, folded = steps(ann, kinds), foldable(ann)
-    except ValueError:  # an obstacle, which says why
+    except ValueError:  # an obstacle that `problems` already lists
         walked, folded = [], {}
     trial = Trial(ann, walked, kinds)
     for images, _ in few if walked else []:
-        found += [] if (problem := trial.show(images, classes)) is None or refused else [problem]
+        problems += [] if (problem := trial.show(images, classes)) is None or refused else [problem]
 
     sites = {step.path: step for step in walked if isinstance(step.module, kinds) and is_activation(step.module)}
     unknown = [path for path, step in sites.items() if calibrates and theta(step).isnan().any()]
     for path in unknown:
-        sites[path].module.set_threshold(1.0)  # type: ignore[union-attr, operator]  # in its place, here
-    found += [obstacle for step in sites.values() if (obstacle := no_threshold(step))]
-    known = {path: step for path, step in sites.items() if path not in unknown}
-    warnings = [text for path, step in known.items() if (text := odd_threshold(step, trial.peaks.get(path, 0.0)))]
+        sites[path].module.set_threshold(1.0)  # type: ignore[union-attr, operator]  # a placeholder in this copy
+    problems += [obstacle for step in sites.values() if (obstacle := no_threshold(step))]
+    with_theta = {path: step for path, step in sites.items() if path not in unknown}
+    warnings = [text for path, step in with_theta.items() if (text := odd_threshold(step, trial.peaks.get(path, 0.0)))]
     warnings += [text for step in walked if (text := unfolded(step, folded) or needless(step))]
 
     neurons: Mapping[str, nn.Module] = {}
-    if not found:
+    if not problems:
         try:
             count = getattr(batches, "count", None)
             snn = rehearse(convert, ann, few, calibration or (count if isinstance(count, int) else None))
@@ -95,17 +94,19 @@ def check(
             if snn is not None and encoder is not None:
                 snn.encoded(encoder, few)
         except ValueError as error:
-            found.append(Obstacle(str(error)))
+            problems.append(Obstacle(str(error)))
 
     def becomes(step: Step) -> str:
-        numbers = [n for n, obstacle in enumerate(found, 1) if (obstacle.path, obstacle.name) == (step.path, step.name)]
+        numbers = [
+            n for n, obstacle in enumerate(problems, 1) if (obstacle.path, obstacle.name) == (step.path, step.name)
+        ]
         if numbers:
             return f"obstacle {numbers[0]}"
         if step.problem:
-            return "obstacle 1" if declared else "left to the method"  # 1: nothing is there to convert
+            return "obstacle 1" if declared else "left to the method"  # 1: there is nothing to convert
         if isinstance(step.module, kinds):
             neuron = f"{type(neurons[step.path]).__name__} neuron" if step.path in neurons else "neuron"
-            return f"{neuron}, {trained(step) if step.path in known else 'θ from calibration images'}"
+            return f"{neuron}, {trained(step) if step.path in with_theta else 'θ from calibration images'}"
         if isinstance(step.module, Site):
             return step.module.operator.summary()
         return f"folded into {folded[step.path]}" if step.path in folded else _carried(step)
@@ -115,16 +116,16 @@ def check(
         if (step.module is not None or step.problem) and (step.path, step.name) not in listed:
             row = Layer(step.path, name_of(step), trial.shapes.get(step.node), size(step.module), becomes(step))
             listed[step.path, step.name] = row
-    return Check(name, [*listed.values(), *_idle(ann, kinds, walked)], found, warnings, others)
+    return Check(name, [*listed.values(), *_idle(ann, kinds, walked)], problems, warnings, others)
 
 
 def _carried(step: Step) -> str:
-    """Role of an operation that conversion leaves as it is."""
+    """Role of an operation that conversion does not change."""
     if not step.after_spikes:
-        return "weights, receive the image (computed once, analog)" if size(step.module) else "computed once, analog"
+        return "weights, applied to the image (computed once, analog)" if size(step.module) else "computed once, analog"
     if isinstance(step.module, NORMS):
-        return "stays, an affine map in every step"
-    return "weights, receive spikes" if size(step.module) else "acts on each step alone"
+        return "batch norm, computed in every step"
+    return "weights, applied to spikes" if size(step.module) else "unchanged, applied in every step"
 
 
 def _idle(ann: nn.Module, kinds: tuple[type, ...], walked: Sequence[Step]) -> list[Layer]:

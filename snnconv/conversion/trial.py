@@ -25,7 +25,7 @@ class Trial(fx.Interpreter):
 
     @torch.no_grad()
     def show(self, images: Tensor, classes: int | None) -> Obstacle | None:
-        """Run on `images`; the obstacle that this meets, if it meets one."""
+        """Run on `images`; return an obstacle if an operation fails or the output has a wrong shape, else None."""
         self.module.to(images.device)
         try:
             output = self.run(images)
@@ -36,7 +36,7 @@ class Trial(fx.Interpreter):
         ):
             got = "×".join(map(str, output.shape[1:])) or "one number"
             return Obstacle(
-                f"{type(self.module).__name__}: gives {got} for an image, expected {classes} logits (data.num_classes)"
+                f"{type(self.module).__name__}: returns {got} for an image, expected {classes} logits (data.num_classes)"
             )
         return None
 
@@ -44,7 +44,7 @@ class Trial(fx.Interpreter):
         """One operation; `_FailedError` naming it if it fails."""
         try:
             output = super().run_node(n)
-        except Exception as error:  # the network is the user's: anything can come out
+        except Exception as error:  # the user's network may raise errors of any type
             step = self.sites.get(n)
             raise _FailedError(path_of(n), step.name if step else str(n.target)) from error
         if isinstance(output, Tensor):
@@ -52,7 +52,7 @@ class Trial(fx.Interpreter):
         return output
 
     def call_module(self, target: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """A module; ReLU in the place of an activation, and statistics of the batch in a batch norm."""
+        """Output of a module: ReLU for an activation; a batch norm uses the statistics of the batch."""
         module: Any = self.fetch_attr(target)
         if isinstance(module, self.kinds):
             self.peaks[target] = max(self.peaks.get(target, 0.0), args[0].abs().max().item())
@@ -64,16 +64,16 @@ class Trial(fx.Interpreter):
 
 
 class _FailedError(Exception):
-    """An operation that does not take its input."""
+    """An operation failed on its input."""
 
     def __init__(self, path: str, name: str) -> None:
         super().__init__(path)
         self.path, self.name = path, name
 
     def obstacle(self, images: Tensor) -> Obstacle:
-        """In words."""
+        """The obstacle that describes this failure."""
         shape, reason = "×".join(map(str, images.shape[1:])), str(self.__cause__).partition("\n")[0]
-        remedy = "do the network and data.input_shape belong together?"
+        remedy = "does data.input_shape match the network?"
         if "dtype" in reason or "scalar type" in reason:
-            remedy = "call .float() on the network, or give it images of its own type"
+            remedy = "call .float() on the network, or pass images of the network's dtype"
         return Obstacle(f"fails on images of {shape} ({reason})", remedy, self.path, self.name)

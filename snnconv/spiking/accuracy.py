@@ -22,10 +22,10 @@ from snnconv.spiking.tasks import CLASSIFY, Task
 def accuracy(network: nn.Module, loader: Any, task: Task | None = None) -> float:
     """Fraction of the images of `loader` that `network` classifies correctly, in eval mode; its mode is restored.
 
-    Of another `task` (`snnconv.spiking.tasks`), the mean score.
+    For another `task` (`snnconv.spiking.tasks`) the mean score is returned.
 
-    `loader` is any iterable of (images [N, …], classes [N]), for example a DataLoader; its tensors are moved to the device of the
-    network.  A `SpikingModel` is evaluated at its own T.  ValueError if there are no images.
+    `loader` is an iterable of (images [N, …], classes [N]), for example a DataLoader; its tensors are moved to the device of the
+    network.  A `SpikingModel` is evaluated at its own T (`timesteps`).  ValueError if there are no images.
 
     >>> import torch
     >>> from torch import nn
@@ -45,9 +45,9 @@ def accuracy_over_time(
 ) -> Curve:
     """Accuracy of `snn` at every t = 1…`timesteps`, or at the listed t.
 
-    `loader` is any iterable of (images [N, …], classes [N]); its tensors are moved to the device of the network.  The prediction
-    at t is the argmax of the mean logits up to t.  If the outputs up to t do not depend on T (`timing.anytime`), the network is
-    run once, else once for each t.  Spikes are counted on the first `rate_images` images.  ValueError if there are no images.
+    `loader` is an iterable of (images [N, …], classes [N]); its tensors are moved to the device of the network.  The prediction
+    at t is the argmax of the mean logits up to t.  If the outputs up to t do not depend on T (`timing.anytime`), the network runs
+    once, otherwise once for each t.  Spikes are counted on the first `rate_images` images.  ValueError if there are no images.
 
     >>> import torch
     >>> from torch import nn
@@ -85,7 +85,7 @@ def over_time(snn: SpikingModel, loader: Any, metric: Any, timesteps: int | Sequ
     """`metric` of the mean outputs up to t, for every t = 1…`timesteps` or the listed t.
 
     `metric` is a function (output [N, …], target) → number, whose values are averaged over the images, or an object with `update`
-    and `compute` such as a metric of torchmetrics, of which each t gets a copy.  `loader` as in `accuracy_over_time`.
+    and `compute`, such as a metric of torchmetrics, which is copied for each t.  `loader` is the same as in `accuracy_over_time`.
 
     >>> import torch
     >>> from torch import nn
@@ -111,13 +111,13 @@ def over_time(snn: SpikingModel, loader: Any, metric: Any, timesteps: int | Sequ
 
 
 def _require_spiking(snn: Any) -> None:
-    """TypeError if `snn` has no timesteps."""
+    """Raise a TypeError if `snn` is not a spiking network."""
     if not hasattr(snn, "rounds"):
-        raise TypeError(f"{type(snn).__name__}: expected a spiking network; snnconv.convert makes one of an ANN")
+        raise TypeError(f"{type(snn).__name__}: expected a spiking network; convert the ANN with snnconv.convert")
 
 
 class _Metric:
-    """A metric with state, or a function as the mean of its values over the images."""
+    """A metric with state, or the mean of a function over the images."""
 
     def __init__(self, metric: Any, device: torch.device) -> None:
         self.state: Any = None
@@ -135,7 +135,7 @@ class _Metric:
             self.total += torch.stack([value * len(outputs), torch.full_like(value, len(outputs))])
 
     def value(self) -> Any:
-        """Of all batches: a float if it is one number."""
+        """The value over all batches, as a float if it is one number."""
         if self.state is not None:
             value = self.state.compute()
             return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
@@ -145,7 +145,7 @@ class _Metric:
 
 
 def _by_name(tallies: list[dict[int, dict[str, Any]]]) -> dict[str, dict[int, float]]:
-    """Values by the name of the metric and t; a metric of each class gives several, "name/class"."""
+    """Values by name of the metric and t; a metric with one value per class is split into "name/class"."""
     values: dict[str, dict[int, float]] = {}
     for t, metrics in (item for tally in tallies for item in tally.items()):
         for name, value in metrics.items():

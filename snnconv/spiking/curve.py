@@ -1,11 +1,11 @@
-"""Accuracy against timesteps, as a result that prints and plots itself."""
+"""`Curve`: accuracy against timesteps, with a table and a plot."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from snnconv.spiking.confusion import Confusion
 
-ALL = 10  # points up to which all are printed; of more, powers of two and the last
+ALL = 10  # a curve of up to so many points is printed completely; else powers of two and the last point
 
 
 @dataclass(frozen=True)
@@ -18,21 +18,21 @@ class Rates:
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy against timesteps t, with spikes counted on the way; `print(curve)` shows a table.
+    """Accuracy and spike counts against timesteps t; `print(curve)` shows a table.
 
-    spikes, firing_rate, mean_firing_rate, rates and emitted are measured on the first images only (`accuracy_over_time`,
-    rate_images).
+    `spikes`, `firing_rate`, `mean_firing_rate`, `rates` and `emitted` are measured on the first images only (`rate_images` of
+    `accuracy_over_time`).
     """
 
-    correct: dict[int, float]  # correct predictions after t timesteps, by t; of another task the sum of the scores
+    correct: dict[int, float]  # correct predictions after t timesteps, by t; for other tasks the sum of the scores
     images: int
     spikes: dict[int, float]  # spikes per image up to t, warm-up included, by t
     firing_rate: dict[str, float]  # spikes per neuron and timestep at the last t, by layer
     mean_firing_rate: float  # the same over all neurons
     emitted: tuple[int, int]  # smallest and largest number of spikes of one neuron in one step
-    changed_predictions: float | None  # share at the last t that differs from float32; None in float32
+    changed_predictions: float | None  # share of predictions at the last t that differ from float32; None in float32
     seconds: float  # wall time of the evaluation, without prepare_seconds
-    prepare_seconds: float  # wall time of making the network for each T, if it depends on T: a part of the conversion
+    prepare_seconds: float  # wall time of building the network for each T, if it depends on T: part of the conversion
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)  # of the task, by name and t
     rates: dict[int, Rates] = field(default_factory=dict)  # firing rates up to t, by t
     confusion: Confusion | None = None  # of the predictions at the last t; None for another task than classification
@@ -59,7 +59,7 @@ class Curve:
         return {"accuracy": self.accuracy, **asdict(self), "emitted": list(self.emitted)}
 
     def plot(self, axes: Any = None) -> Any:
-        """Draw accuracy against timesteps on Matplotlib `axes` (by default new ones), which are returned."""
+        """Draw accuracy against timesteps on Matplotlib `axes` (by default new axes) and return the axes."""
         if axes is None:
             from matplotlib import pyplot
 

@@ -32,17 +32,17 @@ class SpikingModel(TimeLoop):
     The prediction at t is the argmax of the running mean of the logits up to t (`read`).  Images are a constant input
     current, so layers before the first neuron are computed once.
 
-    network    what is simulated: neurons stand in `OverTime` modules.
+    network    the network that is simulated; its neurons are inside `OverTime` modules.
     latency    the latency class of the method.
-    timing     how many steps the method simulates, discards and looks ahead.
-    simulation the user's settings; `schedule`, `chunk`, `compile` and those of early exit may be replaced later.
-    timesteps  T of `model(images)`; None if it has to be given in each call.
-    for_timesteps    T → network, if the network itself depends on T; `network` is then the first one.
+    timing     number of steps that the method simulates, discards and looks ahead.
+    simulation the user's settings; `schedule`, `chunk`, `compile` and the settings of early exit may be replaced later.
+    timesteps  T of `model(images)`; None if each call must pass it.
+    for_timesteps    function T → network, if the network depends on T; `network` is then the first network.
     method     name of the conversion method.
-    facts      properties of the conversion that its settings do not tell; they are added to the settings in `result.json`.
+    facts      properties of the conversion that are not settings; they are added to the settings in `result.json`.
     spent      seconds of earlier training that the model starts from; they count as conversion time.
-    encoder    the input of every step (`encoded`); by default the image itself.
-    task       what the outputs are judged by (`for_task`); by default classes.
+    encoder    encoder of the inputs (`encoded`); by default every step receives the image itself.
+    task       task that defines readout and score (`for_task`); by default classification.
     exact      with precision "bf16", the same model in float32; else None.
 
     `state_dict()` holds the weights and the constants of every neuron (θ, v(0), …); loading it into a model with other
@@ -86,7 +86,7 @@ class SpikingModel(TimeLoop):
         functional.invalidate_reset_cache(self.network)
 
     def like(self, network: nn.Module, **simulation: Any) -> "SpikingModel":
-        """A model of `network`, whatever T is, with the other properties of this one; `simulation` replaces settings."""
+        """A model of `network`, for every T, with the other properties of this model; `simulation` replaces settings."""
         settings = replace(self.simulation, **simulation)
         options = {name: getattr(self, name) for name in ("timesteps", "method", "facts", "spent")}
         return SpikingModel(network, self.latency, self.timing, simulation=settings, **options).alike(self)
@@ -114,14 +114,14 @@ class SpikingModel(TimeLoop):
         return self.for_task(other.task)
 
     def encoded(self, encoder: InputEncoder, calibration: Iterable[tuple[Tensor, Any]] = ()) -> "SpikingModel":
-        """This model, whose inputs `encoder` turns into those of every step; `calibration` shows their range.
+        """Set the encoder of the inputs and return this model; `calibration` inputs set its range.
 
-        ValueError for a method that cannot take inputs that change over time.  A network that reads frames (`MeanOverTime`) goes on
-        reading frames.
+        ValueError if the method does not support inputs that change over time.  The encoder of a network that reads frames
+        (`MeanOverTime`) is not changed.
         """
         if isinstance(self.encoder, Frames):
             if not isinstance(encoder, Direct | Frames):
-                raise ValueError(f"encoder={encoder.name}: the inputs are frames already; use encoder=direct")
+                raise ValueError(f"encoder={encoder.name}: the inputs are already frames; use encoder=direct")
             return self
         if not isinstance(encoder, Direct):
             self._require_changing_inputs(f"encoder={encoder.name}")
@@ -132,66 +132,66 @@ class SpikingModel(TimeLoop):
         return self
 
     def _require_changing_inputs(self, what: str) -> None:
-        """ValueError, which names `what`, unless the method takes inputs that change over time."""
+        """Raise a ValueError that names `what` if the method does not support inputs that change over time."""
         if not self.timing.changing_inputs:
             name = self.method or "this method"
-            raise ValueError(f"{what}: {name} counts on the same input in every step; choose a method without "
+            raise ValueError(f"{what}: {name} needs the same input in every step; choose a method without "
                              "pre-simulation, such as qcfs or mse")  # fmt: skip
 
     def for_task(self, task: Task) -> "SpikingModel":
-        """This model, whose outputs are read and judged as `task` says."""
+        """Set the task, which defines readout and score, and return this model."""
         self.task, self.latency = task, replace(self.latency, readout=task.readout)
         if self.exact is not None:
             self.exact.for_task(task)
         return self
 
     def read(self, outputs: Float[Tensor, "T N *K"]) -> Float[Tensor, "T N *K"]:
-        """The readout at each t of the outputs of every step: by default their mean up to t."""
+        """The readout at each t, from the outputs of every step; by default their mean up to t."""
         return self.task.read(outputs, self.latency.readout_from)
 
     def changed(self, change: Callable[[nn.Module], nn.Module]) -> "SpikingModel":
-        """This model with `change(network)` as its network, also for every T prepared later."""
+        """Replace the network by `change(network)`, also for every T prepared later, and return this model."""
         if self.for_timesteps is not None:
             self.for_timesteps = functools.partial(_changed, self.for_timesteps, change)
         self._install(change((self.exact or self).network))
         return self
 
     def rounds(self, timesteps: int | Sequence[int]) -> list[list[int]]:
-        """The runs that return the outputs at every t = 1…`timesteps`, or at the listed t: one run, or one for each t.
+        """The runs needed for the outputs at every t = 1…`timesteps`, or at the listed t: one run, or one for each t.
 
-        Each run is a list of t, and simulates the last of them.
+        Each run is a list of t; it simulates the last t of the list.
         """
-        wanted = wanted_timesteps(timesteps)
-        return [wanted] if self.timing.anytime else [[t] for t in wanted]
+        listed = wanted_timesteps(timesteps)
+        return [listed] if self.timing.anytime else [[t] for t in listed]
 
     def forward(
         self, images: Float[Tensor, "*inputs"], timesteps: int | None = None, *, over_time: bool = False
     ) -> Float[Tensor, "T N *K"]:
         """Logits of each step, from the initial state; `timesteps` is by default the model's own.
 
-        With `over_time` images are [T, N, …], a batch for each step, and `timesteps` is by default the number of these.
+        With `over_time` images are [T, N, …], one batch for each step, and `timesteps` is by default the number of batches.
 
-        ValueError for images without a batch axis or with other channels than the first convolution takes.
+        ValueError for images without a batch axis, or if their channels do not match the first convolution.
         """
         if timesteps is None:
             timesteps = len(images) if over_time else self.own_timesteps()
         return torch.cat(list(self.run(images, timesteps, over_time=over_time)))
 
     def own_timesteps(self) -> int:
-        """`timesteps`; ValueError if the model has no T of its own."""
+        """`timesteps` of the model; ValueError if it is None."""
         if self.timesteps is None:
-            raise ValueError("timesteps: this model has no T of its own; call model(images, timesteps=8)")
+            raise ValueError("timesteps: this model has no default T; call model(images, timesteps=8)")
         return self.timesteps
 
     def run(
         self, images: Float[Tensor, "*inputs"], timesteps: int, *, over_time: bool = False
     ) -> Generator[Float[Tensor, "t N *K"], Tensor | None, None]:
-        """The same in consecutive chunks of t timesteps, as they are simulated.
+        """Yield the logits of `forward` in consecutive chunks of t timesteps, as they are simulated.
 
-        `run(…).send(indices)` continues with those samples of the batch only; the others are not simulated any more.
+        `run(…).send(indices)` continues with only these samples of the batch; the others are no longer simulated.
         """
         if not isinstance(timesteps, Integral) or timesteps < 1:
-            raise ValueError(f"timesteps={timesteps!r}: an integer of at least 1")
+            raise ValueError(f"timesteps={timesteps!r}: must be an integer of at least 1")
         self.prepare(timesteps)
         if not over_time:
             return self.simulate(images, self.encoder, timesteps)
@@ -202,7 +202,7 @@ class SpikingModel(TimeLoop):
         return self.simulate(images.movedim(0, 1), encoder, timesteps)
 
     def steps(self, timesteps: int) -> int:
-        """Number of simulated steps that return `timesteps` of them."""
+        """Number of simulated steps for `timesteps` returned steps."""
         return self.timing.steps(timesteps)
 
     def neurons(self) -> dict[str, nn.Module]:
@@ -210,19 +210,19 @@ class SpikingModel(TimeLoop):
         return {path: module.neuron for path, module in self.network.named_modules() if isinstance(module, OverTime)}
 
     def operators(self) -> dict[str, Operator]:
-        """The operators by path: non-linear layers that are no neurons."""
+        """The operators by path: non-linear layers that are not neurons."""
         clocks = {path: m for path, m in self.network.named_modules() if isinstance(m, OperatorOverTime)}
         return {path: clock.operator for path, clock in clocks.items()}
 
     def implementation(self) -> str:
-        """Kernel of an integrate-and-fire layer: the one SpikingJelly selects here, or our fused single step."""
+        """Kernel of an integrate-and-fire layer: the kernel that SpikingJelly selects, or our fused single step."""
         device = next(self.network.parameters()).device
         if not self.simulation.layerwise(device.type):
             return "fused-step"
         return str(functional.neuron_implementation("if", device)["implementation"])
 
     def convolutions(self) -> str:
-        """Algorithm of convolutions of spikes: "event-driven" where possible and many neurons are silent, or "dense"."""
+        """Algorithm of convolutions of spikes: "event-driven" (used where possible, if many neurons are silent) or "dense"."""
         cpu, settings = next(self.network.parameters()).device.type == "cpu", self.simulation
         plain = settings.channels_last and settings.precision != "bf16" and not settings.compiles
         return "event-driven" if settings.event_driven and plain and cpu and library() is not None else "dense"

@@ -28,12 +28,12 @@ def shown(batches: Loader) -> Iterator[tuple[Tensor, Tensor]]:
 def require_images(images: float) -> None:
     """ValueError if no images were evaluated."""
     if not images:
-        raise ValueError("the loader gave no images to evaluate; a generator can be passed through only once")
+        raise ValueError("the loader returned no images; a generator can be read only once")
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Result of one run over the data; `counts` [layers, steps, 4] are those of `count_spikes`, over the first images."""
+    """Result of one run over the data; `counts` [layers, steps, 4] come from `count_spikes`, on the first images."""
 
     correct: dict[int, float]
     metrics: dict[int, dict[str, Any]]
@@ -48,35 +48,35 @@ class Tally:
     prepare_seconds: float
 
 
-def tally_of(snn: SpikingModel, batches: Loader, wanted: list[int], rate_images: int) -> Tally:
-    """Run all of `batches` for the largest t of `wanted`."""
-    device, steps, seen, counted, start = batches.device, snn.steps(wanted[-1]), 0, 0, time.perf_counter()
-    snn.prepare(wanted[-1])  # before its neurons are recorded
+def tally_of(snn: SpikingModel, batches: Loader, timesteps: list[int], rate_images: int) -> Tally:
+    """Run all of `batches` once, for the largest of `timesteps`."""
+    device, steps, evaluated, counted, start = batches.device, snn.steps(timesteps[-1]), 0, 0, time.perf_counter()
+    snn.prepare(timesteps[-1])  # before its neurons are recorded
     prepared = time.perf_counter() - start
-    correct = torch.zeros(len(wanted), dtype=torch.int64, device=device)
-    each = {t: started(snn.task, device) for t in wanted}
-    changed = torch.zeros(2, dtype=torch.int64, device=device)  # predictions, of images
+    correct = torch.zeros(len(timesteps), dtype=torch.int64, device=device)
+    metrics_at = {t: started(snn.task, device) for t in timesteps}
+    changed = torch.zeros(2, dtype=torch.int64, device=device)  # changed predictions, all predictions
     confusion = Counts(snn.task)  # at the last t
     counts: dict[str, Tensor] = {}
     for images, labels in shown(batches):
-        if seen < rate_images:
+        if evaluated < rate_images:
             with count_spikes(snn) as emitted:
-                outputs = _outputs(snn, images, wanted)
+                outputs = _outputs(snn, images, timesteps)
             for path, rows in emitted.items():
                 counts[path] = _merged([*([counts[path]] if path in counts else []), *rows.split(steps)])
             if snn.exact is not None:
-                exact = _outputs(snn.exact.to(device), images, wanted[-1:])[-1]
+                exact = _outputs(snn.exact.to(device), images, timesteps[-1:])[-1]
                 differs = snn.task.decide(outputs[-1]) != snn.task.decide(exact)
                 changed += torch.stack([differs.sum(), torch.full_like(differs.sum(), differs.numel())])
-            counted = seen + len(images)
+            counted = evaluated + len(images)
         else:
-            outputs = _outputs(snn, images, wanted)
+            outputs = _outputs(snn, images, timesteps)
         correct = correct + snn.task.right(outputs, labels).sum(1)
-        for t, output in zip(wanted, outputs, strict=True):
-            add(each[t], snn.task, output, labels)
+        for t, output in zip(timesteps, outputs, strict=True):
+            add(metrics_at[t], snn.task, output, labels)
         confusion.add(outputs[-1], labels)
-        seen += len(images)
-    total, counted = distributed.sum_over_ranks(torch.tensor([seen, counted], device=device)).tolist()
+        evaluated += len(images)
+    total, counted = distributed.sum_over_ranks(torch.tensor([evaluated, counted], device=device)).tolist()
     require_images(total)
     every = torch.stack(list(counts.values()))
     every[..., :2] = distributed.sum_over_ranks(every[..., :2].contiguous())
@@ -84,11 +84,11 @@ def tally_of(snn: SpikingModel, batches: Loader, wanted: list[int], rate_images:
     changed = distributed.sum_over_ranks(changed)
     by_step = every[..., 0].sum(0).cumsum(0) / counted
     return Tally(
-        correct=dict(zip(wanted, distributed.sum_over_ranks(correct).tolist(), strict=True)),
-        metrics={t: {name: metric.compute() for name, metric in metrics.items()} for t, metrics in each.items()},
+        correct=dict(zip(timesteps, distributed.sum_over_ranks(correct).tolist(), strict=True)),
+        metrics={t: {name: metric.compute() for name, metric in metrics.items()} for t, metrics in metrics_at.items()},
         images=total,
-        spikes={t: float(by_step[snn.timing.discard + t - 1]) for t in wanted},
-        rates=_rates(list(counts), every, {t: snn.timing.discard + t for t in wanted}),
+        spikes={t: float(by_step[snn.timing.discard + t - 1]) for t in timesteps},
+        rates=_rates(list(counts), every, {t: snn.timing.discard + t for t in timesteps}),
         paths=list(counts),
         counts=every,
         emitted=(-int(extremes[0]), int(extremes[1])),
@@ -106,18 +106,18 @@ def _rates(paths: list[str], counts: Tensor, steps: dict[int, int]) -> dict[int,
 
 
 def _merged(parts: list[Tensor]) -> Tensor:
-    """Counts [t, 4] of several batches as one."""
+    """Counts [t, 4] of several batches, merged into one tensor."""
     rows = torch.stack(parts)
     return torch.stack([rows[..., 0].sum(0), rows[..., 1].sum(0), rows[..., 2].amin(0), rows[..., 3].amax(0)], 1)
 
 
-def _outputs(snn: SpikingModel, images: Tensor, wanted: list[int]) -> Tensor:
-    """The readout at each wanted t, [t, N, …], from one run."""
-    return snn.read(snn(images, wanted[-1]))[[t - 1 for t in wanted]]
+def _outputs(snn: SpikingModel, images: Tensor, timesteps: list[int]) -> Tensor:
+    """The readout at each t of `timesteps`, [t, N, …], from one run."""
+    return snn.read(snn(images, timesteps[-1]))[[t - 1 for t in timesteps]]
 
 
 def started(task: Task, device: torch.device) -> dict[str, Any]:
-    """The metrics of a task, without samples yet."""
+    """New copies of the metrics of a task, without samples."""
     return {name: measure.start(device) for name, measure in task.metrics.items()}
 
 

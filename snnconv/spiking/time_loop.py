@@ -17,8 +17,8 @@ from snnconv.spiking.operators.base import OperatorOverTime
 from snnconv.spiking.simulation import Simulation, Timing
 
 SMALLEST_BATCH = 16  # size down to which a shrinking batch is padded for compiled code
-TOGETHER = 4096  # images × timesteps simulated at once where layers wait for all inputs
-IN_CACHE = 256  # the same on a CPU: about the size of a layer that stays in the cache
+TOGETHER = 4096  # images × timesteps simulated together if layers wait for all inputs
+IN_CACHE = 256  # the same on a CPU: about the size of a layer that fits into the cache
 
 
 class TimeLoop(nn.Module):
@@ -33,10 +33,10 @@ class TimeLoop(nn.Module):
         super().__init__()
         self.timing, self.simulation = timing, simulation
         self._parts: dict[str, tuple[Callable, Callable]] = {}  # of the network, by mode of compilation
-        self._batch = 0  # images in the largest batch so far, to which smaller ones are padded if compiled
+        self._batch = 0  # size of the largest batch so far; smaller batches are padded to it if compiled
 
     def __getstate__(self) -> dict:
-        """Copies and files leave out what can be rebuilt."""
+        """Attributes without those that can be rebuilt, for copies and files."""
         return {**self.__dict__, "_parts": {}}
 
     @torch.no_grad()
@@ -84,12 +84,12 @@ class TimeLoop(nn.Module):
                 size = len(keep)
 
     def at_once(self, timesteps: int, device: torch.device) -> int:
-        """Images to simulate at once so that all their steps fit; if layers wait for all inputs, a larger batch is split."""
+        """Number of images whose steps can be simulated together; a larger batch is split if layers wait for all inputs."""
         cached = self.timing.lookahead is None and device.type == "cpu"
         return max((IN_CACHE if cached else TOGETHER) // self.timing.steps(timesteps), 1)
 
     def _split(self) -> tuple[Callable, Callable]:
-        """The network before the first neurons, and the rest, compiled or event-driven as `simulation` says."""
+        """The part before the first neurons, and the rest, which is compiled or event-driven according to `simulation`."""
         mode = self.simulation.compile
         if mode not in self._parts:
             if self.simulation.channels_last:
@@ -104,9 +104,9 @@ class TimeLoop(nn.Module):
     def _ready(self, images: Tensor, most: int | None = None) -> Tensor:
         """Images in the dtype and layout of the weights; for compiled code padded to the largest batch so far (at most `most`)."""
         self._batch = max(self._batch, len(images))
-        wanted = min(self._batch, most or self._batch)
-        if self.simulation.compiles and len(images) < wanted:
-            images = torch.cat([images, images[-1:].expand(wanted - len(images), *images.shape[1:])])
+        size = min(self._batch, most or self._batch)
+        if self.simulation.compiles and len(images) < size:
+            images = torch.cat([images, images[-1:].expand(size - len(images), *images.shape[1:])])
         return self._laid_out(images.to(next(self.network.parameters()).dtype))
 
     def _laid_out(self, images: Tensor) -> Tensor:
@@ -115,21 +115,21 @@ class TimeLoop(nn.Module):
         return images.contiguous(memory_format=torch.channels_last) if last else images
 
     def _padded(self, indices: Tensor, size: int) -> Tensor:
-        """`indices` of the samples that stay of `size`; for compiled code the last is repeated up to 16, 32, 64, … samples."""
+        """`indices` of the remaining samples of `size`; for compiled code the last is repeated up to 16, 32, 64, … samples."""
         if not self.simulation.compiles:
             return indices
-        wanted = min(size, max(SMALLEST_BATCH, 1 << (len(indices) - 1).bit_length()))
-        return torch.cat([indices, indices[-1:].expand(wanted - len(indices))])
+        padded_size = min(size, max(SMALLEST_BATCH, 1 << (len(indices) - 1).bit_length()))
+        return torch.cat([indices, indices[-1:].expand(padded_size - len(indices))])
 
 
 def _require_batch(images: Tensor, before: Callable) -> None:
-    """ValueError unless `images` are finite and have a batch axis, and the axes and channels of the convolution that takes them."""
+    """Raise a ValueError unless `images` are finite, have a batch axis, and match the first convolution."""
     if images.dtype == torch.uint8:
         raise ValueError("images of uint8: convert them to float and normalize them as in training")
-    if not images.isfinite().all():  # a neuron whose potential is NaN is silent, so the result would look sound
-        raise ValueError("images with values that are NaN or infinite")
+    if not images.isfinite().all():  # a neuron whose potential is NaN is silent, so the result would look valid
+        raise ValueError("images contain values that are NaN or infinite")
     if images.dim() < 2:
-        raise ValueError(f"images of shape {list(images.shape)}: a batch has a first axis for the images, [N, …]")
+        raise ValueError(f"images of shape {list(images.shape)}: expected a batch [N, …]")
     (entry,) = [node for node in before.graph.nodes if node.op == "placeholder"]  # type: ignore[attr-defined]
     for user in entry.users:
         layer = before.get_submodule(str(user.target)) if user.op == "call_module" else None  # type: ignore[attr-defined]
@@ -139,12 +139,12 @@ def _require_batch(images: Tensor, before: Callable) -> None:
         if images.dim() != len(axes) + 1 or images.shape[1] != layer.in_channels:
             hint = "; for a single image use images.unsqueeze(0)" if images.dim() == len(axes) else ""
             raise ValueError(
-                f"images of shape {list(images.shape)}: {user.target} takes [N, {', '.join(map(str, axes))}]{hint}"
+                f"images of shape {list(images.shape)}: {user.target} expects [N, {', '.join(map(str, axes))}]{hint}"
             )
 
 
 def _over_time(constant: Tensor, steps: int, shares: list[float] | None) -> Tensor:
-    """A constant input [N, …] at each of `steps` steps, [steps·N, …], times that step's share."""
+    """A constant input [N, …], repeated for `steps` steps, [steps·N, …], and multiplied by the share of each step."""
     repeated = constant if steps == 1 else torch.cat([constant] * steps)  # keeps channels_last
     if shares is None:
         return repeated
@@ -153,7 +153,7 @@ def _over_time(constant: Tensor, steps: int, shares: list[float] | None) -> Tens
 
 
 def keep_samples(neuron: nn.Module, indices: Tensor, size: int | None = None) -> None:
-    """Reduce the state of `neuron` to the samples of the batch with these `indices`; `size` is that of the batch so far."""
+    """Reduce the state of `neuron` to the samples with these `indices`; `size` is the present size of the batch."""
     for module in neuron.modules():
         if isinstance(module, base.MemoryModule):
             for name, value in module._memories.items():
@@ -162,7 +162,7 @@ def keep_samples(neuron: nn.Module, indices: Tensor, size: int | None = None) ->
 
 
 def chosen_rows(value: Tensor, indices: Tensor, size: int) -> Tensor:
-    """The rows of `value` that belong to these samples; a sample may have several (windows of an image), which lie together."""
+    """The rows of `value` that belong to these samples; a sample may have several consecutive rows (windows of an image)."""
     if len(value) == size:
         return value[indices]
     return value.unflatten(0, (size, -1))[indices].flatten(0, 1)
