@@ -336,7 +336,7 @@ def test_relu_calls_and_shared_relus_get_a_range_each():
 def test_weights_that_would_stay_float_are_named():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.ConvTranspose2d(2, 1, 3)).eval()
     with pytest.raises(
-        ValueError, match=r"^2 \(ConvTranspose2d\): its weights cannot be quantized here, only those of Conv1d"
+        ValueError, match=r"^2 \(ConvTranspose2d\): its weights cannot be quantized; supported are Conv1d"
     ):
         static(network, given(torch.randn(2, 1, 8, 8)))
 
@@ -372,7 +372,7 @@ def test_training_with_few_bits_helps(networks, data, kind, per_channel):
 def test_a_batch_norm_that_stays_is_a_factor_of_the_scales(networks, data):
     """What training with live batch norms ends with is, folded, the same integers with other scales."""
     found = static(networks["relu"], data, weight_bits=4)
-    live = ptq.calibrated(networks["relu"], data.calibration, found.how)
+    live = ptq.calibrated(networks["relu"], data.calibration, found.settings)
     layer, norm, folded = live.network.get_submodule("0"), networks["relu"][1], found.network.get_submodule("0")
     factor = norm.weight / (norm.running_var + norm.eps).sqrt()
     assert (factor > 0).all()
@@ -392,9 +392,9 @@ def test_size_by_hand(networks, data):
     ann = networks["relu"]
     found = static(ann, data, weight_bits=4, activations="symmetric")
     assert size(ann, found) == {"size_bytes": 1864 / 2 + 4 * (34 + 34 + 5), "float_bytes": 4 * (1864 + 34.0)}
-    affine = replace(found, how=ptq.Settings(weight_bits=4, weights="affine"))
+    affine = replace(found, settings=ptq.Settings(weight_bits=4, weights="affine"))
     assert size(ann, affine)["size_bytes"] == 1864 / 2 + 4 * (34 + 2 * (34 + 5))
-    one = replace(found, how=ptq.Settings(per_channel=False, activations="symmetric"), ranges=0)
+    one = replace(found, settings=ptq.Settings(per_channel=False, activations="symmetric"), ranges=0)
     assert size(ann, one)["size_bytes"] == 1864 + 4 * (34 + 3)
 
 
@@ -437,7 +437,7 @@ def test_what_cannot_be_counted_has_no_energy(caplog):
         ({"momentum": 1.0}, "baseline.momentum=1.0: must be at least 0 and below 1"),
         ({"percent": 0}, "baseline.percent=0: must be above 0"),
         ({"per_image": 0}, "baseline.per_image=0: must be an integer of at least 1"),
-        ({"own_levels": True, "activation_bits": 3}, "7 levels above 0, too few for the 8 that this network"),
+        ({"own_levels": True, "activation_bits": 3}, "has only 7 levels above 0, but this network was trained with 8"),
     ],
 )
 def test_settings_that_make_no_sense_say_what_would(networks, data, settings, message, unchecked):

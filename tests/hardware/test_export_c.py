@@ -178,10 +178,10 @@ def test_nothing_is_written_where_c_differs(plain, data, tmp_path, monkeypatch):
         return {**files, "snn.c": files["snn.c"].replace(b"charged >= theta", b"charged > theta + 9999")}
 
     monkeypatch.setattr(c, "write_c", altered_source)
-    with pytest.raises(ValueError, match=r"snn\.c is not the golden model: \d: \d+ spikes differ"):
+    with pytest.raises(ValueError, match=r"snn\.c differs from the golden model: \d: \d+ spikes differ"):
         c.export(nn.Identity(), plain, data, tmp_path, timesteps=T)
     monkeypatch.setattr(c, "write_c", lambda *arguments: {"snn.c": b"int main(void) { return 3 }"})
-    with pytest.raises(ValueError, match=r"snn\.c: \w+ does not compile it: snn\.c: .*"):
+    with pytest.raises(ValueError, match=r"snn\.c: \w+ reports an error: snn\.c: .*"):
         c.export(nn.Identity(), plain, data, tmp_path, timesteps=T)
     assert not list(tmp_path.iterdir())
 
@@ -189,7 +189,7 @@ def test_nothing_is_written_where_c_differs(plain, data, tmp_path, monkeypatch):
 def test_nothing_is_written_where_torch_differs(plain, data, tmp_path, monkeypatch):
     own = golden.run
     monkeypatch.setattr(golden, "run", lambda program, images, steps: own(program, images + 40, steps))
-    with pytest.raises(ValueError, match=r"the network in torch is not the golden model: \d: \d+ spikes differ"):
+    with pytest.raises(ValueError, match=r"the network in torch differs from the golden model: \d: \d+ spikes differ"):
         c.export(nn.Identity(), plain, data, tmp_path, timesteps=T)
     assert not list(tmp_path.iterdir())
 

@@ -308,7 +308,7 @@ def test_damaged_files_and_other_networks_are_noticed(written, images):
     with pytest.raises(ValueError, match="another network; only one of the two has"):
         check(path, convert(plain()), images, T)
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(ValueError, match=f"{FILE}: damaged, or no NIR graph"):
+    with pytest.raises(ValueError, match=f"{FILE}: damaged, or not a NIR graph"):
         check(path, snn, images, T)
 
 
@@ -336,24 +336,24 @@ def test_no_file_where_a_spike_differs(images, tmp_path, monkeypatch):
         export(None, snn, data(images), tmp_path, images=4, timesteps=T)
     monkeypatch.setattr(exporter, "replay", own)
     monkeypatch.setattr(exporter, "ROUNDING", -1)
-    with pytest.raises(ValueError, match=r"more than rounding at ties explains; use export\.normalize=false"):
+    with pytest.raises(ValueError, match=r"more than rounding at ties can cause; use export\.normalize=false"):
         export(None, snn, data(images), tmp_path, timesteps=T)
     assert not list(tmp_path.iterdir())
 
 
 HEAD = nn.Flatten(), nn.Linear(16, 3)
 UNKNOWN = {
-    "max pooling": (lambda: nn.Sequential(conv(1, 4), nn.MaxPool2d(2), act(), *HEAD), r"1 \(MaxPool2d\): has no counterpart"),
+    "max pooling": (lambda: nn.Sequential(conv(1, 4), nn.MaxPool2d(2), act(), *HEAD), r"1 \(MaxPool2d\): cannot be exported"),
     "norm alone": (lambda: nn.Sequential(conv(1, 4), act(), nn.AvgPool2d(2), nn.BatchNorm2d(4), *HEAD), r"3 \(BatchNorm2d\): has"),
     "padding": (lambda: nn.Sequential(conv(1, 1, padding_mode="circular"), act(), *HEAD), "0 .*: padding_mode='circular'"),
     "rectangle": (lambda: nn.Sequential(nn.Conv2d(1, 1, (1, 2)), act(), nn.Flatten(), nn.Linear(12, 3)),
-                  r"0 .*: a kernel of \(1, 2\)"),
+                  r"0 .*: kernel_size=\(1, 2\)"),
     "used twice": (lambda: Net(lambda n, x: n.fc(n.b(n.conv(n.a(n.conv(x)))).flatten(1)), conv=conv(1, 1), a=act(), b=act(),
                                fc=nn.Linear(16, 3)), "conv: used 2 times"),
     "twice itself": (lambda: Net(lambda n, x: n.fc((lambda y: y + n.drop(y))(n.a(n.conv(x))).flatten(1)), conv=conv(1, 1),
                                  a=act(), drop=nn.Dropout(), fc=nn.Linear(16, 3)), "adds a value to itself"),
     "constant": (lambda: Net(lambda n, x: n.fc(n.a(n.conv(x) + 1.0).flatten(1)), conv=conv(1, 1), a=act(), fc=nn.Linear(16, 3)),
-                 r"\(calls add\): has no counterpart"),
+                 r"\(calls add\): cannot be exported"),
 }  # fmt: skip
 
 

@@ -202,7 +202,7 @@ def test_an_altered_file_is_noticed(part, written):
 def test_damaged_files_and_other_networks_are_noticed(written):
     ann, path = written
     assert check(path, ann, IMAGES)["differing_levels"] == 0
-    with pytest.raises(ValueError, match="differs from the network; altered, or of another one"):
+    with pytest.raises(ValueError, match="differs from the network; the file was changed or is of another network"):
         check(path, plain().eval(), IMAGES)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ValueError, match=f"{FILE}: damaged, or not written by snnconv"):
@@ -238,10 +238,10 @@ def test_levels_away_from_ties_are_errors(tmp_path, monkeypatch):
 
 
 UNKNOWN = {
-    "slip": (lambda: Block(lambda: SlipReLU(4, 0.7)), r"act0 \(SlipReLU\): neither levels alone nor a plain clip"),
-    "levels": (lambda: Block(lambda: act(levels=256)), "act0: 256 levels, and uint8 holds 255"),
-    "sigmoid": (lambda: nn.Sequential(conv(1, 1), nn.Sigmoid(), *FLAT), r"1 \(Sigmoid\): has no ONNX operation"),
-    "mean": (lambda: Net(lambda n, x: n.conv(x).mean((2, 3)), conv=conv(1, 4)), r"\(calls mean\): has no"),
+    "slip": (lambda: Block(lambda: SlipReLU(4, 0.7)), r"act0 \(SlipReLU\): is neither quantized nor clipped only"),
+    "levels": (lambda: Block(lambda: act(levels=256)), "act0: 256 levels, but uint8 holds only 255"),
+    "sigmoid": (lambda: nn.Sequential(conv(1, 1), nn.Sigmoid(), *FLAT), r"1 \(Sigmoid\): export to ONNX does not"),
+    "mean": (lambda: Net(lambda n, x: n.conv(x).mean((2, 3)), conv=conv(1, 4)), r"\(calls mean\): export to ONNX does not"),
     "reflected": (lambda: nn.Sequential(conv(1, 1, padding_mode="reflect"), act(), *FLAT), "0: padding_mode='reflect'"),
     "ceil": (lambda: nn.Sequential(conv(1, 4), nn.AvgPool2d(2, ceil_mode=True), *FLAT), r"1 \(AvgPool2d\): ceil_mode"),
     "adaptive": (lambda: nn.Sequential(conv(1, 4), nn.AdaptiveAvgPool2d(2), *FLAT), r"1 .*: adaptive pooling to 2 has no"),

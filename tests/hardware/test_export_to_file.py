@@ -86,14 +86,14 @@ def test_mistakes_are_named_and_write_nothing(ann, snn, data, tmp_path):
             snn,
             "net.pt",
             {},
-            r"net\.pt: format=None; known formats are nir \(\.nir\), onnx \(\.onnx\), onnx_over_time \(by name\), "
+            r"net\.pt: format=None: must be one of nir \(\.nir\), onnx \(\.onnx\), onnx_over_time \(by name\), "
             r"c \(\.c, \.npz\), verilog \(a folder\)",
         ),
-        (snn, "net.nir", {"format": "vhdl"}, "format='vhdl'; known formats"),
+        (snn, "net.nir", {"format": "vhdl"}, "format='vhdl': must be one of"),
         (ann, "net.npz", {}, "format=c: holds the spiking network; convert the model first"),
         (snn, "net.onnx", {}, "format=onnx: holds the ANN; pass the model"),
         (snn, "net.npz", {"weight_bits": 4}, "format=c: no setting 'weight_bits'; there are images, timesteps"),
-        (snn, "net.npz", {"example": []}, "example: no inputs"),
+        (snn, "net.npz", {"example": []}, "example: is empty"),
         (snn, "net.npz", {"images": 0}, "images=0"),
     ):
         with pytest.raises(ValueError, match=message):

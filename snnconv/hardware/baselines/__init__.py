@@ -1,1 +1,1 @@
-"""Quantized ANNs as baselines: the trained network itself in small integers (torchao; `snnconv[quantize]`)."""
+"""Quantized ANNs as baselines: the trained network with integer weights and activations (torchao; `snnconv[quantize]`)."""

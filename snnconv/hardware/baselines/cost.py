@@ -1,4 +1,4 @@
-"""Size in bytes of a quantized network, and its energy by the same tables and rules as for the spiking network."""
+"""Size of a quantized network in bytes, and its energy by the tables and rules that are used for the spiking network."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,36 +19,37 @@ from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 log = logging.getLogger(__name__)
-WORD = 4  # bytes of a scale, a zero point, a bias, and of what stays float
+WORD = 4  # bytes of a scale, a zero point, a bias, and a value that stays float
 RULE = (
     "As the quantized ANN in energy.py: a MAC with an activation of b bits is b shifted accumulates, never more than a full MAC; "
-    "the first layer, which sees the image, and weights behind weights take full MACs.  Where a table charges memory, weights and "
-    "activations are moved at their bits, never more than the table's.  Finding ranges at run time (dynamic) is not priced."
+    "the first layer, which receives the image, and a weight layer that directly follows another one need full MACs.  If a table "
+    "counts memory, weights and activations have their own bits, but at most those of the table.  Computing ranges at run time "
+    "(dynamic) is not counted."
 )
 
 
 def size(ann: nn.Module, quantized: Quantized) -> dict[str, float]:
-    """Bytes of the quantized network and of its float32 original, batch norms folded in either.
+    """Bytes of the quantized network and of its float32 original, both with folded batch norms.
 
-    Weights at their bits; four bytes for each scale (and zero point, if affine) of a layer, or of a channel, and of the stored
-    ranges of activations; four for each bias, and for the factor and the shift of a batch norm that stays.
+    Weights have their own bits.  Four bytes are counted for each scale (and zero point, if affine) of a layer or channel and of a
+    stored activation range, for each bias, and for each factor and shift of a batch norm that cannot be folded.
     """
-    how, folded = quantized.how, fold_batchnorm(ann)
+    settings, folded = quantized.settings, fold_batchnorm(ann)
     layers: list[Any] = [module for module in folded.modules() if isinstance(module, WEIGHTED)]
     norms = sum(2 * module.num_features for module in folded.modules() if isinstance(module, NORMS))
     words = norms + sum(layer.bias.numel() for layer in layers if layer.bias is not None)
     weights = sum(layer.weight.numel() for layer in layers)
-    scales = sum(len(layer.weight) if how.per_channel else 1 for layer in layers)
-    scales *= 1 if how.of_weights().symmetric else 2
-    ranges = quantized.ranges * (1 if how.of_activations().symmetric else 2)
+    scales = sum(len(layer.weight) if settings.per_channel else 1 for layer in layers)
+    scales *= 1 if settings.of_weights().symmetric else 2
+    ranges = quantized.ranges * (1 if settings.of_activations().symmetric else 2)
     return {
-        "size_bytes": weights * how.weight_bits / 8 + WORD * (words + scales + ranges),
+        "size_bytes": weights * settings.weight_bits / 8 + WORD * (words + scales + ranges),
         "float_bytes": float(WORD * (weights + words)),
     }
 
 
 def targets(ann: nn.Module, image_shape: Sequence[int]) -> list[Target]:
-    """Operations for one image, layer by layer.  ValueError where that cannot be counted (`fanout.fan_out`)."""
+    """Operations for one image, layer by layer; ValueError if they cannot be counted (`fan_out.fan_out`)."""
     trained = any(isinstance(module, QCFS) for module in ann.modules())
     network = fold_batchnorm(ann if trained else replace_relus(ann, nn.ReLU))
     counted = replace_modules(network, (QCFS, nn.ReLU), lambda _: OverTime(IntegrateFire(1.0)))
@@ -58,19 +59,20 @@ def targets(ann: nn.Module, image_shape: Sequence[int]) -> list[Target]:
 def energy(
     ann: nn.Module, quantized: Quantized, image_shape: Sequence[int], tables: Mapping[str, Costs]
 ) -> dict[str, dict[str, float] | None]:
-    """pJ for one image by table: "energy" of the quantized network, "ann_energy" of its original; None if it cannot be counted."""
+    """Energy in pJ for one image, by table: "energy" of the quantized network, "ann_energy" of the original, or None."""
     try:
         counted = targets(ann, image_shape)
     except ValueError as error:
         log.warning("No energy: %s", error)
         return {"energy": None, "ann_energy": None}
-    how = quantized.how
+    settings = quantized.settings
     narrow = {
-        name: replace(costs, weight_bits=min(how.weight_bits, costs.weight_bits)) for name, costs in tables.items()
+        name: replace(costs, weight_bits=min(settings.weight_bits, costs.weight_bits)) for name, costs in tables.items()
     }
     return {
         "energy": {
-            name: sum(costs.of_ann(target, how.activation_bits) for target in counted) for name, costs in narrow.items()
+            name: sum(costs.of_ann(target, settings.activation_bits) for target in counted)
+            for name, costs in narrow.items()
         },
         "ann_energy": {name: sum(costs.of_ann(target) for target in counted) for name, costs in tables.items()},
     }

@@ -1,4 +1,4 @@
-"""Ranges of values and their integers: torchao's observers, those by the rules of `calibration`, and one range an image."""
+"""Observers of value ranges: those of torchao, those that use the rules of `conversion.rules`, and one range per image."""
 
 import logging
 import warnings
@@ -16,7 +16,7 @@ from snnconv.conversion.rules import Rule
 
 _talker = logging.getLogger(
     "torch.utils._pytree"
-)  # of torchao, whenever that is imported; python itself warns of its strings
+)  # torchao logs warnings through it when it is imported; Python also warns about torchao's strings
 _level = _talker.level
 _talker.setLevel(logging.ERROR)
 try:
@@ -45,23 +45,23 @@ WEIGHT_OBSERVERS = ("min_max", "mse")
 
 @dataclass(frozen=True)
 class Integers:
-    """Integers of `bits` bits: symmetric, −q…q with q = 2^(bits−1) − 1, or affine, 0…2^bits − 1 and a zero point."""
+    """Range of integers with `bits` bits: symmetric, −q…q with q = 2^(bits−1) − 1, or affine, 0…2^bits − 1 with a zero point."""
 
     bits: int
     symmetric: bool
 
     @property
     def low(self) -> int:
-        """The least of them."""
+        """The smallest integer."""
         return -self.high if self.symmetric else 0
 
     @property
     def high(self) -> int:
-        """The largest: also the levels above zero of what has no negative values."""
+        """The largest integer, which is also the number of levels above zero."""
         return 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
 
     def options(self, per_channel: bool = False) -> dict[str, Any]:
-        """The settings as torchao names them."""
+        """The settings with torchao's names."""
         scheme = f"per_{'channel' if per_channel else 'tensor'}_{'symmetric' if self.symmetric else 'affine'}"
         options = {
             "dtype": torch.int32,
@@ -73,10 +73,10 @@ class Integers:
 
 
 class RuleObserver(UniformQuantizationObserverBase):
-    """Observes [N, …], or weights [C, …] with one range a channel; the range is what a rule of `calibration` makes of it.
+    """Observes activations [N, …], or weights [C, …] with one range per channel; a rule computes the range from the samples.
 
-    Symmetric: ±rule(|x|, q).  Affine: the rule is applied to either side of zero, and told its share of the levels.  Of each
-    image `per_image` values are kept (None: all), drawn evenly, and the extremes of each batch.
+    Symmetric: ±rule(|x|, q).  Affine: the rule is applied separately to positive and negative values, each with its share of the
+    levels.  `per_image` random values of each image are stored (None: all), and the extremes of each batch.
     """
 
     def __init__(
@@ -90,29 +90,29 @@ class RuleObserver(UniformQuantizationObserverBase):
         self.rule, self.per_image = rule, per_image
         self.ch_axis = -1 if ch_axis is None else ch_axis
         self.symmetric = options["qscheme"] in (torch.per_tensor_symmetric, torch.per_channel_symmetric)
-        self.kept: list[Tensor] = []
+        self.samples: list[Tensor] = []
         self.generator = torch.Generator().manual_seed(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` as it is."""
+        """Store samples of `x` and return `x`."""
         values = x.detach().float().flatten(1)
         if self.ch_axis == 0:
-            self.kept.append(values)
+            self.samples.append(values)
             return x
         if self.per_image is not None and values.shape[1] > self.per_image:
-            self.kept.append(torch.stack(values.aminmax()).unsqueeze(0))
+            self.samples.append(torch.stack(values.aminmax()).unsqueeze(0))
             places = torch.randperm(values.shape[1], generator=self.generator)[: self.per_image]
             values = values[:, places.to(values.device)]
-        self.kept.append(values.flatten().unsqueeze(0))
+        self.samples.append(values.flatten().unsqueeze(0))
         return x
 
     def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
-        """Scale and zero point, [1] or [C]; ValueError where the rule leaves no range for what is not all zero."""
-        samples = torch.cat(self.kept, 1)
+        """Scale and zero point, [1] or [C]; ValueError if the rule gives an empty range for values that are not all zero."""
+        samples = torch.cat(self.samples, 1)
         low, high = self._range(samples)
         if (samples.any(1) & (high <= low)).any():
             raise ValueError(
-                "almost every value is 0, so its rule finds no range; take observer=min_max or a higher percent"
+                "almost every value is 0, so the rule gives an empty range; use observer=min_max or a higher percent"
             )
         return self._calculate_qparams(*((low, high) if self.ch_axis == 0 else (low.squeeze(0), high.squeeze(0))))
 
@@ -125,7 +125,7 @@ class RuleObserver(UniformQuantizationObserverBase):
         return -self._end(below, levels - share), self._end(above, share)
 
     def _end(self, samples: Float[Tensor, "C M"], levels: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
-        """The threshold by the rule for values of one sign; 0 without values."""
+        """The threshold that the rule gives for values of one sign; 0 without values."""
         thresholds, levels = torch.zeros_like(levels), levels.clamp_min(1)
         there = samples.amax(1) > 0
         if there.any():
@@ -136,7 +136,7 @@ class RuleObserver(UniformQuantizationObserverBase):
 def least_squares(
     samples: Float[Tensor, "C M"], levels: Float[Tensor, " C"], candidates: int = 100
 ) -> Float[Tensor, " C"]:
-    """`rules.least_squares` of every channel at once, each with levels of its own."""
+    """`rules.least_squares` for all channels together, with a number of levels for each channel."""
     top, levels = samples.amax(1, keepdim=True), levels.unsqueeze(1)
     best, thresholds = torch.full_like(top, torch.inf), top.clone()
     for k in range(1, candidates + 1):
@@ -148,12 +148,12 @@ def least_squares(
 
 
 def _of_one(rule: Rule) -> Callable[[Tensor, Tensor], Tensor]:
-    """A rule of `calibration` for samples [1, M]."""
+    """`rule`, applied to samples [1, M]."""
     return lambda samples, levels: torch.as_tensor(rule(samples[0], int(levels))).reshape(1)
 
 
 def weight_observer(name: str, integers: Integers, per_channel: bool) -> nn.Module:
-    """An observer that finds the range of the weights of one layer, or of each output channel."""
+    """An observer of the range of the weights of one layer, or of each output channel."""
     options = integers.options(per_channel)
     if name == "mse":
         return RuleObserver(least_squares, **options)
@@ -161,7 +161,7 @@ def weight_observer(name: str, integers: Integers, per_channel: bool) -> nn.Modu
 
 
 def activation_observer(name: str, integers: Integers, *, momentum: float, percent: float, per_image: int) -> nn.Module:
-    """An observer that finds the range of the values at one place of a network.  ValueError for an unknown name."""
+    """An observer of the range of the values at one place of a network.  KeyError for an unknown name."""
     by_name: dict[str, Rule] = {
         "percentile": partial(rules.percentile, percent=percent),
         "mse": rules.least_squares,
@@ -177,7 +177,7 @@ def activation_observer(name: str, integers: Integers, *, momentum: float, perce
 
 @torch.no_grad()
 def settled(observer: Any) -> FakeQuantize:
-    """torchao's fake quantization, in the range that `observer` has found; the gradient passes straight through inside it."""
+    """torchao's fake quantization with the range of `observer`; a straight-through gradient inside the range."""
     quantize = FakeQuantize(lambda **_: observer)
     scale, zero_point = observer.calculate_qparams()
     quantize.scale, quantize.zero_point = scale.float(), zero_point.to(torch.int32)
@@ -186,7 +186,7 @@ def settled(observer: Any) -> FakeQuantize:
 
 
 class PerImage(nn.Module):
-    """Fake quantization of [N, …] in the range of each image, found when it comes (dynamic quantization)."""
+    """Fake quantization of [N, …] with the range of each image, computed at run time (dynamic quantization)."""
 
     def __init__(self, integers: Integers) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class PerImage(nn.Module):
         self.mapping = MappingType.SYMMETRIC if integers.symmetric else MappingType.ASYMMETRIC
 
     def forward(self, x: Float[Tensor, "N *shape"]) -> Float[Tensor, "N *shape"]:
-        """Integers times the scale of their image."""
+        """Quantized values: integers times the scale of their image."""
         block, low, high = (1, *x.shape[1:]), self.integers.low, self.integers.high
         scale, zero_point = choose_qparams_affine(x, self.mapping, block, torch.int32, low, high)
         integers = quantize_affine(x, block, scale, zero_point, torch.int32, low, high)

@@ -1,12 +1,13 @@
 """Post-training quantization: activation ranges from calibration (static), or from each image at run time (dynamic).
 
-Where values are quantized: the image, what every activation puts out, and whatever else weights meet (after average pooling).
-What is added up before an activation (weight layers, biases, shortcuts) stays at full width, as in fused integer kernels.  The
-arithmetic is simulated: float32 holds integers times their scale.
+Quantized are the image, the output of every activation, and every other input of weights (after average pooling).  Sums before an
+activation (of weight layers, biases, shortcuts) keep full width, as in fused integer kernels.  The arithmetic is simulated:
+float32 holds integers times their scale.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ from snnconv.nn.graph.rewrite import replace_modules, set_submodule
 from snnconv.nn.graph.trace import trace
 
 MOST_BITS = 16
-BATCH = 50  # images that a moving average moves by
+BATCH = 50  # images in one update of a moving average
 KEEPING_MODULES = (
     nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.ZeroPad2d,
     nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool2d,
@@ -54,15 +55,19 @@ class Settings:
     activation_bits: int = 8
     image_bits: int = 8
     weights: str = "symmetric"  # or affine
-    activations: str = "affine"  # or symmetric, which leaves half of its integers to negative values
-    per_channel: bool = True  # a scale for each output channel of the weights
+    activations: str = "affine"  # or symmetric, which uses half of its integers for negative values
+    per_channel: bool = True  # one scale for each output channel of the weights
     weight_observer: str = "mse"  # min_max | mse
     observer: str = "min_max"  # of activations: min_max | moving_average | percentile | mse | kl
     momentum: float = 0.9  # of moving_average
     percent: float = 99.9  # of percentile
-    per_image: int = 256  # values of each image that percentile, mse and kl see at one place
-    from_theta: bool = True  # activations with a trained θ use it, in 2^bits − 1 levels; no observer there
-    own_levels: bool = False  # and keep the levels that they were trained with
+    per_image: int = (
+        256  # values of each image, at each observed place, from which percentile, mse and kl compute a range
+    )
+    from_theta: bool = (
+        True  # an activation with a trained θ uses it as its range, with 2^bits − 1 levels, without an observer
+    )
+    own_levels: bool = False  # with from_theta: keep the levels of training
 
     def __post_init__(self) -> None:
         for name in ("weight_bits", "activation_bits", "image_bits"):
@@ -99,33 +104,34 @@ class Settings:
 
 @dataclass
 class Quantized:
-    """`network` computes with integers times scales, by the settings `how`; `ranges` is the number of stored activation ranges."""
+    """`network` computes with integers times scales, by `settings`; `ranges` is the number of stored activation ranges."""
 
     network: nn.Module
-    how: Settings
+    settings: Settings
     ranges: int
 
 
 def dynamic(ann: nn.Module, data: Splits, **settings: Any) -> Quantized:
-    """`ann` with integer weights, and activations quantized in the range of each image.  A trained θ still clips."""
-    how = Settings(**{**settings, "from_theta": False})
-    network, _ = prepared(fold_batchnorm(ann), how, PerImage)
-    quantize_weights(network, how)
-    return Quantized(network.eval(), how, 0)
+    """`ann` with integer weights, and activations quantized with the range of each image.  A trained θ still clips."""
+    chosen = Settings(**{**settings, "from_theta": False})
+    network, _ = prepared(fold_batchnorm(ann), chosen, PerImage)
+    quantize_weights(network, chosen)
+    return Quantized(network.eval(), chosen, 0)
 
 
 def static(ann: nn.Module, data: Splits, **settings: Any) -> Quantized:
-    """`ann` with integer weights and activations, in ranges from θ or from calibration images."""
+    """`ann` with integer weights and activations, with ranges from θ or from calibration images."""
     return calibrated(fold_batchnorm(ann), data.calibration, Settings(**settings))
 
 
-def calibrated(network: nn.Module, batches: Iterable[tuple[Tensor, Any]], how: Settings) -> Quantized:
+def calibrated(network: nn.Module, batches: Iterable[tuple[Tensor, Any]], settings: Settings) -> Quantized:
     """A quantized copy of `network`, with ranges from all `batches`.  ValueError without images."""
-    kind: dict[str, Any] = {"momentum": how.momentum, "percent": how.percent, "per_image": how.per_image}
-    network, sites = prepared(network, how, lambda integers: activation_observer(how.observer, integers, **kind))
+    options: Any = {"momentum": settings.momentum, "percent": settings.percent, "per_image": settings.per_image}
+    make: Any = partial(activation_observer, settings.observer, **options)
+    network, sites = prepared(network, settings, make)
     images = in_batches(batches, BATCH)
     if not images:
-        raise ValueError("static quantization takes its ranges from calibration images, and there are none; set data.calibration "
+        raise ValueError("static quantization needs calibration images for its ranges, and there are none; set data.calibration "
                          "to 100 or more, or choose baseline=ptq_dynamic")  # fmt: skip
     network.eval()
     with torch.no_grad():
@@ -136,43 +142,45 @@ def calibrated(network: nn.Module, batches: Iterable[tuple[Tensor, Any]], how: S
             set_submodule(network, path, settled(network.get_submodule(path)))
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-    quantize_weights(network, how)
-    thetas = sum(isinstance(module, QCFS) for module in network.modules()) if how.from_theta else 0
-    return Quantized(network, how, len(sites) + thetas)
+    quantize_weights(network, settings)
+    thetas = sum(isinstance(module, QCFS) for module in network.modules()) if settings.from_theta else 0
+    return Quantized(network, settings, len(sites) + thetas)
 
 
 def prepared(
-    ann: nn.Module, how: Settings, make: Callable[[Integers], nn.Module]
+    ann: nn.Module, settings: Settings, make: Callable[[Integers], nn.Module]
 ) -> tuple[fx.GraphModule, dict[str, str]]:
-    """A copy of `ann` with a module `make(integers)` wherever values are to be quantized, and the places by its path.
+    """A copy of `ann` with a module `make(integers)` wherever values are quantized, and the quantized layer by its path.
 
-    An activation with a trained θ becomes one with as many levels as there are integers (`from_theta`), or clips at θ.
+    An activation with a trained θ has as many levels as there are integers (`from_theta`), or clips at θ.
     """
 
-    def ours(activation: Any) -> nn.Module:
-        most, levels, theta = how.of_activations().high, activation.levels, activation.threshold.item()
-        if how.own_levels and levels > most:
-            raise ValueError(f"baseline.activation_bits={how.activation_bits}: {most} levels above 0, too few for the {levels} "
-                             "that this network was trained with; use more bits, or own_levels=false")  # fmt: skip
-        return QCFS(levels if how.own_levels else most, theta) if how.from_theta else ClippedReLU(levels, theta)
+    def requantized(activation: Any) -> nn.Module:
+        most, levels, theta = settings.of_activations().high, activation.levels, activation.threshold.item()
+        if settings.own_levels and levels > most:
+            raise ValueError(f"baseline.activation_bits={settings.activation_bits}: has only {most} levels above 0, but this "
+                             f"network was trained with {levels}; use more bits, or own_levels=false")  # fmt: skip
+        return (
+            QCFS(levels if settings.own_levels else most, theta) if settings.from_theta else ClippedReLU(levels, theta)
+        )
 
     trained = any(isinstance(module, QCFS) for module in ann.modules())
-    network = replace_modules(ann, QCFS, ours) if trained else replace_relus(ann, nn.ReLU)
-    _require_carried(network)
+    network = replace_modules(ann, QCFS, requantized) if trained else replace_relus(ann, nn.ReLU)
+    _require_quantizable(network)
     modules, graph = dict(network.named_modules()), trace(network.eval())
     places: dict[fx.Node, Integers] = {}
     for node in graph.nodes:
         module = modules[str(node.target)] if node.op == "call_module" else None
         if isinstance(module, QCFS | nn.ReLU):
-            places[node] = how.of_activations()
+            places[node] = settings.of_activations()
         elif isinstance(module, WEIGHTED):
             source = _source(node.args[0], modules)
-            places.setdefault(source, how.of_activations(image=source.op == "placeholder"))
+            places.setdefault(source, settings.of_activations(image=source.op == "placeholder"))
     quantized = fx.GraphModule(network, graph)
     sites = {}
     for node, integers in places.items():
-        if how.from_theta and node.op == "call_module" and isinstance(modules[str(node.target)], QCFS):
-            continue  # its levels are integers already
+        if settings.from_theta and node.op == "call_module" and isinstance(modules[str(node.target)], QCFS):
+            continue  # its levels are already integers
         place = str(node.target if node.op == "call_module" else node.name)
         path = free_name(f"{place.replace('.', '_')}_values", attributes(quantized))  # called more than once
         quantized.add_submodule(path, make(integers))
@@ -186,23 +194,23 @@ def prepared(
 
 
 def _source(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
-    """The node that computed the values of `node`: operations that only move, drop or choose values are skipped."""
+    """The node that computed the values of `node`; operations that only move or select values are skipped."""
     module = modules[str(node.target)] if node.op == "call_module" else None
     keeps = isinstance(module, KEEPING_MODULES) or (node.op.startswith("call_") and node.target in KEEPING_CALLS)
     return _source(node.all_input_nodes[0], modules) if keeps else node
 
 
-def _require_carried(network: nn.Module) -> None:
-    """ValueError naming a layer whose weights would stay float."""
+def _require_quantizable(network: nn.Module) -> None:
+    """Raise a ValueError naming the first layer whose weights would stay float."""
     for path, module in network.named_modules():
         if not isinstance(module, WEIGHTED) and any(p.dim() > 1 for p in module.parameters(recurse=False)):
-            raise ValueError(f"{path} ({type(module).__name__}): its weights cannot be quantized here, only those of "
+            raise ValueError(f"{path} ({type(module).__name__}): its weights cannot be quantized; supported are "
                              f"{', '.join(kind.__name__ for kind in WEIGHTED)}")  # fmt: skip
 
 
-def quantize_weights(network: nn.Module, how: Settings) -> None:
-    """Make every weight layer of `network` compute with integers, in ranges found now; gradients pass straight through."""
+def quantize_weights(network: nn.Module, settings: Settings) -> None:
+    """Quantize every weight layer of `network`, with ranges of the present weights and straight-through gradients."""
     for layer in [module for module in network.modules() if isinstance(module, WEIGHTED)]:
-        observer = weight_observer(how.weight_observer, how.of_weights(), how.per_channel)
+        observer = weight_observer(settings.weight_observer, settings.of_weights(), settings.per_channel)
         observer(layer.weight.detach())
         parametrize.register_parametrization(layer, "weight", settled(observer))

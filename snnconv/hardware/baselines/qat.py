@@ -1,4 +1,4 @@
-"""Quantization-aware training: a quantized network, trained for a few more epochs."""
+"""Quantization-aware training: a quantized network is trained for a few more epochs."""
 
 import logging
 import math
@@ -31,39 +31,39 @@ def qat(
     average: float = 0.9,
     **settings: Any,
 ) -> Quantized:
-    """`ann` quantized by `ptq.static` (`settings`; `average` is its momentum), then `epochs` epochs of SGD.
+    """`ann` quantized by `ptq.static` (`settings`; `average` is its momentum), then trained for `epochs` epochs with SGD.
 
-    Gradients pass straight through the rounding of what lies in its range.  Ranges stay, but for θ, which is trained.  With a
-    scale for each output channel batch norms go on learning: each is a factor and a bias a channel, so the scale takes it over
-    exactly; else they are folded beforehand.  The last epoch counts.  ValueError for settings that make no sense.
+    Rounding has a straight-through gradient for values inside the range.  Ranges are fixed, except for θ, which is trained.  With
+    one scale per output channel batch norms are trained as well, because each is a factor and a bias per channel, which the scale
+    absorbs exactly; otherwise they are folded first.  The weights of the last epoch are used.  ValueError for wrong settings.
     """
     if type(epochs) is not int or epochs < 1:
         raise ValueError(
             f"baseline.epochs={epochs!r}: must be an integer of at least 1; for no training use baseline=ptq_static"
         )
     try:
-        how = Fit(epochs=epochs, lr=lr, batch_size=data.train.batch_size, momentum=momentum, weight_decay=weight_decay)
+        fit = Fit(epochs=epochs, lr=lr, batch_size=data.train.batch_size, momentum=momentum, weight_decay=weight_decay)
     except ValueError as error:
         raise ValueError(str(error).replace("fit.", "baseline.")) from error
     if distributed.world_size() > 1:
-        raise ValueError("baseline=qat: trains in one process; start it without torchrun")
+        raise ValueError("baseline=qat: supports only one process; start it without torchrun")
     quantize = Settings(momentum=average, **settings)
     quantized = calibrated(ann if quantize.per_channel else fold_batchnorm(ann), data.calibration, quantize)
-    _train(quantized.network, data, how)
+    _train(quantized.network, data, fit)
     return replace(quantized, network=quantized.network.eval())
 
 
-def _train(network: nn.Module, data: Splits, how: Fit) -> None:
-    """Train `network` in place.  TrainingError where the loss is not finite."""
+def _train(network: nn.Module, data: Splits, fit: Fit) -> None:
+    """Train `network` in place.  TrainingError if the loss is not finite."""
     network.to(data.train.device).requires_grad_()
-    optimizer, steps = how.optimizer(network), len(data.train)
-    for epoch in range(how.epochs):
+    optimizer, steps = fit.optimizer(network), len(data.train)
+    for epoch in range(fit.epochs):
         data.train.set_epoch(epoch)
         network.train()
         totals = Totals(data.train.device)
-        batches = track(data.train, f"epoch {epoch + 1}/{how.epochs}", steps, transient=True)
+        batches = track(data.train, f"epoch {epoch + 1}/{fit.epochs}", steps, transient=True)
         for index, (images, labels) in enumerate(batches):
-            set_lr(optimizer, how.lr_at(epoch * steps + index, steps))
+            set_lr(optimizer, fit.lr_at(epoch * steps + index, steps))
             logits = network(images)
             loss = F.cross_entropy(logits, labels)
             optimizer.zero_grad(set_to_none=True)
@@ -73,4 +73,4 @@ def _train(network: nn.Module, data: Splits, how: Fit) -> None:
         mean, correct = totals.means()
         if not math.isfinite(mean):
             raise TrainingError(f"baseline=qat: the loss is not finite in epoch {epoch + 1}; try a smaller baseline.lr")
-        log.info("qat %d/%d  loss %.4f  train %.2f %%", epoch + 1, how.epochs, mean, 100 * correct)
+        log.info("qat %d/%d  loss %.4f  train %.2f %%", epoch + 1, fit.epochs, mean, 100 * correct)

@@ -1,4 +1,4 @@
-"""Ways to make a trained network smaller before it is converted: one a file, `(network, batches, …) -> a smaller copy`."""
+"""Compression of a trained network before conversion: one method per file, `(network, batches, …) -> a smaller copy`."""
 
 import copy
 from collections.abc import Iterable

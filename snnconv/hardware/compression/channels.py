@@ -1,4 +1,4 @@
-"""Channel pruning: whole channels go, in every layer that reads or writes them (by torch-pruning's dependency graph)."""
+"""Channel pruning: removes whole channels from all layers that read or write them (by torch-pruning's dependency graph)."""
 
 import copy
 import logging
@@ -13,7 +13,7 @@ from snnconv.nn.graph.kinds import is_activation
 from snnconv.nn.graph.rewrite import replace_modules, set_submodule
 
 log = logging.getLogger(__name__)
-FIXED = ("slice", "pad", "split", "cat", "concat")  # operations that name channels by number
+FIXED = ("slice", "pad", "split", "cat", "concat")  # operations that refer to channels by number
 
 
 def prune_channels(
@@ -25,18 +25,18 @@ def prune_channels(
     shortcuts: bool = False,
     multiple: int = 1,
 ) -> nn.Module:
-    """A copy of `network` without `ratio` of the channels of each group of layers that share them, those of the smallest L2 norm.
+    """A copy of `network` in which each group of layers with shared channels loses a share `ratio`, those of smallest L2 norm.
 
-    `ratios` are other ones for layers whose path fits a pattern ("layer3.*.conv1"): the first that fits counts.  Channels that
-    an addition joins are kept unless `shortcuts`; those that are padded or sliced by number, always.  What is left is a multiple
-    of `multiple`.  Source: Fang et al., CVPR 2023 (DepGraph).
+    `ratios` sets other shares for layers whose path matches a pattern ("layer3.*.conv1"); the first matching pattern is used.
+    Channels that are joined by an addition are not pruned unless `shortcuts` is true; channels that are padded or sliced by number
+    are never pruned.  The number of remaining channels is a multiple of `multiple`.  Source: Fang et al., CVPR 2023 (DepGraph).
 
-    ValueError for ratios out of range, patterns that fit no layer, and where nothing can be pruned.
+    ValueError for ratios out of range, for patterns that match no layer, and if nothing can be pruned.
     """
     ratios = dict(ratios or {})
     for name, value in {"ratio": ratio, **ratios}.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise ValueError(f"compress: {name}={value!r}: a share of the channels, at least 0 and below 1")
+            raise ValueError(f"compress: {name}={value!r}: must be at least 0 and below 1 (share of the channels)")
     if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
         raise ValueError(f"compress: multiple={multiple!r}: must be an integer of at least 1")
     pruning = _library()
@@ -66,15 +66,13 @@ def prune_channels(
         graph.get_pruning_group(module, group[0].dep.handler, order).prune()
         pruned += 1
     if unused:
-        raise ValueError(
-            f"compress: ratios for {', '.join(sorted(unused))}: no layer that can be pruned has such a path"
-        )
+        raise ValueError(f"compress: ratios for {', '.join(sorted(unused))}: no prunable layer has a matching path")
     if not pruned and any(value > 0 for value in (ratio, *ratios.values())):
         raise ValueError(
-            f"{type(network).__name__}: no channels can be pruned; kept: {'; '.join(unpruned) or 'too few to prune'}"
+            f"{type(network).__name__}: no channels can be pruned; not prunable: {'; '.join(unpruned) or 'too few channels'}"
         )
     if unpruned:
-        log.info("Channels kept whole: %s", "; ".join(unpruned))
+        log.info("Layers whose channels are not pruned: %s", "; ".join(unpruned))
     for path, site in sites.items():
         set_submodule(smaller, path, site)
     for old, new in zip(network.parameters(), smaller.parameters(), strict=True):
@@ -94,17 +92,17 @@ def _library() -> Any:
 
 
 def _an_image(batches: Iterable[tuple[Tensor, Any]], network: nn.Module) -> Tensor:
-    """One image, for its shape."""
+    """One image, from which shapes are inferred."""
     for images, _ in batches:
         return images[:1].to(next(network.parameters()).device)
     raise ValueError(
-        "compress: shapes come from calibration images, and there are none; set data.calibration to 100 or more"
+        "compress: needs calibration images to infer shapes, and there are none; set data.calibration to 100 or more"
     )
 
 
 def _fixed(group: Any, shortcuts: bool) -> str | None:
     """The reason why the channels of `group` cannot be removed; None if they can."""
-    names = [name for dep, _ in group if (name := str(dep.target.name).lower()).startswith("_")]  # of no module
+    names = [name for dep, _ in group if (name := str(dep.target.name).lower()).startswith("_")]  # not of modules
     if any(word in name for name in names for word in FIXED):
         return "padded or sliced by number"
     adds = [name for name in names if "addbackward" in name]

@@ -1,4 +1,4 @@
-"""Low-rank splitting: a k×k convolution becomes k×1 and 1×k through fewer channels, with no neuron between them."""
+"""Low-rank factorization: a k×k convolution becomes k×1 and 1×k convolutions with fewer channels and no neuron between them."""
 
 import copy
 import logging
@@ -25,15 +25,14 @@ def split_convolutions(
     except_for: Iterable[str] = (),
     multiple: int = 1,
 ) -> nn.Module:
-    """A copy of `network` whose k×k convolutions are two: w[o, i, y, x] ≈ Σ_r h[o, r, x] · v[r, i, y], by SVD.
+    """A copy of `network` in which k×k convolutions are split in two: w[o, i, y, x] ≈ Σ_r h[o, r, x] · v[r, i, y], by SVD.
 
-    The rank, a multiple of `multiple`, is the least that keeps `energy` of the squared singular values, or the largest whose
-    weights are at most `budget` of the layer's; `ranks` name others for paths that fit a pattern.  A layer whose halves would have
-    no fewer weights than it has, or for which no rank is small enough, stays whole, as do those of several groups and of
-    `except_for`.  Source: Jaderberg et al., BMVC
-    2014; Tai et al., ICLR 2016.
+    The rank is a multiple of `multiple`: the smallest that keeps a share `energy` of the squared singular values, or the largest
+    whose weights are at most a share `budget` of the layer's.  `ranks` sets other ranks for paths that match a pattern.  A layer is
+    not split if the two convolutions would not have fewer weights, if no rank is small enough, if it has several groups, or if its
+    path matches `except_for`.  Source: Jaderberg et al., BMVC 2014; Tai et al., ICLR 2016.
 
-    ValueError for an energy or a budget out of (0, 1], both or neither, ranks that a layer cannot have, or if nothing is split.
+    ValueError for an energy or budget outside (0, 1], for both or neither, for an impossible rank, or if no layer is split.
     """
     if (energy is None) == (budget is None):
         raise ValueError(f"compress: energy={energy}, budget={budget}: set one of them, and the other to null")
@@ -44,13 +43,13 @@ def split_convolutions(
         )
     if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
         raise ValueError(f"compress: multiple={multiple!r}: must be an integer of at least 1")
-    network, wanted, patterns = copy.deepcopy(network), dict(ranks or {}), tuple(except_for)
-    unused, done, whole = set(wanted), 0, list[str]()
+    network, given_ranks, patterns = copy.deepcopy(network), dict(ranks or {}), tuple(except_for)
+    unused, done, whole = set(given_ranks), 0, list[str]()
     layers = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     for path, layer in layers:
         if layer.groups > 1 or min(layer.kernel_size) == 1 or any(fnmatch(path, p) for p in patterns):
             continue
-        pattern = next((pattern for pattern in wanted if fnmatch(path, pattern)), None)
+        pattern = next((pattern for pattern in given_ranks if fnmatch(path, pattern)), None)
         unused.discard(pattern)  # type: ignore[arg-type]
         (h, w), least = (
             layer.kernel_size,
@@ -59,9 +58,9 @@ def split_convolutions(
         matrix = layer.weight.double().permute(1, 2, 0, 3).reshape(layer.in_channels * h, layer.out_channels * w)
         left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
         if pattern is not None:
-            rank = wanted[pattern]
+            rank = given_ranks[pattern]
             if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= len(sizes):
-                raise ValueError(f"{path}: rank={rank!r}: it has ranks from 1 to {len(sizes)}")
+                raise ValueError(f"{path}: rank={rank!r}: must be an integer from 1 to {len(sizes)}")
         elif energy is not None:
             energies = sizes.square().cumsum(0) / sizes.square().sum().clamp_min(1e-300)
             rank = -(-(int((energies < energy - 1e-12).sum()) + 1) // multiple) * multiple
@@ -73,18 +72,18 @@ def split_convolutions(
         set_submodule(network, path, _halves(layer, left[:, :rank], sizes[:rank], right[:rank]))
         done += 1
     if unused:
-        raise ValueError(f"compress: ranks for {', '.join(sorted(unused))}: no k×k convolution has such a path")
+        raise ValueError(f"compress: ranks for {', '.join(sorted(unused))}: no k×k convolution has a matching path")
     if not done:
         raise ValueError(
-            f"{type(network).__name__}: no convolution becomes smaller by splitting; another budget or energy may do"
+            f"{type(network).__name__}: no convolution becomes smaller by splitting; choose a smaller budget or energy"
         )
     if whole:
-        log.info("Convolutions kept whole: %s", ", ".join(whole))
+        log.info("Convolutions that are not split: %s", ", ".join(whole))
     return network
 
 
 def _halves(layer: nn.Conv2d, left: torch.Tensor, sizes: torch.Tensor, right: torch.Tensor) -> nn.Sequential:
-    """k×1, then 1×k; each carries the square roots of the singular values, so that their weights are of one size."""
+    """k×1, then 1×k convolution; each contains the square roots of the singular values, so that their weights have similar size."""
     rank, (h, w), padding = len(sizes), layer.kernel_size, layer.padding
     tall: Any = padding if isinstance(padding, str) else (padding[0], 0)
     wide: Any = padding if isinstance(padding, str) else (0, padding[1])

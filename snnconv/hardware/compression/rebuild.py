@@ -1,4 +1,4 @@
-"""A compressed network on disk and in numbers: how it is built again, and what it holds."""
+"""Description of the layers that compression changed, and reconstruction of the network from it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,9 +28,9 @@ KINDS = {kind.__name__: kind for kind in SHAPES}
 
 
 def changes(original: nn.Module, network: nn.Module) -> dict[str, dict[str, Any]]:
-    """Differences of `network` from `original`: layers of other shapes, and layers that replace one, by path.
+    """Differences of `network` from `original`, by path: layers with other shapes, and layers that replace another layer.
 
-    Plain values, for `ann.json`.  ValueError for a kind of layer that cannot be described so.
+    Plain values, for `ann.json`.  ValueError for a kind of layer that is not supported.
     """
     before, changed = {path: _described(module) for path, module in original.named_modules()}, {}
     for path, module in network.named_modules():
@@ -42,23 +42,23 @@ def changes(original: nn.Module, network: nn.Module) -> dict[str, dict[str, Any]
 
 
 def rebuilt(model: nn.Module, layers: Mapping[str, Mapping[str, Any]]) -> nn.Module:
-    """`model` with `layers` as `changes` describes them, their weights yet to be filled in; ValueError for what cannot be."""
+    """`model` with `layers` replaced as described by `changes`, with new weights; ValueError for a wrong description."""
     for path, described in layers.items():
         settings = {**described}
         kind: Any = KINDS.get(str(settings.pop("kind", None)))
         if kind is None or set(settings) - {*SHAPES[kind], "bias"}:
-            raise ValueError(f"{path}: {dict(described)} describes none of {', '.join(KINDS)}")
+            raise ValueError(f"{path}: {dict(described)} is not a description of {' or '.join(KINDS)}")
         settings = {
             name: tuple(value) if isinstance(value, list | tuple) else value for name, value in settings.items()
         }
         parent = path.rpartition(".")[0]
-        if isinstance(_found(model, parent), WEIGHTED):  # halves in the place of a layer
+        if isinstance(_submodule(model, parent), WEIGHTED):  # two layers replace one
             set_submodule(model, parent, nn.Sequential())
         set_submodule(model, path, kind(**settings))
     return model
 
 
-def _found(network: nn.Module, path: str) -> nn.Module | None:
+def _submodule(network: nn.Module, path: str) -> nn.Module | None:
     try:
         return network.get_submodule(path)
     except AttributeError:
@@ -76,7 +76,7 @@ def _described(module: nn.Module) -> dict[str, Any] | None:
 
 
 def undone(before: nn.Module, after: nn.Module) -> list[str]:
-    """The weight layers of `before` in 2:4 sparsity that `after` has not, or not so."""
+    """Paths of the weight layers with 2:4 sparsity in `before` that are missing or not 2:4 sparse in `after`."""
     still_sparse = {
         path for path, module in after.named_modules() if isinstance(module, WEIGHTED) and two_of_four(module.weight)
     }
@@ -87,7 +87,7 @@ def undone(before: nn.Module, after: nn.Module) -> list[str]:
 
 
 def layers_of(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A stored configuration of a model as the plain one in it and the `layers` that compression changed."""
+    """A stored configuration of a model, separated into the original configuration and the `layers` that compression changed."""
     plain: dict[str, Any] = dict(model)
     layers: dict[str, Any] = {}
     while plain.get("_target_") == f"{__name__}.rebuilt":

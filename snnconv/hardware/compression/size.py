@@ -11,10 +11,10 @@ from snnconv.training.quantized_weights import Weights
 
 @torch.no_grad()
 def size(network: nn.Module, weights: Weights | None = None) -> dict[str, int]:
-    """`parameters`, those that are not 0 (`nonzero`), and the `bits` that store them, batch norms folded in.
+    """Numbers of `parameters` and of `nonzero` parameters, and the `bits` that store them, with folded batch norms.
 
-    Weights have the bits of `weights`, the rest (biases, a scale for each output channel of quantized weights) 32.  Where of every
-    four weights along the input channels two are 0, the other two are stored with two bits each that say which.
+    Weights have the bits of `weights`; biases, and one scale per output channel of quantized weights, have 32 bits.  If two of
+    every four weights along the input channels are 0, the other two are stored, each with two bits for its position.
     """
     bits = weights.bits if weights else None
     width, total = 32 if bits is None else stored_bits(bits), {"parameters": 0, "nonzero": 0, "bits": 0}

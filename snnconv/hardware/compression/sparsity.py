@@ -1,4 +1,4 @@
-"""2:4 sparsity: of every four weights that meet neighbouring input channels, the two largest stay."""
+"""2:4 sparsity: of every four weights of adjacent input channels, the two largest are kept."""
 
 import copy
 import logging
@@ -18,12 +18,13 @@ log = logging.getLogger(__name__)
 def sparsify(
     network: nn.Module, batches: Iterable, *, keep: int = 2, of: int = 4, except_for: Iterable[str] = ()
 ) -> nn.Module:
-    """A copy of `network` whose convolutions and linear layers keep the `keep` largest of every `of` weights, for each output
-    and place of the kernel along the input channels; the others are 0.  `fit.keep_zeros` keeps them so in training.
+    """A copy of `network` in which only the `keep` largest of every `of` weights of a layer are not 0.
 
-    Layers whose input channels (of one group) are no multiple of `of`, and paths that fit a pattern of `except_for`, stay whole.
-    Source: Mishra et al., 2021 (Accelerating Sparse Deep Neural Networks).  ValueError for numbers out of range, or if no layer
-    is left.
+    Groups of `of` weights are formed along the input channels, for each output and position of the kernel.  With `fit.keep_zeros`
+    the zeros stay 0 in training.  A layer is not changed if its number of input channels (of one group) is not a multiple of `of`,
+    or if its path matches a pattern of `except_for`.
+    Source: Mishra et al., 2021 (Accelerating Sparse Deep Neural Networks).  ValueError for numbers out of range, or if no layer is
+    changed.
     """
     if any(isinstance(n, bool) or not isinstance(n, int) for n in (keep, of)) or not 1 <= keep < of:
         raise ValueError(f"compress: keep={keep!r} of={of!r}: must be integers with 1 ≤ keep < of")
@@ -36,15 +37,15 @@ def sparsify(
         else:
             weight.data *= largest(weight.detach(), keep, of)
     if len(whole) == len(layers):
-        raise ValueError(f"{type(network).__name__}: no layer to make sparse, their input channels are no multiple of {of} "
-                         "(or except_for names them all)")  # fmt: skip
+        raise ValueError(f"{type(network).__name__}: no layer can be made sparse; no number of input channels is a multiple of "
+                         f"{of}, or except_for matches all layers")  # fmt: skip
     if whole:
-        log.info("Weights kept whole: %s", ", ".join(whole))
+        log.info("Layers that are not made sparse: %s", ", ".join(whole))
     return network
 
 
 def largest(weight: Float[Tensor, "O I *kernel"], keep: int, of: int) -> Tensor:
-    """1 for the `keep` largest of every `of` neighbours along the inputs, 0 for the others; the first of equals."""
+    """Mask: 1 for the `keep` largest of every `of` adjacent weights along the inputs (of equal ones the first), else 0."""
     grouped = weight.abs().unflatten(1, (-1, of))
     order = grouped.argsort(dim=2, descending=True, stable=True)
     mask = torch.zeros_like(grouped).scatter_(2, order[:, :, :keep], 1.0)

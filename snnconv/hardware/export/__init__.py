@@ -1,1 +1,1 @@
-"""Trained and converted networks as files for other programs, one format a file."""
+"""Export of trained and converted networks to files for other programs; one format per module."""

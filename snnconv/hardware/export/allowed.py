@@ -1,4 +1,4 @@
-"""The exports that a network allows, and the reasons of those that it does not."""
+"""The export formats that support a network, and the reasons why others do not."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -25,9 +25,9 @@ def exports_of(ann: nn.Module, snn: SpikingModel, batches: Iterable[tuple[Tensor
 
 @torch.no_grad()
 def exports(ann: nn.Module, snn: SpikingModel, images: Tensor) -> dict[str, str]:
-    """For each format "allowed", or the reason why it is not; `images` [N, …] are normalized.
+    """For each format "allowed", or the reason why the network cannot be exported; `images` [N, …] are normalized.
 
-    Graphs and integers are built as an export builds them, but nothing is written, compiled or compared.
+    Graphs and integer networks are built as in an export, but nothing is written, compiled or compared.
     """
     images = images.float().cpu()
 
@@ -49,6 +49,6 @@ def _reason(build: Callable[[], Any]) -> str:
         build()
     except ValueError as error:
         return str(error)
-    except Exception as error:  # a report must not fail for a format that nobody asked for
+    except Exception as error:  # a report must not fail because of a format that was not requested
         return f"cannot be built ({type(error).__name__}: {error})"
     return ALLOWED

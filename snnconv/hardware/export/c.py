@@ -1,7 +1,8 @@
-"""The integer spiking network for hardware: snn.npz, and C99, each compared with the golden model before it is kept.
+"""Export of the integer spiking network as snn.npz and C99; both are compared with the golden model before they are written.
 
-snn.npz is read by NumPy alone (`integer.file`, which also replays it).  snn.c computes one timestep a call in int32 and shows the
-spikes of every layer; snn.h is its interface, snn_weights.h its constants.  CMakeLists.txt makes a library and a test (snn_test.c).
+Reading snn.npz needs only NumPy (`integer.file` reads and replays it).  snn.c computes one timestep per call in int32 and returns
+the spikes of every layer; snn.h is its interface, snn_weights.h holds its constants.  CMakeLists.txt builds a library and a test
+(snn_test.c).
 """
 
 import shutil
@@ -30,10 +31,11 @@ def export(
 ) -> dict[str, Any]:  # fmt: skip
     """Write the integer network of `snn` (`integer.integerize`) to `folder`; returns facts about the comparison.
 
-    On the first `images` test images, over `timesteps` steps, every spike and logit of the network in torch, of snn.npz and, where
-    there is a C compiler, of the compiled snn.c is compared with the golden model.  ValueError naming the layer, and no files,
-    where one differs; where the network has no integer counterpart; where C source code cannot hold its weights
-    (without `source` there is none, and snn.npz stands alone).
+    On the first `images` test images, over `timesteps` steps, every spike and logit of the torch network, of snn.npz and (if there
+    is a C compiler) of the compiled snn.c is compared with the golden model.  If `source` is false, only snn.npz is written.
+
+    ValueError, without writing files: naming the layer, if a value differs; if the network has no integer counterpart; or if it has
+    too many weights for C source code.
     """
     widths: dict[str, Any] = {"bits": bits, "image_bits": image_bits, "membrane_bits": membrane_bits}
     example = example_of(snn, data, images, timesteps, per_channel=per_channel, **widths)
@@ -54,7 +56,7 @@ def export(
         "compared": example.compared,
         "differing_from_the_golden_model": {"torch": 0, "snn.npz": 0, "snn.c": 0 if compiler else None},
         "compiler": compiler or (f"none of {', '.join(COMPILERS)} was found, so snn.c was not compiled and not compared"
-                                 if source else "not needed, there is no source code"),
+                                 if source else "not needed without source code"),
         **example.summary(),
     }  # fmt: skip
 
@@ -62,12 +64,12 @@ def export(
 def run_c(
     folder: Path, program: Program, images: np.ndarray, timesteps: int, compiler: str, *flags: str
 ) -> golden.Outcome:
-    """Logits and spikes of snn.c in `folder`, compiled there, for digitized `images`.  ValueError where that fails."""
+    """Compile snn.c in `folder` and return its logits and spikes for digitized `images`; ValueError if that fails."""
     compiled = subprocess.run(
         [compiler, *FLAGS, *flags, "snn.c", "-o", "snn"], cwd=folder, capture_output=True, text=True
     )
     if compiled.returncode:
-        raise ValueError(f"snn.c: {compiler} does not compile it: {compiled.stderr[:1000].strip()}")
+        raise ValueError(f"snn.c: {compiler} reports an error: {compiled.stderr[:1000].strip()}")
     ran = subprocess.run(
         [str(folder / "snn"), str(timesteps)], input=images.astype(np.int32).tobytes(), capture_output=True
     )
@@ -75,7 +77,7 @@ def run_c(
     sizes = [4 * program.steps[program.output].size, *[-(-step.size // 8) for step in layers.values()]]  # in bytes
     if ran.returncode or len(ran.stdout) != len(images) * timesteps * sum(sizes):
         raise ValueError(
-            f"snn.c: ends with status {ran.returncode} and {len(ran.stdout)} bytes: {ran.stderr[-1000:].decode()}"
+            f"snn.c: ended with status {ran.returncode} after {len(ran.stdout)} bytes: {ran.stderr[-1000:].decode()}"
         )
     values = np.frombuffer(ran.stdout, np.uint8).reshape(len(images), timesteps, -1).swapaxes(0, 1)
     logits, *spikes = np.split(values, np.cumsum(sizes)[:-1], axis=2)

@@ -1,21 +1,21 @@
-"""Places of the results of steps in one memory, which results that are not needed at the same time share."""
+"""Allocation of the results of steps in one memory; results that are not needed at the same time share space."""
 
 from snnconv.hardware.integer.program import Program
 
-ELEMENTWISE = ("fire", "times", "requantize", "add")  # an element of the result may take the place of that of the input
+ELEMENTWISE = ("fire", "times", "requantize", "add")  # an element of the result may overwrite the input element
 
 
 def sources(program: Program) -> list[int]:
-    """The step in whose memory each result lies: a reshape moves nothing."""
-    found = list(range(len(program.steps)))
+    """The step whose memory holds each result; a reshape uses the memory of its input."""
+    owners = list(range(len(program.steps)))
     for number, step in enumerate(program.steps):
         if step.kind == "reshape":
-            found[number] = found[step.inputs[0]]
-    return found
+            owners[number] = owners[step.inputs[0]]
+    return owners
 
 
 def places(program: Program) -> tuple[dict[int, int], int]:
-    """The first element of each result, by step, and the number of elements in all; images are the caller's."""
+    """The offset of each result, by step, and the total number of elements; the memory of images belongs to the caller."""
     origin = sources(program)
     last = {origin[program.output]: len(program.steps)}
     for number, step in enumerate(program.steps):
@@ -34,7 +34,7 @@ def places(program: Program) -> tuple[dict[int, int], int]:
 
 
 def _gap(taken: list[tuple[int, int]], size: int) -> int:
-    """The first element of the first gap that is large enough."""
+    """The offset of the first gap that is large enough."""
     start = 0
     for first, end in taken:
         if first - start >= size:

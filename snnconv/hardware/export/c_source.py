@@ -10,20 +10,20 @@ from snnconv.hardware.integer.golden import Outcome
 from snnconv.hardware.integer.program import Program, Step
 
 FILES = ("snn.h", "snn_weights.h", "snn.c", "snn_test.c", "CMakeLists.txt")
-LARGEST = 4_000_000  # weights that compilers take as source code, at about 200 bytes of memory each
+LARGEST = 4_000_000  # number of weights that compilers can process as source code, at about 200 bytes of memory each
 WIDTH = 124  # of a line of numbers
 
 
 def write_c(program: Program, images: np.ndarray, outcome: Outcome) -> dict[str, bytes]:
-    """Files by name; the test runs the first of `images` [N, …], whose outcome is given.
+    """Contents of the files by name; the test runs the first of `images` [N, …] and compares it with `outcome`.
 
-    ValueError where there are more weights than compilers take as source code.
+    ValueError if there are too many weights for source code.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     weights = sum(step.arrays["weights"].size for step in program.steps if "weights" in step.arrays)
     if weights > LARGEST:
-        raise ValueError(f"{weights} weights are too many for C source code (up to {LARGEST}); write snn.npz alone "
+        raise ValueError(f"{weights} weights are too many for C source code (at most {LARGEST}); write only snn.npz "
                          "(export.source=false)")  # fmt: skip
     shown = {**_described(program), "test": _test(program, images, outcome)}
     templates = PackageLoader("snnconv.hardware.export")
@@ -52,7 +52,7 @@ def _described(program: Program) -> dict[str, Any]:
 
 
 def _test(program: Program, images: np.ndarray, outcome: Outcome) -> dict[str, Any]:
-    """The first image, its logits, and the numbers of spikes of each layer in each timestep."""
+    """The first image, its logits, and the number of spikes of each layer in each timestep."""
     logits, spikes = outcome
     counts = np.stack([spikes[path][:, 0].reshape(len(logits), -1).sum(1) for path in program.neurons()], 1)
     tables = {"logits": logits[:, 0], "spikes": counts}
@@ -61,12 +61,12 @@ def _test(program: Program, images: np.ndarray, outcome: Outcome) -> dict[str, A
 
 
 def _volume(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """[C, H, W], where features are channels of one row and column."""
+    """`shape` as [C, H, W]; features are channels with one row and one column."""
     return (*shape, 1, 1)[:3]
 
 
 def _constants(program: Program, number: int) -> list[dict[str, Any]]:
-    """The arrays of a step; where it has a window or moves elements, also its shape."""
+    """The arrays of a step, and its shape if it has a window or moves elements."""
     step, constants = program.steps[number], []
     for name, values in step.arrays.items():
         kind = "snn_weight" if name == "weights" else "int32_t"
@@ -121,7 +121,7 @@ def _window(program: Program, step: Step) -> list[int]:
 
 
 def _call(program: Program, number: int, names: list[str]) -> str:
-    """The line of `snn_step` that carries a step out."""
+    """The line of `snn_step` that computes a step."""
     step = program.steps[number]
     x, y, channels = names[step.inputs[0]], names[number], step.shape[0]
     each, n = step.size // channels, number
@@ -147,7 +147,7 @@ def _call(program: Program, number: int, names: list[str]) -> str:
 
 
 def _rows(values: np.ndarray) -> str:
-    """Numbers in lines."""
+    """Numbers as lines of source code."""
     lines, line = [], "   "
     for value in values.tolist():
         word = f" {value},"
@@ -159,5 +159,5 @@ def _rows(values: np.ndarray) -> str:
 
 
 def _quiet(name: str) -> str:
-    """`name` for a comment."""
+    """`name`, escaped for a comment."""
     return json.dumps(name)[1:-1].replace("*/", "* /").replace("/*", "/ *")

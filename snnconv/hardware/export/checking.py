@@ -1,4 +1,4 @@
-"""Images on which exporters check their files."""
+"""Images for checking exported files."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,9 +10,9 @@ from snnconv.data.batches import first_images
 
 
 def images_to_compare(batches: Iterable[tuple[Tensor, Any]], count: int) -> Tensor:
-    """The first `count` images [N, …] of `batches`, or all if there are fewer, on the CPU; ValueError if there is none."""
+    """The first `count` images [N, …] of `batches` (or all, if there are fewer), on the CPU; ValueError without images."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"export.images={count!r}: a file is checked on at least 1 image")
+        raise ValueError(f"export.images={count!r}: must be an integer of at least 1 (images for checking the file)")
     if not (parts := first_images(batches, count)):
         raise ValueError("export.images: there are no test images to check the file on; set data.test to 1 or more")
     images = torch.cat(parts).float().cpu()

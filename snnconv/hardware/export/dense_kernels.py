@@ -1,4 +1,4 @@
-"""Convolutions as exchange formats have them: one group, and square kernels."""
+"""Rewriting of convolutions for exchange formats: one group, and square kernels."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from torch import nn
 
 
 def dense_square(path: str, layer: Any) -> None:
-    """Fill the kernel of `layer` with zeros until it has one group and is square; its results stay the same.
+    """Pad the kernel of `layer` with zeros so that it has one group and is square; its output does not change.
 
-    nir infers the types of grouped convolutions and of rectangular kernels wrongly and refuses them.  ValueError for other padding
-    than zeros, and for kernels whose sides differ by an odd number, which would need another padding on each side.
+    The package nir infers wrong shapes for grouped convolutions and rectangular kernels and raises an error.  ValueError for
+    padding other than zeros, and for kernels whose sides differ by an odd number, because both sides would need different padding.
     """
     if layer.padding_mode != "zeros":
         raise ValueError(
@@ -31,8 +31,8 @@ def _square(path: str, layer: nn.Conv2d) -> None:
     side = max(layer.kernel_size)
     missing = [side - size for size in layer.kernel_size]
     if any(n % 2 for n in missing):
-        raise ValueError(f"{path} (Conv2d): a kernel of {layer.kernel_size}; its sides may differ by an even number only, because "
-                         "nir infers shapes of square kernels")  # fmt: skip
+        raise ValueError(f"{path} (Conv2d): kernel_size={layer.kernel_size}; the sides must differ by an even number, because nir "
+                         "supports only square kernels")  # fmt: skip
     top, left = (n // 2 for n in missing)
     layer.weight = nn.Parameter(nn.functional.pad(layer.weight.detach(), (left, left, top, top)))
     if not isinstance(layer.padding, str):

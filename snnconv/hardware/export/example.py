@@ -1,4 +1,4 @@
-"""An integer network with example images and its outcome on them, which files and programs must repeat."""
+"""An integer network with example images and their results, which exported files must reproduce."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from snnconv.spiking.model import SpikingModel
 
 @dataclass(frozen=True)
 class Example:
-    """A network, its program, integer images [N, …], and the golden model's outcome on them."""
+    """An integer network, its program, integer images [N, …], and the results of the golden model on them."""
 
     network: IntegerNetwork
     program: Program
@@ -26,26 +26,26 @@ class Example:
 
     @property
     def compared(self) -> str:
-        """The numbers that are compared, in words."""
+        """The number of compared values, as text."""
         spikes = sum(values.size for values in self.outcome[1].values())
         timesteps, images, _ = self.outcome[0].shape
         return f"{spikes} spikes and {self.outcome[0].size} logits on {images} images, {timesteps} timesteps"
 
     def summary(self) -> dict[str, Any]:
-        """Facts about the integers; beside the observed widths of membranes those that no image exceeds in these timesteps."""
+        """Facts about the integers: observed widths of membranes, and widths that no image can exceed in these timesteps."""
         return {**self.network.summary(), "membrane_bits_bound": membrane_bits(self.program, len(self.outcome[0]))}
 
     def require_equal(self, what: str, actual: golden.Outcome) -> None:
-        """ValueError with the first difference of `actual` from the golden model."""
+        """Raise a ValueError with the first difference of `actual` from the golden model."""
         different = golden.difference(actual, self.outcome)
         if different:
-            raise ValueError(f"{what} is not the golden model: {different}; nothing was written")
+            raise ValueError(f"{what} differs from the golden model: {different}; nothing was written")
 
 
 def example_of(snn: SpikingModel, data: Any, images: int, timesteps: int, **widths: Any) -> Example:
-    """The integer network of `snn`, equal in torch and in the golden model on the first test images.
+    """The integer network of `snn`, whose results in torch equal the golden model on the first test images.
 
-    ValueError naming the layer where they differ, or where the network has no integer counterpart.
+    ValueError naming the layer if they differ, or if the network has no integer counterpart.
     """
     network = integerize(snn, data.calibration, **widths)
     shown = images_to_compare(data.test, images)
@@ -58,7 +58,7 @@ def example_of(snn: SpikingModel, data: Any, images: int, timesteps: int, **widt
 
 
 def write_all(folder: Path, contents: dict[str, bytes]) -> None:
-    """All files, or none."""
+    """Write all files, or none if one cannot be written."""
     written = []
     try:
         for name, content in contents.items():

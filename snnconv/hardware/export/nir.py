@@ -1,8 +1,8 @@
-"""The spiking network as a NIR graph (Neuromorphic Intermediate Representation), read back and replayed before it is kept.
+"""Export of the spiking network as a NIR graph (Neuromorphic Intermediate Representation), which is read back and replayed.
 
 NIR's integrate-and-fire node resets to v_reset, fires above its threshold and starts from 0 (nir 1.0.8, ir/neuron.py).
-Converted networks subtract θ, fire at θ, and start from v(0), mostly θ/2.  NIR has no fields for that, so the metadata of every
-IF node hold it:
+Converted networks subtract θ, fire at v ≥ θ, and start from v(0), mostly θ/2.  NIR has no fields for these properties, so they are
+stored in the metadata of every IF node:
 
     reset = "subtract"          v ← v − v_threshold after a spike
     fires = "v >= v_threshold"
@@ -11,7 +11,7 @@ IF node hold it:
 
 and of the graph: input = "constant" (the image is the current of every step, dt = 1), readout = "mean" (of the output over steps).
 
-The tools' own readers ignore metadata, so neither the reset nor v(0) is right in any of them:
+The readers of the tools ignore metadata, so reset and v(0) are wrong in all of them:
 
     SpikingJelly 2.0.0          hard reset, v(0) = 0
     snnTorch 1.0.0              subtracts, but with beta = 0.9 and v(0) = 0; flattens the batch, and stops at average pooling
@@ -19,7 +19,7 @@ The tools' own readers ignore metadata, so neither the reset nor v(0) is right i
                                 residual networks in a wrong order
     norse 1.1.0                 hard reset, v(0) = 0; flattens the batch
 
-`snnconv.readers` builds models of these tools that spike identically (tests/readers).
+`snnconv.readers` builds models of these tools that emit the same spikes (tests/readers).
 """
 
 import io
@@ -43,7 +43,7 @@ from snnconv.spiking.recording import recording
 from snnconv.spiking.simulation import wanted_timesteps
 
 FILE = "network.nir"
-ROUNDING = 0.01  # part of the spikes in which rounded weights may differ from the network as it was
+ROUNDING = 0.01  # largest share of spikes that may differ from the original network because weights are rounded
 
 
 def export(
@@ -51,11 +51,11 @@ def export(
 ) -> dict[str, Any]:  # fmt: skip
     """Write `snn` to `folder`/network.nir; returns facts about the comparison.  `ann` is not needed.
 
-    On the first `images` test images and at the largest of `timesteps`, every spike and logit of the replayed file is compared
-    with those of the network whose weights it holds.  With `normalize` thresholds are 1 wherever a neuron shares its current with
-    none of another θ; weights are then rounded once more, so spikes at ties may differ from `snn`: `rounding` counts them.
+    On the first `images` test images and at the largest of `timesteps`, every spike and logit of the replayed file is compared with
+    the network whose weights it holds.  With `normalize`, thresholds are scaled to 1, except for neurons that share a current with
+    neurons of another θ.  This rounds the weights again, so spikes at ties may differ from `snn`; `rounding` counts them.
 
-    ValueError naming the layer, and no file, where one differs, or where NIR has no such operation or neuron.
+    ValueError naming the layer, without writing a file, if a value differs, or if NIR does not support an operation or neuron.
     """
     steps, shown = max(wanted_timesteps(timesteps)), images_to_compare(data.test, images)
     form = normal_form(snn, shown, normalize)
@@ -72,7 +72,7 @@ def export(
 
 
 def check(path: str | Path, snn: SpikingModel, images: Float[Tensor, "N *image"], timesteps: int) -> dict[str, Any]:
-    """Compare a file with the network that it should hold: every number in it, and every spike and logit on `images`.
+    """Compare a file with the network `snn`: every number in it, and every spike and logit on `images`.
 
     ValueError naming the file and the layer that differs.
     """
@@ -95,18 +95,18 @@ def _compared(
             raise ValueError(
                 f"{where}: {path}: {differing} of {theirs.numel()} values differ when the file is replayed"
             )
-    given_logits, given = _run(exact, images.to(next(exact.network.parameters()).device), timesteps)
+    snn_logits, snn_spikes = _run(exact, images.to(next(exact.network.parameters()).device), timesteps)
     total = sum(x.numel() for x in spikes.values())
-    rounded = sum(int((spikes[path] != given[path]).sum()) for path in given)
+    rounded = sum(int((spikes[path] != snn_spikes[path]).sum()) for path in snn_spikes)
     if rounded > ROUNDING * total:
-        raise ValueError(f"{where}: {rounded} of {total} spikes differ from the network before its weights were scaled, more than "
-                         "rounding at ties explains; use export.normalize=false")  # fmt: skip
+        raise ValueError(f"{where}: {rounded} of {total} spikes differ from the network before its weights were scaled, which is "
+                         "more than rounding at ties can cause; use export.normalize=false")  # fmt: skip
     return {
         "images": len(images),
         "timesteps": timesteps,
         "compared": total,
         "differing_spikes": 0,
-        "rounding": {"differing_spikes": rounded, "differing_predictions": _predictions(logits, given_logits)},
+        "rounding": {"differing_spikes": rounded, "differing_predictions": _predictions(logits, snn_logits)},
         "thresholds_of_1": len(form.scaled),
         "thresholds_kept": [path for path in form.thresholds if path not in form.scaled],
         "nodes": dict(Counter(type(node).__name__ for node in graph.nodes.values())),
@@ -115,21 +115,23 @@ def _compared(
 
 
 def _require_equal_graphs(where: str, graph: Any, expected: Any) -> None:
-    """ValueError naming what differs."""
+    """Raise a ValueError naming the first difference."""
     odd = sorted(set(graph.nodes) ^ set(expected.nodes))
     if odd:
-        raise ValueError(f"{where}: another network; only one of the two has {', '.join(odd)}")
+        raise ValueError(f"{where}: holds another network; only one of the two has {', '.join(odd)}")
     for name, node in expected.nodes.items():
         one, other = node.to_dict(), graph.nodes[name].to_dict()
         fields = [key for key in sorted({*one, *other}) if not _equal(one.get(key), other.get(key))]
         if fields:
             raise ValueError(
-                f"{where}: {name}: {', '.join(fields)} differs from the network; altered, or of another one"
+                f"{where}: {name}: {', '.join(fields)} differs from the network; the file was changed or is of another network"
             )
     if [tuple(edge) for edge in graph.edges] != expected.edges:
-        raise ValueError(f"{where}: its edges differ from those of the network; altered, or of another one")
+        raise ValueError(f"{where}: its edges differ from the network; the file was changed or is of another network")
     if not _equal(graph.metadata, expected.metadata):
-        raise ValueError(f"{where}: its metadata differ ({graph.metadata}); altered, or written by another version")
+        raise ValueError(
+            f"{where}: its metadata differ ({graph.metadata}); it was changed or written by another version"
+        )
 
 
 def _run(model: SpikingModel, images: Tensor, timesteps: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -141,7 +143,7 @@ def _run(model: SpikingModel, images: Tensor, timesteps: int) -> tuple[Tensor, d
 
 
 def _predictions(one: Tensor, other: Tensor) -> int:
-    """Images whose prediction differs after all steps."""
+    """Number of images whose prediction differs after all steps."""
     return int((one.mean(0).argmax(1) != other.mean(0).argmax(1)).sum())
 
 
@@ -155,4 +157,4 @@ def _read(source: Any, where: str) -> Any:
     try:
         return package().read(source)
     except (OSError, KeyError, AssertionError, TypeError, ValueError) as error:
-        raise ValueError(f"{where}: damaged, or no NIR graph ({error})") from error
+        raise ValueError(f"{where}: damaged, or not a NIR graph ({error})") from error

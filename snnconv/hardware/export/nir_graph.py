@@ -16,21 +16,23 @@ from snnconv.spiking.network import OverTime
 
 
 def to_nir(form: NormalForm, example: Float[Tensor, "N *image"]) -> Any:
-    """The network as a nir.NIRGraph for images shaped like `example`.  Nodes have the paths of modules; additions are edges."""
+    """The network as a nir.NIRGraph for images of the shape of `example`; nodes have the paths of modules, additions are edges."""
     nir, modules = package(), dict(form.model.network.named_modules())
     nodes: dict[str, Any] = {}
     edges: list[tuple[str, str]] = []
-    terms: dict[Any, list[str]] = {}  # of each value: the nodes that add up to it
+    terms: dict[Any, list[str]] = {}  # for each value, the nodes whose sum it is
     for node in form.graph(example[:1].float().cpu()).nodes:
         inputs = [terms[source] for source in node.all_input_nodes]
         if node.op == "call_function":  # the longer sum first: edges add from left to right, as the network does
             terms[node] = [name for part in sorted(inputs, key=len, reverse=True) for name in part]
             if len(set(terms[node])) < len(terms[node]):
-                raise ValueError(f"{path_of(node)}: adds a value twice, and edges of a NIR graph count once")
+                raise ValueError(f"{path_of(node)}: adds a value twice, but an edge of a NIR graph counts only once")
             continue
         name = str(node.target) if node.op == "call_module" else {"placeholder": "input", "output": "output"}[node.op]
         if name in nodes:
-            raise ValueError(f"{name}: is the name of a layer, and of an end of the graph; rename the layer")
+            raise ValueError(
+                f"{name}: this name of a layer is reserved for the input or output of the graph; rename the layer"
+            )
         shapes = [np.array(x.meta["tensor_meta"].shape[1:]) for x in (*node.all_input_nodes, node)]
         nodes[name] = _node(nir, form, name, modules.get(name), before=shapes[0], after=shapes[-1], op=node.op)
         edges += [(source, name) for part in inputs for source in part]
@@ -79,7 +81,7 @@ def replay(
 ) -> tuple[Float[Tensor, "T N K"], dict[str, Tensor]]:
     """Output of every step, and spikes of every IF node (booleans, by name), of a NIR graph that receives `images` in every step.
 
-    Step by step in float32, by the metadata of its neurons.  ValueError naming a node that is unknown, or unknown in its reset.
+    Computed step by step in float32, with the metadata of the neurons.  ValueError naming a node of an unknown kind or reset.
     """
     model = GraphModel(graph, _SoftReset)
     spikes: dict[str, list[Tensor]] = defaultdict(list)
@@ -111,7 +113,7 @@ class _SoftReset(nn.Module):
 
 
 def write(stream: Any, graph: Any) -> None:
-    """`graph` as a .nir file, without resets to 0, which is the default and which nir before 1.0.5 does not know."""
+    """Write `graph` as a .nir file, without v_reset if it is 0 (the default), because nir before 1.0.5 does not support it."""
     import h5py
 
     package().write(stream, graph)
@@ -122,7 +124,7 @@ def write(stream: Any, graph: Any) -> None:
 
 
 def _plain(values: Tensor) -> Any:
-    """For metadata: a number, or an array."""
+    """`values` for metadata: a number or an array."""
     return values.numpy() if values.dim() else float(values)
 
 
@@ -144,7 +146,7 @@ def _padding(name: str, layer: nn.Conv1d | nn.Conv2d) -> tuple[int, ...]:
 
 
 def package() -> ModuleType:
-    """nir; ValueError that says how to get it."""
+    """The package nir; ValueError with the command that installs it."""
     try:
         import nir
     except ImportError as error:

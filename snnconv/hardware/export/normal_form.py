@@ -1,9 +1,9 @@
-"""Normal form of a spiking network: the few operations that exchange formats have, spikes of 1, and thresholds of 1 where possible.
+"""Normal form of a spiking network: only operations that exchange formats support, spikes of 1, thresholds of 1 where possible.
 
-Left are convolutions, linear layers, average pooling, flattening, additions and integrate-and-fire neurons.  Each value of the new
-network is that of the old one divided by a known factor, and factors move into weights: a neuron's θ multiplies the weights that it
-feeds, and divides those that feed it.  Where spikes meet an addition without weights, a 1×1 convolution (or a diagonal linear
-layer) of their own carries the factor; it also does what a shortcut without weights does: every second pixel, channels of zeros.
+The operations are convolutions, linear layers, average pooling, flattening, additions and integrate-and-fire neurons.  Each value
+of the new network is the old value divided by a factor, and factors are folded into weights: θ of a neuron multiplies the weights
+after it and divides the weights before it.  If spikes are added without weights, a new 1×1 convolution (or diagonal linear layer)
+applies the factor; it also replaces a shortcut that selects every second pixel or adds channels of zeros.
 """
 
 import copy
@@ -22,26 +22,26 @@ from snnconv.spiking.simulation import Simulation
 
 @dataclass
 class NormalForm:
-    """`model` simulates it; by path, `thresholds` are those before, and `scaled` names the neurons whose θ is 1 now."""
+    """`model` simulates the network; `thresholds` are the original θ by path, and `scaled` the neurons whose θ is now 1."""
 
     model: SpikingModel
     thresholds: dict[str, Threshold]
     scaled: list[str]
-    unit: bool  # was it asked for thresholds of 1?
+    unit: bool  # whether thresholds of 1 were requested
 
     def graph(self, example: Tensor) -> fx.Graph:
-        """Its operations, with the shapes that they have for `example` [N, …]."""
+        """The operations of the network, with their shapes for `example` [N, …]."""
         return shaped(self.model.network, example)
 
 
 @torch.no_grad()
 def normal_form(snn: SpikingModel, example: Tensor, unit: bool = True) -> NormalForm:
-    """`snn`, a network of plain integrate-and-fire neurons, in normal form; `example` is an image or more, [N, …].
+    """The normal form of `snn`, a network of plain integrate-and-fire neurons; `example` is at least one image, [N, …].
 
-    Not `unit`: thresholds stay as they are, and only what spikes are multiplied by moves into weights.  Weights are computed in
-    float64 and rounded once, to float32; factors that are powers of two change no spike.
+    If `unit` is false, thresholds are not changed, and only the amplitudes of spikes are folded into weights.  Weights are computed
+    in float64 and rounded once, to float32; factors that are powers of two change no spike.
 
-    ValueError naming the layer: for other neurons, and for operations that do not belong to the form.
+    ValueError naming the layer for other neurons, and for operations that the normal form does not support.
     """
     for path, neuron in snn.neurons().items():
         if type(neuron) is not IntegrateFire or snn.for_timesteps or snn.timing.presented or snn.timing.discard:

@@ -1,4 +1,4 @@
-"""The walk over a graph that rewrites it into normal form."""
+"""Rewriting of a graph into normal form."""
 
 import operator
 from collections import Counter
@@ -34,7 +34,7 @@ from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 
 class Rewriting:
-    """Follows the graph of `network` from the image on and rewrites it."""
+    """Rewrites the graph of `network`, from the image to the logits."""
 
     def __init__(self, network: nn.Module, example: Tensor, unit: bool) -> None:
         self.network, self.graph = network, shaped(network, example)
@@ -53,7 +53,7 @@ class Rewriting:
                 self.values[node] = self._value(node)
 
     def _value(self, node: fx.Node) -> Value:
-        """The value that takes the place of `node`."""
+        """The value that replaces the value of `node`."""
         module = module_of(node, self.modules)
         if node.op == "placeholder":
             return Value(node)
@@ -73,8 +73,8 @@ class Rewriting:
             rewritten = self._pooled(node, module, inputs[0]) or self._moved(node, module, inputs[0])
             if rewritten is not None:
                 return rewritten
-        raise ValueError(f"{site(node, module)}: has no counterpart in the exported form, which knows Conv1d, Conv2d, Linear, "
-                         "average pooling, Flatten, sums, and shortcuts of every n-th pixel and channels of zeros")  # fmt: skip
+        raise ValueError(f"{site(node, module)}: cannot be exported; supported are Conv1d, Conv2d, Linear, average pooling, "
+                         "Flatten, sums, and shortcuts with every n-th pixel or channels of zeros")  # fmt: skip
 
     def _neuron(self, node: fx.Node, clock: OverTime, current: Value) -> Value:
         path, neuron = str(node.target), clock.neuron
@@ -87,13 +87,13 @@ class Rewriting:
     def _weighted(self, node: fx.Node, layer: Any, value: Value) -> Value:
         path = str(node.target)
         if self.uses[node.target] > 1:
-            raise ValueError(f"{path}: used {self.uses[node.target]} times, but its weights depend on where it stands")
+            raise ValueError(f"{path}: used {self.uses[node.target]} times, but each use would need different weights")
         if isinstance(layer, nn.Linear) and len(value.shape) != 2:
             raise ValueError(f"{path} (Linear): receives {list(value.shape[1:])}; flatten it first")
         if not isinstance(layer, nn.Linear):
             dense_square(path, layer)
         divisor = next((self.divisors[sink] for sink in self.sinks[node]), 1.0)
-        if isinstance(divisor, Tensor) and len(divisor) != len(layer.weight):  # of a neuron behind a flattening
+        if isinstance(divisor, Tensor) and len(divisor) != len(layer.weight):  # of a neuron after a flattening
             divisor = 1.0
         by_input, by_output = (torch.as_tensor(x, dtype=torch.float64) for x in (value.factor, divisor))
         weight, bias = layer.weight.double(), layer.bias
@@ -105,17 +105,19 @@ class Rewriting:
         return Value(node, divisor)
 
     def _sum(self, node: fx.Node, inputs: list[Value]) -> Value:
-        """Both operands divided by what the sum has to be divided by."""
+        """The sum of both operands, each divided by the divisor of the sum."""
         factors = [value.factor for value in inputs]
         common = factors[0] if same(*factors) and not any(value.waits for value in inputs) else 1.0
         target = next((self.divisors[sink] for sink in self.sinks[node]), common)
         first, second = (self._meet(value, target, node) for value in inputs)
         if first is second:
-            raise ValueError(f"{path_of(node)}: adds a value to itself, and edges of a graph count once; multiply it")
+            raise ValueError(
+                f"{path_of(node)}: adds a value to itself, but an edge of a graph counts only once; multiply it by 2"
+            )
         return Value(self._instead(node, lambda: self.graph.call_function(ADDITIONS[0], (first, second))), target)
 
     def _pooled(self, node: fx.Node, module: Any, value: Value) -> Value | None:
-        """Average pooling as a module, of the whole image or over windows that count their padding."""
+        """Average pooling as a module, over the whole image or over windows that include their padding."""
         pool = average_pool(node, module) if len(value.shape) == 4 else None
         if pool is None:
             return None
@@ -125,7 +127,7 @@ class Rewriting:
         return replace(value, node=self._call(node, nn.AvgPool2d(*pool.window(value.shape[-2:])), value.node))
 
     def _moved(self, node: fx.Node, module: Any, value: Value) -> Value | None:
-        """Flattening; every n-th pixel; channels of zeros."""
+        """The value after flattening, selecting every n-th pixel, or adding channels of zeros; None for other operations."""
         shape, before = node.meta["tensor_meta"].shape, value.shape
         if isinstance(module, nn.Flatten) or calls(node, RESHAPING):
             value = self._settled(value, node)
@@ -153,11 +155,11 @@ class Rewriting:
         return None
 
     def _settled(self, value: Value, node: fx.Node) -> Value:
-        """`value` as it is before weights, pooling and flattening: nothing waits any more."""
+        """`value` with pending shortcuts applied, as needed before weights, pooling and flattening."""
         return Value(self._meet(value, 1.0, node)) if value.waits else value
 
     def _meet(self, value: Value, target: Threshold, node: fx.Node) -> fx.Node:
-        """The node whose value is `value` divided by `target`: its own node, or a scaling layer between it and `node`."""
+        """The node whose value is `value` divided by `target`: its own node, or a new scaling layer before `node`."""
         if not value.waits and same(value.factor, target):
             return value.node
         (before, behind), channels = value.zeros, value.shape[1]
@@ -174,8 +176,8 @@ class Rewriting:
         elif len(value.shape) == 4:
             layer, matrix = nn.Conv2d(channels, len(matrix), 1, value.stride), matrix[:, :, None, None]
         else:
-            raise ValueError(f"{path_of(node)}: receives spikes of θ = {value.factor} without weights, in {list(value.shape[1:])}; "
-                             "only [C], [C, L] and [C, H, W] can be scaled")  # fmt: skip
+            raise ValueError(f"{path_of(node)}: receives spikes of θ = {value.factor} without weights, of shape "
+                             f"{list(value.shape[1:])}; only [C], [C, L] and [C, H, W] can be scaled")  # fmt: skip
         layer.weight, layer.bias = nn.Parameter(matrix.float()), nn.Parameter(torch.zeros(len(matrix)))
         with self.graph.inserting_before(node):
             scaled = self.graph.call_module(self._add(f"{path_of(node)}.shortcut", layer), (value.node,))
@@ -186,7 +188,7 @@ class Rewriting:
         return scaled
 
     def _call(self, node: fx.Node, module: nn.Module, source: fx.Node) -> fx.Node:
-        """`module` on `source`, in the place of `node`."""
+        """Replace `node` by a call of `module` with `source`."""
         path = str(node.target) if node.op == "call_module" else f"{path_of(node)}.{node.name}"
         if node.op == "call_module" and self.uses[node.target] == 1:
             set_submodule(self.network, path, module)
@@ -195,14 +197,14 @@ class Rewriting:
         return self._instead(node, lambda: self.graph.call_module(self._add(path, module), (source,)))
 
     def _instead(self, node: fx.Node, make: Any) -> fx.Node:
-        """A node in the place of `node`; later ones are rewired as they are reached."""
+        """A new node before `node`, which replaces it when later nodes are rewritten."""
         with self.graph.inserting_before(node):
             replacement = make()
         replacement.meta = {**node.meta}
         return replacement
 
     def _add(self, path: str, module: nn.Module) -> str:
-        """Make `module` a part of the network, at the top, under a name that is free."""
+        """Add `module` to the network, at the top level, under an unused name, and return the name."""
         name = free_name(path.removeprefix("the network itself.").replace(".", "_"), self.modules)
         set_submodule(self.network, name, module)
         self.modules[name] = module

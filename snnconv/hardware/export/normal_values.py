@@ -1,4 +1,4 @@
-"""Values of a graph on the way to normal form: factors, thresholds that divide currents, and what nodes call."""
+"""Values of a graph during rewriting to normal form: factors, divisors of currents, and called modules."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,9 @@ from snnconv.spiking.neurons.base import Threshold
 
 @dataclass(frozen=True)
 class Value:
-    """The value of a node: `factor` (a number, or one for each channel) times the value that `node` has now.
+    """An original value: `factor` (a number, or one for each channel) times the present value of `node`.
 
-    With `stride` or `zeros` it still has to be thinned out and given channels of zeros before and behind its own.
+    `stride` and `zeros` are pending operations: selection of every n-th pixel, and channels of zeros before and after its own.
     """
 
     node: fx.Node
@@ -28,28 +28,28 @@ class Value:
 
     @property
     def shape(self) -> torch.Size:
-        """The shape of the node's value."""
+        """The shape of the value of `node`."""
         return self.node.meta["tensor_meta"].shape
 
     @property
     def waits(self) -> bool:
-        """Whether thinning or channels of zeros are still to be done."""
+        """Whether operations are pending."""
         return self.stride != (1, 1) or self.zeros != (0, 0)
 
 
 def site(node: fx.Node, module: Any) -> str:
-    """The path and the kind of an operation, for messages."""
+    """The path and kind of an operation, for messages."""
     name = type(module).__name__ if module is not None else f"calls {getattr(node.target, '__name__', node.target)}"
     return f"{path_of(node)} ({name})"
 
 
 def calls(node: fx.Node, targets: tuple) -> bool:
-    """Whether `node` calls one of these functions or methods.  (A module may have the name of a method.)"""
+    """Whether `node` calls one of these functions or methods (not a module of the same name)."""
     return node.op in ("call_function", "call_method") and node.target in targets
 
 
 def shaped(network: nn.Module, example: Tensor) -> fx.Graph:
-    """The operations of a network with neurons, and in `meta["tensor_meta"]` what they put out for `example`, one step."""
+    """The operations of a network with neurons; `meta["tensor_meta"]` describes their outputs for one step of `example`."""
     graph = trace(network, (OverTime,))
     for module in network.modules():
         if isinstance(module, OverTime):
@@ -61,7 +61,7 @@ def shaped(network: nn.Module, example: Tensor) -> fx.Graph:
 
 
 def sinks_of(graph: fx.Graph, modules: dict[str, Any]) -> dict[fx.Node, frozenset[str]]:
-    """The neurons (and the logits) that each node reaches without passing weights or other neurons."""
+    """The neurons (and logits) that each node reaches without passing through weights or other neurons."""
     sinks: dict[fx.Node, frozenset[str]] = {}
     for node in reversed(graph.nodes):
         reached: set[str] = set()
@@ -80,7 +80,7 @@ def sinks_of(graph: fx.Graph, modules: dict[str, Any]) -> dict[fx.Node, frozense
 def divisors_of(
     thresholds: dict[str, Threshold], sinks: dict[fx.Node, frozenset[str]], modules: dict[str, Any]
 ) -> dict[str, Threshold]:
-    """The divisor of the current of each neuron: θ, or 1 where it shares a current with a neuron of another θ."""
+    """The divisor of the current of each neuron: θ, or 1 if it shares a current with a neuron of another θ."""
     divisors: dict[str, Threshold] = {**thresholds, LOGITS: 1.0}
     shared = [
         paths
@@ -98,12 +98,12 @@ def divisors_of(
 
 
 def module_of(node: fx.Node, modules: dict[str, Any]) -> Any:
-    """The module that `node` calls, None if it calls none."""
+    """The module that `node` calls, or None."""
     return modules[str(node.target)] if node.op == "call_module" else None
 
 
 def _key(value: Threshold) -> tuple[float, ...]:
-    """Equal for equal factors."""
+    """A key that is equal for equal factors."""
     return tuple(value.tolist()) if isinstance(value, Tensor) else (float(value),)
 
 
@@ -113,5 +113,5 @@ def same(one: Threshold, other: Threshold) -> bool:
 
 
 def step_of(part: slice) -> int | None:
-    """n of a slice that takes every n-th element from the first on; None of any other."""
+    """n if a slice selects every n-th element, starting with the first; else None."""
     return (part.step or 1) if part.start in (None, 0) and part.stop is None and (part.step or 1) > 0 else None

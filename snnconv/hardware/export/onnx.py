@@ -1,15 +1,15 @@
-"""The quantized ANN as an ONNX file with QDQ nodes, compared with the torch network in onnxruntime before it is kept.
+"""Export of the quantized ANN as an ONNX file with QDQ nodes, which is compared with the torch network in onnxruntime.
 
 Batch norms are folded.  Each QCFS activation becomes QuantizeLinear → Min(L) → DequantizeLinear with scale θ/L, zero point 0
-and uint8 integers 0 … L: round(x·L/θ), where QCFS has floor(x·L/θ + ½).  Both agree but where x·L/θ + ½ is an integer
-(QuantizeLinear rounds half to even), and where float32 rounding lies between.  Average pooling of levels has QDQ nodes of its
-own.  With `weight_bits` weights are int8 behind a DequantizeLinear (symmetric, one scale an output channel or a layer); biases stay
-float32.  ReLU and clipped ReLU become Relu and Clip: without levels there is nothing to quantize.
+and uint8 integers 0 … L: round(x·L/θ), whereas QCFS computes floor(x·L/θ + ½).  Both are equal except if x·L/θ + ½ is an integer
+(QuantizeLinear rounds half to even), or within float32 rounding of one.  Average pooling of levels has its own QDQ nodes.  With
+`weight_bits` weights are int8 followed by DequantizeLinear (symmetric, one scale per output channel or layer); biases stay float32.
+ReLU and clipped ReLU become Relu and Clip; they have no levels and are not quantized.
 
-onnxruntime is asked for the graph as it is written, without optimizations.  Its defaults are measured beside it, because they
-round again: WeightBiasQuantization (onnxruntime 1.32) makes int8 of float weights and int32 of biases between quantized
-activations.  InferenceSession(…, disabled_optimizers=["WeightBiasQuantization"]) keeps them as they are.  `int8_layers` counts the
-convolutions and linear layers that onnxruntime then computes in int8; the first layer, whose input is a float image, never is.
+The comparison runs onnxruntime without optimizations.  Its default optimizations are measured as well, because they round again:
+WeightBiasQuantization (onnxruntime 1.32) converts float weights to int8 and biases to int32 between quantized activations;
+InferenceSession(…, disabled_optimizers=["WeightBiasQuantization"]) prevents it.  `int8_layers` counts the convolutions and linear
+layers that onnxruntime computes in int8; the first layer, whose input is a float image, is never one of them.
 """
 
 import importlib
@@ -34,8 +34,9 @@ def export(
 ) -> dict[str, Any]:  # fmt: skip
     """Write `ann` to `folder`/network.onnx; returns facts about the comparison.  `snn` is not needed.
 
-    On the first `images` test images every activation is compared with the torch network's, given the same inputs, and the logits.
-    ValueError naming the layer, and no file, where they differ by more than ties explain, or where there is no such operation here.
+    On the first `images` test images, the logits and the outputs of every activation are compared with torch, for the same inputs.
+    ValueError naming the layer, without writing a file, if they differ by more than ties can cause, or if an operation is not
+    supported.
     """
     shown = images_to_compare(data.test, images)
     built = Built(ann, shown, weight_bits, per_channel, opset)
@@ -50,7 +51,7 @@ def export(
 
 
 def check(path: str | Path, ann: nn.Module, images: Float[Tensor, "N *image"]) -> dict[str, Any]:
-    """Compare a file with the network that it should hold: every node and number in it, and what it computes for `images`.
+    """Compare a file with the network `ann`: every node and number in it, and its results for `images`.
 
     ValueError naming the file and the layer that differs.
     """
@@ -59,19 +60,21 @@ def check(path: str | Path, ann: nn.Module, images: Float[Tensor, "N *image"]) -
         model = onnx.load_model_from_string(Path(path).read_bytes())
         settings = {entry.key: entry.value for entry in model.metadata_props}
         bits, opset = settings["weight_bits"], model.opset_import[0].version
-    except Exception as error:  # protobuf has errors of its own
+    except Exception as error:  # protobuf raises its own types of errors
         raise ValueError(f"{path}: damaged, or not written by snnconv ({error})") from error
     built = Built(ann, images, None if bits == "float" else int(bits), settings["per_channel"] == "true", opset)
     for kind in ("initializer", "node"):
         in_file, expected = ({part.name: part for part in getattr(m.graph, kind)} for m in (model, built.model))
         different = [name for name in {**expected, **in_file} if expected.get(name) != in_file.get(name)]
         if different:
-            raise ValueError(f"{path}: {different[0]} differs from the network; altered, or of another one")
+            raise ValueError(
+                f"{path}: {different[0]} differs from the network; the file was changed or is of another network"
+            )
     return compared(Path(path).read_bytes(), built, images, str(path))
 
 
 def _describe(built: Built, data: Any) -> None:
-    """Metadata: images = pixels · image_scale + image_offset, by channel, and the levels of each activation."""
+    """Add metadata: images = pixels · image_scale + image_offset, by channel, and the levels of each activation."""
     for name in ("scale", "offset"):
         values = getattr(data.test, name, None)
         if values is not None:

@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 from snnconv.hardware.export.onnx_graph import Built, package
 
 FILE = "network.onnx"
-TIE = 1e-3  # levels from a tie within which rounding may decide otherwise
-TOLERANCE = 1e-4  # of floats, relative to the largest of the layer
+TIE = 1e-3  # distance from a tie, in levels, within which rounding may differ
+TOLERANCE = 1e-4  # tolerance of floats, relative to the largest value of the layer
 
 
 INT8 = (
@@ -28,27 +28,26 @@ INT8 = (
     "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul",
 )
-ROUNDING_AGAIN = "WeightBiasQuantization"  # an optimizer of onnxruntime that changes what is computed
+ROUNDING_AGAIN = "WeightBiasQuantization"  # an optimizer of onnxruntime that changes results
 
 
 class _Forced(fx.Interpreter):
-    """The torch network in which every activation puts out what onnxruntime computed for it; `compare` sees both."""
+    """The torch network with the outputs of activations replaced by those of onnxruntime; `compare` receives both."""
 
     def __init__(
-        self, built: Built, given: dict[str, np.ndarray], compare: Callable[[fx.Node, Any, Tensor, Tensor], None]
+        self, built: Built, values: dict[str, np.ndarray], compare: Callable[[fx.Node, Any, Tensor, Tensor], None]
     ) -> None:
         super().__init__(fx.GraphModule(built.network, built.graph))
-        self.made, self.given, self.compare = built, given, compare
+        self.sites, self.values, self.compare = built.sites, values, compare
 
     def run_node(self, n: fx.Node) -> Any:
-        """Its output, or that of the file."""
+        """The output of a node; for activations the output of onnxruntime."""
         output = super().run_node(n)
-        if n not in self.made.sites:
+        if n not in self.sites:
             return output
-        self.compare(
-            n, self.env[n.all_input_nodes[0]], output, given := torch.from_numpy(self.given[self.made.sites[n][2]])
-        )
-        return given
+        theirs = torch.from_numpy(self.values[self.sites[n][2]])
+        self.compare(n, self.env[n.all_input_nodes[0]], output, theirs)
+        return theirs
 
 
 @torch.no_grad()
@@ -56,7 +55,7 @@ def compared(content: bytes, built: Built, images: Tensor, where: str) -> dict[s
     """Compare the file with the torch network; returns counts.  ValueError naming a layer that differs by more than ties."""
     images = images.float().cpu()
     counts: Counter = Counter()
-    given = _run(content, images, built, where)
+    values = _run(content, images, built, where)
 
     def compare(node: fx.Node, x: Tensor, output: Tensor, theirs: Tensor) -> None:
         path, integers, _ = built.sites[node]
@@ -64,7 +63,7 @@ def compared(content: bytes, built: Built, images: Tensor, where: str) -> dict[s
             return _require_close(f"{where}: {path}", output, theirs)
         module = built.modules[str(node.target)]
         steps = x * module.levels / module.threshold + 0.5
-        levels = torch.from_numpy(given[integers].astype(np.float32))
+        levels = torch.from_numpy(values[integers].astype(np.float32))
         _require_close(f"{where}: {path}", module.threshold * levels / module.levels, theirs)
         different = (levels - steps.floor().clamp(0, module.levels)).abs()
         tied = (steps - steps.round()).abs() < TIE
@@ -73,11 +72,11 @@ def compared(content: bytes, built: Built, images: Tensor, where: str) -> dict[s
         counts["exact ties"] += int(((different > 0) & (steps == steps.round())).sum())
         wrong = int(((different > 0) & ~tied).sum() + ((different > 1) & tied).sum())
         if wrong:
-            raise ValueError(f"{where}: {path}: {wrong} of {output.numel()} levels differ from torch, away from ties")
+            raise ValueError(f"{where}: {path}: {wrong} of {output.numel()} levels differ from torch, not only at ties")
         return None
 
-    logits = torch.from_numpy(given["logits"])
-    forced = _Forced(built, given, compare).run(images)
+    logits = torch.from_numpy(values["logits"])
+    forced = _Forced(built, values, compare).run(images)
     _require_close(f"{where}: the logits", forced, logits)
     expected = built.network(images)
     optimized = {name: torch.from_numpy(_run(content, images, built, where, without)["logits"])
@@ -85,7 +84,7 @@ def compared(content: bytes, built: Built, images: Tensor, where: str) -> dict[s
     return {
         "images": len(images),
         "compared": counts["activations"],
-        "differing_levels": counts["ties"],  # all of them at ties, or an error was raised
+        "differing_levels": counts["ties"],  # all at ties, otherwise an error was raised
         "of_these_exact_ties": counts["exact ties"],
         "same_activations": {"largest_difference": _difference(forced, logits)},
         "end_to_end": beside(expected, logits),
@@ -97,7 +96,7 @@ def compared(content: bytes, built: Built, images: Tensor, where: str) -> dict[s
 
 
 def int8_layers(content: bytes) -> str:
-    """Convolutions and linear layers that onnxruntime computes in int8 after its optimizations, of all, in words."""
+    """Number of convolutions and linear layers that onnxruntime computes in int8 after its optimizations, as "k of n"."""
     onnx, runtime = package("onnx"), package("onnxruntime")
     with TemporaryDirectory() as folder:
         options = runtime.SessionOptions()
@@ -110,7 +109,7 @@ def int8_layers(content: bytes) -> str:
 
 
 def openvino_logits(content: bytes, images: Tensor) -> np.ndarray:
-    """Logits as openvino computes them on the CPU, with its defaults."""
+    """Logits of openvino on the CPU, with its default settings."""
     openvino = importlib.import_module("openvino")
     with TemporaryDirectory() as folder:
         path = Path(folder) / FILE
@@ -120,7 +119,7 @@ def openvino_logits(content: bytes, images: Tensor) -> np.ndarray:
 
 
 def beside_floats(built: Built, ann: nn.Module, images: Tensor) -> dict[str, Any]:
-    """The change of logits caused by rounded weights, in torch."""
+    """The change of the logits by rounding the weights, in torch."""
     if built.bits is None:
         return {}
     with torch.no_grad():
@@ -131,12 +130,12 @@ def beside_floats(built: Built, ann: nn.Module, images: Tensor) -> dict[str, Any
 def _run(
     content: bytes, images: Tensor, built: Built, where: str, without: list[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Logits and what every activation puts out, as onnxruntime computes them on the CPU from the graph as it is written.
+    """Logits and outputs of every activation, computed by onnxruntime on the CPU without optimizations.
 
-    Given a list: the logits alone, with its default optimizations but those.
+    If `without` is a list, only the logits, computed with all default optimizations except those in the list.
     """
     onnx, runtime = package("onnx"), package("onnxruntime")
-    model, wanted = onnx.load_model_from_string(content), ["logits"]
+    model, names = onnx.load_model_from_string(content), ["logits"]
     options = runtime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()
     if without is None:
@@ -144,26 +143,26 @@ def _run(
         for _, integers, output in built.sites.values():
             for name, kind in ((integers, onnx.TensorProto.UINT8), (output, onnx.TensorProto.FLOAT)):
                 if name is not None:
-                    wanted.append(name)
+                    names.append(name)
                     model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
     try:
         session = runtime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=without
         )
-        values = session.run(wanted, {"images": images.numpy()})
-    except Exception as error:  # onnxruntime has errors of its own
+        values = session.run(names, {"images": images.numpy()})
+    except Exception as error:  # onnxruntime raises its own types of errors
         raise ValueError(
-            f"{where}: onnxruntime {runtime.__version__} cannot run it ({error}); try export.opset=17"
+            f"{where}: onnxruntime {runtime.__version__} cannot run the file ({error}); try export.opset=17"
         ) from error
-    return dict(zip(wanted, values, strict=True))
+    return dict(zip(names, values, strict=True))
 
 
 def _require_close(where: str, expected: Tensor, theirs: Tensor) -> None:
-    """ValueError unless the two differ by rounding alone."""
+    """Raise a ValueError if the two differ by more than rounding."""
     most = TOLERANCE * max(expected.abs().max().item(), 1.0)
     if not _difference(expected, theirs) <= most:
         raise ValueError(
-            f"{where} differ by {_difference(expected, theirs):.3g} from the torch network, more than rounding ({most:.3g})"
+            f"{where} differs by {_difference(expected, theirs):.3g} from the torch network, more than rounding ({most:.3g})"
         )
 
 

@@ -1,4 +1,4 @@
-"""An ANN as an ONNX graph: batch norms folded, quantized activations as QDQ nodes, weights in int8 if so asked."""
+"""An ANN as an ONNX graph: folded batch norms, quantized activations as QDQ nodes, and optionally int8 weights."""
 
 import copy
 import importlib
@@ -26,15 +26,15 @@ from snnconv.nn.graph.pooling import average_pool
 from snnconv.nn.graph.trace import trace
 from snnconv.nn.quantization import largest_integer, quantize
 
-QUANTIZED = (QCFS, QCFSFloorFirst, NoisyQCFS)  # in evaluation the same function
-MOST_LEVELS = 255  # of uint8
+QUANTIZED = (QCFS, QCFSFloorFirst, NoisyQCFS)  # the same function in eval mode
+MOST_LEVELS = 255  # largest value of uint8
 RESERVED = ("images", "logits", "zero", "zero_uint8")  # tensors of the graph itself
 
 
 class Built:
-    """`model` is the ONNX model of `ann`; `network` the torch network that it stands for, weights as rounded as its own.
+    """`model` is the ONNX model of `ann`; `network` is the equivalent torch network, with the same rounded weights.
 
-    `sites` are its activations by fx node: (path, tensor of the integers if there are any, tensor of the output).
+    `sites` holds the activations by fx node: (path, name of the tensor of integers or None, name of the output tensor).
     """
 
     @torch.no_grad()
@@ -45,10 +45,10 @@ class Built:
         newest = onnx.defs.onnx_opset_version()
         if isinstance(opset, bool) or not isinstance(opset, int) or not 13 <= opset <= newest:
             raise ValueError(
-                f"export.opset={opset!r}: 13 (a scale for each channel) to {newest} (the newest that onnx knows)"
+                f"export.opset={opset!r}: must be from 13 (one scale for each channel) to {newest} (the newest in onnx)"
             )
         if weight_bits is not None and largest_integer(weight_bits) > largest_integer(8):
-            raise ValueError(f"export.weight_bits={weight_bits}: 2 to 8, stored as int8; null: float32")
+            raise ValueError(f"export.weight_bits={weight_bits}: must be 2 to 8 (stored as int8), or null for float32")
         self.bits, self.per_channel = weight_bits, per_channel
         self.helper, self.numpy_helper = onnx.helper, onnx.numpy_helper
         self.network = fold_batchnorm(copy.deepcopy(ann)).float().cpu()
@@ -68,7 +68,7 @@ class Built:
         try:
             onnx.checker.check_model(self.model, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ValueError(f"onnx's own checker refuses the model: {error}") from error
+            raise ValueError(f"the checker of onnx does not accept the model: {error}") from error
 
     def _model(self, example: Tensor, opset: int) -> Any:
         helper, float32 = self.helper, self.helper.np_dtype_to_tensor_dtype(np.dtype(np.float32))
@@ -88,7 +88,7 @@ class Built:
         return model
 
     def _emit(self, operation: str, inputs: Sequence[str], name: str, **settings: Any) -> str:
-        """A node; its output has its name."""
+        """Add a node whose output has the same name, and return the name."""
         self.nodes.append(self.helper.make_node(operation, list(inputs), [name], name=name, **settings))
         return name
 
@@ -98,7 +98,7 @@ class Built:
         return name
 
     def _value(self, node: fx.Node) -> str:
-        """The tensor that holds what `node` puts out."""
+        """The name of the tensor that holds the output of `node`."""
         module = self.modules[str(node.target)] if node.op == "call_module" else None
         inputs = [self.names[source] for source in node.all_input_nodes if source in self.names]
         if node.op == "placeholder":
@@ -116,7 +116,7 @@ class Built:
                 return tensor
         if calls(node, ADDITIONS) and len(inputs) == 2 and not node.kwargs:
             return self._emit("Add", inputs, path)
-        raise ValueError(f"{site(node, module)}: has no ONNX operation here")
+        raise ValueError(f"{site(node, module)}: export to ONNX does not support this operation")
 
     def _activation(self, node: fx.Node, module: Any, x: str, path: str) -> str:
         if module is None or isinstance(module, nn.ReLU):
@@ -130,19 +130,19 @@ class Built:
             integers, output = self._levels(x, path, module.threshold / module.levels, module.levels)
             self.levels[output] = (module.threshold / module.levels, module.levels)
         else:
-            raise ValueError(f"{site(node, module)}: neither levels alone nor a plain clip, so it has no QDQ form; train with "
-                             "activation=qcfs")  # fmt: skip
+            raise ValueError(f"{site(node, module)}: is neither quantized nor clipped only, so it cannot be written as QDQ nodes; "
+                             "train with activation=qcfs")  # fmt: skip
         self.sites[node] = (path, integers, output)
         return output
 
     def _levels(self, x: str, path: str, step: Tensor, levels: int) -> tuple[str, str]:
-        """`x` as integers 0 … `levels`, and as their multiples of `step`.
+        """The names of two tensors: `x` quantized to integers 0 … `levels`, and these integers times `step`.
 
-        The upper end is a Min of integers: a Clip of floats before QuantizeLinear would keep onnxruntime from computing the layer
-        before it in int8.
+        The upper limit is a Min of integers, because a Clip of floats before QuantizeLinear would prevent onnxruntime from
+        computing the previous layer in int8.
         """
         if levels > MOST_LEVELS:
-            raise ValueError(f"{path}: {levels} levels, and uint8 holds {MOST_LEVELS}; train with fewer levels")
+            raise ValueError(f"{path}: {levels} levels, but uint8 holds only {MOST_LEVELS}; train with fewer levels")
         scale = [self._constant(f"{path}.scale", step), self._constant("zero_uint8", 0, np.uint8)]
         rounded = self._emit("QuantizeLinear", [x, *scale], f"{path}.rounded")
         integers = self._emit("Min", [rounded, self._constant(f"{path}.most", levels, np.uint8)], f"{path}.levels")
@@ -176,14 +176,14 @@ class Built:
             }
             if any(value is None for value in statistics.values()):
                 raise ValueError(
-                    f"{path} ({type(layer).__name__}): without statistics or weights; use the defaults of torch"
+                    f"{path} ({type(layer).__name__}): has no statistics or no weights; use the defaults of torch"
                 )
             values = [self._constant(f"{path}.{name}", value) for name, value in statistics.items()]
             return self._emit("BatchNormalization", [*inputs, *values], path, epsilon=layer.eps)
         return None
 
     def _weights(self, path: str, layer: Any) -> list[str]:
-        """Weight and, if there is one, bias; the layer gets the weights that are left of its own."""
+        """The names of weight and bias (if there is one); the layer itself gets the rounded weights."""
         bias = [] if layer.bias is None else [self._constant(f"{path}.bias", layer.bias)]
         if self.bits is None:
             return [self._constant(f"{path}.weight", layer.weight), *bias]
@@ -207,11 +207,11 @@ class Built:
             return self._averaged(self._emit("GlobalAveragePool", inputs, path), inputs[0], path, space[0] * space[1])
         if pool is not None and pool.adaptive:
             raise ValueError(
-                f"{site(node, module)}: adaptive pooling to {pool.output_size} has no ONNX operation; use size 1"
+                f"{site(node, module)}: adaptive pooling to {pool.output_size} does not exist in ONNX; use size 1"
             )
         if pool is not None:
             if pool.ceil_mode or pool.divisor_override is not None:
-                raise ValueError(f"{site(node, module)}: ceil_mode and divisor_override have no equal in ONNX")
+                raise ValueError(f"{site(node, module)}: ceil_mode and divisor_override do not exist in ONNX")
             kernel, stride, padding = (list(sizes) for sizes in pool.window(space))
             average = self._emit("AveragePool", inputs, path, kernel_shape=kernel, strides=stride, pads=padding * 2,
                                  count_include_pad=int(pool.count_include_pad))  # fmt: skip
@@ -219,13 +219,13 @@ class Built:
             return self._averaged(average, inputs[0], path, kernel[0] * kernel[1]) if exact else average
         if isinstance(module, nn.MaxPool2d):
             if module.ceil_mode or module.return_indices:
-                raise ValueError(f"{site(node, module)}: ceil_mode and return_indices are not known here")
+                raise ValueError(f"{site(node, module)}: ceil_mode and return_indices are not supported")
             return self._emit("MaxPool", inputs, path, kernel_shape=_pair(module.kernel_size), strides=_pair(module.stride),
                               pads=_pair(module.padding) * 2, dilations=_pair(module.dilation))  # fmt: skip
         return None
 
     def _averaged(self, average: str, x: str, path: str, window: int) -> str:
-        """Averages of levels are multiples of step / window: QDQ nodes say so, or openvino takes them for multiples of the step."""
+        """Averages of levels as QDQ nodes of scale step / window; without them openvino would round to multiples of the step."""
         step, levels = self.levels.get(x, (None, 0))
         if step is None or levels * window > MOST_LEVELS:
             return average
@@ -234,7 +234,7 @@ class Built:
         return output
 
     def _moved(self, node: fx.Node, module: Any, inputs: list[str], path: str) -> str | None:
-        """Reshaping, slices and zeros beside."""
+        """Reshaping, slicing or zero padding; None for other operations."""
         shape = node.meta["tensor_meta"].shape
         if isinstance(module, nn.Flatten) or calls(node, RESHAPING):
             if shape[0] != 1:  # the batch of the example
@@ -256,7 +256,7 @@ class Built:
             settings: Any = (*node.args[1:], *node.kwargs.values())
             widths, *rest = settings
             if any(setting not in ("constant", None, 0) for setting in rest):
-                raise ValueError(f"{site(node, module)}: only padding with zeros is known here")
+                raise ValueError(f"{site(node, module)}: only padding with zeros is supported")
             pads = _begins_and_ends(widths, len(shape))
             return self._emit("Pad", [*inputs, self._constant(f"{path}.pads", pads, np.int64)], path)
         return None
@@ -267,7 +267,7 @@ def _pair(value: Any) -> list[int]:
 
 
 def _begins_and_ends(widths: Sequence[int], axes: int | None = None) -> list[int]:
-    """torch's padding (first and last of each axis, the last axis first) as ONNX has it: all firsts, then all lasts, of `axes`."""
+    """Padding in ONNX's order (all begins, then all ends) from torch's order (begin and end of each axis, the last axis first)."""
     zeros = [0] * ((axes or len(widths) // 2) - len(widths) // 2)
     return [*zeros, *widths[-2::-2], *zeros, *widths[::-2]]
 
@@ -278,7 +278,7 @@ def _known(part: slice) -> bool:
 
 
 def package(name: str) -> ModuleType:
-    """onnx or onnxruntime; ValueError that says how to get it."""
+    """The package onnx or onnxruntime; ValueError with the command that installs it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The spiking network as one ONNX graph over T timesteps, in float32: for viewers and for runtimes without state.
+"""Export of the spiking network as one float32 ONNX graph over T timesteps, for viewers and for runtimes without state.
 
 Every timestep repeats the layers, which share their weights.  A neuron is Add → GreaterOrEqual → Cast → Mul → Sub.  The output is
 the mean over time.  Spikes of neuron `a` in timestep t (from 1) are the tensor `t<t>.a`.
@@ -28,8 +28,8 @@ def export(
 ) -> dict[str, Any]:
     """Write `snn` over `timesteps` steps to `folder`/network_over_time.onnx; returns facts.  `ann` is not needed.
 
-    On the first `images` test images outputs are compared in onnxruntime with the network whose weights the file holds.
-    ValueError, and no file, where they differ by more than rounding.
+    On the first `images` test images, the outputs of onnxruntime are compared with the network whose weights the file holds.
+    ValueError, without writing a file, if they differ by more than rounding.
     """
     shown = images_to_compare(data.test, images)
     form = normal_form(snn, shown)
@@ -126,7 +126,7 @@ class _Unrolled:
         return [self._constant(f"{path}.weight", layer.weight), self._constant(f"{path}.bias", layer.bias)]
 
     def _neuron(self, neuron: Any, path: str, x: str, name: str, space: int) -> str:
-        """Spikes; the potential that they leave is that of the next timestep."""
+        """The name of the tensor of spikes; stores the name of the potential for the next timestep."""
         theta, start = (torch.as_tensor(value, dtype=torch.float64) for value in (neuron.threshold, neuron.v_initial))
         shape = (1, -1, *[1] * space)
         threshold = self._constant(f"{path}.threshold", theta.view(shape).float() if theta.dim() else theta.float())

@@ -1,4 +1,4 @@
-"""`export`: a network as a file for other programs, from Python, without a configuration or a run folder."""
+"""`export`: writes a network to a file for other programs, from Python, without a configuration or a run folder."""
 
 import inspect
 import os
@@ -19,12 +19,12 @@ from snnconv.spiking.model import SpikingModel
 
 @dataclass(frozen=True)
 class Format:
-    """A file format: `write(ann, snn, data, folder, **settings) -> facts`, and the suffixes that stand for it."""
+    """A file format: `write(ann, snn, data, folder, **settings) -> facts`, and the suffixes that select it."""
 
     write: Callable[..., dict[str, Any]]
     suffixes: tuple[str, ...]
-    spiking: bool  # does it hold the spiking network, or the ANN?
-    folder: bool = False  # is `path` a folder for several files?
+    spiking: bool  # whether it holds the spiking network (or the ANN)
+    folder: bool = False  # whether `path` is a folder for several files
 
 
 FORMATS = {
@@ -47,23 +47,23 @@ def export(
     | onnx | .onnx | trained ANN | quantized ANN with QDQ nodes |
     | onnx_over_time | | `SpikingModel` | the spiking network over T timesteps, in float32 |
     | c | .npz | `SpikingModel` | integer network for NumPy |
-    | c | .c | `SpikingModel` | C99 source, with headers, a CMake project and an integer network .npz beside it |
+    | c | .c | `SpikingModel` | C99 source, and next to it headers, a CMake project and the integer network as .npz |
     | verilog | (a folder) | `SpikingModel` | Verilog-2005 with its memories and a testbench |
 
     Args:
         network: the spiking network, or for ONNX the ANN.  It is not changed.
-        path: the file to write; its folder is made if it is missing.
-        example: inputs [N, …], or any iterable of (inputs, targets), normalized as in training.  The file is run on the first of
-            them, and every spike (ONNX: every activation) is compared with the network.  For `c` the largest absolute value of all
-            of them sets the unit of the integer images.
-        format: a name from this table; None: by the suffix of `path`.
-        settings: those of conf/export/ and, for `c`, of conf/integer/: `images` and `timesteps` to compare, `normalize` (nir),
+        path: the file to write; its folder is created if it does not exist.
+        example: inputs [N, …], or an iterable of (inputs, targets), normalized as in training.  The file is run on the first
+            inputs, and every spike (ONNX: every activation) is compared with the network.  For `c` the largest absolute value of
+            all inputs sets the unit of the integer images.
+        format: a name from this table; None: selected by the suffix of `path`.
+        settings: settings of conf/export/ and, for `c`, of conf/integer/: `images` and `timesteps` to compare, `normalize` (nir),
             `weight_bits`, `per_channel`, `opset` (onnx), `bits`, `per_channel`, `image_bits`, `membrane_bits` (c).
 
-    Returns facts: the sizes of the files in bytes by path, and what was compared.
+    Returns a dictionary with the sizes of the files in bytes, by path, and facts about the comparison.
 
-    ValueError for an unknown format or setting, for a network of the wrong kind, and, naming the layer, where the format has no
-    such operation or the file differs from the network; then nothing is written.
+    ValueError for an unknown format or setting, for a network of the wrong kind, and, naming the layer, if the format does not
+    support an operation or the file differs from the network.  Nothing is written then.
 
     >>> import tempfile, torch
     >>> from torch import nn
@@ -82,16 +82,16 @@ def export(
     chosen = FORMATS[name]
     if isinstance(network, SpikingModel) != chosen.spiking:
         remedies = {
-            True: "the spiking network; convert the model first",
+            True: "a spiking network; convert the model first",
             False: "the ANN; pass the model, not the SpikingModel",
         }
-        raise ValueError(f"format={name}: holds {remedies[chosen.spiking]}")
+        raise ValueError(f"format={name}: needs {remedies[chosen.spiking]}")
     if name == "c":
         settings = {"source": path.suffix == ".c", **settings}
     _require_settings(name, chosen.write, settings)
     batches = list(Loader(example, "cpu"))
     if not any(len(inputs) for inputs, _ in batches):
-        raise ValueError("example: no inputs; a file is checked on at least one")
+        raise ValueError("example: is empty; at least one input is needed to check the file")
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=path.parent, prefix=".export_") as place:
         data = SimpleNamespace(test=batches, calibration=batches)
@@ -105,7 +105,7 @@ def export(
 
 
 def _format_of(path: Path, name: str | None) -> str:
-    """The format called `name`, or that of the suffix; ValueError with the known ones."""
+    """The format called `name`, or the format of the suffix; ValueError listing all formats if there is none."""
     named = {suffix: format for format, each in FORMATS.items() for suffix in each.suffixes}
     if name is None:
         name = named.get(path.suffix.lower())
@@ -114,12 +114,12 @@ def _format_of(path: Path, name: str | None) -> str:
             f"{format} ({', '.join(each.suffixes) or ('a folder' if each.folder else 'by name')})"
             for format, each in FORMATS.items()
         )
-        raise ValueError(f"{path}: format={name!r}; known formats are {formats}")
+        raise ValueError(f"{path}: format={name!r}: must be one of {formats}")
     return name
 
 
 def _require_settings(name: str, write: Callable, settings: dict[str, Any]) -> None:
-    """ValueError naming a setting that the format does not have."""
+    """Raise a ValueError naming the first setting that the format does not have."""
     parameters = inspect.signature(write).parameters.values()
     allowed = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
     if unknown := [setting for setting in settings if setting not in allowed]:
@@ -127,7 +127,7 @@ def _require_settings(name: str, write: Callable, settings: dict[str, Any]) -> N
 
 
 def _put(folder: Path, names: list[str], path: Path) -> dict[str, int]:
-    """Move the files from `folder` to `path`, or to names like it; returns their sizes."""
+    """Move the files from `folder` to `path`, or to names that start with its stem; returns their sizes."""
     sizes = {}
     for name in names:
         source, target = folder / name, path if len(names) == 1 else path.with_name(_named(name, path.stem))
@@ -143,7 +143,7 @@ def _put(folder: Path, names: list[str], path: Path) -> dict[str, int]:
 
 
 def _named(name: str, stem: str) -> str:
-    """`name` with `stem` in the place of snn."""
+    """`name` with `stem` in place of snn."""
     return re.sub("^snn", stem, name)
 
 

@@ -1,7 +1,7 @@
-"""The integer spiking network as Verilog-2005: snn.v with its memories, and a testbench that compares every spike.
+"""Export of the integer spiking network as Verilog-2005: snn.v with its memories, and a testbench that compares every spike.
 
-snn.v holds one module for each operation and a sequencer that runs one step after another.  Weight layers scatter events: an input
-that is 0 costs one cycle, any other one cycle for each sum that it reaches.  Potentials and sums lie in block RAM.
+snn.v contains one module for each operation, and a sequencer that runs one step after another.  Weight layers scatter events: an
+input of 0 costs one cycle, any other input one cycle for each sum that it contributes to.  Potentials and sums are in block RAM.
 """
 
 import shutil
@@ -22,16 +22,14 @@ def export(
 ) -> dict[str, Any]:  # fmt: skip
     """Write the integer network of `snn` as Verilog to `folder`; returns facts about its simulation.
 
-    The testbench runs the first `images` test images over `timesteps` steps in Verilator, or in Icarus Verilog where that is
-    missing.  ValueError, and no files, where a spike or logit differs from the golden model, or where the network has no integer
-    counterpart.  With `cells`, yosys counts the cells of each layer.
+    The testbench runs the first `images` test images over `timesteps` steps in Verilator, or in Icarus Verilog if Verilator is not
+    installed.  With `cells`, yosys counts the cells of each layer.  ValueError, without writing files, if a spike or logit differs
+    from the golden model, or if the network has no integer counterpart.
     """
     widths: dict[str, Any] = {"bits": bits, "image_bits": image_bits, "membrane_bits": membrane_bits}
     example = example_of(snn, data, images, timesteps, per_channel=per_channel, **widths)
     if cells and not shutil.which("yosys"):
-        raise ValueError(
-            "export.cells=true: yosys counts cells, and it is not installed; install it or use export.cells=false"
-        )
+        raise ValueError("export.cells=true: needs yosys, which is not installed; install it or use export.cells=false")
     contents = design(example.program, example.images, example.outcome)
     simulator = next(filter(shutil.which, verilog_tools.SIMULATORS), None)
     facts: dict[str, Any] = {}
@@ -51,9 +49,9 @@ def export(
 
 
 def _simulated(folder: Path, simulator: str) -> dict[str, Any]:
-    """ValueError unless the simulation repeats the golden model."""
+    """Facts about the simulation; ValueError if it differs from the golden model."""
     report = verilog_tools.simulate(folder, simulator)
     if report.differing:
-        raise ValueError(f"snn.v is not the golden model: {report.differing} of {report.compared} spikes and logits differ in "
-                         f"{simulator}; nothing was written")  # fmt: skip
+        raise ValueError(f"snn.v differs from the golden model: {report.differing} of {report.compared} spikes and logits differ "
+                         f"in {simulator}; nothing was written")  # fmt: skip
     return {"differing_from_the_golden_model": 0, "cycles_per_image": report.cycles}

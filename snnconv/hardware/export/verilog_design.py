@@ -1,4 +1,4 @@
-"""An integer program as Verilog: modules, a generated top and testbench, and the contents of memories."""
+"""An integer program as Verilog: modules, a generated top module and testbench, and the contents of memories."""
 
 import json
 from math import prod
@@ -14,11 +14,11 @@ from snnconv.hardware.integer.ranges import Range, ranges, width
 MODULES = {"conv": "snn_weigh", "linear": "snn_weigh", "sum_pool": "snn_sum_pool", "times": "snn_scale", "requantize": "snn_scale",
            "add": "snn_add", "move": "snn_move", "fire": "snn_fire"}  # fmt: skip
 TEMPLATES = Path(__file__).parent / "templates"
-MEMBRANE = 32  # bits of potentials that do not saturate
+MEMBRANE = 32  # bits of a potential that does not saturate
 
 
 def design(program: Program, images: np.ndarray, outcome: Outcome) -> dict[str, bytes]:
-    """All files by name: snn.v and its memories, and snn_test.v with the `outcome` of integer `images` [N, …]."""
+    """Contents of all files by name: snn.v and its memories, and snn_test.v with the `outcome` of integer `images` [N, …]."""
     return _Design(program).files(images, outcome)
 
 
@@ -29,14 +29,14 @@ class _Design:
         self.program = program
         self.bounds = ranges(program, 1)
         self.memories: dict[str, bytes] = {}
-        self.sources = list(range(len(program.steps)))  # a reshape has the memory of its input
+        self.sources = list(range(len(program.steps)))  # a reshape uses the memory of its input
         for number, step in enumerate(program.steps):
             if step.kind == "reshape":
                 self.sources[number] = self.sources[step.inputs[0]]
         self.running = [number for number, step in enumerate(program.steps) if step.kind in MODULES]
 
     def files(self, images: np.ndarray, outcome: Outcome) -> dict[str, bytes]:
-        """Their contents, by name."""
+        """Contents of the files, by name."""
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
         environment = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True,
@@ -73,11 +73,11 @@ class _Design:
         return {"number": number, "size": size, "width": self._width(number), "address": address(size)}
 
     def _width(self, number: int) -> int:
-        """Of the results of a step.  Sums may wrap around on the way to them, as two's complement allows."""
+        """Bits of the results of a step.  Intermediate sums may wrap around, as two's complement allows."""
         return max(2, self.bounds[number].bits)
 
     def _once(self, number: int) -> bool:
-        """Whether a step depends on the image alone."""
+        """Whether a step depends only on the image."""
         step = self.program.steps[number]
         return step.kind != "fire" and all(self._once(source) for source in step.inputs)
 
@@ -145,12 +145,12 @@ class _Design:
                 **self._rom("initial", "S", number, _every(step, "start"))}  # fmt: skip
 
     def _weights(self, number: int, weights: np.ndarray) -> dict[str, Any]:
-        """Weights that are all ±1 or powers of two are stored as signs and exponents."""
+        """Parameters of the weight memory; weights that are all ±1 or powers of two are stored as signs and exponents."""
         sizes, signs = abs(weights), (weights < 0).astype(np.int64)
         powers = set(np.unique(sizes).tolist()) <= {0, *(2**k for k in range(7))}
         if (sizes == 1).all():
             code, values, bits = 1, signs, 1
-        elif powers and sizes.max() > 1:  # ternary weights have two bits as they are
+        elif powers and sizes.max() > 1:  # ternary weights already have two bits
             exponents = np.log2(sizes.clip(1)).astype(np.int64)
             code, values, bits = 2, 8 * signs + np.where(sizes > 0, exponents + 1, 0), 4
         else:
@@ -175,7 +175,7 @@ class _Design:
 
 
 def words(values: np.ndarray, bits: int) -> bytes:
-    """Two's complement in hexadecimal, a word a line; the last line ends too, or Verilator drops its word."""
+    """Two's complement in hexadecimal, one word per line; the last line needs a newline, or Verilator drops its word."""
     digits, mask = -(-bits // 4), (1 << bits) - 1
     return "".join(f"{value & mask:0{digits}x}\n" for value in values.ravel().tolist()).encode()
 
@@ -186,7 +186,7 @@ def address(size: int) -> int:
 
 
 def _every(step: Step, name: str) -> np.ndarray:
-    """An array of a step with one value for each channel."""
+    """An array of a step, expanded to one value for each channel."""
     return np.broadcast_to(step.arrays[name].reshape(-1), (step.shape[0],))
 
 
@@ -207,5 +207,5 @@ def _literal(value: Any) -> str:
 
 
 def _quiet(name: str) -> str:
-    """`name` in a comment of one line."""
+    """`name`, escaped for a comment of one line."""
     return json.dumps(name)[1:-1]

@@ -1,4 +1,4 @@
-"""Programs that simulate and synthesize Verilog: Verilator, Icarus Verilog, yosys."""
+"""External programs that simulate and synthesize Verilog: Verilator, Icarus Verilog, yosys."""
 
 import json
 import re
@@ -23,7 +23,7 @@ class Simulated:
 
 
 def simulate(folder: Path, simulator: str) -> Simulated:
-    """The testbench in `folder`, run by "verilator" or "iverilog".  ValueError where that fails."""
+    """Run the testbench in `folder` with "verilator" or "iverilog"; ValueError if that fails."""
     with TemporaryDirectory() as place:
         program = Path(place) / "snn"
         if simulator == "verilator":
@@ -35,7 +35,7 @@ def simulate(folder: Path, simulator: str) -> Simulated:
         output = _run([str(program)], folder)
     summary = re.search(r"(\d+) of (\d+) spikes and logits differ", output)
     if summary is None:
-        raise ValueError(f"snn_test.v: {simulator} ends without a result: {output[-500:]}")
+        raise ValueError(f"snn_test.v: {simulator} ended without a result: {output[-500:]}")
     cycles = [int(n) for n in re.findall(r"image \d+: (\d+) cycles", output)]
     return Simulated(int(summary[1]), int(summary[2]), cycles)
 
@@ -54,7 +54,7 @@ def cells(folder: Path) -> dict[str, dict[str, int]]:
 
 
 def _cells(modules: dict, name: str) -> Counter:
-    """Cells of a module and of those inside it, by kind."""
+    """Number of cells of a module and of its submodules, by kind."""
     total: Counter = Counter()
     for cell in modules[name]["cells"].values():
         total.update(_cells(modules, cell["type"]) if cell["type"] in modules else {_kind(cell["type"]): 1})
@@ -62,12 +62,12 @@ def _cells(modules: dict, name: str) -> Counter:
 
 
 def _kind(cell: str) -> str:
-    """One of KINDS, or the cell's own name."""
+    """The kind of a cell: one of KINDS, or the cell's own name."""
     return next((kind for kind, pattern in KINDS.items() if re.match(pattern, cell)), cell)
 
 
 def _run(command: list[str], folder: Path) -> str:
-    """The output of a program that must succeed."""
+    """Run a program and return its output; ValueError if it fails."""
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if ran.returncode:
         raise ValueError(f"{command[0]}: status {ran.returncode}: {(ran.stderr + ran.stdout)[:1500].strip()}")

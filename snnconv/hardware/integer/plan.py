@@ -63,7 +63,7 @@ class Plan:
             self.graph.erase_node(node)
 
     def add(self, name: str, module: nn.Module) -> str:
-        """Make `module` a part of the network, at the top, under a name that is free."""
+        """Add `module` to the network, at the top level, under an unused name, and return the name."""
         name = name.replace(".", "_").replace(" ", "_")
         free = numbered_name(name, attributes(self.network), first=1)
         set_submodule(self.network, free, module)
