@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from snnconv.runtime import files
+from snnconv.runtime.program import override
 
 ROOT = Path(__file__).resolve().parents[1]
 GRACE = 20  # seconds in which an interrupted job can end by itself
@@ -169,9 +170,9 @@ class Slice:
             json_file = ["--json", str(folder.with_suffix(".json"))] if "benchmark" in program[0] else []
             return [*program, *tiny, *json_file]
         if (folder / "last.ckpt").is_file():
-            return [program[0], f"resume={folder}"]
+            return [program[0], override("resume", str(folder))]
         tiny = list(TINY) if self.options.tiny else []
-        return [*program, f"device={self.options.device}", f"hydra.run.dir={folder}", *tiny]
+        return [*program, f"device={self.options.device}", override("hydra.run.dir", str(folder)), *tiny]
 
     def environment(self) -> dict[str, str]:
         """Environment variables of the jobs."""

@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from snnconv.runtime import files  # noqa: E402
+from snnconv.runtime.program import override  # noqa: E402
 from snnconv.runtime.settings import WHOLE, one_of, require  # noqa: E402
 
 WORK = Path("runs") / "queue"
@@ -77,8 +78,8 @@ class Job:
         """The command that starts or resumes it."""
         program = [sys.executable, str(ROOT / "train.py")]
         if (self.folder / "last.ckpt").is_file():
-            return [*program, f"resume={self.folder}"]
-        return [*program, *shlex.split(self.overrides), f"hydra.run.dir={self.folder}"]
+            return [*program, override("resume", str(self.folder))]
+        return [*program, *shlex.split(self.overrides), override("hydra.run.dir", str(self.folder))]
 
 
 def read_queue(path: Path) -> list[Job]:

@@ -58,7 +58,10 @@ def run(name: str, arguments: Sequence[str] | None = None, words: Sequence[str] 
         print(f"No settings given: {DEMO}; --help lists what can be chosen")
     program.started_as(words or ["python", sys.argv[0]], arguments)
     threads.wait_passively()
-    home.provide()
+    try:
+        home.provide()
+    except OSError as error:
+        sys.exit(f"no folder for temporary files ({error.strerror or error}); name one in $TMPDIR")
     try:
         if set(arguments) & set(HELP[:2]):
             from snnconv.commands.help import page

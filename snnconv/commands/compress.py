@@ -4,12 +4,15 @@ snnconv compress run=runs/… compress=[prune30,sparse24] 'timesteps=[4,8,16]'  
 snnconv compress run=runs/… compress=low_rank compress.stages.low_rank.budget=0.4 compress.fit.epochs=4
 
 Results: runs/…/compressed/<date_time>/ladder.json, and for each stage a run folder of its own, `1_prune30`, `2_sparse24`, which
-run=… takes as any other (to go on after an interruption, or with other stages).  The teacher is the network that all began with.
+run=… takes as any other (to go on with other stages).  The teacher is the network that all began with.
 With weights=… the last stage trains them quantized; before it they are measured so.
+
+snnconv compress resume=runs/…/compressed/…      an interrupted ladder, from the last epoch of the stage that it had reached
 """
 
 import copy
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import rich
@@ -37,6 +40,7 @@ from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.tasks import CLASSIFY
 from snnconv.training.loop import fit
 from snnconv.training.quantized_weights import Weights
+from snnconv.training.settings import Fit
 
 log = logging.getLogger(__name__)
 
@@ -58,27 +62,20 @@ def main(run: Run) -> None:
     data = instantiate(cfg.data)
     instantiate(cfg.task).require_classes("compress")
     ann = run.load_ann()
-    trial = ann
-    for name, stage in stages.items():  # what one of them refuses is told now, not after hours
-        before, trial = trial, stage(trial, data.calibration)
-        if lost := undone(before, trial):
-            log.warning("compress: %s undoes 2:4 sparsity in %s; 2:4 belongs after it", name, ", ".join(lost))
-    snn, curve, reached, facts = measure(run, ann, convert, weights, data, [], 0)
-    ladder = [summarize(cfg, snn, curve, reached, run.seconds, network=run.network(), compression=facts)]
+    _try_out(stages, ann, data)
+    ladder = _measured(run)
+    if not ladder:
+        snn, curve, reached, facts = measure(run, ann, convert, weights, data, [], 0)
+        ladder = [summarize(cfg, snn, curve, reached, run.seconds, network=run.network(), compression=facts)]
     for number, name in enumerate(stages, 1):
         done, last = list(stages)[:number], number == len(stages)
         smaller = stages[name](ann, data.calibration)
         part_cfg = stage_config(cfg, smaller, done)
         part_cfg.weights.train = weights.train and last  # before, zeros are those of stages
         with run.part(f"{number}_{name}", part_cfg) as part:
-            before = copy.deepcopy(smaller)
-            fit(smaller, data.train, data.selecting(settings.select), settings, part, instantiate(part_cfg.weights))
-            if lost := undone(before, smaller):
-                log.warning(
-                    "compress: training undid 2:4 sparsity in %s; it needs compress.fit.keep_zeros=true",
-                    ", ".join(lost),
-                )
-            ann = smaller
+            ann = _trained(smaller, data, settings, part)
+            if number < len(ladder):  # it was measured before an interruption
+                continue
             snn, curve, reached, facts = measure(part, ann, convert, weights, data, done, settings.epochs)
             layers = list_layers(snn, data.test, max(curve.correct))
             ladder.append(report(part, snn, curve, reached, compression=facts, layers=layers))
@@ -86,6 +83,37 @@ def main(run: Run) -> None:
             files.write_json(run.folder / "ladder.json", [result.as_dict() for result in ladder])
     if distributed.is_main():
         show(ladder)
+
+
+def _try_out(stages: Mapping[str, Any], ann: nn.Module, data: Splits) -> None:
+    """Apply all stages without training: an error of one of them is raised before the training of the first."""
+    for name, stage in stages.items():
+        before, ann = ann, stage(ann, data.calibration)
+        if lost := undone(before, ann):
+            log.warning("compress: %s undoes 2:4 sparsity in %s; 2:4 belongs after it", name, ", ".join(lost))
+
+
+def _trained(network: nn.Module, data: Splits, settings: Fit, part: Run) -> nn.Module:
+    """`network` after the training of its stage, of which a resumed `part` repeats nothing."""
+    before = copy.deepcopy(network)
+    fit(network, data.train, data.selecting(settings.select), settings, part, instantiate(part.cfg.weights))
+    if lost := undone(before, network):
+        log.warning(
+            "compress: training undid 2:4 sparsity in %s; it needs compress.fit.keep_zeros=true", ", ".join(lost)
+        )
+    return network
+
+
+def _measured(run: Run) -> list[Result]:
+    """The results of an interrupted ladder, from the network that it began with on; none where there are none."""
+    path = run.folder / "ladder.json"
+    if not (run.cfg.resume and path.is_file()):
+        return []
+    content = files.read_json(path)
+    if not isinstance(content, list):
+        raise ValueError(f"{path}: damaged, no list of results")
+    log.info("compress: %d of %d stages are done", len(content) - 1, len(run.cfg.compress.stages))
+    return [Result.from_dict(each, str(path)) for each in content]
 
 
 def stage_config(cfg: DictConfig, network: nn.Module, stages: list[str]) -> DictConfig:

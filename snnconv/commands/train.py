@@ -4,18 +4,24 @@ snnconv train                             a demonstration: experiment=demo
 snnconv train model=vgg16 levels=8        every part is a Hydra override; `snnconv train --help` lists them
 """
 
+import logging
+
 from hydra.utils import instantiate
 
 from snnconv.conversion.checks import check
+from snnconv.conversion.demands import simulation
 from snnconv.hardware.export.allowed import exports_of
 from snnconv.results.report import report
 from snnconv.results.summary import shown_timesteps
+from snnconv.runtime.checkpoint import require_savable
 from snnconv.runtime.run import Run
 from snnconv.spiking.accuracy import accuracy_over_time
-from snnconv.spiking.early_exit import early_exit
+from snnconv.spiking.early_exit import early_exit, require_exit
 from snnconv.spiking.layers import list_layers
 from snnconv.spiking.measured import measured
 from snnconv.training.loop import fit
+
+log = logging.getLogger(__name__)
 
 
 def main(run: Run) -> None:
@@ -36,9 +42,13 @@ def main(run: Run) -> None:
     calibrate(ann, data.calibration)
     # what cannot be converted is told now, not after hours
     classes = cfg.data.num_classes if task.name == "classify" else None
-    check(ann, convert, data.calibration, classes=classes, encoder=encoder).require()
+    demands = simulation(cfg.timesteps), lambda snn, _: require_exit(snn.for_task(task), data.valid.count)
+    check(ann, convert, data.calibration, classes=classes, encoder=encoder, demands=demands).require()
     task.try_out(ann, data.calibration)
+    require_savable(ann)
     fit(ann, data.train, data.selecting(settings.select), settings, run, weights, task)  # 1. train
+    if cfg.resume and "data" in cfg.method:
+        log.info("method=%s: its own training is not resumed, it begins anew", cfg.names.method)
     ann = weights(ann)
     with run.timed("convert"):
         snn = (

@@ -20,6 +20,7 @@ from snnconv.conversion.check_findings import (
     unfolded,
 )
 from snnconv.conversion.check_result import Check, Layer
+from snnconv.conversion.demands import Demand
 from snnconv.conversion.entrance import entered
 from snnconv.conversion.method import operators_of, rehearse, takes
 from snnconv.conversion.obstacles import Obstacle, Step, obstacles, steps
@@ -44,6 +45,7 @@ def check(
     calibration: int | None = None,
     classes: int | None = None,
     encoder: InputEncoder | None = None,
+    demands: Sequence[Demand] = (),
 ) -> Check:
     """Check of `ann` for the method `convert`, tried on a few images of `batches`.
 
@@ -51,6 +53,7 @@ def check(
     is not a positive number, and every error that the method raises in a rehearsal.  With `calibrates` an unknown θ (NaN) is not an
     obstacle, because calibration follows.  `calibration` is the number of images that calibration will have, by default
     `batches.count` if it exists; too few images for the method's rule are an obstacle.  `classes` is the number of outputs needed.
+    `demands` are applied to the spiking network of a rehearsal; their ValueErrors are obstacles.
 
     Warnings do not prevent conversion: a batch norm between spikes that cannot be folded into a layer, a θ at its lower limit, and
     a θ more than 1000 times above or below the largest current of its layer.  The images may be noise: the currents are those of
@@ -89,10 +92,13 @@ def check(
     if not problems:
         try:
             count = getattr(batches, "count", None)
-            snn = rehearse(convert, ann, few, calibration or (count if isinstance(count, int) else None))
+            number = calibration if calibration is not None else count
+            snn = rehearse(convert, ann, few, number if isinstance(number, int) else None)
             neurons = snn.neurons() if snn is not None else {}
             if snn is not None and encoder is not None:
                 snn.encoded(encoder, few)
+            for demand in demands if snn is not None and few else ():
+                demand(snn, few[0][0])
         except ValueError as error:
             problems.append(Obstacle(str(error)))
 

@@ -136,7 +136,7 @@ def rehearse(convert: Any, ann: nn.Module, batches: Iterable, calibration: int |
     Returns the result of the trial: a `SpikingModel`, or None if a method has no result before it is trained.
     """
     method, settings = _bound(convert)
-    sample = next(((x[:images], y[:images]) for x, y in batches), None)
+    sample = None if calibration == 0 else next(((x[:images], y[:images]) for x, y in batches), None)
     if settings.get("rule") is not None and sample:
         share = None if calibration is None else calibration / len(sample[0])
         settings["rule"] = functools.partial(_of_as_many, settings["rule"], share)

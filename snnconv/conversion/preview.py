@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from snnconv.conversion import checks
 from snnconv.conversion.check_result import Check
+from snnconv.conversion.demands import simulation
 from snnconv.conversion.entrance import entered
 from snnconv.conversion.registry import CALIBRATION, automatic, bound_settings, find
 from snnconv.data.loaders import Loader, device_of
@@ -45,7 +46,7 @@ def check(model: nn.Module, example: Any, *, method: str = "auto", verbose: bool
     count = (
         None if isinstance(example, Tensor) else min(loader.count, CALIBRATION)
     )  # an example is not calibration data
-    result = checks.check(model, convert, batches, calibration=count)
+    result = checks.check(model, convert, batches, calibration=count, demands=[simulation(2)])
     result = replace(result, method=chosen.name)
     if verbose:
         result.show(Console())

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from snnconv.conversion.calibration import calibrate
-from snnconv.conversion.entrance import entered
+from snnconv.conversion.entrance import entered, require_equal_without_inputs
 from snnconv.conversion.method import METHODS, Method
 from snnconv.conversion.obstacles import obstacles
 from snnconv.conversion.rules import RULES, least_squares
@@ -149,13 +149,16 @@ def convert(
         base = find(given["base"] or automatic(network))
         given["base"] = functools.partial(base, **bound_settings(base, {}))
     try:
-        return chosen(network, batches, **given, simulate=simulation)
+        snn = chosen(network, batches, **given, simulate=simulation)
     except ValueError as error:
         if batches or is_captured(network):
             raise
         raise ValueError(
             f"{error}\n  calibration was not given: with a batch of inputs, calls of functions can be captured as well"
         ) from error
+    if not batches and not is_captured(network):
+        require_equal_without_inputs(model, network, _kinds_in(model))
+    return snn
 
 
 def automatic(network: nn.Module) -> str:

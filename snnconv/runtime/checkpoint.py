@@ -89,6 +89,16 @@ def _as_bytes(network: nn.Module) -> bytes:
     return save({name: tensor.detach().contiguous().cpu().clone() for name, tensor in distinct(network).items()})
 
 
+def require_savable(network: nn.Module) -> None:
+    """ValueError unless a file can hold the state of `network`; a training ends with one."""
+    try:
+        _as_bytes(network)
+    except Exception as error:  # whatever a user's state dict holds
+        raise ValueError(
+            f"{type(network).__name__}: its state cannot be saved ({error}); plain tensors can be"
+        ) from error
+
+
 def weights_hash(run: str | Path | nn.Module) -> str:
     """A short hash of the weights in a run folder, or of a network; of a network as it was saved it is the same."""
     content = _as_bytes(run) if isinstance(run, nn.Module) else (Path(run) / "ann.safetensors").read_bytes()

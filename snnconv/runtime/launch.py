@@ -3,7 +3,6 @@
 import atexit
 import itertools
 import logging
-import shlex
 import shutil
 import sys
 import tempfile
@@ -22,7 +21,15 @@ from snnconv.runtime import program
 log = logging.getLogger(__name__)
 
 OF_A_RUN = ("evaluate", "integerize", "compress", "export", "baseline")  # scripts that start from a trained network
-KEPT = ("last.ckpt", "ann.safetensors", "ann.json", "metrics.jsonl", "result.json")  # with one of them, it holds a run
+KEPT = (
+    "last.ckpt",
+    "ann.safetensors",
+    "ann.json",
+    "metrics.jsonl",
+    "result.json",
+    "ladder.json",
+)  # with one, it holds a run
+GO_ON = ("train", "compress")  # commands that continue what was interrupted; others begin again
 
 _made: list[Path] = []  # the folders that this process made, innermost first
 
@@ -35,17 +42,17 @@ def run_folder(
     A continued run keeps its folder; an evaluation lies in the folder of its run.  Ranks other than 0 log elsewhere, and a
     check leaves nothing behind.
     """
-    if job in OF_A_RUN and not run:
+    if resume and job not in GO_ON:
+        sys.exit(
+            f"resume=… is for {program.example('train', 'resume=runs/…')}; {job} begins again: use run=… for a trained network"
+        )
+    if job in OF_A_RUN and not (run or resume):
         sys.exit(
             f"run=… is missing: which run folder holds the trained network? ({program.example(job, 'run=runs/…')})"
         )
     if job not in (*OF_A_RUN, "check") and run:
         sys.exit(
             f"run=… is for {program.example('evaluate', 'run=runs/…')}; to go on with an interrupted run use resume=…"
-        )
-    if job == "check" and resume:
-        sys.exit(
-            f"resume=… is for {program.example('train', 'resume=runs/…')}; to check the trained network of a run use run=…"
         )
     if run and not (Path(run) / "ann.json").is_file():
         sys.exit(f"run={run}: no run folder with a trained network (ann.json and ann.safetensors)")
@@ -116,7 +123,7 @@ class Folder(Callback):
         if config.resume and folder.absolute() != Path(config.resume).absolute():
             sys.exit(f"hydra.run.dir={folder}: a run goes on in its own folder; leave hydra.run.dir out")
         if not config.resume and any((folder / name).exists() for name in KEPT):
-            go_on = shlex.quote(program.override("resume", str(folder)))
+            go_on = program.pasted("resume", str(folder))
             sys.exit(f"{folder}: holds a run; go on with {go_on}, or choose another hydra.run.dir")
         require_writable(folder, "hydra.run.dir")
 
@@ -142,10 +149,10 @@ def require_writable(folder: Path, key: str) -> None:
         sys.exit(f"{folder}: cannot be written ({error.strerror}); choose another place with {key}=…")
 
 
-def resume_command(folder: Path, trust: Sequence[str] = ()) -> str:
-    """The command line that goes on with the run in `folder`, which runs the python files in `trust`."""
+def resume_command(folder: Path, trust: Sequence[str] = (), job: str = "train") -> str:
+    """The command line with which `job` goes on in `folder`, and runs the python files in `trust`."""
     more = [program.override("trust", trust)] if trust else []
-    return program.command_for("train", program.override("resume", str(folder)), *more)
+    return program.command_for(job, program.override("resume", str(folder)), *more)
 
 
 def forget(folder: Path, job: str) -> None:

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
@@ -27,7 +26,7 @@ def message(error: CompactHydraException | OmegaConfBaseException, overrides: Se
     text = str(error)
     if match := re.match(r"Ambiguous value for argument '(.*)'", text):
         key, _, values = match[1].partition("=")
-        return f"{match[1]}: several values are runs in turn with -m; a list is {shlex.quote(f'{key}=[{values}]')}"
+        return f"{match[1]}: several values are runs in turn with -m; a list is {program.word(f'{key}=[{values}]')}"
     if match := re.search(r"Could not override '([^']*)'|Could not find '([^']*)'|full_key: (\S+)", text):
         key = next(filter(None, match.groups())).split("@")[0].replace("/", ".")
         return unknown(key, overrides)
@@ -82,7 +81,7 @@ def require_words(arguments: Iterable[str]) -> None:
             and key != bare
             and bare.partition(".")[0] in configurations.top_level() | set(configurations.groups())
         ):
-            raise ValueError(f"{text}: settings have no dashes: {bare}={value}")
+            raise ValueError(f"{text}: settings have no dashes: {program.word(f'{bare}={value}')}")
 
 
 def _grammar(typed: str) -> str:
@@ -92,6 +91,7 @@ def _grammar(typed: str) -> str:
         return f"{typed}: arguments are key=value, as in levels=8 or model=vgg16; --help lists them"
     if any(value.count(opening) != value.count(closing) for opening, closing in ("[]", "{}", "()")):
         return f"{typed}: a bracket is open; a list is written 'key=[1,2,4]', with quotes for the shell"
-    better = program.override(key, value)
-    better = shlex.quote(better) if set(better) & set('"$`\\!') else f'"{better}"'
-    return f"{typed}: a value with blanks or special characters needs quotes for the program besides those for the shell: {better}"
+    return (
+        f"{typed}: a value with blanks or special characters needs quotes for the program besides those for the shell: "
+        f"{program.pasted(key, value)}"
+    )

@@ -123,10 +123,12 @@ def _is_a_loss(error: RuntimeError) -> bool:
 
 def _how_to_go_on(folder: Path, run: Run | None) -> str:
     """The line that says how to go on; "" if nothing was saved, or if the configuration has to change first."""
-    if run is None or not (folder / "last.ckpt").exists():
+    job = HydraConfig.get().job.name
+    saved = folder.glob("*/last.ckpt" if job == "compress" else "last.ckpt")
+    if run is None or job not in launch.GO_ON or not any(saved):
         return ""
     trust = [*dict.fromkeys([*run.cfg.trust, *user_files.files_of(OmegaConf.to_container(run.cfg))])]
-    return f"\nTo go on: {launch.resume_command(Path(os.path.relpath(folder)), trust)}"
+    return f"\nTo go on: {launch.resume_command(Path(os.path.relpath(folder)), trust, job)}"
 
 
 def explain(error: BaseException) -> str:

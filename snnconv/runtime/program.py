@@ -3,7 +3,7 @@
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _started: list[str] = []  # the words before the overrides: ["snnconv", "train"]
@@ -17,17 +17,17 @@ def started_as(words: Sequence[str], arguments: Sequence[str]) -> None:
 
 def command() -> str:
     """The command line of this process, quoted for a shell."""
-    return shlex.join([*_started, *_arguments] if _started else ["python", *sys.argv])
+    return line([*_started, *_arguments] if _started else ["python", *sys.argv])
 
 
 def command_for(name: str, *overrides: str) -> str:
     """The command line of the command `name`, started in the way in which this process was, quoted for a shell."""
-    return shlex.join([*_words(name), *overrides])
+    return line([*_words(name), *overrides])
 
 
 def example(name: str, text: str) -> str:
     """A command line for a message, whose `text` is shown as it is (it holds a placeholder: run=runs/…)."""
-    return f"{shlex.join(_words(name))} {text}"
+    return f"{line(_words(name))} {text}"
 
 
 def _words(name: str) -> list[str]:
@@ -39,8 +39,24 @@ def _words(name: str) -> list[str]:
     return [*before, str(root / "train.py" if name == "train" else root / "scripts" / f"{name}.py")]
 
 
+def line(words: Iterable[str]) -> str:
+    """A command line, quoted for a shell.  Every command in a message comes from here."""
+    return " ".join(map(word, words))
+
+
+def word(text: str) -> str:
+    """`text` as one word of a command line."""
+    quoted_once = shlex.quote(text)
+    return quoted_once if quoted_once == text or "'" not in text or set(text) & set('"$`\\!') else f'"{text}"'
+
+
+def pasted(key: str, value: str | Sequence[str]) -> str:
+    """`key=value` as one word of a command line, for any text or list of texts."""
+    return word(override(key, value))
+
+
 def override(key: str, value: str | Sequence[str]) -> str:
-    """`key=value` in Hydra's grammar, for any text or list of texts; a shell needs `shlex.quote` besides."""
+    """`key=value` in Hydra's grammar, for any text or list of texts, without the quotes of a shell (`pasted`)."""
     return f"{key}={quoted(value)}" if isinstance(value, str) else f"{key}=[{','.join(map(quoted, value))}]"
 
 

@@ -126,10 +126,13 @@ class Run:
 
     @contextmanager
     def part(self, name: str, cfg: DictConfig) -> Iterator["Run"]:
-        """A run of its own in a folder of this one, with the configuration `cfg`: run=… takes it as any other."""
+        """A run of its own in a folder of this one, with the configuration `cfg`: run=… takes it as any other.
+
+        Where this run is resumed, so is the part.
+        """
         folder, failed = self.folder / name, True
         if distributed.is_main():
-            (folder / ".hydra").mkdir(parents=True)
+            (folder / ".hydra").mkdir(parents=True, exist_ok=self.cfg.resume is not None)
             files.write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
             for file in ("hydra.yaml", "overrides.yaml"):
                 files.write_text(folder / ".hydra" / file, (self.folder / ".hydra" / file).read_text(encoding="utf-8"))

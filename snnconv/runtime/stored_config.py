@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,44 +11,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from snnconv.runtime import files, mistakes, moved_names, user_files
+from snnconv.runtime import files, launch, mistakes, moved_names, user_files
+from snnconv.runtime.changes import HARDWARE, LADDER, REEVALUABLE, RESUMABLE, change, is_as_stored
 from snnconv.runtime.trust import require_trusted
 
 log = logging.getLogger(__name__)
-
-# What may change when a stored run goes on; everything else would change its numbers.
-RESUMABLE = (
-    "device",
-    "threads",
-    "data.root",
-    "data.file",
-    "model.path",
-    "track",
-    "data.workers",
-    "timesteps",
-    "simulate",
-    "explain",
-    "costs",
-    "metric",
-    "trust",
-)
-
-
-HARDWARE = ("weights", "integer", "baseline", "compress", "export")  # groups of what leads to hardware
-
-
-REEVALUABLE = (
-    *RESUMABLE,
-    *HARDWARE,
-    "precision",
-    "compile",
-    "method",
-    "operators",
-    "neuron",
-    "data.calibration",
-    "task.readout",
-    "encoder",
-)
 
 
 USED = {  # by which commands; elsewhere a choice would do nothing
@@ -57,7 +24,7 @@ USED = {  # by which commands; elsewhere a choice would do nothing
     "integer": ("integerize", "export"),
     "baseline": ("baseline",),
     "compress": ("compress",),
-    "export": ("export",),
+    "export": ("check", "export"),
 }
 
 
@@ -93,7 +60,7 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         group = re.split(r"[=.@]", override.lstrip("+~"))[0]
         if HydraConfig.get().job.name not in USED.get(group, (HydraConfig.get().job.name,)):
             raise ValueError(f"{override}: does nothing here; {group}=… is for {', '.join(USED[group])}")
-    settled = _continued(cfg, overrides) if cfg.resume or cfg.run else cfg
+    settled = _settled(cfg, overrides)
     timesteps = settled.timesteps
     listed = timesteps if isinstance(timesteps, Sequence) and not isinstance(timesteps, str) else [timesteps]
     if not listed or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in listed):
@@ -109,59 +76,90 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return settled
 
 
-def _continued(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    source = Path(cfg.resume or cfg.run) / ".hydra"
-    stored = read_stored(source / "config.yaml", [key for key in cfg if key not in LATER])
-    stored = OmegaConf.create(user_files.located(OmegaConf.to_container(stored), source.parent))
-    names = read_stored(source / "hydra.yaml", ["hydra"]).hydra.runtime.choices
-    allowed = RESUMABLE if cfg.resume else REEVALUABLE
-    if cfg.resume and OmegaConf.select(stored, "compress.stages"):
-        raise ValueError(f"resume={cfg.resume}: a stage of compress; begin it again, with run=… the stage before it")
+def _settled(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """`cfg` for a run that begins, else what is stored with the changes of `overrides`; only these say what is trusted."""
+    if not (cfg.resume or cfg.run):
+        return cfg
+    chosen, job = HydraConfig.get().runtime.choices, HydraConfig.get().job.name
+    settled = (_ladder if job == "compress" and cfg.resume else _continued)(cfg, overrides, chosen)
+    with open_dict(settled):
+        names_file = any(override.lstrip("+").startswith("model.path=") for override in overrides)
+        settled.trust = (
+            [*cfg.trust, str(cfg.model.path)] if names_file else cfg.trust
+        )  # who names a file to run trusts it
+    return settled
+
+
+def _stored(run: Path, expected: Iterable) -> tuple[Any, Mapping[str, Any]]:
+    """The configuration with which the run in the folder `run` began, and the options that were chosen then."""
+    stored = read_stored(run / ".hydra" / "config.yaml", expected)
+    choices = read_stored(run / ".hydra" / "hydra.yaml", ["hydra"]).hydra.runtime.choices
+    stored = OmegaConf.create(user_files.located(OmegaConf.to_container(stored), run))
+    user_files.locate_settings(stored, run)
+    return stored, choices
+
+
+def _ladder(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, Any]) -> DictConfig:
+    """The configuration of a ladder of compress that goes on: made of its run's as it was at its beginning."""
+    folder = Path(cfg.resume)
+    first, choices = _stored(folder, [key for key in cfg if key not in LATER])
+    _require_kind(first, folder, "compress")
+    typed = [str(text) for text in read_stored(folder / ".hydra" / "overrides.yaml", [])]
+    first.run = cfg.run or user_files.locate(str(first.run), folder, Path.is_dir)
+    first.names.method = choices["method"]
+    settled = _continued(first, typed, choices)
+    with open_dict(settled):
+        change(
+            settled,
+            cfg,
+            overrides,
+            LADDER,
+            "goes on as it was",
+            lambda key: is_as_stored(key, cfg, chosen, first, choices),
+        )
+        settled.resume = cfg.resume
+    return settled
+
+
+def _require_kind(stored: DictConfig, folder: Path, job: str) -> None:
+    """ValueError, which tells the right command, if what is stored in `folder` is not for `job` to go on with."""
+    of_compress = bool(OmegaConf.select(stored, "compress.stages"))
+    ladder = folder if stored.run else folder.parent  # or it is a stage
+    if of_compress and (job != "compress" or not stored.run):
+        what = "a ladder of compress, which" if stored.run else "a stage of compress, whose ladder"
+        raise ValueError(f"resume={folder}: {what} goes on with: {launch.resume_command(ladder, job='compress')}")
+    if job == "compress" and not of_compress:
+        raise ValueError(f"resume={folder}: a training, which goes on with: {launch.resume_command(folder)}")
+
+
+def _continued(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, Any]) -> DictConfig:
+    """The configuration stored with the run that `resume` or `run` names, with the changes of `overrides`."""
+    source = Path(cfg.resume or cfg.run)
+    stored, names = _stored(source, [key for key in cfg if key not in LATER])
+    if cfg.resume:
+        _require_kind(stored, source, "train")
     before = OmegaConf.to_container(stored.weights) if "weights" in stored else None
     planned = OmegaConf.select(stored, "fit.epochs") or 0
     with open_dict(stored):
         for key in LATER:
             if key not in stored:
                 stored[key] = cfg[key]
-        for override in overrides:
-            key = override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
-            if key in ("resume", "run") or (key == "sweep" and cfg.run):  # what a sweep chooses comes as overrides, too
-                continue
-            if not any(key == name or key.startswith(f"{name}.") for name in allowed):
-                if _is_as_stored(key, cfg, stored, names):
-                    continue
-                verb = "goes on as it was" if cfg.resume else "evaluates a trained network as it is"
-                raise ValueError(
-                    f"{override}: this {verb}, so only these may change: {', '.join(allowed)}; else start a new run"
-                )
-            OmegaConf.update(stored, key, OmegaConf.select(cfg, key), merge=False)
+        verb = "goes on as it was" if cfg.resume else "evaluates a trained network as it is"
+        allowed = RESUMABLE if cfg.resume else REEVALUABLE
+        change(stored, cfg, overrides, allowed, verb, lambda key: is_as_stored(key, cfg, chosen, stored, names))
         if cfg.run:
-            _tell_if_unfinished(source.parent, planned)
+            _tell_if_unfinished(source, planned)
             for key in ANEW:
                 stored[key] = cfg[key]
             _settle_weights(stored.weights, before)
-        stored.resume, stored.run, stored.trust = cfg.resume, cfg.run, cfg.trust
-        if any(
-            override.lstrip("+").startswith("model.path=") for override in overrides
-        ):  # who names a file to run trusts it
-            stored.trust = [*cfg.trust, str(cfg.model.path)]
+        stored.resume, stored.run = cfg.resume, cfg.run
         for name in ("model", "data"):
             if OmegaConf.is_interpolation(stored.names, name):  # else the run has given itself a name
                 stored.names[name] = names[name]
-        if "weights" in stored.model and (cfg.run or (source.parent / "last.ckpt").is_file()):
+        if "weights" in stored.model and (cfg.run or (source / "last.ckpt").is_file()):
             stored.model.weights = None  # what the run started from is not needed any more
-        stored.names.method = cfg.names.method if cfg.run else names.method
+        stored.names.method = cfg.names.method if cfg.run else names["method"]
     return stored
-
-
-def _is_as_stored(key: str, cfg: DictConfig, stored: DictConfig, choices: DictConfig) -> bool:
-    """Does an override of `key`, a setting or a group, say what the run was begun with?"""
-    chosen = HydraConfig.get().runtime.choices
-    if key in chosen:
-        return chosen[key] == choices.get(key)
-    missing = object()
-    before, now = (OmegaConf.select(config, key, default=missing) for config in (stored, cfg))
-    return before is not missing and before == now
 
 
 def _tell_if_unfinished(run: Path, epochs: int) -> None:

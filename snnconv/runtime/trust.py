@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-import shlex
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -91,8 +91,17 @@ def require_trusted(config: Any, trust: Sequence[str] = (), rooms: Sequence[str]
         if _is_in(module, (USER_CODE,)):
             _require_trusted_file(mapping, trust)
         elif not _is_in(module, places):
-            raise ValueError(f"{value}: this stored configuration calls code outside {', '.join(places)}; "
-                             "load it with trust=[package] if you trust it")  # fmt: skip
+            raise ValueError(
+                f"{value}: this stored configuration calls code outside {', '.join(places)}; {_remedy(str(value))}"
+            )
+
+
+def _remedy(target: str) -> str:
+    """The override with which a stored configuration may call `target`; none is offered for Python's own modules and ours."""
+    package = target.partition(".")[0]
+    if package == "snnconv" or package in sys.stdlib_module_names:
+        return "not loaded"
+    return f"load it with {program.pasted('trust', [package])} if you trust that package"
 
 
 def _require_trusted_file(call: Mapping[str, Any], trust: Sequence[str]) -> None:
@@ -103,7 +112,7 @@ def _require_trusted_file(call: Mapping[str, Any], trust: Sequence[str]) -> None
                          "with neither _args_ nor _partial_; not loaded")  # fmt: skip
     if Path(path).resolve() not in [Path(entry).resolve() for entry in trust if entry.endswith(".py")]:
         raise ValueError(f"{call['_target_']}: this stored configuration runs the code in {path}; "
-                         f"load it with {shlex.quote(program.override('trust', [path]))} if you trust that file")  # fmt: skip
+                         f"load it with {program.pasted('trust', [path])} if you trust that file")  # fmt: skip
 
 
 def _leaves(config: Any) -> Iterable[tuple[Any, Any, Any]]:

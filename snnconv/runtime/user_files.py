@@ -1,12 +1,16 @@
-"""The python files of users that a stored configuration names (model=custom): where they are now."""
+"""Files and folders of users that a stored configuration names: python files (model=custom), data, teachers."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+# Settings of a run that name files or folders.
+PATHS = (
+    "data.root", "data.file", "fit.teacher", "compress.fit.teacher", "method.teacher", "method.start", "method.load"
+)  # fmt: skip
 USER_CODE = "snnconv.nn.models.custom"  # runs the python file that `path` names, so it is trusted file by file
 
 
@@ -24,7 +28,21 @@ def files_of(config: Any) -> Iterator[str]:
 
 def located(config: Any, run: Path) -> Any:
     """A copy of `config`, stored in the folder `run`, in which those files are named by the paths that they have now."""
-    return _mapped(config, lambda path: locate(path, run))
+    return _mapped(config, lambda path: _resolved(locate(path, run)))
+
+
+def locate_settings(stored: DictConfig, run: Path) -> None:
+    """Replace relative `PATHS` of `stored`, the configuration of the folder `run`, by those that they have now.
+
+    A path that the environment gave (data.root: $SNNCONV_DATA, else data) counts from the working directory, if it is there.
+    """
+    for key in PATHS:
+        path = OmegaConf.select(stored, key)
+        if not isinstance(path, str) or Path(path).is_absolute():
+            continue
+        given = OmegaConf.is_interpolation(OmegaConf.select(stored, key.rpartition(".")[0]), key.rpartition(".")[2])
+        if not (given and Path(path).exists()):
+            OmegaConf.update(stored, key, locate(path, run, Path.exists))
 
 
 def replaced(config: Any, path: str) -> Any:
@@ -39,7 +57,7 @@ def _mapped(config: Any, change: Callable[[str], str]) -> Any:
     return [_mapped(value, change) for value in config] if isinstance(config, list | tuple) else config
 
 
-def locate(path: str, run: Path) -> str:
+def locate(path: str, run: Path, present: Callable[[Path], bool] = Path.is_file) -> str:
     """The absolute path of a file that the run in the folder `run` named `path` when it began; `path` itself if it is gone.
 
     Relative paths start where the run was started.  If that, or the run folder, was moved, the file is looked for at the same
@@ -48,7 +66,11 @@ def locate(path: str, run: Path) -> str:
     started, folder = _places(run)
     typed = started / path
     candidates = [typed, run.absolute() / os.path.relpath(typed, folder), Path.cwd() / path]
-    return next((str(file.resolve()) for file in candidates if file.is_file()), path)
+    return next((str(file) for file in candidates if present(file)), path)
+
+
+def _resolved(path: str) -> str:
+    return str(Path(path).resolve()) if Path(path).exists() else path
 
 
 def _runs_a_file(config: Mapping) -> bool:

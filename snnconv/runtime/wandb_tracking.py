@@ -2,13 +2,12 @@
 
 import logging
 import os
-import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snnconv.runtime import files
+from snnconv.runtime import files, program
 from snnconv.runtime.tracking import Tables, Tracker
 
 log = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ class Wandb(Tracker):
         return mode, f"mode {mode}"
 
     def _how_to_sync(self) -> str:
-        return f"to upload it: {shlex.join(['wandb', 'sync', os.path.dirname(os.path.relpath(self.run.dir))])}"
+        return f"to upload it: {program.line(['wandb', 'sync', os.path.dirname(os.path.relpath(self.run.dir))])}"
 
     def resume_state(self) -> dict[str, Any]:
         """The run's W&B identity."""

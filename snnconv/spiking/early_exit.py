@@ -39,10 +39,22 @@ def early_exit(snn: SpikingModel, valid: Batches, test: Batches, timesteps: int)
     """Choose the threshold on `valid` and evaluate early exit on `test`; None if `simulation.exit` is "none".
 
     Of the thresholds whose accuracy on `valid` is at most `exit_tolerance` below the full run, the one with the smallest mean T is
-    chosen.  ValueError for a model that is not `anytime` (it needs T in advance), or if `valid` is empty.
+    chosen.  ValueError as for `require_exit`.
     """
     if snn.simulation.exit == "none":
         return None
+    require_exit(snn, valid.count)
+    threshold = choose_threshold(snn, valid, timesteps)
+    _run(snn, *next(iter(test)), timesteps=2, threshold=2.0)  # compilation at first use is not part of the comparison
+    full_accuracy, _, full_seconds = _measure(snn, test, timesteps, threshold=2.0)
+    accuracy, mean_timesteps, seconds = _measure(snn, test, timesteps, threshold)
+    return EarlyExit(threshold, accuracy, mean_timesteps, seconds, full_accuracy, timesteps, full_seconds)
+
+
+def require_exit(snn: SpikingModel, valid: int) -> None:
+    """ValueError if images are to leave early and cannot: T is needed in advance, the task has no classes, no `valid` images."""
+    if snn.simulation.exit == "none":
+        return
     if not snn.timing.anytime:
         raise ValueError("simulate.exit=confidence: this method must know T in advance, so no image can exit early")
     if snn.task.name != "classify":
@@ -51,13 +63,8 @@ def early_exit(snn: SpikingModel, valid: Batches, test: Batches, timesteps: int)
         )
     if snn.task.readout != "mean":
         raise ValueError(f"simulate.exit=confidence: needs task.readout=mean, got task.readout={snn.task.readout}")
-    if not valid.count:
+    if not valid:
         raise ValueError("simulate.exit=confidence: the threshold is chosen on validation images, but data.valid=0")
-    threshold = choose_threshold(snn, valid, timesteps)
-    _run(snn, *next(iter(test)), timesteps=2, threshold=2.0)  # compilation at first use is not part of the comparison
-    full_accuracy, _, full_seconds = _measure(snn, test, timesteps, threshold=2.0)
-    accuracy, mean_timesteps, seconds = _measure(snn, test, timesteps, threshold)
-    return EarlyExit(threshold, accuracy, mean_timesteps, seconds, full_accuracy, timesteps, full_seconds)
 
 
 def choose_threshold(snn: SpikingModel, valid: Batches, timesteps: int) -> float:

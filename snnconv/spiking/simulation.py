@@ -5,6 +5,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 SCHEDULES, PRECISIONS, EXITS = ("auto", "step", "layer"), ("float32", "tf32", "bf16"), ("none", "confidence")
+COMPILES = (
+    "none",
+    "default",
+    "reduce-overhead",
+    "max-autotune",
+    "max-autotune-no-cudagraphs",
+)  # modes of torch.compile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +45,9 @@ class Simulation:
     exit_tolerance: float = 0.002
 
     def __post_init__(self) -> None:
-        for name, allowed in {"schedule": SCHEDULES, "precision": PRECISIONS, "exit": EXITS}.items():
+        for name, allowed in {
+            "schedule": SCHEDULES, "precision": PRECISIONS, "exit": EXITS, "compile": COMPILES
+        }.items():  # fmt: skip
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"simulate.{name}={value!r}: must be {', '.join(allowed[:-1])} or {allowed[-1]}")
         if type(self.chunk) is not int or self.chunk < 1:

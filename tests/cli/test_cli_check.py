@@ -88,6 +88,13 @@ def test_wrong_input_is_told_without_a_traceback(pooled: list[str], smoke: Path,
     assert "Obstacle 2: fc (Linear): fails on images of 3×8×8" in text
     text = fail(CHECK, *SMOKE, "method=srp", "method.warmup=0", cwd=tmp_path)
     assert "Obstacle 1: method.warmup=0: must be an integer of at least 1" in text
+    text = fail(CHECK, *SMOKE, "activation=relu", "method=percentile", "data.calibration=1", cwd=tmp_path)
+    assert "takes 1000 activations or more, got " in text
+    text = fail(CHECK, *SMOKE, "simulate.exit=confidence", "data.valid=0", "export=nir", "method=srp", cwd=tmp_path)
+    assert "simulate.exit=confidence: the threshold is chosen on validation images, but data.valid=0" in text
+    text = fail(CHECK, *SMOKE, "export=nir", "method=st_bif", cwd=tmp_path)
+    assert "Obstacle 1: export=nir: 3 (STBIF): only plain integrate-and-fire neurons can be exported" in text
+    assert "simulate.compile='fast': none, default, " in fail(CHECK, *SMOKE, "simulate.compile=fast", cwd=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"pooled.py", "other.pt"}
 
 

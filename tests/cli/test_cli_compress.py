@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from command import EVALUATE, FRESH, copy_run, fail, succeed
+from command import EVALUATE, FRESH, SMOKE, TRAIN, copy_run, fail, finish, start, succeed, wait_for
+from killing.outcome import outcome
 
 from snnconv.hardware.compression.size import size
 from snnconv.runtime.checkpoint import load_ann
@@ -41,6 +42,40 @@ def test_a_ladder_of_run_folders(smoke: Path, tmp_path: Path):
     assert load_ann(further).state_dict().keys() == load_ann(stage).state_dict().keys()
 
 
+@pytest.mark.long
+def test_a_killed_ladder_goes_on_at_the_stage_it_had_reached(smoke: Path, tmp_path: Path):
+    """From another directory, after a move; with dropout, which draws from the generator of torch."""
+    work = tmp_path / "work"
+    work.mkdir()
+    succeed(
+        TRAIN,
+        *SMOKE,
+        "model=vgg11",
+        "model.dropout=0.5",
+        "fit.epochs=1",
+        "data.train=200",
+        "hydra.run.dir=run",
+        cwd=work,
+    )
+    options = ("run=run", "compress=[prune30,distill]", "compress.fit.epochs=3", "timesteps=[2]", "compress.images=20")
+    succeed(COMPRESS, *options, "hydra.run.dir=whole", cwd=work)
+    process = start(COMPRESS, [*options, "hydra.run.dir=killed"], work)
+    wait_for(lambda: (work / "killed" / "2_distill" / "metrics.jsonl").exists(), process)
+    process.kill()
+    finish(process, work)
+    assert not (work / "killed" / "2_distill" / "result.json").exists()
+    work.rename(tmp_path / "moved")
+    assert "a ladder of compress, which goes on with: " in fail(TRAIN, "resume=moved/killed", cwd=tmp_path)
+    assert "a stage of compress, whose ladder goes on with: " in fail(
+        COMPRESS, "resume=moved/killed/1_prune30", cwd=tmp_path
+    )
+    assert "a training, which goes on with: " in fail(COMPRESS, "resume=moved/run", cwd=tmp_path)
+    assert "timesteps=4: this goes on as it was" in fail(COMPRESS, "resume=moved/killed", "timesteps=4", cwd=tmp_path)
+    text = succeed(COMPRESS, "resume=moved/killed", cwd=tmp_path)
+    assert "compress: 1 of 2 stages are done" in text
+    assert outcome(tmp_path / "moved" / "killed") == outcome(tmp_path / "moved" / "whole")
+
+
 def test_tells_what_is_wrong(smoke: Path, tmp_path: Path):
     copy_run(smoke, tmp_path / "run")
     assert "no stages; choose some of conf/compress/" in fail(COMPRESS, "run=run", cwd=tmp_path)
@@ -53,7 +88,7 @@ def test_tells_what_is_wrong(smoke: Path, tmp_path: Path):
 
 def test_weights_are_trained_quantized_and_stay_so(tmp_path: Path):
     """weights=ternary from the first epoch on; converted again, they are the same."""
-    from command import SMOKE, TRAIN, only_run
+    from command import only_run
 
     succeed(TRAIN, *SMOKE, "weights=ternary", "fit.epochs=2", cwd=tmp_path)
     run = only_run(tmp_path)

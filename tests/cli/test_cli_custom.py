@@ -46,6 +46,26 @@ def test_fine_tuned_resumed_and_evaluated(tmp_path: Path):
     assert json.loads(evaluation.read_text())["model"] == "mine"
 
 
+@pytest.mark.long
+def test_two_files_with_neighbours_of_one_name_in_one_process(tmp_path: Path):
+    """Each network gets its own `layers.py`, however many are evaluated at once."""
+    shared = ("track=none", "device=cpu", "timesteps=2", "explain.images=0")
+    data = ("data=synthetic", "data.input_shape=[1,4,4]", "data.mean=[0.5]", "data.std=[0.25]")
+    for name, gain in (("one", 1), ("two", -3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "layers.py").write_text(f"GAIN = {gain}\n")
+        own = MINE.replace("self.two(", "self.two(GAIN * ")
+        (tmp_path / name / "mine.py").write_text(f"from layers import GAIN\n{own}")
+        model = ("model=custom", f"model.path={name}/mine.py", "model.name=Mine")
+        succeed(TRAIN, *model, *data, "fit.epochs=2", f"hydra.run.dir=runs/{name}", *shared, cwd=tmp_path)
+    succeed(EVALUATE, "run=runs/one,runs/two", "trust=[one/mine.py,two/mine.py]", *shared, cwd=tmp_path)
+    for name in ("one", "two"):
+        (again,) = (tmp_path / "runs" / name / "evaluations").glob("*/*/result.json")
+        result, before = (json.loads(path.read_text()) for path in (again, tmp_path / "runs" / name / "result.json"))
+        assert result["ann_accuracy"] == before["ann_accuracy"]
+        assert result["snn_accuracy"] == before["snn_accuracy"]
+
+
 def test_a_run_is_opened_from_anywhere_and_after_a_move(tmp_path: Path):
     """The path was typed relative to a folder with a name that Hydra and the shell have to be given in quotes."""
     work = tmp_path / "läuft, 'so'"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from snnconv.runtime import distributed, environment, opening
+from snnconv.runtime import distributed, environment, opening, user_files
 from snnconv.runtime.checkpoint import load_state, save_state
 from snnconv.runtime.seed import derive, rng_state, seed_everything, set_rng_state
 
@@ -140,3 +140,31 @@ def test_torchrun_is_asked_before_the_group_exists(monkeypatch):
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (2, 4, False)
+
+
+def test_paths_of_a_stored_configuration_are_those_of_today(tmp_path, monkeypatch):
+    """Where the run was started, or at the same place relative to a run folder that was moved; else as they were typed."""
+    run = tmp_path / "work" / "runs" / "one"
+    (run / ".hydra").mkdir(parents=True)
+    hydra = {"hydra": {"runtime": {"cwd": str(tmp_path / "work"), "output_dir": str(run)}}}
+    OmegaConf.save(OmegaConf.create(hydra), run / ".hydra" / "hydra.yaml")
+    (tmp_path / "work" / "images").mkdir()
+    (tmp_path / "elsewhere" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    def located(root: str, run=run) -> str:
+        stored = OmegaConf.create({"data": {"root": root}, "fit": {"teacher": None}})
+        user_files.locate_settings(stored, run)
+        return stored.data.root
+
+    assert located("images") == str(tmp_path / "work" / "images")
+    assert located("gone") == "gone"
+    assert located("/absolute") == "/absolute"
+    monkeypatch.delenv("SNNCONV_DATA", raising=False)
+    default = "${oc.env:SNNCONV_DATA,data}"
+    assert located(default) == "data"  # there is one here
+    (tmp_path / "elsewhere" / "data").rmdir()
+    (tmp_path / "work" / "data").mkdir()
+    assert located(default) == str(tmp_path / "work" / "data")
+    (tmp_path / "work").rename(tmp_path / "moved")
+    assert located("images", tmp_path / "moved" / "runs" / "one") == str(tmp_path / "moved/runs/one/../../images")

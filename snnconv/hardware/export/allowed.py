@@ -23,13 +23,31 @@ def exports_of(ann: nn.Module, snn: SpikingModel, batches: Iterable[tuple[Tensor
     return exports(ann, snn, torch.cat(images)) if images else None
 
 
+def allowing(format: str, ann: nn.Module) -> Callable[[SpikingModel, Tensor], None]:
+    """The demand (`conversion.demands`) for an export of `ann` and its spiking network; ValueError with the reason why not."""
+
+    def allowed(snn: SpikingModel, images: Tensor) -> None:
+        images = images.float().cpu()
+        reason = _reason({**_builders(ann, snn, images), "onnx_over_time": _over_time(snn, images)}[format])
+        if reason != ALLOWED:
+            raise ValueError(f"export={format}: {reason}")
+
+    return allowed
+
+
 @torch.no_grad()
 def exports(ann: nn.Module, snn: SpikingModel, images: Tensor) -> dict[str, str]:
     """For each format "allowed", or the reason why the network cannot be exported; `images` [N, …] are normalized.
 
     Graphs and integer networks are built as in an export, but nothing is written, compiled or compared.
     """
-    images = images.float().cpu()
+    builders = _builders(ann, snn, images.float().cpu())
+    reasons = {build: _reason(build) for build in dict.fromkeys(builders.values())}
+    return {name: reasons[build] for name, build in builders.items()}
+
+
+def _builders(ann: nn.Module, snn: SpikingModel, images: Tensor) -> dict[str, Callable[[], Any]]:
+    """What builds the content of each format."""
 
     def nir() -> None:
         to_nir(normal_form(snn, images), images)
@@ -40,8 +58,12 @@ def exports(ann: nn.Module, snn: SpikingModel, images: Tensor) -> dict[str, str]
     def integers() -> None:
         program_of(integerize(snn, [(images, None)]), images.shape[1:])
 
-    answer = _reason(integers)
-    return {"nir": _reason(nir), "onnx": _reason(onnx), "c": answer, "verilog": answer}
+    return {"nir": nir, "onnx": onnx, "c": integers, "verilog": integers}
+
+
+def _over_time(snn: SpikingModel, images: Tensor) -> Callable[[], Any]:
+    """What builds the layers of the spiking network in ONNX."""
+    return lambda: normal_form(snn, images).graph(images[:1])
 
 
 def _reason(build: Callable[[], Any]) -> str:

@@ -110,11 +110,14 @@ def _tell_what_does_not_train(network: nn.Module, captured: nn.Module, example: 
 
 
 def _used(network: nn.Module, example: Tensor) -> Iterator[str]:
-    """The names of the parameters on which the output depends."""
+    """The names of the parameters on which the output depends; none where that cannot be told, as operations work in place."""
     network = copy.deepcopy(network).eval().requires_grad_()
     like = next(network.parameters(), example)
-    with torch.enable_grad():
-        network(example[:2].to(like.device, like.dtype)).float().sum().backward()
+    try:
+        with torch.enable_grad():
+            network(example[:2].to(like.device, like.dtype)).float().sum().backward()
+    except RuntimeError:
+        return
     yield from (name for name, parameter in network.named_parameters() if parameter.grad is not None)
 
 

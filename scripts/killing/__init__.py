@@ -1,0 +1,1 @@
+"""What a killed command leaves, compared with an uninterrupted one."""
