@@ -50,7 +50,12 @@ def list_options():
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for `any_method` runs once for every conf/method/*.yaml; likewise for the other folders."""
+    """A test that asks for `any_method` runs once for every conf/method/*.yaml; likewise for the other folders.
+
+    `any_relu_method`: those that convert networks of ReLU or QCFS, which all do but the ones for transformers.
+    """
+    if "any_relu_method" in metafunc.fixturenames:
+        metafunc.parametrize("any_relu_method", [name for name in options("method") if name != "spikingjelly_sta"])
     for folder in CONF.iterdir():
         if f"any_{folder.name}" in metafunc.fixturenames:
             metafunc.parametrize(f"any_{folder.name}", options(folder.name))

@@ -147,6 +147,8 @@ class Energy:
                 "SNN costs less up to T =", "", "", *(str(wins[key] or "never") for key in ("quantized", "ann"))
             )
             shown.add_section()
+        share = self.operations.spike_driven
+        shown.caption = f"{100 * share:.4g} % of a step's multiply-accumulates on changing values are spike-driven"
         return shown
 
     def layer_table(self, table: str, t: int) -> Table:

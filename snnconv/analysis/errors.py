@@ -117,12 +117,12 @@ def decompose(
 
 
 def beside(ann: nn.Module, snn: SpikingModel) -> nn.Module:
-    """`ann`, or a copy in which max pooling stands where it does in `snn`, before or behind the activation beside it."""
-    if signed := [path for path in snn.neurons() if isinstance(ann.get_submodule(path), Encoder)]:
-        raise ValueError(f"{signed[0]}: a signed neuron, which stands for no activation: errors are split for networks of ReLU or "
-                         "QCFS alone")  # fmt: skip
+    """`ann`, or a copy in which max pooling stands where it does in `snn`, before or behind the activation beside it.
+
+    A network with encoders in the places of signed neurons (`analysis.counterpart`) has its pooling there already.
+    """
     kinds = tuple({type(ann.get_submodule(path)) for path in snn.neurons()})
-    return place_operators(ann, kinds, none)
+    return ann if Encoder in kinds else place_operators(ann, kinds, none)
 
 
 class _Rights:

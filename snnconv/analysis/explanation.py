@@ -69,7 +69,12 @@ class Explanation:
             "errors": ladder and {key: value for key, value in ladder.items() if key != "layers"},
             "advice": [advice.text() for advice in self.advice],
             "robustness": self.robustness,
-            "energy": {"what": energy["what"], "bits": energy["bits"], "tables": tables},
+            "energy": {
+                "what": energy["what"],
+                "bits": energy["bits"],
+                "spike_driven": self.energy.operations.spike_driven,
+                "tables": tables,
+            },
         }
 
     def as_dict(self) -> dict[str, Any]:

@@ -59,6 +59,8 @@ FanOut = dict[str, dict[str, Tensor]]  # neurons → target → accumulates that
 def fan_out(network: nn.Module, image_shape: Sequence[int], *, zeros: bool = True) -> tuple[list[Target], FanOut]:
     """The targets of `network`, a network with neurons (`OverTime`), in the order of computation, and its fan-out.
 
+    Where an image is several rows of the batch (windows of attention), neurons and their fan-out are [windows, …].
+
     Average pooling is folded into what follows it: a spike reaches all that the pooled cells reach.  Interpolation likewise: a
     spike reaches all that the cells reach to which its own contributes.  Scaling and batch norm are
     folded as well.  Without `zeros`, weights that are 0 cost nothing, as on hardware that skips them.  ValueError naming what
@@ -68,13 +70,15 @@ def fan_out(network: nn.Module, image_shape: Sequence[int], *, zeros: bool = Tru
     image = torch.zeros(3, *image_shape, dtype=torch.float64)
     image[CONSTANT] = 1
     walk.run(image)
-    return [Target(path, **counts) for path, counts in walk.targets.items()], dict(walk.reach)
+    reach = {source: {path: _squeezed(fan) for path, fan in fans.items()} for source, fans in walk.reach.items()}
+    return [Target(path, **counts) for path, counts in walk.targets.items()], reach
 
 
 class _Walk(fx.Interpreter):
     """Runs a network on [3, …] in the place of images: the number of spikes, and of values, that each element carries.
 
-    Every neuron emits one spike.  The number of accumulates is linear in the spikes, so its gradient is the fan-out.
+    Every neuron emits one spike.  The number of accumulates is linear in the spikes, so its gradient is the fan-out.  Methods take
+    and return [3, W, …], W rows for an image (windows of attention, else 1), and values between nodes are [3·W, …].
     """
 
     def __init__(self, network: nn.Module, zeros: bool) -> None:
@@ -87,7 +91,9 @@ class _Walk(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """One operation."""
         self.site, self.axis = path_of(n), n.all_input_nodes[0].meta.get("batch_axis", 0) if n.all_input_nodes else 0
-        self.inputs = [value for source in n.all_input_nodes if isinstance(value := self.env[source], Tensor)]
+        sources = [source for source in n.all_input_nodes if isinstance(self.env[source], Tensor)]
+        self.inputs = [self.env[source] for source in sources]
+        self.axes = [source.meta.get("batch_axis", 0) for source in sources]
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         if (pool := average_pool(n, module)) is not None:
             return sum_pool(self.inputs[0], pool)
@@ -102,14 +108,12 @@ class _Walk(fx.Interpreter):
         """A module, on its first argument."""
         module, x = self.fetch_attr(target), (*args, *kwargs.values())[0]
         x = x.movedim(self.axis, 0)
-        if len(x) != 3:
-            raise ValueError(f"{target}: windows of each image are a batch here; their operations cannot be counted")
         if isinstance(module, OverTime):
-            return self._neurons(target, x)
+            return _rows(self._neurons(target, _by_kind(x)))
         if isinstance(module, OperatorOverTime):
-            return self._operator(target, module.operator, list(args))
+            return _rows(self._operator(target, module.operator, [_by_kind(signal) for signal in args]))
         if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-            return self._weights(target, module, x).movedim(0, self.axis)
+            return _rows(self._weights(target, module, _by_kind(x))).movedim(0, self.axis)
         if isinstance(module, (*NORMS, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, One, Shift)):
             return x.movedim(0, self.axis)
         if isinstance(module, nn.Flatten | nn.ZeroPad2d) or copies_elements(getattr(module, "mode", "")):
@@ -145,17 +149,18 @@ class _Walk(fx.Interpreter):
 
     def output(self, target: Any, args: tuple, kwargs: dict) -> Any:
         """The logits."""
-        return self._neurons(LOGITS, args[0])
+        return self._neurons(LOGITS, _by_kind(args[0]))
 
     def _other(self, name: str, run: Callable[[], Tensor]) -> Tensor:
         """Something that is not linear: the shape of its result matters, and that no spikes come to it."""
-        if not any(x.any() for x in self.inputs):  # parameters
+        arriving = [x.movedim(axis, 0) for x, axis in zip(self.inputs, self.axes, strict=True) if x.any()]
+        if not arriving:  # parameters
             return torch.zeros_like(run())
-        if any(x.any() and x[[SPIKES, VARYING]].any() for x in self.inputs):
+        if any(_by_kind(x)[[SPIKES, VARYING]].any() for x in arriving):
             raise ValueError(
                 f"{name}: what spikes cause behind it cannot be counted; put a linear layer or average pooling there"
             )
-        return carrying(CONSTANT, run().shape[1:])
+        return _rows(carrying(CONSTANT, _by_kind(run()).shape[1:]))
 
     def _neurons(self, path: str, x: Tensor) -> Tensor:
         """Neurons, which spikes reach past all weights here."""
@@ -173,18 +178,19 @@ class _Walk(fx.Interpreter):
         analog = sum(int(x[VARYING].count_nonzero()) for x in signals)
         if operator.emits_spikes and not analog:
             self._arrive(path, spikes)
-            return max_pooled(signals[0], operator.function)
+            return _by_kind(max_pooled(_rows(signals[0]), operator.function))
         like = next(operator.function.parameters(), torch.empty(0))
         with FlopCounterMode(display=False) as counter:
-            output = operator.function(*[torch.zeros(1, *x.shape[1:]).to(like) for x in signals])
+            output = operator.function(*[torch.zeros(x.shape[1:]).to(like) for x in signals])
         macs = counter.get_total_flops() // 2
         self._arrive(path, spikes, macs=macs, varying=macs, sums=analog, functions=output.numel())
-        return carrying(VARYING, output.shape[1:])
+        return carrying(VARYING, output.shape)
 
     def _weights(self, path: str, layer: nn.Module, x: Tensor) -> Tensor:
         """A weight layer: its result is a value everywhere."""
         values, present = x[1:].clamp(max=1), x.sum(0, keepdim=True).clamp(max=1)
-        used = (uses if self.zeros else nonzero_uses)(layer, torch.cat([x[:1], values, present]))
+        rows = torch.cat([x[:1], values, present])
+        used = (uses if self.zeros else nonzero_uses)(layer, _rows(rows)).unflatten(0, (len(rows), -1))
         spikes, constant, varying, macs = used.flatten(1).sum(1)
         self._arrive(path, spikes, macs=macs, constant=constant, varying=varying)
         return carrying(VARYING if x[[SPIKES, VARYING]].any() else CONSTANT, used.shape[1:])
@@ -196,3 +202,21 @@ class _Walk(fx.Interpreter):
         for source, gradient in zip(self.spikes, gradients, strict=False):
             if gradient is not None and gradient.any():
                 self.reach[source][path] = self.reach[source].get(path, 0) + gradient.round()
+
+
+def _by_kind(x: Tensor) -> Tensor:
+    """[3·W, …] as [3, W, …]; ValueError for anything else."""
+    if len(x) % 3:
+        raise ValueError("the network mixes the images of a batch, or holds them in a dimension that is not known; its operations "
+                         "cannot be counted")  # fmt: skip
+    return x.unflatten(0, (3, -1))
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[3, W, …] as [3·W, …]."""
+    return x.flatten(0, 1)
+
+
+def _squeezed(fan: Tensor) -> Tensor:
+    """[W, …], or […] where W = 1."""
+    return fan[0] if len(fan) == 1 else fan

@@ -14,7 +14,7 @@ from snnconv.nn.functional import spike_count
 from snnconv.nn.graph.rewrite import replace_modules
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
-from snnconv.spiking.neurons.base import per_channel
+from snnconv.spiking.neurons.base import Threshold, per_channel
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.operators.base import set_timesteps
 
@@ -23,7 +23,7 @@ def clipped(ann: nn.Module, snn: SpikingModel, images: Tensor) -> Tensor:
     """Logits of the ANN whose activations are limited to what the neurons in their places can put out."""
 
     def limited(neuron: nn.Module) -> Callable[..., Tensor]:
-        return lambda module, inputs, output: output.minimum(ceiling(neuron, output, snn.latency.spike_levels, axis=1))
+        return lambda module, inputs, output: output.clamp(*limits(neuron, output, snn.latency.spike_levels, axis=1))
 
     with ExitStack() as stack:
         for path, neuron in snn.neurons().items():
@@ -40,7 +40,7 @@ def instead(snn: SpikingModel, make: Callable[[Any], nn.Module], images: Tensor)
 
 
 class Clipped(nn.Module):
-    """The output of `neuron` without spikes: its current, clipped to 0 … `most` amplitudes."""
+    """The output of `neuron` without spikes: its current, clipped to what spikes of up to `most` levels can put out."""
 
     def __init__(self, neuron: Any, most: int) -> None:
         super().__init__()
@@ -48,8 +48,7 @@ class Clipped(nn.Module):
 
     def forward(self, current: Float[Tensor, "T N *shape"]) -> Float[Tensor, "T N *shape"]:
         """The clipped current, in the unit of the neuron's output."""
-        most = ceiling(self.neuron, current, self.most, axis=2)
-        return torch.minimum(current.clamp_min(0), most) / unit(self.neuron, current, axis=2)
+        return current.clamp(*limits(self.neuron, current, self.most, axis=2)) / unit(self.neuron, current, axis=2)
 
 
 class Even(nn.Module):
@@ -109,10 +108,17 @@ def unit(neuron: Any, like: Tensor, axis: int) -> Tensor | float:
     """The factor by which the output is multiplied, where it was moved into the next weights (`folding.fold_amplitudes`)."""
     if not hasattr(neuron, "amplitude"):
         return 1.0
-    theta, amplitude = (torch.as_tensor(x, dtype=torch.float64) for x in (neuron.threshold, neuron.amplitude))
-    return per_channel((theta / amplitude).to(like), like, axis)
+    value, amplitude = (torch.as_tensor(x, dtype=torch.float64) for x in (value_of(neuron), neuron.amplitude))
+    return per_channel((value / amplitude).to(like), like, axis)
 
 
-def ceiling(neuron: Any, like: Tensor, most: int, axis: int) -> Tensor:
-    """The most that a neuron can put out in a step, shaped to meet the channels of `like`."""
-    return most * per_channel(torch.as_tensor(neuron.threshold).to(like), like, axis)
+def value_of(neuron: Any) -> Threshold:
+    """The amplitude of a spike, folded or not; θ for a neuron that does not say."""
+    return getattr(neuron, "value", neuron.threshold)
+
+
+def limits(neuron: Any, like: Tensor, most: int, axis: int) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest mean output of a neuron, for spikes of up to `most` levels, shaped as the channels of `like`."""
+    both = neuron.limits(most) if hasattr(neuron, "limits") else (0.0, most * neuron.threshold)
+    low, high = (per_channel(torch.as_tensor(limit).to(like), like, axis) for limit in both)
+    return low, high

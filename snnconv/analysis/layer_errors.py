@@ -9,10 +9,11 @@ import torch
 from spikingjelly.activation_based import functional as sj
 from torch import Tensor, nn
 
-from snnconv.analysis.ideal_networks import Even, ceiling, unit
+from snnconv.analysis.ideal_networks import Even, limits, unit, value_of
 from snnconv.nn.functional import ConversionErrors, conversion_errors
 from snnconv.runtime import distributed
 from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.neurons.base import per_channel
 
 PARTS = ConversionErrors._fields
 OFFSETS = (-2, -1, 0, 1, 2)
@@ -30,10 +31,12 @@ class LayerErrors:
     ]  # mean of part · total, relative to the mean a²; they add up to "total", the relative squared error
     size: dict[str, float]  # mean square of each part by itself, relative to the mean a²
     offset_spikes: dict[int, float]  # share of outputs with so many spikes too few (> 0) or too many; ±2 and beyond
-    residual: float | None  # share of outputs with v(T) < 0 though some spike, or v(T) ≥ θ though not all, was emitted
+    residual: (
+        float | None
+    )  # share of outputs with v(T) < 0 though some spike, or v(T) ≥ θ though not all, was emitted; not of signed
     saturated: float  # share of outputs at the most that a neuron can put out
     silent: float  # share of neurons that no image makes fire
-    firing_rate: float  # mean output in units of θ
+    firing_rate: float  # mean absolute output in units of θ
 
 
 class Watch:
@@ -70,18 +73,19 @@ class Watch:
     def measure(self, neuron: Any, last: bool) -> None:
         """Add this batch at T = the steps so far."""
         t, a, scale = self.done, self.activation, unit(neuron, self.z, axis=1)
-        most = ceiling(neuron, a, self.most, axis=1)
-        full = most * (1 - 1e-4)
+        low, high = limits(neuron, a, self.most, axis=1)
+        value, theta = (per_channel(torch.as_tensor(x).to(a), a) for x in (value_of(neuron), neuron.threshold))
         output, meant = scale * self.output / t, scale * self.meant / t
         even = scale * self.even[t]((self.current / t).unsqueeze(0))[0]
-        errors = conversion_errors(a, most, meant, even, output)
-        total, spikes = a - output, (errors.unevenness * (t * self.most) / most).round().clamp(-2, 2)
-        v, threshold = _potential(neuron) if last else (None, None)
-        owing = a.new_tensor(torch.nan) if v is None else _owing(v, threshold, output > 0, output < full).sum()
+        errors = conversion_errors(a, high, meant, even, output, low)
+        total, spikes = a - output, (errors.unevenness * t / value).round().clamp(-2, 2)
+        full = (output >= high * (1 - 1e-4)) | ((output < 0) & (output <= low * (1 - 1e-4)))
+        v, threshold = _potential(neuron) if last and bool((low == 0).all()) else (None, None)
+        owing = a.new_tensor(torch.nan) if v is None else _owing(v, threshold, output > 0, ~full).sum()
         parts = (*errors, total)
         figures = [
-            a.new_tensor(a.numel()), a.square().sum(), owing, (output >= full).sum(),
-            (output / most).sum() * self.most, *(p.sum() for p in parts), *((p * total).sum() for p in parts),
+            a.new_tensor(a.numel()), a.square().sum(), owing, full.sum(),
+            (output / theta).abs().sum(), *(p.sum() for p in parts), *((p * total).sum() for p in parts),
             *(p.square().sum() for p in parts), *((spikes == k).sum() for k in OFFSETS),
         ]  # fmt: skip
         self.sums[t] = self.sums.get(t, 0) + torch.stack([f.double() for f in figures])

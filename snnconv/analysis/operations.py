@@ -27,13 +27,23 @@ class Operations:
     levels: dict[int, int]  # values besides 0 that T steps tell apart: T, times the spikes that one step may bring
     images: int
 
+    @property
+    def spike_driven(self) -> float:
+        """Share of a step's multiply-accumulates on changing values that spikes turn into accumulates.
+
+        The rest are weights that receive values which are no spikes, and products of two signals.
+        """
+        changing = sum(target.macs - target.constant for target in self.targets)
+        return 1 - sum(target.varying for target in self.targets) / changing if changing else 1.0
+
     def as_dict(self) -> dict[str, Any]:
         """For `result.json`, layer by layer."""
         layers = {target.path: {name: value for name, value in vars(target).items() if value and name != "path"}
                   for target in self.targets}  # fmt: skip
         for path, layer in layers.items():
             layer["accumulates"] = {str(t): counts[path] for t, counts in self.accumulates.items()}
-        return {"images": self.images, "steps": {str(t): steps for t, steps in self.steps.items()}, "layers": layers}
+        steps = {str(t): steps for t, steps in self.steps.items()}
+        return {"images": self.images, "steps": steps, "spike_driven": self.spike_driven, "layers": layers}
 
 
 def listed_timesteps(timesteps: int | Sequence[int]) -> list[int]:
@@ -96,7 +106,7 @@ def _count(snn: SpikingModel, batches: list[Tensor], timesteps: int, paths: list
     """Accumulates of each simulated step, [steps, targets], over all images."""
     device, steps = batches[0].device, snn.steps(timesteps)
     columns = {path: number for number, path in enumerate(paths)}
-    weights = {source: torch.stack([*fans.values()]).flatten(1).to(device) for source, fans in reach.items()}
+    weights = {source: torch.stack([*fans.values()]).to(device) for source, fans in reach.items()}
     to = {source: torch.tensor([columns[target] for target in fans], device=device) for source, fans in reach.items()}
     total = torch.zeros(steps, len(paths), dtype=torch.float64, device=device)
     done: Counter[str] = Counter()  # steps seen of each layer
@@ -104,11 +114,13 @@ def _count(snn: SpikingModel, batches: list[Tensor], timesteps: int, paths: list
     def observe(path: str, spikes: Tensor) -> None:
         if path in weights:
             counts = spikes.abs().to(torch.promote_types(spikes.dtype, torch.float32))  # exact up to 2²⁴
+            if weights[path].dim() == counts.dim():  # an image is several rows
+                counts = counts.unflatten(1, (-1, weights[path].shape[1]))
             each = torch.tensordot(
                 counts.new_ones(counts.shape[1]), counts, dims=([0], [1])
             )  # a sum over images, faster
             rows = torch.arange(done[path], done[path] + len(each), device=device).unsqueeze(1) % steps
-            total[rows, to[path]] += each.flatten(1).double() @ weights[path].T
+            total[rows, to[path]] += each.flatten(1).double() @ weights[path].flatten(1).T
             done[path] += len(each)
 
     with recording(snn, observe):

@@ -44,6 +44,7 @@ class Method:
     summary: str  # one line, with the source
     rehearse: Callable[..., Any]  # a quick trial with the same arguments, which raises the errors of `function`
     defaults: Mapping[str, Any] = field(default_factory=dict)  # settings that differ from those in the signature
+    place: Callable[[nn.Module, tuple[type[nn.Module], ...], Choice], nn.Module] = place_operators  # inserts operators
 
     def __post_init__(self) -> None:
         functools.update_wrapper(self, self.function)
@@ -66,7 +67,7 @@ class Method:
     def prepared(self, ann: nn.Module, operators: Choice = auto) -> nn.Module:
         """`ann` with its `operators` inserted; ValueError if it cannot be converted."""
         if self.takes:
-            ann = place_operators(ann, self.takes, operators)
+            ann = self.place(ann, self.takes, operators)
             require_convertible(ann, self.takes)
         return ann
 
@@ -88,19 +89,23 @@ def register(method: Method) -> Method:
 
 
 def converts(
-    *kinds: type[nn.Module], rehearse: Callable[..., Any] | None = None, only_variants: bool = False, **defaults: Any
+    *kinds: type[nn.Module],
+    rehearse: Callable[..., Any] | None = None,
+    place: Callable[..., nn.Module] = place_operators,
+    only_variants: bool = False,
+    **defaults: Any,
 ) -> Callable[[Convert], Method]:
     """Decorator that makes a `Method` of `convert(ann, batches, *, …)`, for networks whose activations are of `kinds`.
 
     The name of the method is the name of its module; its summary is the first line of the module's docstring.  `defaults` are
-    settings that differ from those in the signature; `rehearse` is a quick trial for a method that takes long.  With
-    `only_variants` the method itself is not registered, only its variants are.
+    settings that differ from those in the signature; `rehearse` is a quick trial for a method that takes long; `place` inserts
+    operators.  With `only_variants` the method itself is not registered, only its variants are.
     """
 
     def decorate(convert: Convert) -> Method:
         summary = (sys.modules[convert.__module__].__doc__ or "").partition("\n")[0]
         name = convert.__module__.rpartition(".")[2]
-        method = Method(name, convert, kinds or None, summary, rehearse or convert, defaults)
+        method = Method(name, convert, kinds or None, summary, rehearse or convert, defaults, place)
         return method if only_variants else register(method)
 
     return decorate

@@ -138,7 +138,7 @@ def _overridden(module: nn.Module) -> str | None:
 
 def _names(kind: Kinds) -> str:
     kinds = kind if isinstance(kind, tuple) else (kind,)
-    return " or ".join(k.__name__ for k in kinds if k is not Encoder)
+    return " or ".join(k.__name__ for k in kinds if k is not Encoder) or "signed signal"
 
 
 def require_convertible(network: nn.Module, kind: Kinds) -> None:

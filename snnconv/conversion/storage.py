@@ -108,9 +108,11 @@ def _graph(network: nn.Module, example: Tensor | None) -> fx.GraphModule:
     training = network.training
     try:
         network.eval()
-        return (
-            capture(network, example) if example is not None else fx.GraphModule(network, trace(network, (OverTime,)))
-        )
+        if example is not None:
+            return capture(network, example)
+        graph = fx.GraphModule(network, trace(network, (OverTime,)))
+        graph.meta.update(getattr(network, "meta", {}))
+        return graph
     finally:
         network.train(training)
 

@@ -3,6 +3,7 @@
 Notation: θ threshold, L levels, T timesteps, v membrane potential; all currents, potentials and outputs in the same unit.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -146,17 +147,23 @@ class ConversionErrors(NamedTuple):
 
 
 def conversion_errors(
-    activation: Tensor, ceiling: Tensor | float, meant: Tensor, even: Tensor, output: Tensor
+    activation: Tensor,
+    ceiling: Tensor | float,
+    meant: Tensor,
+    even: Tensor,
+    output: Tensor,
+    floor: Tensor | float = -math.inf,
 ) -> ConversionErrors:
     """The parts of the difference between the ANN's activation and a layer's mean output over T steps.
 
-    clipping      a − min(a, ceiling)        the part above the neuron's largest mean output (θ for binary spikes)
-    quantization  min(a, ceiling) − f(z)     rounding to an integer number of spikes in T steps; for an a with L levels, L → T
+    clipping      a − clip(a)    the part above the neuron's largest mean output, `ceiling` (θ for binary spikes), or below `floor`
+    quantization  clip(a) − f(z)             rounding to an integer number of spikes in T steps; for an a with L levels, L → T
     propagated    f(z) − f(x̄)                a mean current that differs from the ANN's: by earlier layers, or changed weights
     unevenness    f(x̄) − output              spikes added or removed by the timing of the inputs
 
     where f(x) is the neuron's mean output for the constant current x (`meant` = f(z), z the ANN's current; `even` = f(x̄)).
     The three errors of Bu et al., ICLR 2022, and the error passed on by earlier layers.
     """
-    clipped = torch.minimum(activation, torch.as_tensor(ceiling, dtype=activation.dtype, device=activation.device))
+    low, high = (torch.as_tensor(limit, dtype=activation.dtype, device=activation.device) for limit in (floor, ceiling))
+    clipped = activation.clamp(low, high)
     return ConversionErrors(activation - clipped, clipped - meant, meant - even, even - output)

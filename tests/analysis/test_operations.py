@@ -59,11 +59,11 @@ def accumulates(kind: str, network: nn.Module, spikes: dict[str, torch.Tensor]) 
 @pytest.mark.parametrize("kind", ["plain", "residual"])
 @pytest.mark.parametrize("schedule", ["step", "layer"])
 def test_every_method_is_counted_spike_by_spike(
-    compose_config, any_method, exact_network, exact_images, kind, schedule, unchecked
+    compose_config, any_relu_method, exact_network, exact_images, kind, schedule, unchecked
 ):
     """Binary, signed or multi-level spikes, with warm-up, look-ahead or a network of its own for each T."""
     settings = ["timesteps=5", "levels=4", f"simulate.schedule={schedule}", *TRAINING]
-    convert = instantiate(compose_config(f"method={any_method}", *settings).method)
+    convert = instantiate(compose_config(f"method={any_relu_method}", *settings).method)
     takes_qcfs = QCFS in (takes(convert) or (QCFS,))
     activation = (lambda: QCFS(4)) if takes_qcfs else nn.ReLU
     images, batches = (

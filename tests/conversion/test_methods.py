@@ -52,8 +52,8 @@ def batches(exact_images):
 
 
 @pytest.fixture
-def method(compose_config, any_method):
-    return instantiate(compose_config(f"method={any_method}", "timesteps=6", "levels=4", *TRAINING).method)
+def method(compose_config, any_relu_method):
+    return instantiate(compose_config(f"method={any_relu_method}", "timesteps=6", "levels=4", *TRAINING).method)
 
 
 def refusal(method, network: nn.Module, batches) -> str | None:

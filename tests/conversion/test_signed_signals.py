@@ -8,8 +8,10 @@ from torch import nn
 
 from networks import Net
 from snnconv.analysis.counterpart import counterpart
-from snnconv.analysis.errors import beside
+from snnconv.analysis.explanation import explain
 from snnconv.analysis.fan_out import fan_out
+from snnconv.analysis.layer_errors import PARTS
+from snnconv.analysis.operations import count_operations
 from snnconv.conversion.methods import differential, expectation
 from snnconv.conversion.preview import check
 from snnconv.conversion.registry import convert, methods
@@ -20,6 +22,7 @@ from snnconv.spiking.neurons.multi_level import SignedDifferential, SignedMultiL
 from snnconv.spiking.operators.base import Encoder
 from snnconv.spiking.operators.placement import place_operators
 from snnconv.spiking.operators.signals import spike_driven
+from snnconv.spiking.recording import count_spikes
 from snnconv.spiking.tasks import running_mean
 
 
@@ -135,8 +138,8 @@ def test_networks_without_relu_are_differential_by_default():
     assert (checked.obstacles, checked.method) == ([], "differential")
     assert "SignedDifferential neuron" in str(checked)
     refused = check(network, images, method="mse", verbose=False)
-    assert refused.methods == ["differential", "expectation"]
-    assert methods(capture(network, images)) == ["differential", "expectation"]
+    assert refused.methods == ["differential", "expectation", "spikingjelly_sta"]
+    assert methods(capture(network, images)) == ["differential", "expectation", "spikingjelly_sta"]
 
 
 @pytest.mark.parametrize("share", [0.75])
@@ -155,7 +158,7 @@ def test_signed_neurons_by_a_literal_loop(share):
             v -= spike
 
 
-def test_energy_counts_what_signed_neurons_drive_and_errors_are_refused(images, batches):
+def test_energy_counts_what_signed_neurons_drive(images, batches):
     """The head's weights are driven by spikes; products of two signals are floating point."""
     network = NETWORKS["transformer"]().double().eval()
     snn = differential.convert(network, batches, rule=largest)
@@ -165,6 +168,37 @@ def test_energy_counts_what_signed_neurons_drive_and_errors_are_refused(images, 
     assert layers["attention"].varying == layers["attention"].macs > 0
     placed = counterpart(network, snn, batches)
     assert {*snn.neurons()} <= {path for path, _ in placed.named_modules()}
-    with pytest.raises(ValueError, match="q_encoder: a signed neuron"):
-        beside(placed, snn)
     assert 0.5 < spike_driven(snn.network, images) < 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_networks_with_signed_neurons_are_explained(network, images, batches, method):
+    """Parts of the errors add up, nothing is clipped where θ is the largest value, and all operations are counted."""
+    snn = method(network, batches, rule=largest)
+    why = explain(network, snn, batches, [4, 16])
+    assert [layer.path for layer in why.errors.at(4)] == [*snn.neurons()]
+    for layer in why.errors.layers:
+        assert sum(layer.mean[part] for part in PARTS) == pytest.approx(layer.mean["total"], abs=1e-12)
+        assert layer.size["clipping"] < 1e-12
+    worst = {t: max(layer.size["total"] for layer in why.errors.at(t)) for t in (4, 16)}
+    assert worst[16] < worst[4]
+    assert 0.4 < why.energy.operations.spike_driven <= 1
+
+
+def test_windows_are_counted_one_by_one(images, batches):
+    """Four windows of four pixels: projections on every pixel, products of 4×4×4 in each window, one accumulate for each spike."""
+    network = Windows().double().eval()
+    snn = differential.convert(network, batches, rule=largest)
+    targets, reach = fan_out(snn.network, (2, 4, 4))
+    layers = {target.path: target for target in targets}
+    assert sum(t.macs for path, t in layers.items() if "out_proj" in path) == 16 * 4 * 4
+    products = [t.macs for path, t in layers.items() if "attention" in path and t.functions]
+    assert products == [4 * 2 * 4 * 4 * 4]
+    counted = count_operations(snn, batches, [3])
+    with count_spikes(snn) as counts:
+        snn(images, 3)
+    for source, fans in reach.items():
+        if len(fans) == 1 and len({fan.unique().numel() for fan in fans.values()} | {1}) == 1:
+            ((path, fan),) = fans.items()
+            spikes = counts[source][:, 0].sum().item() / len(images)
+            assert counted.accumulates[3][path] >= spikes * fan.unique().item() > 0

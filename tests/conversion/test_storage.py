@@ -24,11 +24,11 @@ def same(a, b):
 
 
 def test_every_method_comes_back_with_the_same_spikes(
-    any_method, compose_config, exact_network, exact_images, tmp_path
+    any_relu_method, compose_config, exact_network, exact_images, tmp_path
 ):
-    if any_method == "finetune":
+    if any_relu_method == "finetune":
         pytest.skip("it trains another method's network, which is tested as that")
-    cfg = compose_config(f"method={any_method}", "timesteps=6", "levels=4", *TRAINING)
+    cfg = compose_config(f"method={any_relu_method}", "timesteps=6", "levels=4", *TRAINING)
     convert = instantiate(cfg.method)
     batches = [(exact_images(8), torch.arange(8) % 3)]
     snn = None

@@ -127,9 +127,9 @@ QUICK = {
 }
 
 
-def test_every_method_takes_them(compose_config, any_method, make_network, exact_images):
+def test_every_method_takes_them(compose_config, any_relu_method, make_network, exact_images):
     """What a spiking network holds is the quantized network's weights, or lies on a grid of its own."""
-    cfg = compose_config(f"method={any_method}", "weights=int4", "levels=4", *QUICK.get(any_method, []))
+    cfg = compose_config(f"method={any_relu_method}", "weights=int4", "levels=4", *QUICK.get(any_relu_method, []))
     method, weights = instantiate(cfg.method), instantiate(cfg.weights)
     ann = make_network((lambda: QCFS(4, 1.0)) if QCFS in takes(method) else nn.ReLU)
     images = [(exact_images(512, seed), torch.arange(512) % 3) for seed in range(2)]

@@ -25,6 +25,8 @@ def convert(
     batches: Iterable,
     *,
     thresholds_per_sign: int = 4,
+    share: float = 1.0,
+    v_initial: float = 0.5,
     levels: int = 8,
     rule: Rule | None = None,
     per_channel: bool = False,
@@ -42,7 +44,7 @@ def convert(
     def make(path: str, site: nn.Module) -> nn.Module:
         if isinstance(site, Encoder):
             return SignedMultiLevel(theta[path], thresholds_per_sign)
-        return MultiLevel(theta[path], thresholds_per_sign, 1.0, v_initial=0.5)
+        return MultiLevel(theta[path], thresholds_per_sign, share, v_initial)
 
     network = to_spiking(ann, KINDS, make)
     latency = Latency(spike_levels=2 ** (thresholds_per_sign - 1), signed=True, needs_training=training_of(ann))

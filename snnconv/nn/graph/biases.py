@@ -26,16 +26,20 @@ class One(Operation):
 
 
 class Shift(Operation):
-    """x + one · bias: `bias` [C] meets dimension `axis` of x, and `one` [N] says how much of it each sample gets."""
+    """x + one · bias: `bias` [C] meets dimension `axis` of x, and `one` [N] says how much of it each sample gets.
 
-    def __init__(self, bias: Tensor, axis: int) -> None:
+    Dimension `batch` of x holds the samples, one row or several consecutive ones (windows of attention) for each.
+    """
+
+    def __init__(self, bias: Tensor, axis: int, batch: int = 0) -> None:
         super().__init__()
-        self.bias, self.axis = nn.Parameter(bias.detach().clone()), axis
+        self.bias, self.axis, self.batch = nn.Parameter(bias.detach().clone()), axis, batch
 
-    def forward(self, x: Float[Tensor, "N *shape"], one: Float[Tensor, " N"]) -> Float[Tensor, "N *shape"]:
+    def forward(self, x: Float[Tensor, "*shape"], one: Float[Tensor, " N"]) -> Float[Tensor, "*shape"]:
         """The sum."""
         bias = self.bias.view(-1, *[1] * (x.dim() - 1 - self.axis % x.dim()))
-        return x + one.view(-1, *[1] * (x.dim() - 1)) * bias
+        rows = one.repeat_interleave(x.shape[self.batch] // len(one))
+        return x + rows.view(-1, *[1] * (x.dim() - 1 - self.batch)) * bias
 
 
 def homogeneous(network: nn.Module, kind: type) -> nn.Module:
@@ -66,15 +70,18 @@ def homogeneous(network: nn.Module, kind: type) -> nn.Module:
             raise ValueError(f"{path_of(node)}: adds a constant to spikes, where this method has to give constants in parts; make "
                              "it the bias of a layer, or choose another method")  # fmt: skip
         if module is not None and path not in shifts:
-            shift = _take_bias(module)
+            shift = _take_bias(module, node.meta.get("batch_axis", 0))
             shifts[path] = None if shift is None else _add(network, f"{path}_bias", shift)
         if (shifted_by := shifts.get(path)) is not None:
             with graph.inserting_after(node):
                 shifted = graph.call_module(shifted_by, (node, one))
+            shifted.meta["batch_axis"] = node.meta.get("batch_axis", 0)
             node.replace_all_uses_with(shifted, delete_user_cb=lambda user, shifted=shifted: user is not shifted)
             for known in (given, after):
                 known.update({shifted} if node in known else ())
-    return fx.GraphModule(network, graph, class_name=type(network).__name__)
+    changed = fx.GraphModule(network, graph, class_name=type(network).__name__)
+    changed.meta.update(getattr(network, "meta", {}))
+    return changed
 
 
 def _add(network: nn.Module, path: str, module: nn.Module) -> str:
@@ -94,7 +101,7 @@ def _adds_a_constant(node: fx.Node, given: set[fx.Node]) -> bool:
     return node.target in SUMS and any(part not in given for part in (*parts, *others, *node.all_input_nodes))
 
 
-def _take_bias(module: Any) -> Shift | None:
+def _take_bias(module: Any, batch: int) -> Shift | None:
     """Removes the constant that `module`, a layer or batch norm, adds to its input, and returns it; None if there is none."""
     if isinstance(module, NORMS) and module.running_mean is not None:
         zeros, statistics = (
@@ -104,9 +111,9 @@ def _take_bias(module: Any) -> Shift | None:
         constant = F.batch_norm(zeros, *statistics, module.weight, module.bias, eps=module.eps)[0]
         module.register_buffer("running_mean", zeros[0])
         module.register_parameter("bias", None)
-        return Shift(constant, axis=1)
+        return Shift(constant, 1, batch)
     if not isinstance(module, LINEAR_MODULES) or getattr(module, "bias", None) is None:
         return None
     bias: Any = module.bias
     module.register_parameter("bias", None)
-    return Shift(bias, axis=-1 if isinstance(module, nn.Linear) else 1)
+    return Shift(bias, -1 if isinstance(module, nn.Linear) else 1, batch)

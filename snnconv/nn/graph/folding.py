@@ -38,10 +38,10 @@ def unfold_amplitudes(network: nn.Module, kind: type) -> nn.Module:
     """A copy of `network` whose neurons emit θ again: the inverse of `fold_amplitudes`, up to rounding."""
     network = copy.deepcopy(network)
     for neuron, calls, modules in _feeding_weights(network, kind):
-        if neuron.amplitude is not neuron.threshold:
+        if not isinstance(neuron.amplitude, torch.Tensor) and neuron.amplitude == 1:
             for layer in (modules[str(call.target)] for call in calls):
-                layer.weight = nn.Parameter(layer.weight / _by_input(layer, neuron.threshold))
-            neuron.amplitude = neuron.threshold
+                layer.weight = nn.Parameter(layer.weight / _by_input(layer, neuron.value))
+            neuron.amplitude = neuron.value
     return network
 
 

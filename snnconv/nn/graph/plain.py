@@ -29,10 +29,12 @@ def to_plain(network: fx.GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]
             "target": _name(node),
             "args": store.value(node.args),
             "kwargs": store.value(node.kwargs),
+            **({"batch_axis": axis} if (axis := node.meta.get("batch_axis")) else {}),
         }
         for node in network.graph.nodes
     ]
     plain = {"nodes": nodes, "modules": {path: store.module(path, module) for path, module in modules.items()}}
+    plain |= {"captured": True} if network.meta.get("captured") else {}
     return {**plain, "constants": constants}, store.tensors
 
 

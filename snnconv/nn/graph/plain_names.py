@@ -14,6 +14,7 @@ from snnconv.nn.graph.aten_shapes import for_every_image
 CLASSES = (
     "torch.nn.modules.", "snnconv.nn.activations.", "snnconv.nn.graph.", "snnconv.spiking.network.", "snnconv.spiking.neurons.",
     "snnconv.spiking.operators.", "spikingjelly.activation_based.neuron.", "spikingjelly.activation_based.surrogate.",
+    "spikingjelly.activation_based.ann2snn.recipes.sta_transformer._STASpikeEncoder",
 )  # fmt: skip
 FUNCTIONS: dict[str, Any] = {
     "snnconv.for_every_image": for_every_image,

@@ -39,7 +39,10 @@ class _Restore:
         graph = fx.Graph()
         for node in plain["nodes"]:
             self.nodes[node["name"]] = self.node(graph, node)
-        return fx.GraphModule(root, graph).eval()
+            self.nodes[node["name"]].meta["batch_axis"] = int(node.get("batch_axis", 0))
+        network = fx.GraphModule(root, graph).eval()
+        network.meta["captured"] = bool(plain.get("captured"))
+        return network
 
     def node(self, graph: fx.Graph, plain: Mapping[str, Any]) -> fx.Node:
         op, target = plain["op"], plain["target"]

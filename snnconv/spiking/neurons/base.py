@@ -99,6 +99,15 @@ class Neuron(nn.Module):
         steps = [self._step(step) for step in current]
         return steps[0].unsqueeze(0) if len(steps) == 1 else torch.stack(steps)
 
+    @property
+    def value(self) -> Threshold:
+        """The amplitude of a spike, folded or not."""
+        return self.threshold
+
+    def limits(self, levels: int) -> tuple[Threshold, Threshold]:
+        """The smallest and the largest mean output, for spikes of up to `levels` levels a step, with `value` as the amplitude."""
+        return 0.0, levels * self.value
+
     def _step(self, current: Tensor) -> Tensor:
         return self._scaled(self.node(current), axis=1)
 

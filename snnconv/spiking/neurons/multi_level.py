@@ -131,6 +131,15 @@ class MultiLevel(Neuron):
         unit = theta / 2 ** (levels - 1)
         super().__init__(theta, self.node_class(unit, v_initial, levels, share), amplitude=unit)  # type: ignore[call-arg]
 
+    @property
+    def value(self) -> Threshold:
+        """The smallest level."""
+        return self.threshold / 2 ** (self.node.levels - 1)  # type: ignore[operator]
+
+    def limits(self, levels: int) -> tuple[Threshold, Threshold]:
+        """Up to θ, from −θ if signed."""
+        return (-self.threshold if self.node.signed else 0.0), self.threshold  # type: ignore[union-attr]
+
 
 class Differential(MultiLevel):
     """`MultiLevel` with differential coding: a spike in step t changes the running mean of the output by level/t.
@@ -150,6 +159,10 @@ class Differential(MultiLevel):
         super().__init__(threshold, levels, share, v_initial)
         self.node.bound = bound  # type: ignore[assignment]
         self.decoder = Decoder()
+
+    def limits(self, levels: int) -> tuple[Threshold, Threshold]:
+        """Changes add up to any mean that `bound` allows."""
+        return (-math.inf if self.node.signed else 0.0), self.node.bound  # type: ignore[union-attr, return-value]
 
     def forward(self, current: Float[Tensor, "T N *shape"]) -> Float[Tensor, "T N *shape"]:
         """The decoded signal of each timestep."""

@@ -1,9 +1,11 @@
-"""An integrate-and-fire neuron built by SpikingJelly's conversion: current / θ → node of threshold 1 → θ · spikes."""
+"""Neurons built by SpikingJelly's conversion: current / θ → node of threshold 1 → θ · spikes."""
 
+import torch
 from jaxtyping import Float
+from spikingjelly.activation_based.ann2snn.recipes.sta_transformer import _STASpikeEncoder
 from torch import Tensor, nn
 
-from snnconv.spiking.neurons.base import Neuron, Threshold, per_channel
+from snnconv.spiking.neurons.base import Neuron, Threshold, per_channel, positive
 
 
 class SpikingJellyNeuron(Neuron):
@@ -25,3 +27,26 @@ class SpikingJellyNeuron(Neuron):
         wide = current if current.dtype.itemsize >= 4 else current.float()
         gain = per_channel(self.gain.to(wide), wide, axis=2) if isinstance(self.gain, Tensor) else self.gain
         return super().forward(wide * gain).to(current.dtype)
+
+
+class STAEncoder(Neuron):
+    """SpikingJelly's encoder of signals of either sign: current [T, N, …, C] → θ · spikes, θ = `threshold` [C].
+
+    v ← v + x;  spikes = trunc(v/θ), any integer;  v ← v − θ·spikes.  Channels are the last axis, so θ is not folded.
+    """
+
+    graded = True  # what operators behind it receive are no spikes of one amplitude
+
+    def __init__(self, threshold: Tensor) -> None:
+        super().__init__(positive(threshold), _STASpikeEncoder(torch.ones(1)), amplitude=1.0)
+
+    @property
+    def value(self) -> Threshold:
+        """Nothing that weights could take over."""
+        return 1.0
+
+    def forward(self, current: Float[Tensor, "T N *shape"]) -> Float[Tensor, "T N *shape"]:
+        """θ · spikes of each timestep."""
+        wide = current if current.dtype.itemsize >= 4 else current.float()
+        theta = torch.as_tensor(self.threshold).to(wide)
+        return (theta * super().forward(wide / theta)).to(current.dtype)

@@ -46,3 +46,8 @@ class STBIF(Neuron):
     def __init__(self, threshold: Any, levels: int) -> None:
         theta = positive(threshold)
         super().__init__(theta, STBIFNode(theta / levels, levels), amplitude=theta / levels)
+
+    @property
+    def value(self) -> Threshold:
+        """θ/L."""
+        return self.threshold / self.node.levels  # type: ignore[operator]

@@ -62,6 +62,9 @@ class _Placement:
     ) -> None:
         self.graph, self.modules, self.kinds = graph, modules, kinds
         self.candidates, self.choose, self.encodes = candidates, choose, Encoder in kinds
+        self.graded = any(
+            issubclass(kind, Encoder) for kind in kinds
+        )  # spikes of several levels, which max pooling would mix
         self.uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
         self.sites: dict[str, Operator] = {}
         self.analog: dict[fx.Node, list[fx.Node]] = {}  # signal → the weight layers that receive it
@@ -78,7 +81,7 @@ class _Placement:
     def _visit(self, node: fx.Node, inputs: list[Signal]) -> Signal | None:
         module = self.module(node)
         if isinstance(module, self.kinds):
-            return Signal.SUMS if self.encodes else Signal.SPIKES  # of several levels, which max pooling would mix
+            return Signal.SUMS if self.graded else Signal.SPIKES
         if self.encodes and isinstance(module, WEIGHTS) and self._is_analog(node, inputs):
             self.analog.setdefault(node.all_input_nodes[0], []).append(node)
             return Signal.ANALOG
@@ -101,22 +104,27 @@ class _Placement:
 
     def encode(self, network: nn.Module) -> None:
         """Insert an `Encoder` for each analog signal, before the weights that receive it."""
-        taken = {path for path, _ in network.named_modules()}
         for source, users in self.analog.items():
-            path = numbered_name(f"{users[0].target}_encoder", taken)
-            taken.add(path)
-            set_submodule(network, path, Encoder())
-            axis = source.meta.get("batch_axis", 0)
-            with self.graph.inserting_before(users[0]):
-                front = self.graph.call_function(torch.movedim, (source, axis, 0)) if axis else source
-                spikes = self.graph.call_module(path, (front,))
-                encoded = self.graph.call_function(torch.movedim, (spikes, 0, axis)) if axis else spikes
-            for node in (front, spikes, encoded):
-                if node is not source:
-                    node.meta.update({key: users[0].meta[key] for key in ("nn_module_stack",) if key in users[0].meta})
-            encoded.meta["batch_axis"] = axis
-            for user in users:
-                user.replace_input_with(source, encoded)
+            insert_encoder(network, self.graph, source, users, f"{users[0].target}_encoder", Encoder())
+
+
+def insert_encoder(
+    network: nn.Module, graph: fx.Graph, source: fx.Node, users: list[fx.Node], path: str, encoder: Encoder
+) -> None:
+    """Put `encoder` at `path` of `network`, or beside what stands there, between `source` and its `users`."""
+    path = numbered_name(path, {path for path, _ in network.named_modules()})
+    set_submodule(network, path, encoder)
+    axis = source.meta.get("batch_axis", 0)
+    with graph.inserting_before(users[0]):
+        front = graph.call_function(torch.movedim, (source, axis, 0)) if axis else source
+        spikes = graph.call_module(path, (front,))
+        encoded = graph.call_function(torch.movedim, (spikes, 0, axis)) if axis else spikes
+    for node in (front, spikes, encoded):
+        if node is not source:
+            node.meta.update({key: users[0].meta[key] for key in ("nn_module_stack",) if key in users[0].meta})
+    encoded.meta["batch_axis"] = axis
+    for user in users:
+        user.replace_input_with(source, encoded)
 
 
 def _swap_pools(graph: fx.Graph, placement: _Placement) -> bool:
@@ -125,7 +133,7 @@ def _swap_pools(graph: fx.Graph, placement: _Placement) -> bool:
     Pooling after an activation of a constant current is moved before it: it is then computed once, and fewer neurons are needed.
     Pooling before an activation of a changing current is moved after it, where it counts spikes.
     """
-    kinds = tuple(kind for kind in placement.kinds if kind is not Encoder)
+    kinds = tuple(kind for kind in placement.kinds if not issubclass(kind, Encoder))
     changing: set[fx.Node] = set()
     swapped = False
     for node in list(graph.nodes):
