@@ -33,7 +33,10 @@ def to_plain(network: fx.GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]
         }
         for node in network.graph.nodes
     ]
-    plain = {"nodes": nodes, "modules": {path: store.module(path, module) for path, module in modules.items()}}
+    plain: dict[str, Any] = {
+        "nodes": nodes,
+        "modules": {path: store.module(path, module) for path, module in modules.items()},
+    }
     plain |= {"captured": True} if network.meta.get("captured") else {}
     return {**plain, "constants": constants}, store.tensors
 
