@@ -59,10 +59,11 @@ def check(
     a θ more than 1000 times above or below the largest current of its layer.  The images may be noise: the currents are those of
     the ReLU network whose batch norms use the statistics of the batch, so their scale is typical of each layer.
     """
+    name = type(ann).__name__  # a copy of a graph has another
     ann, few = copy.deepcopy(ann).eval(), [(images[:32], labels[:32]) for images, labels in islice(batches, 1)]
     declared = takes(convert)
     kinds = declared or (*{type(module) for module in ann.modules() if is_activation(module)}, nn.ReLU)
-    name, refused = type(ann).__name__, []
+    refused: list[Obstacle] = []
     try:
         ann, _ = entered(ann, few, kinds)
     except ValueError as error:
