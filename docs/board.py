@@ -54,8 +54,11 @@ def table() -> None:
             {**about, **_accuracies(entry["snn_accuracy"]), "study": entry["study"], "command": entry["source"]}
         )
     itables.init_notebook_mode(connected=False)
-    frame = pd.DataFrame(rows).fillna("")
-    itables.show(frame, classes="display compact nowrap", pageLength=15, maxBytes=0, scrollX=True)
+    frame = pd.DataFrame(rows, dtype=object).fillna("")  # whole numbers stay whole beside empty cells
+    columns = [{"targets": [frame.columns.get_loc("command")], "className": "command"}]
+    itables.show(
+        frame, classes="display compact", columnDefs=columns, lengthMenu=[15, 50, 200], maxBytes=0, scrollX=True
+    )
 
 
 def curves() -> HTML:
@@ -71,10 +74,15 @@ def curves() -> HTML:
         name = f"{method}, {model}, L={levels} ({latency_class(result['latency'])})"
         shown = True if levels == 4 else "legendonly"
         figure.add_scatter(x=list(accuracy), y=list(accuracy.values()), name=name, mode="lines+markers", visible=shown)
-    figure.update_xaxes(type="log", title="timesteps T")
+    times = [2**k for k in range(8)]
+    figure.update_xaxes(type="log", title="timesteps T", tickvals=times, ticktext=[str(t) for t in times])
     figure.update_yaxes(title="test accuracy in percent")
     figure.update_layout(
-        height=1000, legend={"orientation": "h", "y": -0.1}, colorway=qualitative.Dark24, template="plotly_white"
+        height=1000,
+        legend={"orientation": "h", "y": -0.15},
+        colorway=qualitative.Dark24,
+        template="plotly_white",
+        margin={"t": 30},
     )
     return HTML(figure.to_html(full_html=False, include_plotlyjs=True))
 

@@ -54,7 +54,8 @@ def mathml(display):
     """A visitor that writes a formula as MathML, which browsers show without a script."""
 
     def visit(self, node):
-        self.body.append(convert(node.astext().strip(), display=display))
+        formula = convert(node.astext().strip(), display=display)
+        self.body.append(f'<div class="formula">{formula}</div>' if display == "block" else formula)
         raise SkipNode
 
     return visit, None

@@ -83,15 +83,24 @@ def _figure(folder: Path, name: str, rows: list[SpikingRow]) -> list[str]:
     """The picture of a method in the study of all methods, if it is there."""
     if not rows:
         return []
-    curves = {row.label: {t: statistics.fmean(row.accuracy(t)) for t in row.timesteps} for row in rows}
-    ann = statistics.fmean(value for row in rows for value in row.ann())
+    curves = {
+        f"{row.label}, {_trained(row)}": {t: statistics.fmean(row.accuracy(t)) for t in row.timesteps} for row in rows
+    }
     with matplotlib.rc_context({"svg.hashsalt": name}):  # the same file in every build
-        content = as_svg(lambda axes: (draw_curves(axes, curves, {"ANN": ann}, ""), legend_outside(axes)), 7.5, 3)
+        content = as_svg(lambda axes: (draw_curves(axes, curves, {}, ""), legend_outside(axes)), 8, 3)
     _replace(folder / "methods" / f"{name}.svg", content.decode())
     return [
         f"![Accuracy of {name} against timesteps](methods/{name}.svg)\n",
         f"Measured in the study [{STUDY}](studies/{STUDY}.md).\n",
     ]
+
+
+def _trained(row: SpikingRow) -> str:
+    """The network of a row, with the accuracy of its ANN."""
+    one = row.one
+    activation = (one.network or {}).get("activation")
+    ann = f"ANN {100 * statistics.fmean(row.ann()):.1f} %"
+    return f"{one.model} {activation}, {ann}" if activation == "ReLU" else f"{one.model} L = {one.levels}, {ann}"
 
 
 def _method(method: Method, figure: list[str]) -> list[str]:
@@ -125,6 +134,9 @@ def _class_of(method: Method) -> str:
 def _shown(value: Any) -> str:
     if value is inspect.Parameter.empty:
         return "required"
+    if isinstance(value, partial):
+        settings = ", ".join(f"{key}={setting!r}" for key, setting in value.keywords.items())
+        return f"`{value.func.__name__}({settings})`"
     return f"`{getattr(value, '__name__', None) or repr(value)}`"
 
 
