@@ -12,6 +12,7 @@ from snnconv.conversion.rules import Rule
 from snnconv.data.batches import in_batches
 from snnconv.nn.graph.kinds import is_activation
 from snnconv.nn.graph.rewrite import replace_modules, set_submodule
+from snnconv.runtime.error_notes import noting_inputs
 from snnconv.spiking.operators.base import Encoder
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ def observed_thresholds(
     for path, observer in observers.items():
         set_submodule(plain, path, observer)
     for images, _ in batches:
-        plain.to(images.device)(images)
+        with noting_inputs(network, images):
+            plain.to(images.device)(images)
     thresholds: dict[str, float | Tensor] = {}
     for path, observer in observers.items():
         if not observer.samples:

@@ -14,6 +14,7 @@ from snnconv.nn.graph.canonical import is_canonical
 from snnconv.nn.graph.capture import capture, is_captured
 from snnconv.nn.graph.equality import require_equal
 from snnconv.nn.graph.kinds import WEIGHTED
+from snnconv.runtime.error_notes import noting_inputs
 from snnconv.spiking.operators import choice
 
 log = logging.getLogger(__name__)
@@ -31,9 +32,10 @@ def entered(ann: nn.Module, batches: Iterable, kinds: tuple[type, ...]) -> tuple
     first, batches = _first(batches)
     if first is None:
         return ann, batches
-    network = ann if is_canonical(ann, leaves) else capture(ann, first, leaves)
-    if not is_captured(ann):
-        require_equal(ann, network, first, leaves)
+    with noting_inputs(ann, first):
+        network = ann if is_canonical(ann, leaves) else capture(ann, first, leaves)
+        if not is_captured(ann):
+            require_equal(ann, network, first, leaves)
     return network, batches
 
 

@@ -27,6 +27,7 @@ from snnconv.runtime import (
     stored_config,
     user_files,
 )
+from snnconv.runtime.error_notes import with_notes
 from snnconv.runtime.run import Run, TrainingError
 from snnconv.runtime.tracking import Patient, Tracker
 from snnconv.runtime.trust import trusting
@@ -140,4 +141,4 @@ def explain(error: BaseException) -> str:
         error = error.__cause__
     if key and (argument := re.search(r"unexpected keyword argument '(\w+)'", str(error))):
         return mistakes.unknown(f"{key}.{argument[1]}", HydraConfig.get().overrides.task)
-    return f"{error}" + (f"  (in the configuration: {key})" if key else "")
+    return with_notes(error) + (f"  (in the configuration: {key})" if key else "")

@@ -34,7 +34,7 @@ class Counts:
         self.table: Tensor | None = None  # [class, predicted class]
 
     def add(self, outputs: Tensor, labels: Tensor) -> None:
-        """Count a batch of outputs [N, K] and classes [N]; labels that are no class do not count."""
+        """Count a batch of outputs [N, K] and classes [N]; labels that are no class are not counted."""
         if not self.counts or outputs.dim() != 2 or outputs.shape[1] > MOST:
             return
         classes = outputs.shape[1]
@@ -45,11 +45,14 @@ class Counts:
         pairs = labels[counted], outputs.argmax(1)[counted]
         self.table.index_put_(pairs, torch.ones_like(pairs[0], dtype=torch.int64), accumulate=True)
 
-    def total(self) -> Confusion | None:
-        """Counts of all processes; None if nothing was counted."""
+    def total(self, images: float) -> Confusion | None:
+        """Counts of all processes for `images` images; None if nothing was counted.  ValueError if some labels are no class."""
         if self.table is None:
             return None
         table = distributed.sum_over_ranks(self.table).cpu()
+        if other := int(images - table.sum()):
+            raise ValueError(f"{other} of {int(images)} targets are no class of the network, which has {len(table)} outputs: "
+                             f"a target is an integer from 0 to {len(table) - 1}")  # fmt: skip
         right, classes = table.diagonal().clone(), len(table)
         wrong = table.clone().fill_diagonal_(0).flatten()
         listed = wrong.argsort(descending=True, stable=True)[: WHOLE if classes > WHOLE else None]

@@ -8,6 +8,7 @@ from torch import nn
 
 from snnconv.data.loaders import Loader, device_of
 from snnconv.runtime import distributed
+from snnconv.runtime.error_notes import noting_inputs
 from snnconv.spiking.confusion import Confusion, Counts
 from snnconv.spiking.metrics import flat
 from snnconv.spiking.tally import add, require_images, started
@@ -34,16 +35,17 @@ def measured(network: nn.Module, loader: Any, task: Task, *, details: bool = Tru
     confusion = Counts(task)
     network.eval()
     for inputs, targets in Loader(loader, device, labelled=True):
-        outputs = network(inputs)
-        correct = task.right(outputs, targets).sum().double()
+        with noting_inputs(network, inputs, targets):
+            outputs = network(inputs)
+            correct = task.right(outputs, targets).sum().double()
         counts += torch.stack([correct, torch.full_like(correct, len(targets))])
         if details:
             add(metrics, task, outputs, targets)
-            confusion.add(outputs, targets)
+        confusion.add(outputs, targets)
     network.train(was_training)
     correct, total = distributed.sum_over_ranks(counts).tolist()
     require_images(total)
-    return Measured(correct / total, _values_of(metrics), confusion.total())
+    return Measured(correct / total, _values_of(metrics), confusion.total(total))
 
 
 def _values_of(metrics: dict[str, Any]) -> dict[str, float]:

@@ -93,7 +93,7 @@ def tally_of(snn: SpikingModel, batches: Loader, timesteps: list[int], rate_imag
         counts=every,
         emitted=(-int(extremes[0]), int(extremes[1])),
         changed=None if snn.exact is None else float(changed[0] / changed[1]),
-        confusion=confusion.total(),
+        confusion=confusion.total(total),
         prepare_seconds=prepared,
     )
 

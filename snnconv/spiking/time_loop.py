@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from snnconv.nn.graph.split import split
 from snnconv.runtime.compilation import compiled
+from snnconv.runtime.error_notes import noting_inputs
 from snnconv.spiking.encoders.base import InputEncoder
 from snnconv.spiking.encoders.direct import Direct
 from snnconv.spiking.event_driven import refresh, walk_spikes
@@ -61,7 +62,8 @@ class TimeLoop(nn.Module):
         functional.reset_net(self.network)
         functional.set_step_mode(self.network, "m" if layerwise or self.timing.lookahead != 1 else "s")
         ready = self._ready(images, most if waits else None)
-        constants, size = [ready] if changing else before(ready), len(ready)
+        with noting_inputs(self.network, images):
+            constants, size = [ready] if changing else before(ready), len(ready)
         count, done = len(images), -self.timing.discard
         for steps in self.timing.chunks(timesteps, self.simulation.chunk if layerwise else 1):
             for clock in clocks:
@@ -72,7 +74,8 @@ class TimeLoop(nn.Module):
                 currents: Iterable[Tensor] = before(self._laid_out(inputs))
             else:
                 currents = (_over_time(constant, steps, shares) for constant in constants)
-            logits = after(*currents)
+            with noting_inputs(self.network, images):
+                logits = after(*currents)
             first, done = max(-done, 0), done + steps
             counted = logits.unflatten(0, (steps, -1))[first : steps - max(done - timesteps, 0), :count]
             keep = (yield counted.to(images.dtype)) if len(counted) else None

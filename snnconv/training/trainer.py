@@ -16,6 +16,7 @@ from snnconv.nn.recompute import RecomputedOutputs
 from snnconv.runtime import distributed, seed
 from snnconv.runtime.compilation import compiled
 from snnconv.runtime.environment import autocast
+from snnconv.runtime.error_notes import noting_inputs
 from snnconv.runtime.run import TrainingError
 from snnconv.spiking.tasks import CLASSIFY, Task
 from snnconv.training.distillation import LayerDistances, distillation, load_teacher
@@ -120,6 +121,7 @@ class Trainer:
             with (
                 autocast(self.device, settings.precision),
                 nullcontext() if settings.compile else RecomputedOutputs(),
+                noting_inputs(self.ann, images, labels),
             ):
                 logits = self.network(images)
                 loss = self._loss(images, logits, labels)

@@ -8,7 +8,7 @@ import snnconv
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
-IMAGES, LABELS = torch.rand(16, 1, 4, 4), torch.arange(16) % 3
+IMAGES, LABELS = torch.rand(16, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3
 
 OTHER = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
 
@@ -56,3 +56,18 @@ def snn(ann):
 def test_they_are_refused(call, message, ann, snn):
     with pytest.raises((ValueError, TypeError), match=message):
         call(ann, snn)
+
+
+def test_errors_of_torch_state_the_shapes(ann, snn):
+    """torch names the sizes of the matrices, and not those of the images that the caller passed."""
+    wide = [(torch.rand(8, 1, 5, 5), LABELS[:8])]
+    for call in (
+        lambda: snnconv.convert(ann, wide),
+        lambda: snnconv.accuracy(ann, wide),
+        lambda: snnconv.accuracy_over_time(snn, wide, 2),
+        lambda: snnconv.fit(ann, wide, epochs=1, lr=0.1),
+        lambda: snnconv.prepare(ann, calibration=wide),
+    ):
+        with pytest.raises(RuntimeError) as raised:
+            call()
+        assert any("[8, 1, 5, 5] of float32" in note for note in raised.value.__notes__)

@@ -9,7 +9,7 @@ from torch import nn
 
 from snnconv.conversion.methods import burst, parallel, qcfs, signed, srp
 from snnconv.conversion.registry import convert
-from snnconv.spiking.accuracy import accuracy_over_time
+from snnconv.spiking.accuracy import accuracy, accuracy_over_time
 from snnconv.spiking.confusion import WHOLE, Counts
 from snnconv.spiking.layers import list_layers
 from snnconv.spiking.measured import measured
@@ -20,13 +20,13 @@ from snnconv.spiking.tasks import CLASSIFY, Regress
 @pytest.mark.parametrize("classes", [3, WHOLE, WHOLE + 1, 40])
 def test_counts_are_those_of_a_loop(classes):
     torch.manual_seed(classes)
-    outputs, labels = torch.rand(300, classes), torch.randint(-1, classes, (300,))  # -1 is no class
+    outputs, labels = torch.rand(300, classes), torch.randint(classes, (300,))
     counts = Counts(CLASSIFY)
     for part in range(0, 300, 70):
         counts.add(outputs[part : part + 70], labels[part : part + 70])
-    confusion = counts.total()
+    confusion = counts.total(len(labels))
     predicted = [row.index(max(row)) for row in outputs.tolist()]
-    pairs = Counter((label, guess) for label, guess in zip(labels.tolist(), predicted, strict=True) if label >= 0)
+    pairs = Counter((label, guess) for label, guess in zip(labels.tolist(), predicted, strict=True))
     assert confusion.right == [pairs[k, k] for k in range(classes)]
     assert confusion.images == [sum(n for (label, _), n in pairs.items() if label == k) for k in range(classes)]
     wrong = {pair: n for pair, n in pairs.items() if pair[0] != pair[1]}
@@ -38,15 +38,23 @@ def test_counts_are_those_of_a_loop(classes):
 def test_other_tasks_have_no_confusion():
     counts = Counts(Regress())
     counts.add(torch.rand(4, 3), torch.rand(4, 3))
-    assert counts.total() is None
+    assert counts.total(4) is None
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_target_that_is_no_class_is_an_error(label):
+    """It would count as a wrong prediction."""
+    batch = [(torch.rand(4, 3), torch.tensor([0, 1, 2, label]))]
+    with pytest.raises(ValueError, match="1 of 4 targets are no class of the network, which has 3 outputs"):
+        accuracy(nn.Identity(), batch)
 
 
 def test_confusion_agrees_with_accuracy(fresh_network, tiny_batches):
     ann, batches = fresh_network("residual").eval(), tiny_batches(30)
     curve = accuracy_over_time(qcfs.convert(ann, [], neuron=IntegrateFire), batches, 6)
     reached = measured(ann, batches, CLASSIFY)
-    for confusion, accuracy in ((curve.confusion, curve.accuracy[6]), (reached.confusion, reached.accuracy)):
-        assert sum(confusion.right) / 30 == accuracy
+    for confusion, fraction in ((curve.confusion, curve.accuracy[6]), (reached.confusion, reached.accuracy)):
+        assert sum(confusion.right) / 30 == fraction
         assert sum(confusion.images) == sum(confusion.right) + sum(n for *_, n in confusion.wrong) == 30
 
 

@@ -36,7 +36,12 @@ def custom(
         raise ValueError(f"{path}: defines no class or function {name!r} (model.name)")
     offered = {"num_classes": num_classes, "input_shape": tuple(input_shape)}
     asked = {key: value for key, value in offered.items() if key in inspect.signature(make).parameters}
-    network = make(**asked, **dict(arguments or {}))
+    given = {**asked, **dict(arguments or {})}
+    try:
+        inspect.signature(make).bind(**given)
+    except TypeError as error:
+        raise ValueError(f"{path}: {name}(…): {error}; set model.arguments={{name: value, …}}") from error
+    network = make(**given)
     if not isinstance(network, nn.Module):
         raise ValueError(f"{path}: {name}(…) gives a {type(network).__name__}, expected an nn.Module")
     network = network.float()  # half precision is for training to choose (precision=…)
