@@ -1,10 +1,10 @@
-"""ANN-SNN conversion with clipped, quantized activations: train, convert, evaluate, compare.
+"""ANN-SNN conversion with clipped and quantized activations: training, conversion, evaluation, comparison.
 
     snn = snnconv.convert(model, calibration=train_loader)
     curve = snnconv.accuracy_over_time(snn, test_loader, timesteps=32)
     print(curve)
 
-Names are imported at first use, so `import snnconv` takes no time.
+Names are imported at first use, so `import snnconv` is fast.
 """
 
 from importlib import import_module
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """A public name from the room where it lives."""
+    """Import and return a public name."""
     if name == "readers":
         return import_module(f"{__name__}.readers")
     if name not in _HOMES:

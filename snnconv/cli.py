@@ -1,4 +1,4 @@
-"""The command `snnconv`: its commands, and how each starts.  Nothing slow is imported before a command is known.
+"""The program `snnconv` and its commands.  Slow packages are imported only after the command is known.
 
 snnconv train model=vgg16 levels=8      the same as `python -m snnconv train …` and, in a checkout, `python train.py …`
 """
@@ -18,8 +18,8 @@ from snnconv.runtime import home, program, threads
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-IN_TURN = ("evaluate", "baseline")  # these take several values (method=srp,cos) without --multirun
-DEMO = "experiment=demo"  # of `snnconv train` alone
+IN_TURN = ("evaluate", "baseline")  # commands that accept several values (method=srp,cos) without --multirun
+DEMO = "experiment=demo"  # used by `snnconv train` without arguments
 HELP = ("-h", "--help", "help")
 
 
@@ -51,17 +51,17 @@ def main() -> None:
 
 
 def run(name: str, arguments: Sequence[str] | None = None, words: Sequence[str] | None = None) -> None:
-    """Run one command with `arguments` (default: those of this process), which `words` started (default: a script)."""
+    """Run one command with `arguments` (default: those of this process); `words` start the program (default: a script)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if name == "train" and not arguments:
         arguments = [DEMO]
-        print(f"No settings given: {DEMO}; --help lists what can be chosen")
+        print(f"No settings given, using {DEMO}; --help lists all settings")
     program.started_as(words or ["python", sys.argv[0]], arguments)
     threads.wait_passively()
     try:
         home.provide()
     except OSError as error:
-        sys.exit(f"no folder for temporary files ({error.strerror or error}); name one in $TMPDIR")
+        sys.exit(f"there is no folder for temporary files ({error.strerror or error}); set $TMPDIR to one")
     try:
         if set(arguments) & set(HELP[:2]):
             from snnconv.commands.help import page
@@ -71,7 +71,7 @@ def run(name: str, arguments: Sequence[str] | None = None, words: Sequence[str] 
             importlib.import_module("snnconv.commands.leaderboard").main(arguments)
         else:
             _compose(name, arguments)
-    except KeyboardInterrupt:  # before there is a run, which says how to go on
+    except KeyboardInterrupt:  # before there is a run, whose message says how to continue
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         logging.disable()  # torch reports statistics when Python ends
         sys.stderr.write("Interrupted.\n")
@@ -89,7 +89,7 @@ def _compose(name: str, arguments: list[str]) -> None:
 
     launch.register()
     whole_errors = "HYDRA_FULL_ERROR" in os.environ
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of ending the process
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises errors instead of ending the process
     try:
         mistakes.require_words(arguments)
     except ValueError as error:
@@ -106,11 +106,11 @@ def _compose(name: str, arguments: list[str]) -> None:
     except RuntimeError as error:
         if "slurm" not in str(error) or whole_errors:
             raise
-        sys.exit(f"hydra/launcher=…: {error}; without a cluster leave it out")
+        sys.exit(f"hydra/launcher=…: {error}; omit hydra/launcher if there is no cluster")
 
 
 def _completed(name: str, arguments: Sequence[str]) -> list[str]:
-    """`arguments` with the name of the command for Hydra, beside other overrides: its parser takes one block of them."""
+    """`arguments` plus the command's name for Hydra, placed next to other overrides, because its parser needs them together."""
     stored = any(text.startswith(("run=", "resume=")) for text in arguments)  # then the model is not the default
     words = [f"++{text}" if stored and text.startswith("model.path=") else text for text in arguments]
     first = next((at for at, text in enumerate(words) if "=" in text and not text.startswith("-")), 0)
@@ -118,7 +118,7 @@ def _completed(name: str, arguments: Sequence[str]) -> list[str]:
 
 
 def _run(cfg: "DictConfig") -> None:
-    """One run of the command that Hydra's job is named after; the header is printed before the command is imported."""
+    """Run the command that has the name of Hydra's job; the header is printed before the command is imported."""
     from hydra.core.hydra_config import HydraConfig
 
     from snnconv.runtime.opening import open_run

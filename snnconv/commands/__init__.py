@@ -1,12 +1,12 @@
-"""One file a command: from the configuration of a run to its results.  `snnconv.cli` starts them."""
+"""Commands, one per file: from the configuration of a run to its results.  `snnconv.cli` starts them."""
 
 COMMANDS = {
-    "train": "train a network, convert it to spikes, show accuracy against timesteps",
-    "evaluate": "convert a trained network again, by other methods or settings",
-    "check": "show what conversion makes of each layer, before anything is trained",
-    "compress": "make a trained network smaller in stages, train it after each",
-    "integerize": "run a trained network as a spiking network of integers",
+    "train": "train a network, convert it to a spiking network, show accuracy against timesteps",
+    "evaluate": "convert and evaluate a trained network again, with other methods or settings",
+    "check": "show the conversion of each layer, before training",
+    "compress": "compress a trained network in stages, with training after each stage",
+    "integerize": "convert a trained network to an integer spiking network",
     "baseline": "quantize a trained network without spikes, for comparison",
-    "export": "write a trained network for other programs: NIR, ONNX, C",
+    "export": "export a trained network to other programs: NIR, ONNX, C, Verilog",
     "leaderboard": "rank the results of many runs",
 }

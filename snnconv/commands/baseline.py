@@ -1,9 +1,9 @@
-"""A trained network in small integers, without spikes, as the baseline for the spiking network.
+"""Quantize a trained network without spikes, as a baseline for the spiking network.
 
 snnconv baseline run=runs/… baseline=ptq_static baseline.activation_bits=4      others: ptq_dynamic, qat (conf/baseline/)
-snnconv baseline run=runs/… baseline=ptq_static,qat baseline.weight_bits=8,4,2  each in turn
+snnconv baseline run=runs/… baseline=ptq_static,qat baseline.weight_bits=8,4,2  one after the other
 
-Results: runs/…/evaluations/<baseline>/<date_time>/baseline.json, which leaderboards and later reports show.
+Results: runs/…/evaluations/<baseline>/<date_time>/baseline.json; leaderboards and later reports show them.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ from snnconv.spiking.accuracy import accuracy
 
 
 def main(run: Run) -> None:
-    """One quantized network."""
+    """Quantize one network and evaluate it."""
     cfg = run.cfg
     quantize = instantiate(cfg.baseline)
     from snnconv.hardware.baselines.cost import RULE, energy, size  # after the message that torchao is missing
@@ -64,13 +64,13 @@ def main(run: Run) -> None:
 
 
 def show(result: Baseline) -> None:
-    """The result in two lines."""
+    """Print the result in two lines."""
     console, gained = rich.get_console(), 100 * (result.accuracy - result.ann_accuracy)
     console.print(
         f"{result.baseline}, weights of {result.weight_bits} bits, activations of {result.activation_bits}: "
-        f"{100 * result.accuracy:.2f} % ({gained:+.2f} to the ANN's {100 * result.ann_accuracy:.2f} %), "
+        f"{100 * result.accuracy:.2f} % ({gained:+.2f} from the ANN's {100 * result.ann_accuracy:.2f} %), "
         f"{result.images_tested} test images", highlight=False, soft_wrap=True,
     )  # fmt: skip
     prices = [f"{pj / 1e6:.4g} µJ ({name})" for name, pj in (result.energy or {}).items()]
-    console.print(f"{result.size_bytes / 1024:.1f} KiB (float32: {(result.float_bytes or 0) / 1024:.1f}); an image, estimated: "
+    console.print(f"{result.size_bytes / 1024:.1f} KiB (float32: {(result.float_bytes or 0) / 1024:.1f}); estimated, one image: "
                   f"{', '.join(prices) or 'not counted'}", highlight=False, soft_wrap=True)  # fmt: skip

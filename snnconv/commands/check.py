@@ -1,9 +1,9 @@
-"""Show what conversion makes of each layer of a network, and each obstacle; no data needed, nothing written.
+"""Show the conversion of each layer of a network, and each obstacle; needs no data and writes nothing.
 
-snnconv check model=resnet20 method=srp                           as train would build it
-snnconv check model=custom model.path=my_net.py model.name=MyNet model.weights=my_net.pt      yours
-snnconv check run=runs/… method=st_bif                            a trained one
-snnconv check model=vgg16 export=nir                              also, whether it can be exported
+snnconv check model=resnet20 method=srp                           a network as built by train
+snnconv check model=custom model.path=my_net.py model.name=MyNet model.weights=my_net.pt      your own network
+snnconv check run=runs/… method=st_bif                            a trained network
+snnconv check model=vgg16 export=nir                              also check whether it can be exported
 
 Exit status 0: it can be converted; 1: it cannot.
 """
@@ -27,7 +27,7 @@ from snnconv.spiking.early_exit import require_exit
 
 
 def main(run: Run) -> None:
-    """One network, one method."""
+    """Check one network for one method."""
     cfg = run.cfg
     ann = run.load_ann() if cfg.run else instantiate(cfg.model)
     require_savable(ann)

@@ -1,4 +1,4 @@
-"""Completion of the command line by a shell: commands, groups and their options, settings, and paths after run= and resume=."""
+"""Shell completion of the command line: commands, groups and their options, settings, and paths after run= and resume=."""
 
 import glob
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ FOLDERS = ("run", "resume")
 
 
 def script(shell: str = "bash") -> str:
-    """The lines that a shell evaluates to learn the completion: eval "$(snnconv completion bash)"."""
+    """Shell code that enables the completion: eval "$(snnconv completion bash)"."""
     if shell not in SHELLS:
-        raise SystemExit(f"snnconv completion {shell}: there is {' and '.join(SHELLS)}")
+        raise SystemExit(f"snnconv completion {shell}: must be {' or '.join(SHELLS)}")
     return SHELLS[shell]
 
 
 def complete(words: Sequence[str]) -> list[str]:
-    """The words that could stand where `words` (the command, and what is typed of an argument) end."""
+    """Possible completions of `words`: the command, and the typed part of an argument."""
     command, typed = words[0] if words else "", words[-1] if words else ""
     if command not in COMMANDS:
         return [name for name in COMMANDS if name.startswith(typed)]

@@ -1,13 +1,13 @@
-"""Make a trained network smaller in stages, train it for a little after each, convert it, and say what every stage costs and gains.
+"""Compress a trained network in stages, train and convert it after each stage, and report accuracy and size of every stage.
 
-snnconv compress run=runs/… compress=[prune30,sparse24] 'timesteps=[4,8,16]'      in this order; others in conf/compress/
+snnconv compress run=runs/… compress=[prune30,sparse24] 'timesteps=[4,8,16]'      in this order; other stages are in conf/compress/
 snnconv compress run=runs/… compress=low_rank compress.stages.low_rank.budget=0.4 compress.fit.epochs=4
 
-Results: runs/…/compressed/<date_time>/ladder.json, and for each stage a run folder of its own, `1_prune30`, `2_sparse24`, which
-run=… takes as any other (to go on with other stages).  The teacher is the network that all began with.
-With weights=… the last stage trains them quantized; before it they are measured so.
+Results: runs/…/compressed/<date_time>/ladder.json, and one run folder for each stage, `1_prune30`, `2_sparse24`, which can be used
+as run=… (for example for further stages).  The teacher is the original network.
+With weights=… the last stage trains quantized weights; earlier stages are only evaluated with quantized weights.
 
-snnconv compress resume=runs/…/compressed/…      an interrupted ladder, from the last epoch of the stage that it had reached
+snnconv compress resume=runs/…/compressed/…      continue an interrupted compression, from the last epoch of its stage
 """
 
 import copy
@@ -46,17 +46,19 @@ log = logging.getLogger(__name__)
 
 
 def main(run: Run) -> None:
-    """The ladder of one network."""
+    """Compress one network in all stages."""
     cfg = run.cfg
     stages = {name: instantiate(stage) for name, stage in (cfg.compress.get("stages") or {}).items()}
     if not stages:
-        raise ValueError("compress: no stages; choose some of conf/compress/, as compress=[prune30,sparse24]")
+        raise ValueError(
+            "compress: no stages; choose stages of conf/compress/, for example compress=[prune30,sparse24]"
+        )
     settings = instantiate(cfg.compress.fit, compile=cfg.compile, precision=cfg.precision)
     weights, convert = instantiate(cfg.weights), instantiate(cfg.method)
     if settings.keep_zeros and (stored := describe_ann(cfg.run).get("weights")):
         raise ValueError(
-            f"run={cfg.run}: its weights were trained with {stored['bits']} bits, and which of their zeros have to stay "
-            "cannot be told; compress the network of floats with weights=…, or set compress.fit.keep_zeros=false"
+            f"run={cfg.run}: its weights were trained with {stored['bits']} bits, so zeros of pruning cannot be distinguished "
+            "from other zeros; compress the float network with weights=…, or set compress.fit.keep_zeros=false"
         )
     cfg.data.batch_size = settings.batch_size
     data = instantiate(cfg.data)
@@ -71,10 +73,10 @@ def main(run: Run) -> None:
         done, last = list(stages)[:number], number == len(stages)
         smaller = stages[name](ann, data.calibration)
         part_cfg = stage_config(cfg, smaller, done)
-        part_cfg.weights.train = weights.train and last  # before, zeros are those of stages
+        part_cfg.weights.train = weights.train and last  # in earlier stages only pruning may set weights to 0
         with run.part(f"{number}_{name}", part_cfg) as part:
             ann = _trained(smaller, data, settings, part)
-            if number < len(ladder):  # it was measured before an interruption
+            if number < len(ladder):  # it was evaluated before an interruption
                 continue
             snn, curve, reached, facts = measure(part, ann, convert, weights, data, done, settings.epochs)
             layers = list_layers(snn, data.test, max(curve.correct))
@@ -90,34 +92,32 @@ def _try_out(stages: Mapping[str, Any], ann: nn.Module, data: Splits) -> None:
     for name, stage in stages.items():
         before, ann = ann, stage(ann, data.calibration)
         if lost := undone(before, ann):
-            log.warning("compress: %s undoes 2:4 sparsity in %s; 2:4 belongs after it", name, ", ".join(lost))
+            log.warning("compress: %s undoes 2:4 sparsity in %s; apply 2:4 sparsity after it", name, ", ".join(lost))
 
 
 def _trained(network: nn.Module, data: Splits, settings: Fit, part: Run) -> nn.Module:
-    """`network` after the training of its stage, of which a resumed `part` repeats nothing."""
+    """`network` after the training of its stage; a resumed `part` continues where it was interrupted."""
     before = copy.deepcopy(network)
     fit(network, data.train, data.selecting(settings.select), settings, part, instantiate(part.cfg.weights))
     if lost := undone(before, network):
-        log.warning(
-            "compress: training undid 2:4 sparsity in %s; it needs compress.fit.keep_zeros=true", ", ".join(lost)
-        )
+        log.warning("compress: training undid 2:4 sparsity in %s; set compress.fit.keep_zeros=true", ", ".join(lost))
     return network
 
 
 def _measured(run: Run) -> list[Result]:
-    """The results of an interrupted ladder, from the network that it began with on; none where there are none."""
+    """The results of an interrupted compression, starting with the original network; [] if there are none."""
     path = run.folder / "ladder.json"
     if not (run.cfg.resume and path.is_file()):
         return []
     content = files.read_json(path)
     if not isinstance(content, list):
-        raise ValueError(f"{path}: damaged, no list of results")
+        raise ValueError(f"{path}: damaged, expected a list of results")
     log.info("compress: %d of %d stages are done", len(content) - 1, len(run.cfg.compress.stages))
     return [Result.from_dict(each, str(path)) for each in content]
 
 
 def stage_config(cfg: DictConfig, network: nn.Module, stages: list[str]) -> DictConfig:
-    """The configuration from which a stage is built again: the run's, with what has become of its network."""
+    """The configuration from which a stage can be rebuilt: that of the run, with the changed layers."""
     model = describe_ann(cfg.run)["config"]["model"]
     plain, before = layers_of(model)
     config: Any = OmegaConf.create(OmegaConf.to_container(cfg))
@@ -134,9 +134,9 @@ def stage_config(cfg: DictConfig, network: nn.Module, stages: list[str]) -> Dict
 def measure(
     run: Run, ann: nn.Module, convert: Any, weights: Weights, data: Splits, stages: list[str], epochs: int
 ) -> tuple[SpikingModel, Curve, Measured, dict[str, Any]]:
-    """The spiking network that `ann` becomes, its curve, what `ann` reaches, and the facts for `Result.compression`.
+    """`ann` converted to a spiking network, its curve, the accuracy of `ann`, and the facts for `Result.compression`.
 
-    `epochs` is what each of the `stages` was trained for.
+    `epochs` are the numbers of epochs of training after each of `stages`.
     """
     ann = weights(ann)
     with run.timed("convert"):
@@ -147,9 +147,9 @@ def measure(
 
 
 def costs(cfg: DictConfig, snn: SpikingModel, data: Splits, timesteps: list[int]) -> dict[str, Any]:
-    """Operations and energy for one image, weights of 0 left out; counted on calibration images."""
+    """Operations and energy for one image, without weights that are 0; counted on calibration images."""
     images = copy.copy(data.calibration)
-    images.everywhere = False  # each process takes its part
+    images.everywhere = False  # each process uses its share
     counted = count_operations(snn, images, shown_timesteps(timesteps), images=cfg.compress.images, zeros=False)
     energy = Energy(counted, instantiate(cfg.costs, _convert_="all")).as_dict()
     keys = ("ann", "quantized", "snn")
@@ -161,7 +161,7 @@ def costs(cfg: DictConfig, snn: SpikingModel, data: Splits, timesteps: list[int]
 
 
 def show(ladder: list[Result]) -> None:
-    """One line a stage."""
+    """Print one line for each stage."""
     shown = shown_timesteps(list(ladder[0].snn_accuracy))
     columns = "after", "ANN", *[f"T={t}" for t in shown], "weights ≠ 0", "KiB", "ANN, M ops", f"SNN, T={shown[-1]}"
     table = Table(

@@ -1,8 +1,8 @@
 """Convert a trained network again and evaluate it, without training.
 
 snnconv evaluate run=runs/… method=qcfs timesteps=64      results: runs/…/evaluations/<method>/<date_time>/
-snnconv evaluate run=runs/… method=qcfs,srp,cos timesteps=[1,2,4,8]      each in turn, and a summary; several runs too
-snnconv evaluate run=runs/… sweep=methods_qcfs            the methods that conf/sweep/methods_qcfs.yaml names
+snnconv evaluate run=runs/… method=qcfs,srp,cos timesteps=[1,2,4,8]      one after the other, with a summary; also for several runs
+snnconv evaluate run=runs/… sweep=methods_qcfs            the methods in conf/sweep/methods_qcfs.yaml
 """
 
 from hydra.utils import instantiate
@@ -18,7 +18,7 @@ from snnconv.spiking.measured import measured
 
 
 def main(run: Run) -> None:
-    """One evaluation of the network in `run`."""
+    """Convert and evaluate the network of `run` once."""
     cfg = run.cfg
     weights = instantiate(cfg.weights)
     ann = weights(run.load_ann())

@@ -1,12 +1,12 @@
-"""A trained network as a file for other programs, checked against the network before it is kept.
+"""Export a trained network to a file for other programs; the file is compared with the network.
 
 snnconv export run=runs/… method=qcfs export=nir            the spiking network as a NIR graph
 snnconv export run=runs/… export=onnx export.weight_bits=8  the quantized ANN as ONNX with QDQ nodes
 snnconv export run=runs/… export=c                          the integer spiking network, for C
 snnconv export run=runs/… export=verilog                    the integer spiking network, for FPGAs
 
-Results: runs/…/evaluations/<method>/<date_time>/: the files, and export.json with what was compared.  A format is one file in
-snnconv/hardware/export/ with a function export(ann, snn, data, folder, *, …) → facts, and one yaml in conf/export/.
+Results: runs/…/evaluations/<method>/<date_time>/: the files, and export.json with facts about the comparison.  A format is one file
+in snnconv/hardware/export/ with a function export(ann, snn, data, folder, *, …) → facts, and one yaml in conf/export/.
 """
 
 from pathlib import Path
@@ -21,10 +21,10 @@ from snnconv.runtime.run import Run
 
 
 def main(run: Run) -> None:
-    """One network in one format."""
+    """Export one network in one format."""
     cfg = run.cfg
     if cfg.precision == "tf32":
-        raise ValueError("precision=tf32: spikes are compared exactly; precision=float32")
+        raise ValueError("precision=tf32: spikes are compared exactly; use precision=float32")
     export, weights = instantiate(cfg.export), instantiate(cfg.weights)
     ann = weights(run.load_ann())
     data = instantiate(cfg.data)
@@ -46,7 +46,7 @@ def main(run: Run) -> None:
 
 
 def show(folder: Path, facts: dict[str, Any]) -> None:
-    """The files, and what was found about them, a line each."""
+    """Print the files and the facts about them, one per line."""
     console = rich.get_console()
     for name, size in facts["files"].items():
         console.print(f"{folder / name}  ({size / 1024:.1f} KiB)", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The pages of `snnconv --help` and `snnconv train --help`, made from docstrings and from the comments of the yaml files."""
+"""Text of `snnconv --help` and `snnconv train --help`, from docstrings and from the comments of the yaml files."""
 
 import ast
 import difflib
@@ -10,12 +10,12 @@ from snnconv.commands import COMMANDS
 from snnconv.runtime import configurations, program
 
 WIDTH = 80
-LISTED = ("method", "data", "experiment")  # their options have a line each
+LISTED = ("method", "data", "experiment")  # groups whose options are listed one per line
 
 
 def overview() -> str:
-    """The commands, examples, the choices, and where to read on."""
-    lines = ["Train networks, convert them to spiking networks, measure what that costs.", "", "Commands:"]
+    """Commands, examples, choices, and references to more help."""
+    lines = ["Train networks, convert them to spiking networks, measure accuracy and cost.", "", "Commands:"]
     lines += [f"  snnconv {name:<12} {text}" for name, text in COMMANDS.items()]
     lines += ["", "Examples:"]
     lines += [
@@ -38,7 +38,7 @@ def overview() -> str:
 
 
 def page(name: str) -> str:
-    """The help of one command: its docstring, the choices and the settings with their comments."""
+    """The help of one command: its docstring, the choices, and the settings with their comments."""
     source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
     text = ast.get_docstring(ast.parse(source)) or ""
     lines = [text.replace(f"snnconv {name}", program.command_for(name))]
@@ -48,7 +48,7 @@ def page(name: str) -> str:
 
 
 def about(name: str) -> str:
-    """The help of a command, or of a setting: its default and comment in every option of its group that has it."""
+    """The help of a command or setting; for a setting, its default and comment in every option that has it."""
     if name in COMMANDS:
         return page(name)
     if name in configurations.groups():
@@ -64,14 +64,14 @@ def about(name: str) -> str:
 
 
 def _nearest(name: str) -> str:
-    """A line with the nearest commands, groups and settings."""
+    """A message with similar names of commands, groups and settings."""
     names = [*COMMANDS, *configurations.groups(), *configurations.dotted_keys()]
     close = difflib.get_close_matches(name, names, 3, 0.6)
     return f"no such command, group or setting{'; did you mean ' + ' or '.join(close) + '?' if close else ''}"
 
 
 def _choices() -> list[str]:
-    """One line a group, and one line an option where options need explaining."""
+    """One line for each group; for the groups in `LISTED` also one line for each option."""
     short = [group for group in configurations.groups() if group not in LISTED]
     lines = ["Choices (group=option):"]
     for group in short:
@@ -87,7 +87,7 @@ def _choices() -> list[str]:
 
 
 def _settings() -> list[str]:
-    """The lines of conf/config.yaml that a user sets, with their comments."""
+    """The lines of conf/config.yaml with settings for users, and their comments."""
     text = (configurations.CONF / "config.yaml").read_text(encoding="utf-8")
     match = re.search(r"^levels:.*?(?=^names:)", text, re.DOTALL | re.MULTILINE)
     assert match is not None

@@ -1,10 +1,10 @@
-"""A trained network as an integer spiking network: accuracy beside the float network, widths of membranes, memory.
+"""Convert a trained network to an integer spiking network; reports its accuracy, widths of membranes and memory.
 
-snnconv integerize run=runs/… method=qcfs 'timesteps=[4,8,16,32]'           int8 weights, a scale for each channel
-snnconv integerize run=runs/… integer=int4 integer.membrane_bits=16         others in conf/integer/
+snnconv integerize run=runs/… method=qcfs 'timesteps=[4,8,16,32]'           int8 weights, one scale for each channel
+snnconv integerize run=runs/… integer=int4 integer.membrane_bits=16         other options are in conf/integer/
 
 Results: runs/…/evaluations/<method>/<date_time>/integer.json.  On `integer.golden` images every spike and logit is compared with
-the golden model (NumPy); one that differs is an error.
+the golden model (NumPy); a difference is an error.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ def main(run: Run) -> None:
     """Convert one network to integers and evaluate it."""
     cfg = run.cfg
     if cfg.precision == "tf32":
-        raise ValueError("precision=tf32: rounds integers above 2^11; use precision=float32")
+        raise ValueError("precision=tf32: would round integers above 2^11; use precision=float32")
     ann = run.load_ann()
     data = instantiate(cfg.data)
     instantiate(cfg.task).require_classes("integerize")
@@ -70,13 +70,13 @@ def main(run: Run) -> None:
 
 
 def _bound(network: IntegerNetwork, batches: Iterable, timesteps: Any) -> dict[str, int]:
-    """Bits of each membrane that no image of this shape exceeds."""
+    """Number of bits of each membrane that is sufficient for every image of this shape."""
     images, _ = next(iter(batches))
     return membrane_bits(program_of(network, images.shape[1:]), max(wanted_timesteps(timesteps)))
 
 
 def show(result: IntegerResult) -> None:
-    """Accuracies, and sizes of the network."""
+    """Print accuracies and sizes of the network."""
     table = Table("T", "float", "integer", "difference")
     for t, value in result.accuracy["integer"].items():
         before = result.accuracy.get("float", {}).get(t)
@@ -93,6 +93,6 @@ def show(result: IntegerResult) -> None:
 
 
 def _at_most(result: IntegerResult) -> str:
-    """The widths that no image exceeds, in words."""
+    """The widths that no image can exceed, as text."""
     bound = result.membrane_bits_bound
     return f" observed, {min(bound.values())} to {max(bound.values())} for any image" if bound else ""

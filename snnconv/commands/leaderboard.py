@@ -1,14 +1,14 @@
-"""Every method that was evaluated, mean ± std over seeds, ranked within equal latency classes.
+"""Rank all evaluated methods, mean ± standard deviation over seeds, separately for each latency class.
 
 snnconv leaderboard runs/… [more …] [--out folder]
-    reads the result.json of every run and evaluation below the given folders (or results.jsonl files) and writes, into --out
-    (the first folder given, if left out), leaderboard.md, leaderboard.csv (a row for each T) and leaderboard.png; --collect
-    also puts the results that were read into one results.jsonl there, from which make_tables.py can fill a README
+    reads the result.json of every run and evaluation in the given folders (or results.jsonl files) and writes leaderboard.md,
+    leaderboard.csv (one row for each T) and leaderboard.png to --out (default: the first given folder); --collect also writes
+    all results to one results.jsonl, from which make_tables.py can fill a README
 
-Quantized networks (scripts/baseline.py) stand below the spiking ones of the same network; --collect: baselines.jsonl.
+Quantized networks (scripts/baseline.py) are listed below the spiking versions of the same network; --collect: baselines.jsonl.
 
-Only the same network, data and test images share a table.  A result that contradicts its latency class (a "plain" method whose
-neurons emitted −1) is an error that names the run, and nothing is written.
+A table contains only results of the same network, data and test images.  A result that contradicts its latency class (a "plain"
+method whose neurons emitted −1) is an error that names the run, and nothing is written.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from snnconv.runtime import files, program
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read, print and write."""
+    """Read the results, print and write the leaderboard."""
     parser = argparse.ArgumentParser(
         prog=program.command_for("leaderboard"),
         description=__doc__,
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("paths", nargs="+", type=Path, help="run folders, folders of them, or results.jsonl files")
     parser.add_argument("--out", type=Path, help="where to write (default: the first folder given)")
-    parser.add_argument("--collect", action="store_true", help="write what was read into results.jsonl, too")
+    parser.add_argument("--collect", action="store_true", help="also write all results to one results.jsonl")
     options = parser.parse_args(arguments)
     first = options.paths[0]
     out = options.out or (first if first.is_dir() else first.parent)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
             collected: dict[str, Sequence[Record]] = {"results.jsonl": results, "baselines.jsonl": baselines}
             for name, read in collected.items():
                 lines = [files.json_line(result.as_dict()) for result in read]
-                if lines:  # a result that was read from two places is written once
+                if lines:  # a result that was read twice is written once
                     files.write_text(out / name, "".join(dict.fromkeys(lines)))
     except (ValueError, OSError) as error:
         sys.exit(str(error))

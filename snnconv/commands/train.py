@@ -1,7 +1,7 @@
-"""Train a network with quantized activations, convert it to spikes, show accuracy against timesteps.
+"""Train a network with quantized activations, convert it to a spiking network, show accuracy against timesteps.
 
 snnconv train                             a demonstration: experiment=demo
-snnconv train model=vgg16 levels=8        every part is a Hydra override; `snnconv train --help` lists them
+snnconv train model=vgg16 levels=8        all settings are Hydra overrides; `snnconv train --help` lists them
 """
 
 import logging
@@ -25,22 +25,22 @@ log = logging.getLogger(__name__)
 
 
 def main(run: Run) -> None:
-    """One run, from data to report."""
+    """Run everything from data to report."""
     cfg = run.cfg
     data = instantiate(cfg.data)  # Splits: train, valid, calibration, test
     task = instantiate(cfg.task).prepared(data.train.labels)  # loss, score and metrics
     if "data" in cfg.method:  # it trains
         task.require_classes(f"method={cfg.names.method}")
     ann = instantiate(cfg.model)  # a network with quantized activations
-    calibrate = instantiate(cfg.calibration)  # finds the thresholds that given weights lack
+    calibrate = instantiate(cfg.calibration)  # computes thresholds that the weights do not have
     convert = instantiate(cfg.method)  # one of snnconv/conversion/methods/*.py
     encoder = instantiate(cfg.encoder)  # input of every step
-    weights = instantiate(cfg.weights)  # how many bits they have
+    weights = instantiate(cfg.weights)  # number of bits of the weights
     settings = instantiate(cfg.fit, compile=cfg.compile, precision=cfg.precision)
-    explain = instantiate(cfg.explain)  # why the accuracy is what it is, and what it costs
+    explain = instantiate(cfg.explain)  # errors by layer, advice, energy
 
     calibrate(ann, data.calibration)
-    # what cannot be converted is told now, not after hours
+    # errors of conversion are raised now, not after hours of training
     classes = cfg.data.num_classes if task.name == "classify" else None
     demands = simulation(cfg.timesteps), lambda snn, _: require_exit(snn.for_task(task), data.valid.count)
     check(ann, convert, data.calibration, classes=classes, encoder=encoder, demands=demands).require()
@@ -48,7 +48,7 @@ def main(run: Run) -> None:
     require_savable(ann)
     fit(ann, data.train, data.selecting(settings.select), settings, run, weights, task)  # 1. train
     if cfg.resume and "data" in cfg.method:
-        log.info("method=%s: its own training is not resumed, it begins anew", cfg.names.method)
+        log.info("method=%s: its training starts again, because it cannot be resumed", cfg.names.method)
     ann = weights(ann)
     with run.timed("convert"):
         snn = (

@@ -1,1 +1,1 @@
-"""Parts of any training program: processes, seeds, files, checkpoints, configuration, tracking.  Independent of spikes."""
+"""Parts of any training program, independent of spikes: processes, seeds, files, checkpoints, configuration, tracking."""

@@ -1,11 +1,11 @@
-"""The settings that may change when a stored run goes on or is evaluated again."""
+"""The settings that may change when a stored run is continued or evaluated again."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-# What may change when a stored run goes on; everything else would change its numbers.
+# Settings that may change when a stored run is continued; all others would change its results.
 RESUMABLE = (
     "device",
     "threads",
@@ -45,25 +45,23 @@ REEVALUABLE = (
 
 def change(stored: DictConfig, cfg: DictConfig, overrides: Sequence[str], allowed: Sequence[str], verb: str,
             as_stored: Callable[[str], bool]) -> None:  # fmt: skip
-    """Take the settings of `overrides` from `cfg`; ValueError for one that is neither `allowed` nor `as_stored`."""
+    """Copy the settings of `overrides` from `cfg`; ValueError for a setting that is neither `allowed` nor `as_stored`."""
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
-        if key in ("resume", "run") or (
-            key == "sweep" and not cfg.resume
-        ):  # what a sweep chooses is an override as well
+        if key in ("resume", "run") or (key == "sweep" and not cfg.resume):  # values of a sweep are overrides as well
             continue
         if any(key == name or key.startswith(f"{name}.") for name in allowed):
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key), merge=False)
         elif not as_stored(key):
             raise ValueError(
-                f"{override}: this {verb}, so only these may change: {', '.join(allowed)}; else start a new run"
+                f"{override}: this {verb}, so only these settings may change: {', '.join(allowed)}; otherwise start a new run"
             )
 
 
 def is_as_stored(
     key: str, cfg: DictConfig, chosen: Mapping[str, Any], stored: DictConfig, choices: Mapping[str, Any]
 ) -> bool:
-    """Does an override of `key`, a setting or a group, say what the run was begun with?"""
+    """Whether an override of `key`, a setting or a group, repeats the value with which the run was started."""
     if key in chosen:
         return chosen[key] == choices.get(key)
     missing = object()

@@ -1,4 +1,4 @@
-"""Trained networks on disk (`ann.safetensors` + `ann.json`) and what resumes a run (`last.ckpt`).  Nothing is unpickled."""
+"""Trained networks on disk (`ann.safetensors` and `ann.json`) and checkpoints (`last.ckpt`).  Nothing is unpickled."""
 
 import hashlib
 import io
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from snnconv.runtime import environment, files, moved_names, user_files
 from snnconv.runtime.trust import NETWORK, granted, require_trusted
 
-FORMAT = 1  # of ann.json and last.ckpt; raise it when an old file can no longer be read as it is
+FORMAT = 1  # of ann.json and last.ckpt; increase it when old files can no longer be read
 
 
 def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Write `ann.safetensors`, then `ann.json`: `model` is the configuration that rebuilds it, `facts` go along."""
+    """Write `ann.safetensors`, then `ann.json` with `model`, the configuration that rebuilds the network, and `facts`."""
     activations = {path: module for path, module in ann.named_modules() if hasattr(module, "set_threshold")}
     description = {
         "format": FORMAT,
@@ -35,18 +35,18 @@ def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapp
 
 
 def describe_ann(run: str | Path) -> dict[str, Any]:
-    """The content of a run's `ann.json`, with names and paths of today; an error naming the file if it is missing or damaged."""
+    """The content of `ann.json` of a run, with present names and paths; an error names the file if it is missing or damaged."""
     path = Path(run) / "ann.json"
     if not Path(run).is_dir():
-        raise FileNotFoundError(f"{run}: no such run folder")
+        raise FileNotFoundError(f"{run}: this run folder does not exist")
     for name in ("ann.json", "ann.safetensors"):
         if not (Path(run) / name).is_file():
-            raise FileNotFoundError(f"{run}: holds no {name}; a run writes it after its first epoch")
+            raise FileNotFoundError(f"{run}: contains no {name}; a run writes it after its first epoch")
     description = files.read_json(path)
     _require_format(path, description)
     config = description.get("config")
     if not isinstance(config, Mapping) or not isinstance(config.get("model"), Mapping):
-        raise ValueError(f"{path}: damaged, describes no network (config.model)")
+        raise ValueError(f"{path}: damaged, it does not describe a network (config.model)")
     model = user_files.located(moved_names.current(config["model"]), Path(run))
     return {**description, "config": {**config, "model": model}}
 
@@ -55,15 +55,15 @@ def _require_format(path: Path, content: Any) -> None:
     version = content.get("format") if isinstance(content, Mapping) else None
     if version != FORMAT:
         raise ValueError(
-            f"{path}: format {version!r}, this snnconv reads format {FORMAT}; use the version that wrote it"
+            f"{path}: has format {version!r}, but this version of snnconv reads format {FORMAT}; use the version that wrote it"
         )
 
 
 def load_ann(run: str | Path, *, trust: Sequence[str] = (), path: str | None = None) -> nn.Module:
     """The trained network of a run folder, in eval mode on the CPU.
 
-    Its classes must come from snnconv, or from a package or python file named in `trust` (or by `trusting`): a run folder
-    from elsewhere cannot run code.  `path` takes the place of the python file that it names.
+    Its classes must belong to snnconv, or to a package or Python file named in `trust` (or by `trusting`), so that a run folder of
+    another person cannot run code.  `path` replaces the path of the Python file that it names.
     """
     model = describe_ann(run)["config"]["model"]
     if path is not None:
@@ -72,13 +72,13 @@ def load_ann(run: str | Path, *, trust: Sequence[str] = (), path: str | None = N
     try:
         ann = instantiate(model)
     except TypeError as error:  # from Hydra, about its own keys
-        raise ValueError(f"{run}: damaged, ann.json describes no network that can be built ({error})") from error
+        raise ValueError(f"{run}: damaged, the network in ann.json cannot be built ({error})") from error
     load_weights(ann, Path(run) / "ann.safetensors")
     return ann.eval()
 
 
 def distinct(network: nn.Module) -> dict[str, Tensor]:
-    """The state dict of `network`, each tensor once: tied weights and aliases under their first name."""
+    """The state dict of `network` with each tensor once: tied weights and aliases have their first name."""
     tensors: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in network.state_dict(keep_vars=True).items():
         tensors.setdefault(id(tensor), (name, tensor))
@@ -90,28 +90,28 @@ def _as_bytes(network: nn.Module) -> bytes:
 
 
 def require_savable(network: nn.Module) -> None:
-    """ValueError unless a file can hold the state of `network`; a training ends with one."""
+    """Raise a ValueError unless the state of `network` can be saved, which is needed at the end of training."""
     try:
         _as_bytes(network)
-    except Exception as error:  # whatever a user's state dict holds
+    except Exception as error:  # a user's state dict may contain anything
         raise ValueError(
-            f"{type(network).__name__}: its state cannot be saved ({error}); plain tensors can be"
+            f"{type(network).__name__}: its state cannot be saved ({error}); it must contain only tensors"
         ) from error
 
 
 def weights_hash(run: str | Path | nn.Module) -> str:
-    """A short hash of the weights in a run folder, or of a network; of a network as it was saved it is the same."""
+    """A short hash of the weights in a run folder, or of a network; a saved network has the same hash as its run folder."""
     content = _as_bytes(run) if isinstance(run, nn.Module) else (Path(run) / "ann.safetensors").read_bytes()
     return hashlib.sha256(content).hexdigest()[:12]
 
 
 def identity(run: str | Path) -> str:
-    """The identity of the network of a run folder, whatever its seed: its recipe, or its weights if it was not trained here."""
+    """The identity of the network of a run folder, independent of the seed: its recipe, or a hash of its weights."""
     return describe_ann(run).get("recipe") or weights_hash(run)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Fill `network` from a safetensors file; ValueError listing what differs if names or shapes do not match."""
+    """Load a safetensors file into `network`; ValueError listing the differences if names or shapes do not match."""
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -125,7 +125,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], most: int = 12) -> list[str]:
-    """The differences in names and shapes between two state dicts, a line each, at most `most` of them, of every kind some."""
+    """Differences in names and shapes between two state dicts, one per line: at most `most`, with some of every kind."""
     missing = [f"missing: {name} {list(expected[name].shape)}" for name in expected if name not in got]
     unknown = [f"unknown: {name} {list(got[name].shape)}" for name in got if name not in expected]
     shapes = [
@@ -139,19 +139,19 @@ def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], most: int
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write everything that resumes a run: tensors and plain values only."""
+    """Write the state from which a run can be resumed: only tensors and plain values."""
     content = io.BytesIO()
     torch.save({"format": FORMAT, **state}, content)
     files.replace(path, content.getvalue())
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """The state that `save_state` wrote, on the CPU; ValueError naming the file if it is anything else."""
+    """The state that `save_state` wrote, on the CPU; ValueError naming the file if it is not such a state."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or foreign file can raise almost anything, and must not run code
         raise ValueError(
-            f"{path}: damaged, or no checkpoint of snnconv ({type(error).__name__}); start a new run"
+            f"{path}: damaged, or not a checkpoint of snnconv ({type(error).__name__}); start a new run"
         ) from error
     _require_format(path, state)
     return state

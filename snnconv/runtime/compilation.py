@@ -1,4 +1,4 @@
-"""`torch.compile` without its line about a missing GPU."""
+"""`torch.compile` without its warning about a missing GPU."""
 
 import contextlib
 import importlib
@@ -15,7 +15,7 @@ def compiled(function: Any, **options: Any) -> Any:
 
 
 def require_compiler(remedy: str) -> None:
-    """ValueError, which tells the `remedy`, unless there is the C++ compiler that torch.compile needs."""
+    """Raise a ValueError with the `remedy` if the C++ compiler that torch.compile needs is missing."""
     from torch._inductor.cpp_builder import get_cpp_compiler
 
     _import_quietly("torch.utils.cpp_extension")
@@ -26,7 +26,7 @@ def require_compiler(remedy: str) -> None:
 
 
 def _import_quietly(name: str) -> None:
-    """Import what torch.compile imports: it warns "No CUDA runtime is found" where the CUDA toolkit is installed without a GPU."""
+    """Import the modules of torch.compile without their warning "No CUDA runtime is found" (CUDA toolkit without a GPU)."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)

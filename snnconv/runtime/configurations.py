@@ -1,6 +1,6 @@
-"""The configurations that come with the program: groups, their options, keys and the comments of their yaml files.
+"""The configurations of the program: groups, options, keys, and the comments of their yaml files.
 
-They lie in `conf/` of a checkout and in `snnconv/conf/` of an installed package.  Reading them needs neither Hydra nor torch.
+They are in `conf/` of a checkout, and in `snnconv/conf/` of an installed package.  Reading them needs neither Hydra nor torch.
 """
 
 import functools
@@ -26,7 +26,7 @@ def options(group: str) -> list[str]:
 
 
 def summary(group: str, option: str) -> str:
-    """The comment with which a yaml file begins, its first sentence; "" if there is none."""
+    """The first sentence of the comment at the start of a yaml file; "" if there is none."""
     lines = []
     for line in (CONF / group / f"{option}.yaml").read_text(encoding="utf-8").splitlines():
         if line.startswith("# @package"):
@@ -39,7 +39,7 @@ def summary(group: str, option: str) -> str:
 
 @functools.cache
 def dotted_keys() -> frozenset[str]:
-    """Every key with a place in the configuration, dotted, over all options: "levels", "fit.lr", "method.rule.percent"."""
+    """All dotted keys of the configuration, over all options: "levels", "fit.lr", "method.rule.percent"."""
     content = _read(CONF / "config.yaml")
     names = set(_dotted({key: value for key, value in content.items() if key not in ("defaults", "hydra")}))
     for group in groups():
@@ -50,14 +50,14 @@ def dotted_keys() -> frozenset[str]:
 
 
 def places(key: str) -> list[tuple[str, str]]:
-    """The places where a dotted key is set: (file in conf/, the line with its default and comment), for each option that has it."""
+    """Where a dotted key is set: (file in conf/, line with its default and comment), for each option that has the key."""
     group, _, inner = key.partition(".")
     files = [("config.yaml", key), *((f"{group}/{option}.yaml", inner) for option in options(group) if inner)]
     return [(name, line) for name, path in files for line in _lines(CONF / name, path.split("."))]
 
 
 def _lines(path: Path, key: list[str]) -> list[str]:
-    """The lines of a yaml file that set `key`, given as its parts, without indentation."""
+    """The lines of a yaml file that set `key` (a list of its parts), without indentation."""
     stack: list[tuple[int, str]] = []
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():

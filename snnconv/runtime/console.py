@@ -11,9 +11,9 @@ from snnconv.runtime import distributed
 
 
 def for_progress(visible: bool = True) -> Console:
-    """The console for a progress bar: that of the terminal in the main process, else one that stays empty.
+    """The console for a progress bar: the terminal in the main process, else a console without output.
 
-    A bar that is only disabled leaves an empty line where there is no terminal; in a notebook rich asks for ipywidgets.
+    (A disabled bar would print an empty line if there is no terminal; in a notebook rich requires ipywidgets.)
     """
     console = rich.get_console()
     shows = visible and console.is_terminal and not console.is_jupyter and distributed.is_main()
@@ -21,15 +21,15 @@ def for_progress(visible: bool = True) -> Console:
 
 
 class Handler(logging.Handler):
-    """Prints log messages through rich's console, above a live progress bar if there is one; ranks other than 0 only errors."""
+    """Prints log messages on rich's console, above a progress bar if there is one; ranks other than 0 print only errors."""
 
     def __init__(self) -> None:
         super().__init__()
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show θ stops no run
+            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show θ must not stop a run
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message, plainly."""
+        """Print one message without markup."""
         if not distributed.is_main() and record.levelno < logging.ERROR:
             return
         style = "red" if record.levelno >= logging.ERROR else "yellow" if record.levelno >= logging.WARNING else ""
@@ -37,7 +37,7 @@ class Handler(logging.Handler):
 
 
 class LogFile(logging.FileHandler):
-    """A log file that says nothing when it cannot be written: a full disk is reported by what matters more."""
+    """A log file that ignores errors of writing; a full disk is reported when results cannot be written."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Lose the line."""
+        """Ignore the error; the line is lost."""

@@ -1,4 +1,4 @@
-"""One process or many: rank, world size and sums over ranks.  Everything else is written as if it were alone."""
+"""One or several processes: rank, world size and sums over ranks.  All other code is written for one process."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from torch import distributed as dist
 
 
 def rank() -> int:
-    """This process's number among all, also before the group is set up (torchrun's RANK)."""
+    """The rank of this process, also before the process group is initialized (torchrun's RANK)."""
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))
 
 
@@ -20,12 +20,12 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Only rank 0 writes files and talks."""
+    """Whether this is rank 0, the only process that writes files and prints."""
     return rank() == 0
 
 
 def share_of(count: int) -> int:
-    """The number of the first `count` images that this process sees: every world-size-th of them, at least 1."""
+    """The share of this process in the first `count` images: every world-size-th image, at least 1."""
     return max(1, len(range(rank(), count, world_size())))
 
 
@@ -53,7 +53,7 @@ def broadcast(value: object) -> object:
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Give every process rank 0's buffers of `module`: batch norms see other images in each, and rank 0's are saved."""
+    """Copy the buffers of `module` from rank 0 to every process, because statistics of batch norms differ between processes."""
     if dist.is_initialized():
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
@@ -61,7 +61,7 @@ def share_buffers(module: nn.Module) -> None:
 
 @contextmanager
 def group(device: torch.device) -> Iterator[None]:
-    """The process group of a torchrun job (NCCL on CUDA, Gloo elsewhere); nothing in a single process."""
+    """Context with the process group of a torchrun job (NCCL on CUDA, Gloo elsewhere); does nothing for a single process."""
     if world_size() == 1 or dist.is_initialized():
         yield
         return
@@ -73,6 +73,6 @@ def group(device: torch.device) -> Iterator[None]:
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has reached this point."""
     if dist.is_initialized():
         dist.barrier()

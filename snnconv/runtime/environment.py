@@ -1,4 +1,4 @@
-"""Facts that results depend on besides the configuration: versions, commit, command, device, threads, precision."""
+"""Facts on which results depend in addition to the configuration: versions, commit, command, device, threads, precision."""
 
 import functools
 import os
@@ -19,7 +19,7 @@ PRECISIONS = ("float32", "tf32", "bf16")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape the numbers; on CUDA also the GPU's name."""
+    """Versions of Python and of the packages that influence results; on CUDA also the name of the GPU."""
     packages = {"python": platform.python_version()}
     if torch.cuda.is_available():
         packages["gpu"] = torch.cuda.get_device_name()
@@ -33,9 +33,9 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def commit() -> str | None:
-    """The git commit of the code, with "+" if files (but results) have changed since; outside a checkout $SNNCONV_COMMIT, or None.
+    """The git commit of the code, with "+" if files (other than results) have changed; outside a checkout $SNNCONV_COMMIT, or None.
 
-    As it is when first asked for: a run asks when it starts, since the checkout may have moved on when it ends.
+    The value of the first call is cached: a run calls it at the start, because the checkout may change before the run ends.
     """
     folder = Path(__file__).resolve().parents[2]
 
@@ -54,7 +54,7 @@ def commit() -> str | None:
 
 
 def provenance(seed: int, device: object, precision: str) -> dict[str, Any]:
-    """Facts that a result file holds about its origin: seed, device, precision, threads, versions, commit and command."""
+    """Facts about the origin of a result: seed, device, precision, threads, versions, commit and command."""
     return {
         "seed": seed,
         "device": str(device),
@@ -67,23 +67,21 @@ def provenance(seed: int, device: object, precision: str) -> dict[str, Any]:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` → CUDA when there is one; under torchrun each local rank takes its own.  ValueError if `name` is not here."""
+    """The device called `name`; `auto`: CUDA if available; under torchrun one for each local rank.  ValueError if there is none."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(name)):
         raise ValueError(f"device={name!r}: must be auto, cpu, cuda or cuda:<number>")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
-            f"device={name}: torch {torch.__version__} sees no CUDA device here; use device=cpu or device=auto"
+            f"device={name}: torch {torch.__version__} finds no CUDA device; use device=cpu or device=auto"
         )
     device = torch.device(name)
     if device.type == "cuda":
         if device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         if device.index >= torch.cuda.device_count():
-            raise ValueError(
-                f"device={device}: there are {torch.cuda.device_count()} CUDA devices here, counted from 0"
-            )
+            raise ValueError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
         torch.cuda.set_device(device)
     return device
 
@@ -92,16 +90,16 @@ _DEFAULT_THREADS = torch.get_num_threads()
 
 
 def set_threads(threads: str | int) -> None:
-    """Compute on a CPU with this many threads; `auto`: as many as torch chose.  ValueError for anything else."""
+    """Set the number of CPU threads; `auto` keeps torch's choice.  ValueError for other values."""
     if threads != "auto" and (type(threads) is not int or threads < 1):
         raise ValueError(f"threads={threads!r}: must be auto or an integer of at least 1")
     torch.set_num_threads(_DEFAULT_THREADS if threads == "auto" else int(threads))
 
 
 def set_precision(precision: str) -> None:
-    """Choose float32 arithmetic: exact for `float32` and `bf16` (which autocasts), rounded to TF32 for `tf32`.
+    """Select float32 arithmetic: exact for `float32` and `bf16` (which uses autocast), rounded to TF32 for `tf32`.
 
-    In the fast precisions cuDNN tries its kernels for each shape and takes the fastest; in `float32` it takes a fixed one.
+    In the fast precisions cuDNN benchmarks its kernels for each shape and uses the fastest; in `float32` it uses a fixed kernel.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: must be one of {', '.join(PRECISIONS)}")
@@ -111,5 +109,5 @@ def set_precision(precision: str) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """Runs weight layers in bfloat16 where `precision` says so."""
+    """Context in which weight layers run in bfloat16 if `precision` is "bf16"."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

@@ -1,4 +1,4 @@
-"""Files that are either the old or the new one, never half of it."""
+"""Atomic writing of files: after an interruption a file has either its old or its new content."""
 
 import errno
 import json
@@ -16,19 +16,19 @@ except ImportError:  # Windows
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Makes an OSError of the block name `path`."""
+    """Context that adds `path` to the message of an OSError."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OSError(f"{path}: could not be written ({reason}); what was there is unchanged") from error
+        raise OSError(f"{path}: could not be written ({reason}); the old content is unchanged") from error
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write `content` beside `path`, flush it to disk, then move it into place in one step.
+    """Write `content` to a temporary file next to `path`, flush it to disk, then rename it in one step.
 
-    A crash, a kill or a full disk leaves the old file (or none); OSError then names the path.  What a kill leaves beside it
-    (`.<name>.part`) the next write removes.
+    After a crash, a kill or a full disk the old file (or none) is left; the OSError names the path.  A temporary file left by a
+    kill (`.<name>.part`) is removed by the next write.
     """
     temporary = path.with_name(f".{path.name}.part")
     with _writing(path):
@@ -44,9 +44,9 @@ def replace(path: Path, content: bytes) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keeps other processes that ask for it out of `folder`, until this one ends, however; OSError if another one is in.
+    """Lock `folder` against other processes that lock it, until this process ends; OSError if another process holds the lock.
 
-    Where there are no such locks (Windows, file systems of some clusters), nothing is watched.
+    If the file system has no locks (Windows, some clusters), nothing is locked.
     """
     if fcntl is None:
         yield
@@ -56,8 +56,8 @@ def held(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise OSError(f"{folder}: another process is working in this folder; wait for its end") from error
-        except OSError:  # a file system without locks, as on some clusters: nobody watches
+            raise OSError(f"{folder}: another process is using this folder; wait until it ends") from error
+        except OSError:  # a file system without locks, as on some clusters
             pass
         yield
     finally:
@@ -65,12 +65,12 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`."""
+    """Replace the content of `path` by `text`."""
     replace(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as indented JSON; ValueError if a number is not finite."""
+    """Replace the content of `path` by `value` as indented JSON; ValueError if a number is not finite."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -79,7 +79,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:  # no JSON, or no text at all
-        raise ValueError(f"{path}: damaged, no valid JSON ({error})") from error
+        raise ValueError(f"{path}: damaged, not valid JSON ({error})") from error
 
 
 def json_line(value: Any) -> str:
@@ -88,7 +88,7 @@ def json_line(value: Any) -> str:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Add `value` as one JSON line, with a single write: the whole line or, with an OSError that names the path, none of it."""
+    """Append `value` as one JSON line with a single write: the whole line, or nothing and an OSError that names the path."""
     line = json_line(value).encode()
     with _writing(path), path.open("ab", buffering=0) as stream:
         written = stream.write(line)
@@ -98,7 +98,7 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """The complete JSON lines of a file (a last line that a kill cut short is left out); none if there is no file."""
+    """The complete JSON lines of a file, without an incomplete last line of a killed process; none if there is no file."""
     if not path.exists():
         return []
     rows = []

@@ -1,4 +1,4 @@
-"""Settings of a data set that its files tell: found at the start of a run, shown, and stored with the run."""
+"""Settings of a data set that are computed from its files: at the start of a run they are shown, and stored with the run."""
 
 import logging
 from pathlib import Path
@@ -16,10 +16,10 @@ FOUND = ("num_classes", "input_shape", "mean", "std")  # where one of these is n
 
 
 def complete(cfg: DictConfig, folder: Path) -> None:
-    """Fill the settings of `cfg.data` that are null from its files, and store them in the configuration of the run in `folder`.
+    """Compute the settings of `cfg.data` that are null from its files; store them in the configuration of the run in `folder`.
 
-    What a data set finds is the attribute `find` of its function (`snnconv.data.facts`).  A later evaluation then takes the same
-    numbers, whatever has become of the files.
+    The attribute `find` of a data set's function computes them (`snnconv.data.facts`).  Later evaluations use the stored numbers,
+    even if the files have changed.
     """
     settings: Any = OmegaConf.to_container(cfg.data, resolve=True)
     if all(settings.get(name) is not None for name in FOUND):
@@ -37,14 +37,14 @@ def complete(cfg: DictConfig, folder: Path) -> None:
     if distributed.is_main() and path.is_file():
         try:
             stored = OmegaConf.load(path)
-        except (OmegaConfBaseException, OSError):  # it is read, and complained about, elsewhere
+        except (OmegaConfBaseException, OSError):  # its error is raised where it is read
             return
         stored.data.update(facts)
         files.write_text(path, OmegaConf.to_yaml(stored))
 
 
 def _shown(value: Any) -> str:
-    """A value in short."""
+    """A value as short text."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_shown, value[:8]))}{f', … ({len(value)})' if len(value) > 8 else ''}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -54,9 +54,9 @@ MEAN_OVER_TIME = "snnconv.nn.models.over_time.mean_over_time"
 
 
 def read_frames(cfg: DictConfig) -> None:
-    """Put the model of data that are frames behind their mean over time; it then has the shape of one frame.
+    """For data that are frames, let the model receive their mean over time, of the shape of one frame.
 
-    `cfg` holds no interpolations any more.
+    `cfg` must not contain interpolations.
     """
     if not cfg.data.get("frames") or cfg.model["_target_"] == MEAN_OVER_TIME:
         return

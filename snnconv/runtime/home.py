@@ -1,4 +1,4 @@
-"""The environment that libraries of a command find: a home folder that can be written, and a Matplotlib that needs no screen."""
+"""Environment of a command's libraries: a writable home folder, and a Matplotlib backend that needs no screen."""
 
 import atexit
 import os
@@ -10,9 +10,9 @@ CACHES = ("MPLCONFIGDIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR
 
 
 def provide() -> None:
-    """Set $HOME where it is unset, and give matplotlib, W&B and Triton a temporary folder where it cannot be written.
+    """Set $HOME if it is not set; set temporary folders for Matplotlib, W&B and Triton if $HOME is not writable.
 
-    Figures go to files: a backend that a notebook asks for (`$MPLBACKEND`) need not exist here.
+    Figures are written to files, so a notebook's backend (`$MPLBACKEND`), which may be missing here, is not used.
     """
     os.environ["MPLBACKEND"] = "agg"
     home = Path(os.environ.setdefault("HOME", os.path.expanduser("~")))
@@ -27,6 +27,6 @@ def provide() -> None:
 
 
 def _can_be_written(folder: Path) -> bool:
-    """Whether `folder`, or the nearest parent that exists and would hold it, can be written."""
+    """Whether `folder`, or its nearest existing parent, is writable."""
     present = next(path for path in (folder, *folder.parents) if path.exists())
     return present.is_dir() and os.access(present, os.W_OK | os.X_OK) and not str(present).startswith("/proc")

@@ -1,4 +1,4 @@
-"""Run folders: where a command puts them, what may be written there, and the names that Hydra knows for them."""
+"""Run folders: their location for each command, protection against overwriting, and Hydra's resolvers for them."""
 
 import atexit
 import itertools
@@ -28,42 +28,42 @@ KEPT = (
     "metrics.jsonl",
     "result.json",
     "ladder.json",
-)  # with one, it holds a run
-GO_ON = ("train", "compress")  # commands that continue what was interrupted; others begin again
+)  # a folder with one of these files holds a run
+GO_ON = ("train", "compress")  # commands that can be resumed; others start again
 
-_made: list[Path] = []  # the folders that this process made, innermost first
+_made: list[Path] = []  # the folders that this process created, innermost first
 
 
 def run_folder(
     job: str, resume: str | None, run: str | None, choices: DictConfig, stamp: str, number: int | None
 ) -> str:
-    """The folder of this run, made so that no other process can have the same; for Hydra's `hydra.run.dir`.
+    """The folder of this run, created so that no other process can use it; for Hydra's `hydra.run.dir`.
 
-    A continued run keeps its folder; an evaluation lies in the folder of its run.  Ranks other than 0 log elsewhere, and a
-    check leaves nothing behind.
+    A resumed run keeps its folder; the folder of an evaluation is inside the folder of its run.  Ranks other than 0 use another
+    folder, and `check` leaves no folder.
     """
     if resume and job not in GO_ON:
         sys.exit(
-            f"resume=… is for {program.example('train', 'resume=runs/…')}; {job} begins again: use run=… for a trained network"
+            f"resume=… is for {program.example('train', 'resume=runs/…')}; {job} cannot be resumed: use run=… for a trained network"
         )
     if job in OF_A_RUN and not (run or resume):
-        sys.exit(
-            f"run=… is missing: which run folder holds the trained network? ({program.example(job, 'run=runs/…')})"
-        )
+        sys.exit(f"run=… is missing: name the run folder of the trained network ({program.example(job, 'run=runs/…')})")
     if job not in (*OF_A_RUN, "check") and run:
         sys.exit(
-            f"run=… is for {program.example('evaluate', 'run=runs/…')}; to go on with an interrupted run use resume=…"
+            f"run=… is for {program.example('evaluate', 'run=runs/…')}; to continue an interrupted run use resume=…"
         )
     if run and not (Path(run) / "ann.json").is_file():
-        sys.exit(f"run={run}: no run folder with a trained network (ann.json and ann.safetensors)")
+        sys.exit(f"run={run}: not a run folder with a trained network (ann.json and ann.safetensors)")
     if job == "check" or not _is_main():
         scratch = tempfile.mkdtemp(prefix="snnconv-")
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         return scratch
     if resume:
-        if not (Path(resume) / ".hydra" / "overrides.yaml").is_file():  # Hydra writes it last: the others are whole
+        if not (
+            Path(resume) / ".hydra" / "overrides.yaml"
+        ).is_file():  # Hydra writes it last, so the other files are complete
             sys.exit(
-                f"resume={resume}: no run folder with a stored configuration (.hydra/config.yaml); start a new run"
+                f"resume={resume}: not a run folder with a stored configuration (.hydra/config.yaml); start a new run"
             )
         return str(Path(resume) if number is None else Path(resume).absolute())
     if run:
@@ -80,7 +80,7 @@ def run_folder(
         except FileExistsError:
             continue
         except OSError as error:
-            sys.exit(f"{folder}: cannot be made ({error.strerror}); choose another place with hydra.run.dir=…")
+            sys.exit(f"{folder}: cannot be created ({error.strerror}); choose another folder with hydra.run.dir=…")
         return str(folder if number is None else folder.absolute())
     raise AssertionError
 
@@ -104,7 +104,7 @@ def sweep_name() -> str | None:
 
 
 def register() -> None:
-    """Teach OmegaConf the functions that conf/config.yaml names; once or more often."""
+    """Register the resolvers of conf/config.yaml in OmegaConf; may be called several times."""
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
     OmegaConf.register_new_resolver(
@@ -113,7 +113,7 @@ def register() -> None:
 
 
 class Folder(Callback):
-    """Hydra callback: a run or a sweep starts only where files can be written and nothing else would be overwritten."""
+    """Hydra callback: checks that the folder of a run or sweep is writable and contains no other run."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check `hydra.run.dir`."""
@@ -121,24 +121,24 @@ class Folder(Callback):
         if not _is_main():
             return
         if config.resume and folder.absolute() != Path(config.resume).absolute():
-            sys.exit(f"hydra.run.dir={folder}: a run goes on in its own folder; leave hydra.run.dir out")
+            sys.exit(f"hydra.run.dir={folder}: a run is resumed in its own folder; omit hydra.run.dir")
         if not config.resume and any((folder / name).exists() for name in KEPT):
             go_on = program.pasted("resume", str(folder))
-            sys.exit(f"{folder}: holds a run; go on with {go_on}, or choose another hydra.run.dir")
+            sys.exit(f"{folder}: contains a run; continue it with {go_on}, or choose another hydra.run.dir")
         require_writable(folder, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check `hydra.sweep.dir`."""
         folder = Path(config.hydra.sweep.dir)
         if config.hydra.job.name == "check":
-            sys.exit("check looks at one network at a time")
+            sys.exit("check supports only one network at a time")
         if any(folder.glob("job-*.json")):
-            sys.exit(f"{folder}: holds a sweep; choose another hydra.sweep.dir")
+            sys.exit(f"{folder}: contains a sweep; choose another hydra.sweep.dir")
         require_writable(folder, "hydra.sweep.dir")
 
 
 def require_writable(folder: Path, key: str) -> None:
-    """Make `folder` if it is not there; exit with a message unless a small file fits into it."""
+    """Create `folder` if it does not exist; exit with a message unless a small file can be written to it."""
     try:
         _make(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as stream:
@@ -146,17 +146,17 @@ def require_writable(folder: Path, key: str) -> None:
             stream.flush()
     except OSError as error:
         forget(folder, "")
-        sys.exit(f"{folder}: cannot be written ({error.strerror}); choose another place with {key}=…")
+        sys.exit(f"{folder}: is not writable ({error.strerror}); choose another folder with {key}=…")
 
 
 def resume_command(folder: Path, trust: Sequence[str] = (), job: str = "train") -> str:
-    """The command line with which `job` goes on in `folder`, and runs the python files in `trust`."""
+    """The command line that resumes `job` in `folder` and trusts the Python files in `trust`."""
     more = [program.override("trust", trust)] if trust else []
     return program.command_for(job, program.override("resume", str(folder)), *more)
 
 
 def forget(folder: Path, job: str) -> None:
-    """Remove the folder of a run that never began, and those made for it, if only its configuration and log lie in it."""
+    """Remove the folder of a run that did not start, and its new parents, if it contains only configuration and log."""
     ours = {folder / f"{job}.log", *(folder / ".hydra").glob("*.yaml")}
     if folder.is_dir() and set(folder.iterdir()) <= {*ours, folder / ".hydra"}:
         for path in ours:

@@ -1,4 +1,4 @@
-"""Messages for command lines that Hydra cannot compose: the word that is wrong, and the nearest ones that are right."""
+"""Messages for command lines that Hydra cannot compose: the wrong word, and similar correct words."""
 
 import difflib
 import re
@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from snnconv.runtime import configurations, program
 
-OPTIONAL = ("experiment", "sweep")  # groups of which Hydra ignores an option that is not there
+OPTIONAL = ("experiment", "sweep")  # groups for which Hydra ignores an unknown option
 
 
 def message(error: CompactHydraException | OmegaConfBaseException, overrides: Sequence[str]) -> str:
@@ -26,7 +26,7 @@ def message(error: CompactHydraException | OmegaConfBaseException, overrides: Se
     text = str(error)
     if match := re.match(r"Ambiguous value for argument '(.*)'", text):
         key, _, values = match[1].partition("=")
-        return f"{match[1]}: several values are runs in turn with -m; a list is {program.word(f'{key}=[{values}]')}"
+        return f"{match[1]}: several values need -m (one run for each); write a list as {program.word(f'{key}=[{values}]')}"
     if match := re.search(r"Could not override '([^']*)'|Could not find '([^']*)'|full_key: (\S+)", text):
         key = next(filter(None, match.groups())).split("@")[0].replace("/", ".")
         return unknown(key, overrides)
@@ -39,14 +39,14 @@ def unknown(key: str, overrides: Sequence[str] = ()) -> str:
         (text for text in overrides if text.lstrip("+~").replace("/", ".").startswith((f"{key}=", f"{key}@"))), key
     )
     if key in configurations.dotted_keys() - configurations.top_level():
-        return f"{typed}: {key} is no setting of the chosen options; --cfg job shows those that are"
+        return f"{typed}: {key} is not a setting of the chosen options; --cfg job shows all settings"
     all_keys = configurations.dotted_keys()
     level = [name for name in all_keys if name.count(".") == key.count(".")]
-    return f"{typed}: there is no {key}{nearest(key, level) or nearest(key, all_keys)}; --help lists what there is"
+    return f"{typed}: there is no {key}{nearest(key, level) or nearest(key, all_keys)}; --help lists all settings"
 
 
 def require_known(overrides: Iterable[str], choices: Iterable[str]) -> None:
-    """ValueError if an override appends (`+modle=mlp`) what no command reads: neither a key of ours nor one of `choices`."""
+    """Raise a ValueError if an override appends (`+modle=mlp`) a key that no command reads."""
     first_parts = {*configurations.top_level(), *choices, "hydra"}
     for override in overrides:
         key = re.split(r"[=@]", override.lstrip("+"))[0].replace("/", ".")
@@ -55,13 +55,13 @@ def require_known(overrides: Iterable[str], choices: Iterable[str]) -> None:
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean …?`, or "" where nothing resembles `word`."""
+    """`; did you mean …?`, or "" if there is no similar word."""
     close = difflib.get_close_matches(word, sorted(words), n=3)
     return f"; did you mean {' or '.join(close)}?".rstrip("?") if close else ""
 
 
 def require_words(arguments: Iterable[str]) -> None:
-    """ValueError for a setting with dashes (--model=mlp) or without a name (=3), or an unknown experiment, which Hydra ignores."""
+    """Raise a ValueError for a setting with dashes (--model=mlp) or without a name (=3), or for an unknown experiment."""
     arguments = list(arguments)
     own_files = any(text.startswith(("--config-dir", "-cd")) for text in arguments)
     for text in arguments:
@@ -81,17 +81,17 @@ def require_words(arguments: Iterable[str]) -> None:
             and key != bare
             and bare.partition(".")[0] in configurations.top_level() | set(configurations.groups())
         ):
-            raise ValueError(f"{text}: settings have no dashes: {program.word(f'{bare}={value}')}")
+            raise ValueError(f"{text}: settings are written without dashes: {program.word(f'{bare}={value}')}")
 
 
 def _grammar(typed: str) -> str:
-    """The message about an argument that Hydra's grammar does not take; with quotes around its value if that would do."""
+    """The message about an argument that violates Hydra's grammar; suggests quotes around its value if they would help."""
     key, equals, value = typed.partition("=")
     if not equals or not re.fullmatch(r"[+~]{0,2}[\w.@/-]+", key):
-        return f"{typed}: arguments are key=value, as in levels=8 or model=vgg16; --help lists them"
+        return f"{typed}: expected key=value, for example levels=8 or model=vgg16; --help lists all settings"
     if any(value.count(opening) != value.count(closing) for opening, closing in ("[]", "{}", "()")):
-        return f"{typed}: a bracket is open; a list is written 'key=[1,2,4]', with quotes for the shell"
+        return f"{typed}: a bracket is not closed; write a list as 'key=[1,2,4]', with quotes for the shell"
     return (
-        f"{typed}: a value with blanks or special characters needs quotes for the program besides those for the shell: "
+        f"{typed}: a value with spaces or special characters needs quotes for the program in addition to those for the shell: "
         f"{program.pasted(key, value)}"
     )

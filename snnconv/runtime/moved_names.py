@@ -1,8 +1,8 @@
-"""Names of classes and functions that moved: stored configurations keep the old ones, code has the new ones.
+"""Old and new names of classes and functions that were moved.
 
-Run folders store `_target_` paths.  `current` translates them when a run is read, so that folders of older versions load.
-`original` translates back: the recipe hash of a network (`runtime.recipe`) is made of these strings, and has to stay the same
-when a module moves, or every network would change its identity in leaderboards.
+Run folders store `_target_` paths.  `current` translates old paths when a run is read, so that folders of older versions can be
+loaded.  `original` translates back, because the recipe hash of a network (`runtime.recipe`) is computed from these strings and must
+not change when a module is moved; otherwise every network would change its identity in leaderboards.
 """
 
 from collections.abc import Mapping
@@ -36,12 +36,12 @@ _BACK = sorted(((new, old) for old, new in MOVED.items()), key=lambda pair: -len
 
 
 def current(config: Any) -> Any:
-    """A copy of nested mappings and lists in which every `_target_` of an older version has its name of today."""
+    """A copy of nested mappings and lists in which every old `_target_` is replaced by its present name."""
     return _renamed(config, _LONGEST_FIRST)
 
 
 def original(config: Any) -> Any:
-    """The inverse of `current`: every `_target_` under the name that it had first."""
+    """The inverse of `current`: every `_target_` is replaced by its first name."""
     return _renamed(config, _BACK)
 
 

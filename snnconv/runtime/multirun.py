@@ -1,4 +1,4 @@
-"""Command lines that name several values: Hydra's --multirun, added where it is meant."""
+"""Command lines with several values: adds Hydra's --multirun where it is needed."""
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -8,8 +8,8 @@ from hydra.errors import OverrideParseException
 def as_sweep(arguments: list[str]) -> list[str]:
     """The command line, with --multirun if an override has several values (method=srp,cos) or names a sweep (sweep=…).
 
-    Of several methods on the command line, method.x=… is a setting of each (as method.x=choice(…), and so it is recorded), unless
-    Hydra cannot hand it on unchanged, like null; by itself Hydra would look for it in the method that is not named.
+    With several methods on the command line, method.x=… applies to each of them: it is passed and recorded as method.x=choice(…),
+    unless Hydra would change the value (null).  Hydra alone would apply it only to the default method.
     """
     modes = {
         "-m",
@@ -34,13 +34,13 @@ def as_sweep(arguments: list[str]) -> list[str]:
 def _override(argument: str) -> Override | None:
     try:
         (override,) = OverridesParser.create().parse_overrides([argument])
-    except OverrideParseException:  # an option of Hydra's, or a mistake that Hydra will name
+    except OverrideParseException:  # an option of Hydra, or a mistake that Hydra reports
         return None
     return override
 
 
 def _for_each(argument: str, override: Override | None, several: set[str]) -> str:
-    """`argument` as something that is swept over, with its one value, if it is a setting of what `several` names."""
+    """`argument` as a sweep over its single value, if it is a setting of a group in `several`."""
     group, dot, _ = (override.key_or_group if override else "").partition(".")
     if override is None or not dot or group not in several or override.type is not OverrideType.CHANGE:
         return argument
@@ -51,7 +51,7 @@ def _for_each(argument: str, override: Override | None, several: set[str]) -> st
 
 
 def _handed_on(override: Override | None) -> str | None:
-    """The one value of a sweep as the run receives it; None if it is not received."""
+    """The single value of a sweep as the run receives it, or None."""
     if override is None:
         return None
     arrived = _override(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")

@@ -1,4 +1,4 @@
-"""Opens the run of a command: configuration, device, header; ends it with one message if something goes wrong."""
+"""Start of a command's run: configuration, device, header; errors end the run with one message."""
 
 import logging
 import os
@@ -42,10 +42,10 @@ MENDABLE = (
 
 @contextmanager
 def open_run(cfg: DictConfig) -> Iterator[Run]:
-    """The run for which Hydra created a folder, or the one that `resume=` names, with its stored configuration.
+    """Context with the run for which Hydra created a folder, or the run of `resume=` with its stored configuration.
 
-    Seeds all generators.  Errors that the user can correct, and Ctrl-C, end the process with one message, which says how to go on
-    if there is something to go on with, and a non-zero status; in a sweep the other runs follow (`snnconv.results.sweep`).
+    Seeds all generators.  Errors that the user can correct, and Ctrl-C, end the process with a non-zero status and one message,
+    which says how to continue if that is possible; in a sweep the other runs follow (`snnconv.results.sweep`).
     """
     hydra = HydraConfig.get()
     folder, fresh = Path(hydra.runtime.output_dir), not cfg.resume
@@ -93,7 +93,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
             raise
         log.debug("The error in full:", exc_info=True)
         log.error(
-            "Another process of this job is lost (%s).%s", str(error).partition(". ")[0], _how_to_go_on(folder, run)
+            "Another process of this job has ended (%s).%s", str(error).partition(". ")[0], _how_to_go_on(folder, run)
         )
         raise SystemExit(1) from error
     finally:
@@ -102,7 +102,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
 
 
 def header(command: str, cfg: DictConfig, folder: Path) -> str:
-    """The two lines with which a run begins: what it does, on which device, in which folder."""
+    """The first two lines of a run: what it does, its device, its folder."""
     shape, count = "×".join(map(str, cfg.data.input_shape)), torch.get_num_threads()
     threads = f", {count} thread{'s' * (count != 1)}" if cfg.device == "cpu" else ""
     kind = "outputs" if cfg.task.targets == "numbers" else "classes"
@@ -118,22 +118,22 @@ def _first(error: BaseException) -> str:
 
 
 def _is_a_loss(error: RuntimeError) -> bool:
-    """Does `error` say that another process does not answer any more?  Gloo has no class of its own for that."""
+    """Whether `error` means that another process does not answer; Gloo has no separate class for this error."""
     return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
 def _how_to_go_on(folder: Path, run: Run | None) -> str:
-    """The line that says how to go on; "" if nothing was saved, or if the configuration has to change first."""
+    """The line with the command that continues the run; "" if nothing was saved, or if the configuration must change first."""
     job = HydraConfig.get().job.name
     saved = folder.glob("*/last.ckpt" if job == "compress" else "last.ckpt")
     if run is None or job not in launch.GO_ON or not any(saved):
         return ""
     trust = [*dict.fromkeys([*run.cfg.trust, *user_files.files_of(OmegaConf.to_container(run.cfg))])]
-    return f"\nTo go on: {launch.resume_command(Path(os.path.relpath(folder)), trust, job)}"
+    return f"\nTo continue: {launch.resume_command(Path(os.path.relpath(folder)), trust, job)}"
 
 
 def explain(error: BaseException) -> str:
-    """The message of an error without what Hydra adds to a constructor's, and the place in the configuration."""
+    """The message of an error without Hydra's additions, and its place in the configuration."""
     key = ""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         text = str(error)

@@ -1,4 +1,4 @@
-"""The command line of this process, and commands that a message prints for the user to paste."""
+"""The command line of this process, and commands in messages that the user can paste."""
 
 import re
 import shlex
@@ -21,12 +21,12 @@ def command() -> str:
 
 
 def command_for(name: str, *overrides: str) -> str:
-    """The command line of the command `name`, started in the way in which this process was, quoted for a shell."""
+    """A command line for the command `name`, started in the same way as this process, quoted for a shell."""
     return line([*_words(name), *overrides])
 
 
 def example(name: str, text: str) -> str:
-    """A command line for a message, whose `text` is shown as it is (it holds a placeholder: run=runs/…)."""
+    """A command line for a message; `text` is not quoted, because it contains a placeholder (run=runs/…)."""
     return f"{line(_words(name))} {text}"
 
 
@@ -40,7 +40,7 @@ def _words(name: str) -> list[str]:
 
 
 def line(words: Iterable[str]) -> str:
-    """A command line, quoted for a shell.  Every command in a message comes from here."""
+    """A command line, quoted for a shell.  All commands in messages are built here."""
     return " ".join(map(word, words))
 
 

@@ -1,4 +1,4 @@
-"""The recipe of a network: a hash of the settings that its training depends on."""
+"""The recipe of a network: a hash of the settings on which its training depends."""
 
 import hashlib
 import json

@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on, and the user can do something about it."""
+    """Training cannot continue, for a reason that the user can correct."""
 
 
 class Run:
-    """The files of a run, written by rank 0 alone: state, network, metrics (see docs and architecture.md, section 3)."""
+    """The files of a run, written only by rank 0: state, network, metrics (docs/reference/files.md)."""
 
     def __init__(self, folder: Path, cfg: DictConfig, tracker: Tracker) -> None:
         self.folder, self.cfg, self._tracker, self._started = folder, cfg, tracker, False
@@ -40,7 +40,7 @@ class Run:
 
     @property
     def tracker(self) -> Tracker:
-        """The tracker, started at its first use: a run that fails before it begins is reported nowhere."""
+        """The tracker, started at its first use, so that a run that fails at its start is not reported."""
         if not self._started:
             self._started = True
             path = self.folder / "last.ckpt"
@@ -49,7 +49,7 @@ class Run:
         return self._tracker
 
     def finish(self, failed: bool) -> None:
-        """End what was started."""
+        """End the tracker if it was started."""
         if self._started:
             self._tracker.finish(failed)
 
@@ -63,10 +63,10 @@ class Run:
             self.seconds[stage] += time.perf_counter() - start
 
     def load_state(self) -> dict[str, Any] | None:
-        """The state of the last finished epoch, None if there is none yet; drops metrics of epochs that were not finished."""
+        """The state of the last finished epoch, or None; removes metrics of later, unfinished epochs."""
         path = self.folder / "last.ckpt"
         state = checkpoint.load_state(path) if path.is_file() else None
-        distributed.barrier()  # before anyone writes
+        distributed.barrier()  # before any process writes
         if distributed.is_main():
             rows = [
                 row
@@ -87,22 +87,22 @@ class Run:
         if distributed.is_main():
             model: Any = OmegaConf.to_container(self.cfg.model, resolve=True)
             model.get("model", {}).pop("weights", None)
-            model.pop("weights", None)  # the network is rebuilt from its own, wherever these have gone
+            model.pop("weights", None)  # the network is rebuilt with its saved weights, not with the initial ones
             data = {"input_shape": list(self.cfg.data.input_shape), "classes": self.cfg.data.num_classes}
             checkpoint.save_ann(self.folder, ann, model, {**data, "recipe": recipe(self.cfg), **facts})
 
     def load_ann(self) -> nn.Module:
-        """The trained network that `run=` names, on the device of this run; `model.path=` may name its python file anew."""
+        """The trained network of `run=`, on the device of this run; `model.path=` may give a new path of its Python file."""
         given = any(text.lstrip("+").startswith("model.path=") for text in HydraConfig.get().overrides.task)
         path = self.cfg.model.path if given else None
         return checkpoint.load_ann(self.cfg.run, trust=self.cfg.trust, path=path).to(self.device)
 
     def best(self) -> dict[str, Any] | None:
-        """The description of the saved network, None before the first."""
+        """The description of the saved network, or None if none was saved yet."""
         return checkpoint.describe_ann(self.folder) if (self.folder / "ann.json").is_file() else None
 
     def trained_with(self) -> list[str] | None:
-        """The overrides that this run, or the one that it evaluates, was begun with; None where they cannot be read."""
+        """The overrides with which this run, or the evaluated run, was started; None if they cannot be read."""
         try:
             stored: Any = OmegaConf.load(Path(self.cfg.run or self.folder) / ".hydra" / "overrides.yaml")
             return [str(text) for text in OmegaConf.to_container(stored)]  # type: ignore[union-attr]
@@ -110,7 +110,7 @@ class Run:
             return None
 
     def network(self) -> dict[str, Any] | None:
-        """The identity of the network of this run (or of the run it evaluates), for `result.json`; None if it has none."""
+        """The identity of the network of this run (or of the evaluated run), for `result.json`, or None."""
         folder = Path(self.cfg.run or self.folder)
         if not (folder / "ann.json").is_file():
             return None
@@ -126,9 +126,9 @@ class Run:
 
     @contextmanager
     def part(self, name: str, cfg: DictConfig) -> Iterator["Run"]:
-        """A run of its own in a folder of this one, with the configuration `cfg`: run=… takes it as any other.
+        """A separate run in a subfolder of this run, with the configuration `cfg`; it can be used as run=….
 
-        Where this run is resumed, so is the part.
+        If this run is resumed, the part is resumed as well.
         """
         folder, failed = self.folder / name, True
         if distributed.is_main():
@@ -145,13 +145,13 @@ class Run:
             part.finish(failed)
 
     def restore_best(self, ann: nn.Module) -> None:
-        """Put the saved weights into `ann`."""
+        """Load the saved weights into `ann`."""
         distributed.barrier()
         checkpoint.load_weights(ann, self.folder / "ann.safetensors")
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """One epoch's numbers, to `metrics.jsonl` and the tracker."""
         if distributed.is_main():
-            tracker = self.tracker  # at its start it may read what is there already
+            tracker = self.tracker  # at its start it may read existing metrics
             files.append_line(self.folder / "metrics.jsonl", metrics)
             tracker.log(metrics)

@@ -7,7 +7,7 @@ import torch
 
 
 def derive(*keys: int) -> int:
-    """A seed of 63 bits that depends on all of `keys` (each ≥ 0), the same on every platform."""
+    """A 63-bit seed computed from `keys` (each ≥ 0), equal on every platform."""
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -32,7 +32,7 @@ def rng_state() -> dict:
 
 
 def set_rng_state(state: dict) -> None:
-    """Restore what `rng_state` returned; devices that are not here are passed over."""
+    """Restore the state from `rng_state`; devices that do not exist are ignored."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     keys, position, has_gauss, cached = state["numpy"]

@@ -1,4 +1,4 @@
-"""The configuration of a run that goes on, or is evaluated again: the stored one, with what may change."""
+"""The configuration of a run that is resumed or evaluated again: the stored one, with permitted changes."""
 
 import logging
 import re
@@ -18,7 +18,7 @@ from snnconv.runtime.trust import require_trusted
 log = logging.getLogger(__name__)
 
 
-USED = {  # by which commands; elsewhere a choice would do nothing
+USED = {  # commands that use a group; in other commands a choice has no effect
     "encoder": ("train", "check", "evaluate"),
     "weights": ("train", "check", "evaluate", "compress", "integerize", "export"),
     "integer": ("integerize", "export"),
@@ -38,7 +38,7 @@ ANEW = (
     "baseline",
     "compress",
     "export",
-)  # what to do with a run, not what it did
+)  # settings for the use of a run, which are not part of it
 
 
 LATER = (
@@ -50,34 +50,36 @@ LATER = (
     "explain",
     "operators",
     *HARDWARE,
-)  # which runs of older versions did not store
+)  # not stored by runs of older versions
 
 
 def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration to use: `cfg`, or the stored one of the run that `resume` or `run` names with what may change."""
+    """The configuration to use: `cfg`, or the stored configuration of the run of `resume` or `run` with permitted changes."""
     mistakes.require_known(overrides, HydraConfig.get().runtime.choices)
     for override in overrides:
         group = re.split(r"[=.@]", override.lstrip("+~"))[0]
         if HydraConfig.get().job.name not in USED.get(group, (HydraConfig.get().job.name,)):
-            raise ValueError(f"{override}: does nothing here; {group}=… is for {', '.join(USED[group])}")
+            raise ValueError(f"{override}: has no effect here; {group}=… is for {', '.join(USED[group])}")
     settled = _settled(cfg, overrides)
     timesteps = settled.timesteps
     listed = timesteps if isinstance(timesteps, Sequence) and not isinstance(timesteps, str) else [timesteps]
     if not listed or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in listed):
         raise ValueError(f"timesteps={timesteps!r}: must be an integer of at least 1, or a list of them, [1,2,4,8]")
     if not OmegaConf.is_list(settled.trust) or not all(isinstance(entry, str) for entry in settled.trust):
-        raise ValueError(f"trust={settled.trust!r}: a list of packages and .py files, [package, examples/net.py]")
+        raise ValueError(
+            f"trust={settled.trust!r}: must be a list of packages and .py files, [package, examples/net.py]"
+        )
     begins = HydraConfig.get().job.name == "train" and not settled.resume
     if begins and settled.fit.epochs == 0 and not settled.model.get("weights"):
-        raise ValueError("fit.epochs=0 keeps the network as it was given, but there are no weights in it; name them "
-                         "with model.weights=…, or train with fit.epochs of at least 1")  # fmt: skip
+        raise ValueError("fit.epochs=0 does not train the network, but no weights are given; set model.weights=…, or train "
+                         "with fit.epochs of at least 1")  # fmt: skip
     if not isinstance(settled.compile, bool):
         raise ValueError(f"compile={settled.compile!r}: must be true or false")
     return settled
 
 
 def _settled(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """`cfg` for a run that begins, else what is stored with the changes of `overrides`; only these say what is trusted."""
+    """`cfg` for a new run, else the stored configuration with the changes of `overrides`; only `overrides` may set `trust`."""
     if not (cfg.resume or cfg.run):
         return cfg
     chosen, job = HydraConfig.get().runtime.choices, HydraConfig.get().job.name
@@ -86,12 +88,12 @@ def _settled(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         names_file = any(override.lstrip("+").startswith("model.path=") for override in overrides)
         settled.trust = (
             [*cfg.trust, str(cfg.model.path)] if names_file else cfg.trust
-        )  # who names a file to run trusts it
+        )  # a file that is named on the command line is trusted
     return settled
 
 
 def _stored(run: Path, expected: Iterable) -> tuple[Any, Mapping[str, Any]]:
-    """The configuration with which the run in the folder `run` began, and the options that were chosen then."""
+    """The initial configuration of the run in the folder `run`, and the options chosen at that time."""
     stored = read_stored(run / ".hydra" / "config.yaml", expected)
     choices = read_stored(run / ".hydra" / "hydra.yaml", ["hydra"]).hydra.runtime.choices
     stored = OmegaConf.create(user_files.located(OmegaConf.to_container(stored), run))
@@ -100,7 +102,7 @@ def _stored(run: Path, expected: Iterable) -> tuple[Any, Mapping[str, Any]]:
 
 
 def _ladder(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, Any]) -> DictConfig:
-    """The configuration of a ladder of compress that goes on: made of its run's as it was at its beginning."""
+    """The configuration of a resumed compression, built from the initial configuration of its run."""
     folder = Path(cfg.resume)
     first, choices = _stored(folder, [key for key in cfg if key not in LATER])
     _require_kind(first, folder, "compress")
@@ -114,7 +116,7 @@ def _ladder(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, Any]
             cfg,
             overrides,
             LADDER,
-            "goes on as it was",
+            "resumes a run unchanged",
             lambda key: is_as_stored(key, cfg, chosen, first, choices),
         )
         settled.resume = cfg.resume
@@ -122,18 +124,18 @@ def _ladder(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, Any]
 
 
 def _require_kind(stored: DictConfig, folder: Path, job: str) -> None:
-    """ValueError, which tells the right command, if what is stored in `folder` is not for `job` to go on with."""
+    """Raise a ValueError with the correct command if `job` cannot resume the run in `folder`."""
     of_compress = bool(OmegaConf.select(stored, "compress.stages"))
     ladder = folder if stored.run else folder.parent  # or it is a stage
     if of_compress and (job != "compress" or not stored.run):
-        what = "a ladder of compress, which" if stored.run else "a stage of compress, whose ladder"
-        raise ValueError(f"resume={folder}: {what} goes on with: {launch.resume_command(ladder, job='compress')}")
+        what = "a compression" if stored.run else "a stage of a compression"
+        raise ValueError(f"resume={folder}: is {what}; resume it with: {launch.resume_command(ladder, job='compress')}")
     if job == "compress" and not of_compress:
-        raise ValueError(f"resume={folder}: a training, which goes on with: {launch.resume_command(folder)}")
+        raise ValueError(f"resume={folder}: is a training; resume it with: {launch.resume_command(folder)}")
 
 
 def _continued(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, Any]) -> DictConfig:
-    """The configuration stored with the run that `resume` or `run` names, with the changes of `overrides`."""
+    """The stored configuration of the run of `resume` or `run`, with the changes of `overrides`."""
     source = Path(cfg.resume or cfg.run)
     stored, names = _stored(source, [key for key in cfg if key not in LATER])
     if cfg.resume:
@@ -144,7 +146,7 @@ def _continued(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, A
         for key in LATER:
             if key not in stored:
                 stored[key] = cfg[key]
-        verb = "goes on as it was" if cfg.resume else "evaluates a trained network as it is"
+        verb = "resumes a run unchanged" if cfg.resume else "evaluates a trained network unchanged"
         allowed = RESUMABLE if cfg.resume else REEVALUABLE
         change(stored, cfg, overrides, allowed, verb, lambda key: is_as_stored(key, cfg, chosen, stored, names))
         if cfg.run:
@@ -154,16 +156,16 @@ def _continued(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, A
             _settle_weights(stored.weights, before)
         stored.resume, stored.run = cfg.resume, cfg.run
         for name in ("model", "data"):
-            if OmegaConf.is_interpolation(stored.names, name):  # else the run has given itself a name
+            if OmegaConf.is_interpolation(stored.names, name):  # otherwise the run has its own name
                 stored.names[name] = names[name]
         if "weights" in stored.model and (cfg.run or (source / "last.ckpt").is_file()):
-            stored.model.weights = None  # what the run started from is not needed any more
+            stored.model.weights = None  # the initial weights are no longer needed
         stored.names.method = cfg.names.method if cfg.run else names["method"]
     return stored
 
 
 def _tell_if_unfinished(run: Path, epochs: int) -> None:
-    """Warn if the training of `run` was interrupted: its network is the best so far, and not what others of the recipe are."""
+    """Warn if the training of `run` was interrupted, because its network was trained for fewer epochs than its recipe states."""
     lines = [line for line in files.read_lines(run / "metrics.jsonl") if isinstance(line, dict)]
     done = max((line["epoch"] + 1 for line in lines if isinstance(line.get("epoch"), int)), default=epochs)
     if done < epochs:
@@ -176,7 +178,7 @@ def _settle_weights(weights: Any, before: Any) -> None:
     trained = before is not None and before["bits"] is not None and before["train"]
     if trained and weights.bits is None:
         raise ValueError(
-            f"weights=float: this network was trained with weights of {before['bits']} bits, and has no others"
+            f"weights=float: this network was trained with weights of {before['bits']} bits and has no float weights"
         )
     if job != "compress" and OmegaConf.to_container(weights) != before:  # compress trains, too
         weights.train = False
@@ -188,16 +190,16 @@ def read_stored(path: Path, expected: Iterable) -> Any:
         stored: Any = OmegaConf.load(path)
         missing = [key for key in expected if key not in stored]
     except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged, no configuration ({error})") from error
+        raise ValueError(f"{path}: damaged, not a configuration ({error})") from error
     if missing:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}; damaged, or written by another version of snnconv")
+        raise ValueError(f"{path}: has no {', '.join(missing)}; damaged, or written by another version of snnconv")
     return OmegaConf.create(moved_names.current(OmegaConf.to_container(stored)))
 
 
 def resolve(cfg: DictConfig) -> DictConfig:
-    """`cfg` with a value in the place of every interpolation; ValueError if a stored one calls what is not trusted.
+    """`cfg` with every interpolation replaced by its value; ValueError if a stored configuration calls code that is not trusted.
 
-    What is checked is what is built: no interpolation is left that could turn into something else later.
+    The checked configuration is the one that is built: no interpolation is left that could have another value later.
     """
     plain = OmegaConf.to_container(cfg, resolve=True)
     if cfg.resume or cfg.run:

@@ -1,7 +1,7 @@
 """The number of threads, and their wait policy.
 
-Threads of OpenMP spin while they wait for work.  On a machine where anything else runs, that takes the time of the threads that
-have work: measured, 10 to 100 times slower.  A passive wait costs a few microseconds per parallel region instead.
+Threads of OpenMP spin while they wait for work.  If other programs run on the machine, this takes time from the threads that have
+work (measured: 10 to 100 times slower).  A passive wait costs only a few microseconds per parallel region.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""torchvision's trained weights, by torchvision's name for them, under the names that our networks use."""
+"""Trained weights of torchvision, by torchvision's name, with parameters renamed for our networks."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 PREFIX = "torchvision:"
-MODELS = {  # the architectures that ours share, by torchvision's name of the weights
+MODELS = {  # architectures of snnconv, by torchvision's name of the weights
     "ResNet18_Weights": "resnet18_imagenet",
     "ResNet34_Weights": "resnet34_imagenet",
     **{f"VGG{depth}_BN_Weights": f"vgg{depth}" for depth in (11, 13, 16, 19)},
@@ -24,10 +24,10 @@ RENAMED: tuple[tuple[str, Any], ...] = (
 
 
 def torchvision_weights(source: str, network: nn.Module) -> dict[str, Tensor]:
-    """The state dict of `source`, "torchvision:ResNet34_Weights.IMAGENET1K_V1", with the names of `network` where they are known.
+    """The state dict of `source`, "torchvision:ResNet34_Weights.IMAGENET1K_V1", with parameters renamed for `network` if known.
 
-    torchvision downloads what is not in its cache.  ValueError for a name that it does not know or a damaged file,
-    FileNotFoundError where there is no network.
+    torchvision downloads weights that are not in its cache.  ValueError for an unknown name or a damaged file, FileNotFoundError
+    if the download fails.
     """
     from torchvision.models import get_weight  # takes a second, so only who uses it waits
 
@@ -37,22 +37,20 @@ def torchvision_weights(source: str, network: nn.Module) -> dict[str, Tensor]:
     except (ValueError, KeyError) as error:
         fitting = ", ".join(f"{kind}.IMAGENET1K_V1" for kind in MODELS)
         raise ValueError(
-            f"{source}: torchvision has no weights of this name; those that fit a model here: {fitting}"
+            f"{source}: torchvision has no weights of this name; weights for models of snnconv: {fitting}"
         ) from error
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
     try:
         weights = entry.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
     except Exception as error:  # a failed download and a damaged file can raise almost anything
         if file.is_file():
-            raise ValueError(
-                f"{file}: damaged ({type(error).__name__}); remove it to have it downloaded again"
-            ) from error
-        raise FileNotFoundError(f"{source}: the download failed ({error}); fetch {entry.url} on a machine with a network and "
-                                f"put it there: {file}") from error  # fmt: skip
+            raise ValueError(f"{file}: damaged ({type(error).__name__}); remove it to download it again") from error
+        raise FileNotFoundError(f"{source}: the download failed ({error}); download {entry.url} on a machine with internet access "
+                                f"and copy it to {file}") from error  # fmt: skip
     kind = name.partition(".")[0]
     if kind.startswith("VGG") and not any(isinstance(module, nn.MaxPool2d) for module in network.modules()):
-        log.warning("%s were trained with max pooling, and this network has average pooling: "
-                    "accuracy is low until it is fine-tuned (fit=finetune)", source)  # fmt: skip
+        log.warning("%s were trained with max pooling, but this network has average pooling; "
+                    "its accuracy is low until it is fine-tuned (fit=finetune)", source)  # fmt: skip
     if (
         kind not in MODELS or weights.keys() <= network.state_dict().keys()
     ):  # the latter: torchvision's own, by model=custom
@@ -63,9 +61,9 @@ def torchvision_weights(source: str, network: nn.Module) -> dict[str, Tensor]:
 
 
 def advice(source: str) -> str:
-    """Advice that names the network for which the weights `source` are."""
+    """Advice that names the network for which `source` was trained."""
     kind = source.removeprefix(PREFIX).partition(".")[0]
     if kind in MODELS:
         return f"they fit model={MODELS[kind]} with 1000 classes and images of [3, 224, 224], as in data=imagenet"
-    return (f"no model here has their architecture (there is {', '.join(MODELS.values())}); "
-            "a python file that builds torchvision's own network will do: model=custom")  # fmt: skip
+    return (f"no model of snnconv has this architecture (available: {', '.join(MODELS.values())}); "
+            "use torchvision's network: model=torchvision")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Reports of a run besides its own folder.  A tracking service that fails never stops the run."""
+"""Tracking of runs outside of their folders.  A failure of a tracking service never stops a run."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +13,10 @@ Tables = Mapping[str, Sequence[Mapping[str, Any]]]  # rows with equal keys, by t
 
 
 class Tracker:
-    """Reports nowhere (`track=none`), and what every tracker can do."""
+    """Base class of trackers; by itself it reports nothing (`track=none`)."""
 
     def start(self, folder: Path, config: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-        """Begin, or continue the run that `state` (from `resume_state`) names."""
+        """Start the run, or continue the run of `state` (from `resume_state`)."""
 
     def resume_state(self) -> dict[str, Any]:
         """The state from which `start` continues this run later."""
@@ -28,16 +28,16 @@ class Tracker:
     def result(
         self, result: Mapping[str, Any], tables: Tables, figure: Path, page: Path, artifacts: Sequence[Path]
     ) -> None:
-        """Report the outcome: `result.json`; tables, "accuracy_vs_timesteps" among them; picture, page, files worth keeping.
+        """Report the results: `result.json`; tables, including "accuracy_vs_timesteps"; figure, page, and other files.
 
-        Known tables besides: "firing_rates", and "confusion" (network, class, predicted, images).
+        Other known tables: "firing_rates", and "confusion" (network, class, predicted, images).
         """
 
     def finish(self, failed: bool = False) -> None:
         """End the report."""
 
     def abandon(self) -> None:
-        """Instead of `finish` after a failure: let go of whatever is still open."""
+        """Release all resources after a failure, instead of `finish`."""
 
 
 class Jsonl(Tracker):
@@ -55,7 +55,7 @@ class Jsonl(Tracker):
 
 
 class Patient(Tracker):
-    """Another tracker whose failures are reported once and never stop the run; after one it is left alone."""
+    """Wraps a tracker: its first failure is reported and does not stop the run; afterwards it is no longer used."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker: Tracker = tracker
@@ -65,9 +65,9 @@ class Patient(Tracker):
     def _try(self, act: Callable[[Tracker], Any]) -> Any:
         try:
             return act(self.tracker)
-        except Exception as error:  # whatever a service can do to us
+        except Exception as error:  # a service may raise errors of any type
             log.warning(
-                "%s failed (%s: %s); the run goes on without it",
+                "%s failed (%s: %s); the run continues without it",
                 type(self.tracker).__name__,
                 type(error).__name__,
                 error,
@@ -81,7 +81,7 @@ class Patient(Tracker):
         self._try(lambda tracker: tracker.start(folder, config, state))
 
     def resume_state(self) -> dict[str, Any]:
-        """The state from which `start` continues, also after a failure."""
+        """The state from which `start` can continue, also after a failure."""
         self.state |= self._try(lambda tracker: tracker.resume_state())
         return self.state
 
@@ -96,7 +96,7 @@ class Patient(Tracker):
         self._try(lambda tracker: tracker.result(result, tables, figure, page, artifacts))
 
     def finish(self, failed: bool = False) -> None:
-        """End the report, or what is left of it."""
+        """End the report; after a failure, release its resources."""
         self._try(lambda tracker: tracker.finish(failed))
         if self.lost:
             with suppress(Exception):

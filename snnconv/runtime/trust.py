@@ -1,4 +1,4 @@
-"""Classes and functions that a stored configuration may call: run folders of others run no code unless trusted."""
+"""Classes and functions that a stored configuration may call, so that a run folder of another person runs no untrusted code."""
 
 import functools
 import importlib
@@ -57,7 +57,7 @@ _granted: ContextVar[tuple[str, ...]] = ContextVar("trusted", default=())
 
 @contextmanager
 def trusting(trust: Sequence[str]) -> Iterator[None]:
-    """While open, `load_ann` trusts these as well: what a command was told, for what no configuration may say by itself."""
+    """Context in which `load_ann` also trusts these packages and files, which the command line named."""
     token = _granted.set((*_granted.get(), *trust))
     try:
         yield
@@ -66,27 +66,27 @@ def trusting(trust: Sequence[str]) -> Iterator[None]:
 
 
 def granted() -> tuple[str, ...]:
-    """All that `trusting` names at this moment."""
+    """All packages and files that `trusting` permits at present."""
     return _granted.get()
 
 
 def require_trusted(config: Any, trust: Sequence[str] = (), rooms: Sequence[str] = (*ROOMS, *ALONE)) -> None:
-    """ValueError unless all that a stored configuration would call is defined in `rooms` or in a package of `trust`.
+    """Raise a ValueError if a stored configuration would call code that is neither in `rooms` nor in a package of `trust`.
 
-    A user's python file (`model=custom`) is code as well: its path must stand in `trust`.
+    A user's Python file (`model=custom`) is code as well, so its path must be in `trust`.
 
-    Nor may it hold an interpolation: resolving that can bring in a call that was not there to be seen.
+    Interpolations are not permitted, because resolving them could add a call that was not checked.
     """
     places = (*rooms, *trust)
     for mapping, key, value in _leaves(config):
         if "${" in str(value):
-            raise ValueError(f"{value!r}: an interpolation in a stored configuration, which is plain data; not loaded")
+            raise ValueError(f"{value!r}: an interpolation is not permitted in a stored configuration; not loaded")
         if key != "_target_":
             continue
         if str(value) in rooms:
             continue
         if not _is_in(str(value), trust) and any(part.startswith("_") for part in str(value).split(".")):
-            raise ValueError(f"{value}: this stored configuration calls what is private; not loaded")
+            raise ValueError(f"{value}: this stored configuration calls private code; not loaded")
         module = _module_of(str(value)) if _is_in(str(value), (*places, USER_CODE)) else ""
         if _is_in(module, (USER_CODE,)):
             _require_trusted_file(mapping, trust)
@@ -97,7 +97,7 @@ def require_trusted(config: Any, trust: Sequence[str] = (), rooms: Sequence[str]
 
 
 def _remedy(target: str) -> str:
-    """The override with which a stored configuration may call `target`; none is offered for Python's own modules and ours."""
+    """The override that permits a stored configuration to call `target`; no override for Python's own modules and snnconv."""
     package = target.partition(".")[0]
     if package == "snnconv" or package in sys.stdlib_module_names:
         return "not loaded"
@@ -105,18 +105,18 @@ def _remedy(target: str) -> str:
 
 
 def _require_trusted_file(call: Mapping[str, Any], trust: Sequence[str]) -> None:
-    """ValueError unless `call` names, plainly, a python file that `trust` names too."""
+    """Raise a ValueError unless `call` has a plain path=… of a Python file that is in `trust`."""
     path = call.get("path")
     if not isinstance(path, str) or {"_args_", "_partial_"} & set(call):
-        raise ValueError(f"{call['_target_']}: a stored configuration has to name the python file it runs as path=…, "
-                         "with neither _args_ nor _partial_; not loaded")  # fmt: skip
+        raise ValueError(f"{call['_target_']}: a stored configuration must name its Python file as path=…, "
+                         "without _args_ and _partial_; not loaded")  # fmt: skip
     if Path(path).resolve() not in [Path(entry).resolve() for entry in trust if entry.endswith(".py")]:
         raise ValueError(f"{call['_target_']}: this stored configuration runs the code in {path}; "
                          f"load it with {program.pasted('trust', [path])} if you trust that file")  # fmt: skip
 
 
 def _leaves(config: Any) -> Iterable[tuple[Any, Any, Any]]:
-    """Every plain value in nested mappings and lists, with what holds it and its key."""
+    """Every plain value in nested mappings and lists, with its container and its key."""
     for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
         if isinstance(value, Mapping | list | tuple):
             yield from _leaves(value)
@@ -129,7 +129,7 @@ def _is_in(path: str, places: Iterable[str]) -> bool:
 
 
 def _module_of(target: str) -> str:
-    """The module that defines what `target` names; "" if there is no such thing."""
+    """The module that defines `target`; "" if it does not exist."""
     parts = target.split(".")
     for depth in range(len(parts) - 1, 0, -1):
         try:

@@ -1,4 +1,4 @@
-"""Files and folders of users that a stored configuration names: python files (model=custom), data, teachers."""
+"""Files and folders of users in a stored configuration: Python files (model=custom), data, teachers."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 PATHS = (
     "data.root", "data.file", "fit.teacher", "compress.fit.teacher", "method.teacher", "method.start", "method.load"
 )  # fmt: skip
-USER_CODE = "snnconv.nn.models.custom"  # runs the python file that `path` names, so it is trusted file by file
+USER_CODE = "snnconv.nn.models.custom"  # runs the Python file `path`, so each file must be trusted
 
 
 def files_of(config: Any) -> Iterator[str]:
-    """The python files that nested mappings and lists would run, as they are named there."""
+    """The paths of the Python files that nested mappings and lists would run."""
     if isinstance(config, Mapping):
         if _runs_a_file(config):
             yield config["path"]
@@ -27,14 +27,14 @@ def files_of(config: Any) -> Iterator[str]:
 
 
 def located(config: Any, run: Path) -> Any:
-    """A copy of `config`, stored in the folder `run`, in which those files are named by the paths that they have now."""
+    """A copy of `config`, stored in the folder `run`, with the present paths of these files."""
     return _mapped(config, lambda path: _resolved(locate(path, run)))
 
 
 def locate_settings(stored: DictConfig, run: Path) -> None:
-    """Replace relative `PATHS` of `stored`, the configuration of the folder `run`, by those that they have now.
+    """Replace relative `PATHS` of `stored`, the configuration of the folder `run`, by their present paths.
 
-    A path that the environment gave (data.root: $SNNCONV_DATA, else data) counts from the working directory, if it is there.
+    A path from the environment (data.root: $SNNCONV_DATA, else data) is relative to the working directory, if it exists there.
     """
     for key in PATHS:
         path = OmegaConf.select(stored, key)
@@ -46,7 +46,7 @@ def locate_settings(stored: DictConfig, run: Path) -> None:
 
 
 def replaced(config: Any, path: str) -> Any:
-    """A copy of `config` in which `path` stands in the place of those files."""
+    """A copy of `config` in which `path` replaces the paths of these files."""
     return _mapped(config, lambda _: path)
 
 
@@ -58,10 +58,10 @@ def _mapped(config: Any, change: Callable[[str], str]) -> Any:
 
 
 def locate(path: str, run: Path, present: Callable[[Path], bool] = Path.is_file) -> str:
-    """The absolute path of a file that the run in the folder `run` named `path` when it began; `path` itself if it is gone.
+    """The absolute path of the file `path` of the run in the folder `run`; `path` itself if the file does not exist.
 
-    Relative paths start where the run was started.  If that, or the run folder, was moved, the file is looked for at the same
-    place relative to the run folder, and last relative to the working directory.
+    Relative paths refer to the folder in which the run was started.  If this folder or the run folder was moved, the file is
+    searched at the same place relative to the run folder, and finally relative to the working directory.
     """
     started, folder = _places(run)
     typed = started / path
@@ -78,9 +78,9 @@ def _runs_a_file(config: Mapping) -> bool:
 
 
 def _places(run: Path) -> tuple[Path, Path]:
-    """The working directory in which a run was started, and its folder then; today's where that was not stored."""
+    """The working directory in which a run was started, and its folder at that time; the present ones if they were not stored."""
     try:
         stored: Any = OmegaConf.load(run / ".hydra" / "hydra.yaml")
         return Path(stored.hydra.runtime.cwd), Path(stored.hydra.runtime.output_dir)
-    except Exception:  # a damaged file can raise almost anything, and others tell of it
+    except Exception:  # a damaged file can raise any error, which is reported elsewhere
         return Path.cwd(), run.absolute()

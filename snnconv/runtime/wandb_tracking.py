@@ -15,9 +15,9 @@ AXES = {"epoch": ("fit", "theta"), "timesteps": ("snn", "firing_rate")}  # horiz
 
 
 class Wandb(Tracker):
-    """Weights & Biases (`track=wandb`): online when logged in, else an offline run and one line on how to sync it.
+    """Weights & Biases (`track=wandb`): online if logged in, else an offline run and a message with the command that syncs it.
 
-    A server that does not answer within `start_timeout` seconds makes the run an offline one; what it has not taken
+    If the server does not answer within `start_timeout` seconds, the run is tracked offline.  Data that are not uploaded
     `finish_timeout` seconds after the end can be synced later.
     """
 
@@ -57,7 +57,7 @@ class Wandb(Tracker):
         mode, why = self._mode()
         try:
             self.run = wandb.init(mode=mode, **options)
-        except Exception as error:  # wandb reports a lost network in many ways; the run must go on
+        except Exception as error:  # wandb reports a lost connection in many ways; the run must continue
             if mode == "offline":
                 raise
             why = f"no connection ({str(error).splitlines()[0]})"
@@ -70,12 +70,12 @@ class Wandb(Tracker):
             log.info("W&B: %s", self.run.url or mode)
             return
         log.info("W&B: tracked offline: %s; %s", why, self._how_to_sync())
-        if "wandb_id" in state:  # the part before a kill may be lost, so this one holds all epochs
+        if "wandb_id" in state:  # earlier epochs may be lost after a kill, so this run contains all epochs
             for row in files.read_lines(folder / "metrics.jsonl"):
                 self.log(row)
 
     def _mode(self) -> tuple[Any, str]:
-        """The mode to ask for, and why: this tracker's, else $WANDB_MODE, else online if the user is logged in."""
+        """The W&B mode and its reason: the setting of this tracker, else $WANDB_MODE, else online if the user is logged in."""
         import requests
         import wandb
 
@@ -90,11 +90,11 @@ class Wandb(Tracker):
         return f"to upload it: {program.line(['wandb', 'sync', os.path.dirname(os.path.relpath(self.run.dir))])}"
 
     def resume_state(self) -> dict[str, Any]:
-        """The run's W&B identity."""
+        """The W&B identity of the run."""
         return {"wandb_id": self.run.id}
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """One epoch: curves under `fit/`, and of each θ under `theta/`, against `epoch`."""
+        """Log one epoch: curves under `fit/`, and each θ under `theta/`, against `epoch`."""
         thresholds = metrics.get("thresholds", {})
         fit = {f"fit/{key}": value for key, value in metrics.items() if key not in ("epoch", "thresholds")}
         self.run.log({"epoch": metrics["epoch"], **fit, **{f"theta/{path}": each for path, each in thresholds.items()}})
@@ -102,7 +102,7 @@ class Wandb(Tracker):
     def result(
         self, result: Mapping[str, Any], tables: Tables, figure: Path, page: Path, artifacts: Sequence[Path]
     ) -> None:
-        """Accuracy, spikes and firing rates against `timesteps`; tables, picture and page; the network as an artifact."""
+        """Log accuracy, spikes and firing rates against `timesteps`, tables, figure and page, and the network as an artifact."""
         import wandb
 
         rows = tables["accuracy_vs_timesteps"]
@@ -126,18 +126,18 @@ class Wandb(Tracker):
         self.run.log_artifact(artifact)
 
     def finish(self, failed: bool = False) -> None:
-        """Close the run; one line if the server did not take it in time."""
+        """Close the run; a warning if it was not uploaded in time."""
         try:
             self.run.finish(exit_code=int(failed))
         except TimeoutError:
-            log.warning("W&B: this run was not taken in time; %s", self._how_to_sync())
+            log.warning("W&B: this run was not uploaded in time; %s", self._how_to_sync())
 
     def abandon(self) -> None:
-        """Stop the service, so that wandb does not look for it when Python ends."""
+        """Stop the service, so that wandb does not wait for it when Python ends."""
         import wandb
 
         if self.run is not None:
-            log.info("W&B: what was tracked lies in the run folder; %s", self._how_to_sync())
+            log.info("W&B: the tracked data are in the run folder; %s", self._how_to_sync())
         wandb.teardown()
 
 

@@ -1,4 +1,4 @@
-"""Files of weights: .safetensors, what `torch.save` writes, run folders.  Only tensors and plain values are unpickled."""
+"""Weight files: .safetensors, files of `torch.save`, run folders.  Only tensors and plain values are unpickled."""
 
 import argparse
 import re
@@ -37,12 +37,12 @@ HARMLESS: list[Any] = [_SCALAR, np.dtype, *{type(np.dtype(kind)) for kind in "?b
 def read_weights(source: str | Path) -> dict[str, Tensor]:
     """The state dict in a .safetensors file, in a file of `torch.save` (any other ending), or in a run folder.
 
-    Opens what is nested under "state_dict" and the like.  FileNotFoundError or ValueError name the file and what is in it.
+    A state dict nested under "state_dict" or similar keys is found as well.  FileNotFoundError or ValueError name the file.
     """
     path = Path(source) / "ann.safetensors" if Path(source).is_dir() else Path(source)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such file; weights come from a .pt, .pth or .safetensors file, a run folder, or {PREFIX}…"
+            f"{path}: no such file; expected a .pt, .pth or .safetensors file, a run folder, or {PREFIX}…"
         )
     content = _load(path)
     while isinstance(content, Mapping) and (inner := [content[key] for key in NESTED if _holds(content.get(key))]):
@@ -52,17 +52,17 @@ def read_weights(source: str | Path) -> dict[str, Tensor]:
     if not _holds(content) or not all(isinstance(value, Tensor) for value in content.values()):
         is_mapping = isinstance(content, Mapping)
         kind = f"the keys {', '.join(map(str, content))}" if is_mapping else f"a {type(content).__name__}"
-        raise ValueError(f"{path}: holds {kind}, no state dict (names with a tensor each)")
+        raise ValueError(f"{path}: contains {kind}, expected a state dict (tensors by name)")
     return {name: value for name, value in content.items() if name.rpartition(".")[2] not in COUNTERS}
 
 
 def _holds(content: Any) -> bool:
-    """Is this a mapping with something in it?"""
+    """Whether this is a non-empty mapping."""
     return isinstance(content, Mapping) and bool(content)
 
 
 def _load(path: Path) -> Any:
-    """The content of a file; ValueError that says what is in it instead of tensors and plain values."""
+    """The content of a file; ValueError describing it if it contains more than tensors and plain values."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -72,8 +72,8 @@ def _load(path: Path) -> Any:
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged, or not a safetensors file ({error})") from error
     except Exception as error:  # a damaged or foreign file can raise almost anything, and must not run code
-        raise ValueError(f"{path}: {_reason(path, error)}; expected what torch.save(network.state_dict(), path) or "
-                         "safetensors write") from error  # fmt: skip
+        raise ValueError(f"{path}: {_reason(path, error)}; expected a file of torch.save(network.state_dict(), path) or "
+                         "safetensors") from error  # fmt: skip
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -82,10 +82,10 @@ def _reason(path: Path, error: Exception) -> str:
     if not start:
         return "empty"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "a web page, not the file that was to be downloaded"
+        return "a web page instead of the downloaded file"
     if named := re.search(r"GLOBAL (\S+)|global (\S+)", str(error)):
         kind = (named[1] or named[2]).strip("`'\"")
-        return f"holds an object of {kind}, which could run code when it is loaded, besides tensors"
+        return f"contains an object of {kind} in addition to tensors, which could run code when it is loaded"
     if "TorchScript" in str(error) or "jit" in str(error):
         return "a TorchScript archive"
     return f"damaged ({type(error).__name__})"

@@ -1,4 +1,4 @@
-"""Weights to start from: anyone's file, a run folder of ours, or torchvision's, under the names of the network."""
+"""Initial weights from a file, a run folder or torchvision, renamed to the names of the network."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ def filled(network: Network, source: str | Path | None) -> Network:
     """`network` with the weights of `source`, if there is one; ValueError listing what differs if they do not fit.
 
     `source` is a file, a run folder, or weights that torchvision has: "torchvision:ResNet34_Weights.IMAGENET1K_V1".
-    Weights of a ReLU network hold no thresholds: these become NaN, unknown, for `calibration` to find.
+    Weights of a ReLU network have no thresholds; these are set to NaN (unknown), and `calibration` computes them.
     """
     if source is None:
         return network
@@ -50,7 +50,7 @@ def filled(network: Network, source: str | Path | None) -> Network:
 
 @torch.no_grad()
 def forget_thresholds(network: Network) -> Network:
-    """`network` with unknown thresholds (NaN), for calibration to find."""
+    """`network` with its thresholds set to NaN (unknown), so that calibration computes them."""
     for module in network.modules():
         if hasattr(module, "set_threshold"):
             for parameter in module.parameters():
@@ -59,7 +59,7 @@ def forget_thresholds(network: Network) -> Network:
 
 
 def _renamed(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`weights` under the names of `expected`, where wrappers, a prefix of all names or another word for θ are the difference."""
+    """`weights` renamed to the names of `expected`, if they differ only by wrappers, a common prefix, or the name of θ."""
     renamed = {}
     for name, tensor in max(_variants(weights), key=lambda names: len(names.keys() & expected.keys())).items():
         site, _, word = name.rpartition(".")
@@ -71,7 +71,7 @@ def _renamed(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
 
 
 def _variants(weights: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
-    """`weights` as they are, and under names without the wrappers and without prefixes that all names share."""
+    """`weights` unchanged, and with names without wrappers and without common prefixes."""
     bare = {WRAPPERS.sub("", name).lstrip("."): tensor for name, tensor in weights.items()}
     for names in (weights, bare) if len(bare) == len(weights) else (weights,):
         yield names
@@ -81,16 +81,18 @@ def _variants(weights: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
 
 
 def _require_usable(weights: Mapping[str, Tensor], source: str | Path) -> None:
-    """ValueError naming a tensor that no network can compute with."""
+    """Raise a ValueError naming a tensor with values that no network can use."""
     for name, tensor in weights.items():
         if tensor.is_meta:  # a shape without values
             continue
         if tensor.is_floating_point() and not tensor.isfinite().all() and not _is_threshold(name):
-            raise ValueError(f"{source}: {name} holds NaN or infinite values; it comes from a training that diverged")
+            raise ValueError(
+                f"{source}: {name} contains NaN or infinite values, probably because the training diverged"
+            )
         if name.endswith("running_var") and (tensor < 0).any():
-            raise ValueError(f"{source}: {name} holds negative variances")
+            raise ValueError(f"{source}: {name} contains negative variances")
 
 
 def _is_threshold(name: str) -> bool:
-    """Is NaN allowed here: a θ that calibration is still to find?"""
+    """Whether NaN is permitted here: a θ that calibration will compute."""
     return name.rpartition(".")[2] == "theta"

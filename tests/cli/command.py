@@ -187,7 +187,7 @@ def copy_run(folder: Path, to: Path) -> Path:
 
 def go_on(text: str, cwd: Path) -> None:
     """Type the command that a message tells the user to type."""
-    (line,) = [line for line in text.splitlines() if line.startswith("To go on: ")]
-    program, script, *arguments = shlex.split(line.removeprefix("To go on: "))
+    (line,) = [line for line in text.splitlines() if line.startswith("To continue: ")]
+    program, script, *arguments = shlex.split(line.removeprefix("To continue: "))
     assert (program, script) == ("python", str(TRAIN))
     succeed(TRAIN, *arguments, cwd=cwd)

@@ -46,20 +46,20 @@ pytestmark = pytest.mark.cli
         ),
         ("method=magic", "method=magic: no such option; there are: burst, cos, "),
         ("data=mnist99", "data=mnist99: no such option; there are: arrays, cifar10, "),
-        ("colour=blue", "colour=blue: there is no colour; --help lists what there is"),
+        ("colour=blue", "colour=blue: there is no colour; --help lists all settings"),
         ("modle=mlp", "modle=mlp: there is no modle; did you mean model"),
         ("+modle=mlp", "+modle=mlp: there is no modle; did you mean model"),
         ("fit.epoch=3", "fit.epoch=3: there is no fit.epoch; did you mean fit.epochs"),
         ("+fit.epoch=3", "+fit.epoch=3: there is no fit.epoch; did you mean fit.epochs"),
         ("fit.epochs=-1", "fit.epochs=-1: must be an integer of at least 0  (in the configuration: fit)"),
-        ("fit.epochs=0", "fit.epochs=0 keeps the network as it was given, but there are no weights in it; name them"),
+        ("fit.epochs=0", "fit.epochs=0 does not train the network, but no weights are given"),
         ("seed=-1", "seed=-1: must be an integer of at least 0"),
         ("device=tpu", "device='tpu': must be auto, cpu, cuda or cuda:<number>"),
         ("precision=float8", "precision='float8': "),
         ("compile=maybe", "compile='maybe': must be true or false"),
         ("method=finetune method.lr=abc", "method.lr='abc': must be a positive number"),
-        ("run=runs/x", "run=runs/…; to go on with an interrupted run use resume=…"),
-        ("resume=runs/x", "resume=runs/x: no run folder with a stored configuration"),
+        ("run=runs/x", "run=runs/…; to continue an interrupted run use resume=…"),
+        ("resume=runs/x", "resume=runs/x: not a run folder with a stored configuration"),
     ],
 )
 def test_a_wrong_value_is_named_and_no_folder_is_left(argument: str, message: str, tmp_path: Path):
@@ -77,13 +77,13 @@ def test_a_terminal_without_greek_letters(tmp_path: Path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_where_there_is_none(tmp_path: Path):
-    assert "sees no CUDA device here; use device=cpu or device=auto" in fail(TRAIN, *SMOKE, "device=cuda", cwd=tmp_path)
+    assert "finds no CUDA device; use device=cpu or device=auto" in fail(TRAIN, *SMOKE, "device=cuda", cwd=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_evaluate_needs_a_run_with_a_network(tmp_path: Path):
     assert "run=… is missing" in fail(EVALUATE, cwd=tmp_path)
-    assert "run=runs/x: no run folder with a trained network" in fail(EVALUATE, "run=runs/x", cwd=tmp_path)
+    assert "run=runs/x: not a run folder with a trained network" in fail(EVALUATE, "run=runs/x", cwd=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -194,13 +194,15 @@ def test_stored_networks_that_are_damaged_foreign_old_or_evil(smoke: Path, tmp_p
     (bad["cut_json"] / "ann.json").write_text((smoke / "ann.json").read_text()[:200])
     expected["cut_json"] = f"{bad['cut_json'] / 'ann.json'}: damaged, no valid JSON"
     change_json(bad["old"] / "ann.json", lambda c: c.update(format=0))
-    expected["old"] = f"{bad['old'] / 'ann.json'}: format 0, this snnconv reads format 1; use the version that wrote it"
+    expected["old"] = (
+        f"{bad['old'] / 'ann.json'}: has format 0, but this version of snnconv reads format 1; use the version that wrote it"
+    )
 
     change_json(bad["evil"] / "ann.json", lambda c: c["config"].update(model=call(flag)))
     expected["evil"] = "subprocess.call: this stored configuration calls code outside snnconv."
     hidden = f"${{oc.create:{{_target_:subprocess.call,_args_:[[touch,'{flag}']]}}}}"
     change_json(bad["hidden"] / "ann.json", lambda c: c["config"]["model"].update(activation=hidden))
-    expected["hidden"] = "an interpolation in a stored configuration"
+    expected["hidden"] = "an interpolation is not permitted in a stored configuration"
     loader = {"_target_": "snnconv.runtime.checkpoint.load_ann", "run": str(bad["evil"]), "trust": ["subprocess"]}
     change_json(bad["borrowed"] / "ann.json", lambda c: c["config"].update(model=loader))
     expected["borrowed"] = "snnconv.runtime.checkpoint.load_ann: this stored configuration calls code outside"
@@ -213,7 +215,7 @@ def test_stored_networks_that_are_damaged_foreign_old_or_evil(smoke: Path, tmp_p
     (bad["hidden_yaml"] / ".hydra" / "config.yaml").write_text(stored.replace("train: 600", f'train: "{hidden}"'))
     expected["hidden_yaml"] = "subprocess.call: this stored configuration calls code outside"
     (bad["cut_yaml"] / ".hydra" / "config.yaml").write_text(stored[:300] + "\n  - {")
-    expected["cut_yaml"] = f"{bad['cut_yaml'] / '.hydra' / 'config.yaml'}: damaged, no configuration"
+    expected["cut_yaml"] = f"{bad['cut_yaml'] / '.hydra' / 'config.yaml'}: damaged, not a configuration"
     (bad["old_yaml"] / ".hydra" / "config.yaml").write_text(stored.replace("\ntimesteps:", "\nsteps:"))
     expected["old_yaml"] = f"{bad['old_yaml'] / '.hydra' / 'config.yaml'}: lacks timesteps"
 
@@ -254,8 +256,8 @@ def test_resume_files_that_are_damaged_foreign_old_or_evil(smoke: Path, tmp_path
     cwd.mkdir()
     text = fail(TRAIN, "-m", f"resume={','.join(str(folder) for folder in bad.values())}", cwd=cwd)
     for name in ("cut", "noise", "evil"):
-        assert f"Failed: resume={name}: {bad[name] / 'last.ckpt'}: damaged, or no checkpoint of snnconv" in text
-    assert f"{bad['old'] / 'last.ckpt'}: format 0, this snnconv reads format 1" in text
+        assert f"Failed: resume={name}: {bad[name] / 'last.ckpt'}: damaged, or not a checkpoint of snnconv" in text
+    assert f"{bad['old'] / 'last.ckpt'}: has format 0, but this version of snnconv reads format 1" in text
     assert f"{bad['foreign'] / 'last.ckpt'}: belongs to another run" in text
     assert not flag.exists()
     for name, folder in bad.items():  # nothing is lost
@@ -267,12 +269,12 @@ def test_a_folder_that_holds_a_run_is_not_run_into(smoke: Path, tmp_path: Path):
     folder = copy_run(smoke, tmp_path / "mine")
     before = outcome(folder)
     text = fail(TRAIN, *SMOKE, "levels=2", "hydra.run.dir=mine", cwd=tmp_path)
-    assert "mine: holds a run; go on with resume=mine, or choose another hydra.run.dir" in text
+    assert "mine: contains a run; continue it with resume=mine, or choose another hydra.run.dir" in text
     text = fail(TRAIN, "resume=mine", "hydra.run.dir=other", cwd=tmp_path)
-    assert "hydra.run.dir=other: a run goes on in its own folder" in text
+    assert "hydra.run.dir=other: a run is resumed in its own folder" in text
     with files.held(folder):  # as if it were still going on
         text = fail(TRAIN, "resume=mine", cwd=tmp_path)
-    assert f"{folder}: another process is working in this folder; wait for its end" in text
+    assert f"{folder}: another process is using this folder; wait until it ends" in text
     assert outcome(folder) == before
     assert {path.name for path in tmp_path.iterdir()} == {"mine"}
 
@@ -282,8 +284,11 @@ def test_resume_refuses_what_would_change_the_numbers(smoke: Path, tmp_path: Pat
     before = outcome(folder)
     for override in ("fit.epochs=5", "experiment=demo", "model=vgg11"):
         text = fail(TRAIN, "resume=mine", override, cwd=tmp_path)
-        assert f"{override}: this goes on as it was, so only these may change: device, threads, data.root" in text
-        assert "To go on" not in text  # with the same mistake
+        assert (
+            f"{override}: this resumes a run unchanged, so only these settings may change: device, threads, data.root"
+            in text
+        )
+        assert "To continue" not in text  # with the same mistake
     assert outcome(folder) == before
     again = ("experiment=smoke", "fit.epochs=2", "model=mlp", "levels=4", "data.test=100", "fit.batch_size=32")
     succeed(TRAIN, "resume=mine", *again, cwd=tmp_path)  # which is what it was begun with
@@ -327,7 +332,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(smoke: Path, tmp_path:
     """The first last.ckpt fits; the second, with momentum in it, does not."""
     text = fail(TRAIN, *SMOKE, cwd=tmp_path, preexec_fn=small_files)
     folder = only_run(tmp_path)
-    assert f"{folder / 'last.ckpt'}: could not be written (File too large); what was there is unchanged" in text
+    assert f"{folder / 'last.ckpt'}: could not be written (File too large); the old content is unchanged" in text
     assert files_in(folder) == files_in(smoke) - {
         "result.json",
         "accuracy_vs_timesteps.csv",
@@ -364,7 +369,7 @@ def test_a_disk_that_fills_up_during_a_run(disk, smoke: Path):
     text = fail(TRAIN, *SMOKE, cwd=cwd)
     folder = only_run(cwd)
     assert (
-        f"{folder / 'last.ckpt'}: could not be written (No space left on device); what was there is unchanged" in text
+        f"{folder / 'last.ckpt'}: could not be written (No space left on device); the old content is unchanged" in text
     )
     assert not [name for name in files_in(folder) if name.endswith(".part")]
     load_ann(folder)
@@ -377,11 +382,11 @@ def test_a_full_or_read_only_disk_is_told_before_anything_starts(disk):
     cwd = disk("size=100k")
     (cwd / "other").write_bytes(bytes(80_000))
     text = fail(TRAIN, *SMOKE, cwd=cwd)
-    assert "cannot be written (No space left on device); choose another place with hydra.run.dir=…" in text
+    assert "is not writable (No space left on device); choose another folder with hydra.run.dir=…" in text
     text = fail(TRAIN, "-m", *SMOKE, "levels=2,4", cwd=cwd)
-    assert "cannot be written (No space left on device); choose another place with hydra.sweep.dir=…" in text
+    assert "is not writable (No space left on device); choose another folder with hydra.sweep.dir=…" in text
     disk("size=100k,ro")
-    assert "cannot be made (Read-only file system); choose another place with hydra.run.dir=…" in fail(
+    assert "cannot be created (Read-only file system); choose another folder with hydra.run.dir=…" in fail(
         TRAIN, *SMOKE, cwd=cwd
     )
     assert {path.name for path in cwd.iterdir()} == {"other"}
@@ -389,7 +394,7 @@ def test_a_full_or_read_only_disk_is_told_before_anything_starts(disk):
 
 def test_a_run_folder_that_cannot_be_a_folder(tmp_path: Path):
     (tmp_path / "runs").write_text("a file")
-    assert "cannot be made (Not a directory); choose another place" in fail(TRAIN, *SMOKE, cwd=tmp_path)
+    assert "cannot be created (Not a directory); choose another folder" in fail(TRAIN, *SMOKE, cwd=tmp_path)
     text = fail(TRAIN, *SMOKE, "hydra.run.dir=runs/here", cwd=tmp_path)
-    assert "runs/here: cannot be written (Not a directory); choose another place with hydra.run.dir=…" in text
+    assert "runs/here: is not writable (Not a directory); choose another folder with hydra.run.dir=…" in text
     assert (tmp_path / "runs").read_text() == "a file"

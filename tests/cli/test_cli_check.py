@@ -77,7 +77,7 @@ def test_a_run_is_checked_and_left_alone(smoke: Path, tmp_path: Path):
 
 
 def test_wrong_input_is_told_without_a_traceback(pooled: list[str], smoke: Path, tmp_path: Path):
-    assert "run=runs/x: no run folder with a trained network" in fail(CHECK, "run=runs/x", cwd=tmp_path)
+    assert "run=runs/x: not a run folder with a trained network" in fail(CHECK, "run=runs/x", cwd=tmp_path)
     assert "resume=… is for " in fail(CHECK, f"resume={smoke}", cwd=tmp_path)
     assert "model=vgg11: this evaluates" in fail(CHECK, f"run={smoke}", "model=vgg11", cwd=tmp_path)
     assert "one network at a time" in fail(CHECK, "-m", "levels=4,8", cwd=tmp_path)

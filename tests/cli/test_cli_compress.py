@@ -65,12 +65,14 @@ def test_a_killed_ladder_goes_on_at_the_stage_it_had_reached(smoke: Path, tmp_pa
     finish(process, work)
     assert not (work / "killed" / "2_distill" / "result.json").exists()
     work.rename(tmp_path / "moved")
-    assert "a ladder of compress, which goes on with: " in fail(TRAIN, "resume=moved/killed", cwd=tmp_path)
-    assert "a stage of compress, whose ladder goes on with: " in fail(
+    assert "is a compression; resume it with: " in fail(TRAIN, "resume=moved/killed", cwd=tmp_path)
+    assert "is a stage of a compression; resume it with: " in fail(
         COMPRESS, "resume=moved/killed/1_prune30", cwd=tmp_path
     )
-    assert "a training, which goes on with: " in fail(COMPRESS, "resume=moved/run", cwd=tmp_path)
-    assert "timesteps=4: this goes on as it was" in fail(COMPRESS, "resume=moved/killed", "timesteps=4", cwd=tmp_path)
+    assert "is a training; resume it with: " in fail(COMPRESS, "resume=moved/run", cwd=tmp_path)
+    assert "timesteps=4: this resumes a run unchanged" in fail(
+        COMPRESS, "resume=moved/killed", "timesteps=4", cwd=tmp_path
+    )
     text = succeed(COMPRESS, "resume=moved/killed", cwd=tmp_path)
     assert "compress: 1 of 2 stages are done" in text
     assert outcome(tmp_path / "moved" / "killed") == outcome(tmp_path / "moved" / "whole")
@@ -78,8 +80,8 @@ def test_a_killed_ladder_goes_on_at_the_stage_it_had_reached(smoke: Path, tmp_pa
 
 def test_tells_what_is_wrong(smoke: Path, tmp_path: Path):
     copy_run(smoke, tmp_path / "run")
-    assert "no stages; choose some of conf/compress/" in fail(COMPRESS, "run=run", cwd=tmp_path)
-    assert "integer=int4: does nothing here; integer=… is for integerize, export" in fail(
+    assert "no stages; choose stages of conf/compress/" in fail(COMPRESS, "run=run", cwd=tmp_path)
+    assert "integer=int4: has no effect here; integer=… is for integerize, export" in fail(
         COMPRESS, "run=run", "integer=int4", cwd=tmp_path
     )
     assert "no convolution becomes smaller" in fail(COMPRESS, "run=run", "compress=low_rank", cwd=tmp_path)
@@ -101,10 +103,10 @@ def test_weights_are_trained_quantized_and_stay_so(tmp_path: Path):
     assert json.loads(again.read_text())["snn_accuracy"] == result["snn_accuracy"]
     given = f"run={run.relative_to(tmp_path)}"
     assert "bits=1: weights have 2" in fail(EVALUATE, given, "weights.bits=1", cwd=tmp_path)
-    assert "was trained with weights of 2 bits, and has no others" in fail(
+    assert "was trained with weights of 2 bits and has no float weights" in fail(
         EVALUATE, given, "weights=float", cwd=tmp_path
     )
-    assert "which of their zeros have to stay" in fail(COMPRESS, given, "compress=sparse24", cwd=tmp_path)
+    assert "so zeros of pruning cannot be distinguished" in fail(COMPRESS, given, "compress=sparse24", cwd=tmp_path)
 
 
 def test_weights_of_few_bits_are_trained_in_the_last_stage(smoke: Path, tmp_path: Path):

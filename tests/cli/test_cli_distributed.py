@@ -86,17 +86,17 @@ def test_a_lost_process_ends_the_job_and_any_number_goes_on(tmp_path: Path):
     (lost,) = [pid for pid in children(agent.pid) if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
     agent.send_signal(signal.SIGSTOP)  # it would end the other process, perhaps before that has said what happened
     os.kill(lost, signal.SIGKILL)
-    text = wait_for(lambda: "To go on: " in (said := Path(f"{tmp_path}.out").read_text()) and said, agent)
+    text = wait_for(lambda: "To continue: " in (said := Path(f"{tmp_path}.out").read_text()) and said, agent)
     begin = time.monotonic()
     agent.send_signal(signal.SIGCONT)
     done = finish(agent, tmp_path)
     assert done.status == 1
     assert time.monotonic() - begin < 60
-    assert "Another process of this job is lost" in text
+    assert "Another process of this job has ended" in text
     assert "Signal 9 (SIGKILL) received" in done.output  # what torchrun has seen
 
     folder = only_run(tmp_path).relative_to(tmp_path)
-    assert f"To go on: python {TRAIN} resume={folder}" in text
+    assert f"To continue: python {TRAIN} resume={folder}" in text
     before = epochs_done(tmp_path)
     alone = start(TRAIN, [f"resume={folder}"], tmp_path)
     kill_after(before + 3, alone, tmp_path)

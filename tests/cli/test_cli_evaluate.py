@@ -59,7 +59,7 @@ def test_a_setting_of_several_methods_is_one_of_each(smoke: Path, tmp_path: Path
         (again,) = (copy / "evaluations" / method).iterdir()
         assert yaml.safe_load((again / ".hydra" / "config.yaml").read_text())["method"]["v_initial"] == 0.25
     text = fail(EVALUATE, "run=copy", "method=burst,qcfs", "method.v_initial=0.25", "timesteps=2", cwd=tmp_path)
-    assert "method.v_initial is no setting of the chosen options" in text
+    assert "method.v_initial is not a setting of the chosen options" in text
 
 
 def test_several_runs_and_schedules_at_once(smoke: Path, tmp_path: Path):
@@ -101,7 +101,7 @@ def test_what_would_need_training_is_refused_and_leaves_nothing(smoke: Path, tmp
     folder = copy_run(smoke, tmp_path / "copy")
     text = fail(EVALUATE, "run=copy", "levels=16", cwd=tmp_path)
     assert (
-        "levels=16: this evaluates a trained network as it is, so only these may change: device, threads, data.root"
+        "levels=16: this evaluates a trained network unchanged, so only these settings may change: device, threads, data.root"
         in text
     )
     assert "timesteps=0: must be an integer of at least 1" in fail(EVALUATE, "run=copy", "timesteps=0", cwd=tmp_path)

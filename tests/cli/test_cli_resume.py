@@ -151,7 +151,7 @@ def test_a_folder_of_a_run_that_did_not_begin_cannot_be_resumed(tmp_path: Path):
     done = run(TRAIN, "resume=runs/half", cwd=tmp_path)
     assert done.status == 1
     assert done.output == (
-        "resume=runs/half: no run folder with a stored configuration (.hydra/config.yaml); start a new run\n"
+        "resume=runs/half: not a run folder with a stored configuration (.hydra/config.yaml); start a new run\n"
     )
 
 

@@ -76,7 +76,7 @@ def test_a_folder_that_holds_a_sweep_is_not_mixed_with_another(tmp_path: Path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "job-0.json").write_text("{}")
     text = fail(TRAIN, "-m", *TINY, "levels=2,4", "hydra.sweep.dir=mine", cwd=tmp_path)
-    assert "mine: holds a sweep; choose another hydra.sweep.dir" in text
+    assert "mine: contains a sweep; choose another hydra.sweep.dir" in text
     assert {path.name for path in tmp_path.rglob("*")} == {"mine", "job-0.json"}
 
 

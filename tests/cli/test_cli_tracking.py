@@ -125,7 +125,7 @@ def test_a_service_that_dies_does_not_take_the_run_with_it(uninterrupted: Path, 
     assert done.status == 0, done.output
     assert "Traceback" not in done.output
     assert "Wandb failed (" in done.output
-    assert "the run goes on without it" in done.output
+    assert "the run continues without it" in done.output
     assert outcome(only_run(tmp_path))["network"] == outcome(uninterrupted)["network"]
 
 
@@ -154,4 +154,4 @@ def test_a_server_that_is_lost_during_the_run(uninterrupted: Path, tmp_path: Pat
     assert done.status == 130, done.output
     assert "Traceback" not in done.output
     assert f"W&B: http://127.0.0.1:{port}/me/snnconv/runs/" in done.output
-    assert "W&B: this run was not taken in time; to upload it: wandb sync runs/" in done.output
+    assert "W&B: this run was not uploaded in time; to upload it: wandb sync runs/" in done.output

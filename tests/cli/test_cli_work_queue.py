@@ -133,7 +133,7 @@ def test_one_runner_at_a_time(tmp_path: Path):
 
     (tmp_path / "runs" / "queue").mkdir(parents=True)
     with files.held(tmp_path / "runs" / "queue"):
-        assert "another process is working" in run(QUEUE, *write(tmp_path), cwd=tmp_path).output
+        assert "another process is using this folder" in run(QUEUE, *write(tmp_path), cwd=tmp_path).output
 
 
 def test_our_queue_composes(compose_config):

@@ -508,7 +508,7 @@ def test_rehearsing_does_not_train(ann):
         ({"start": "nowhere.safetensors"}, "start=nowhere.safetensors: no such file"),
         ({"load": __file__, "start": __file__}, "start=.*: nothing is trained"),
         ({"load": __file__, "teacher": "no/run"}, "teacher=no/run: nothing is trained"),
-        ({"teacher": "no/run"}, "teacher=no/run: no such run folder"),
+        ({"teacher": "no/run"}, "teacher=no/run: this run folder does not exist"),
         ({"teacher": "no/run", "distill": 0.0}, "teacher=no/run: has no effect with method.distill=0"),
         ({"save": "bashrc"}, "save=bashrc: must end in .safetensors"),
         ({"save": "no/where.safetensors"}, "save=no/where.safetensors: no is not a folder"),

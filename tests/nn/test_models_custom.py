@@ -83,7 +83,7 @@ class Intruder:
 def test_nothing_is_unpickled(tmp_path, monkeypatch):
     torch.save({"state_dict": Intruder()}, tmp_path / "net.pt")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"net\.pt: holds an object of "):
+    with pytest.raises(ValueError, match=r"net\.pt: contains an object of "):
         read_weights(tmp_path / "net.pt")
     assert not (tmp_path / "intruder").exists()
 
@@ -91,9 +91,9 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (torch.zeros(3), "holds a Tensor, no state dict"),
+        (torch.zeros(3), "contains a Tensor, expected a state dict"),
         ({"epoch": 3, "lr": 0.1}, "the keys epoch, lr"),
-        ({}, "no state dict"),
+        ({}, "expected a state dict"),
         (b"rubbish", "damaged"),
         (b"", "empty"),
     ],

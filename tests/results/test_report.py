@@ -182,7 +182,7 @@ def test_losing_the_tracker_never_loses_the_run(open_tiny_run, snn, curve, caplo
     report(run, snn, curve, Measured(0.875))
     run.finish(failed=False)
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "Failing failed (ConnectionError: gone); the run goes on without it"
+        "Failing failed (ConnectionError: gone); the run continues without it"
     ]
     assert (run.folder / "result.json").is_file()
     assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 2

@@ -87,7 +87,7 @@ def test_a_missing_file_is_named(run, name):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere: no such run folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere: this run folder does not exist"):
         load_ann(tmp_path / "nowhere")
 
 
@@ -112,7 +112,8 @@ def test_a_damaged_description_is_named(run, text):
 def test_another_format_is_named(run, found):
     edit(run, format=found)
     with pytest.raises(
-        ValueError, match=rf"ann\.json: format {found!r}, this snnconv reads format 1; use the version that wrote it"
+        ValueError,
+        match=rf"ann\.json: format {found!r}, but this version of snnconv reads format 1; use the version that wrote it",
     ):
         load_ann(run.folder)
 
@@ -154,7 +155,7 @@ def test_a_state_of_another_format_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 2)
     save_state(tmp_path / "last.ckpt", {"epoch": 1})
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"last\.ckpt: format 2, this snnconv reads format 1"):
+    with pytest.raises(ValueError, match=r"last\.ckpt: has format 2, but this version of snnconv reads format 1"):
         load_state(tmp_path / "last.ckpt")
 
 
@@ -235,7 +236,7 @@ def test_of_training_a_stored_configuration_may_call_its_settings_alone():
 
 
 def test_a_stored_configuration_cannot_call_what_is_private():
-    with pytest.raises(ValueError, match=r"finetune\._save: this stored configuration calls what is private"):
+    with pytest.raises(ValueError, match=r"finetune\._save: this stored configuration calls private code"):
         require_trusted(
             {
                 "data": {
@@ -297,7 +298,7 @@ def test_a_malicious_state_is_not_run(tmp_path, how):
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path)
-    with pytest.raises(ValueError, match=r"last\.ckpt: damaged, or no checkpoint"):
+    with pytest.raises(ValueError, match=r"last\.ckpt: damaged, or not a checkpoint"):
         load_state(path)
     assert not mark.exists()
 

@@ -16,7 +16,7 @@ def answer(typed: str) -> str:
 
 
 def test_an_open_bracket_is_called_one():
-    assert answer("timesteps=[1,2").startswith("timesteps=[1,2: a bracket is open")
+    assert answer("timesteps=[1,2").startswith("timesteps=[1,2: a bracket is not closed")
 
 
 @pytest.mark.parametrize("value", ["(x)", "a (copy).pt", "what's this", "$HOME (1)"])
@@ -29,18 +29,18 @@ def test_the_quotes_that_are_told_arrive(value):
 def test_several_values_without_multirun():
     error = ConfigCompositionException("Ambiguous value for argument 'levels=4,8'\n1. To use it as a list, …")
     assert mistakes.message(error, ["levels=4,8"]) == (
-        "levels=4,8: several values are runs in turn with -m; a list is 'levels=[4,8]'"
+        "levels=4,8: several values need -m (one run for each); write a list as 'levels=[4,8]'"
     )
 
 
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("--model=mlp", "--model=mlp: settings have no dashes: model=mlp"),
-        ("--fit.lr=0.1", "settings have no dashes: fit.lr=0.1"),
+        ("--model=mlp", "--model=mlp: settings are written without dashes: model=mlp"),
+        ("--fit.lr=0.1", "settings are written without dashes: fit.lr=0.1"),
         ("experiment=dmeo", "experiment=dmeo: no such option; did you mean demo"),
         ("sweep=level", "sweep=level: no such option; did you mean levels"),
-        ("=3", "=3: arguments are key=value"),
+        ("=3", "=3: expected key=value"),
     ],
 )
 def test_words_that_are_no_settings(typed, message):

@@ -84,11 +84,11 @@ def _printed(name: str, tmp_path: Path, monkeypatch) -> dict[str, tuple[str, dic
     (holds / "last.ckpt").touch()
     kind = stored_config._require_kind
     messages = {
-        "an interrupted run": (opening._how_to_go_on(holds, Run(holds, cfg, Tracker())), "To go on: ", ""),
-        "a ladder": (message(kind, ladder, Path(folder), "train"), "goes on with: ", ""),
-        "a stage": (message(kind, stage, Path(folder, "1_a"), "train"), "goes on with: ", ""),
-        "a training": (message(kind, OmegaConf.create({"run": None}), Path(folder), "compress"), "goes on with: ", ""),
-        "a folder that holds a run": (message(launch.Folder().on_run_start, run_dir), "go on with ", ", or choose"),
+        "an interrupted run": (opening._how_to_go_on(holds, Run(holds, cfg, Tracker())), "To continue: ", ""),
+        "a ladder": (message(kind, ladder, Path(folder), "train"), "resume it with: ", ""),
+        "a stage": (message(kind, stage, Path(folder, "1_a"), "train"), "resume it with: ", ""),
+        "a training": (message(kind, OmegaConf.create({"run": None}), Path(folder), "compress"), "resume it with: ", ""),
+        "a folder that holds a run": (message(launch.Folder().on_run_start, run_dir), "continue it with ", ", or choose"),
         "a python file": (message(trust.require_trusted, called), "load it with ", " if you"),
         "a value": (mistakes.message(OverrideParseException(f"data.root={name}", ""), []), "for the shell: ", ""),
     }  # fmt: skip

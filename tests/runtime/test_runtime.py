@@ -69,7 +69,7 @@ def test_the_device_is_one_that_is_here():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_device_is_told():
-    with pytest.raises(ValueError, match="sees no CUDA device here; use device=cpu"):
+    with pytest.raises(ValueError, match="finds no CUDA device; use device=cpu"):
         environment.choose_device("cuda")
 
 

@@ -101,7 +101,7 @@ def test_train_alone_is_the_demo(monkeypatch, capsys):
     for arguments in ([], ["seed=1"]):
         cli.run("train", arguments)
     assert composed == [("train", ["experiment=demo"]), ("train", ["seed=1"])]
-    assert capsys.readouterr().out.count("No settings given: experiment=demo") == 1
+    assert capsys.readouterr().out.count("No settings given, using experiment=demo") == 1
 
 
 def test_completion_knows_commands_groups_options_and_settings(tmp_path, monkeypatch):

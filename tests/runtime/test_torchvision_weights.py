@@ -166,7 +166,7 @@ def test_vgg_of_a_small_image_has_another_head(publish_shapes):
 
 def test_an_architecture_that_is_not_here_is_told(publish_shapes):
     source = publish_shapes(models.resnet50, "ResNet50_Weights.IMAGENET1K_V2")
-    expected = r"unknown: layer1\.0\.conv1\.weight(?s:.)*no model here.*resnet18_imagenet.*model=custom"
+    expected = r"unknown: layer1\.0\.conv1\.weight(?s:.)*no model of snnconv.*resnet18_imagenet.*model=torchvision"
     with pytest.raises(ValueError, match=expected), torch.device("meta"):
         resnet34(1000, (3, 64, 64), ReLU, stem="imagenet", weights=source)
 
@@ -183,7 +183,7 @@ def test_without_a_network_it_says_what_to_put_where(cache):
     url = models.ResNet18_Weights.IMAGENET1K_V1.url
     with pytest.raises(FileNotFoundError, match=r"the download failed \(.*no network here") as error:
         resnet18(10, (3, 64, 64), ReLU, stem="imagenet", weights="torchvision:ResNet18_Weights.IMAGENET1K_V1")
-    assert f"fetch {url} on a machine with a network and put it there: {cache / Path(url).name}" in str(error.value)
+    assert f"fetch {url} on a machine with internet access and copy it to {cache / Path(url).name}" in str(error.value)
 
 
 class Intruder:
@@ -199,6 +199,6 @@ def test_a_damaged_file_in_the_cache_is_named_and_not_run(cache, tmp_path, conte
     file = cache / Path(models.ResNet18_Weights.IMAGENET1K_V1.url).name
     mark = tmp_path / "intruded"
     torch.save({"w": Intruder(mark)}, file) if content == "intruder" else file.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^{file}: damaged \(.*\); remove it to have it downloaded again"):
+    with pytest.raises(ValueError, match=rf"^{file}: damaged \(.*\); remove it to download it again"):
         resnet18(10, (3, 64, 64), ReLU, stem="imagenet", weights="torchvision:ResNet18_Weights.IMAGENET1K_V1")
     assert not mark.exists()

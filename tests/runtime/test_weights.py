@@ -81,14 +81,14 @@ def test_a_network_whose_own_names_look_like_wrappings(tmp_path: Path):
 
 
 REFUSED = {
-    "NaN": (lambda s: {**s, "head.bias": s["head.bias"] * torch.nan}, r"head\.bias holds NaN or infinite values"),
-    "infinite": (lambda s: {**s, "head.bias": s["head.bias"] + torch.inf}, r"head\.bias holds NaN or infinite values"),
+    "NaN": (lambda s: {**s, "head.bias": s["head.bias"] * torch.nan}, r"head\.bias contains NaN or infinite values"),
+    "infinite": (lambda s: {**s, "head.bias": s["head.bias"] + torch.inf}, r"head\.bias contains NaN or infinite values"),
     "variance": (
         lambda s: {**s, "features.1.running_var": -s["features.1.running_var"]},
-        r"features\.1\.running_var holds negative variances",
+        r"features\.1\.running_var contains negative variances",
     ),
-    "a whole network": (lambda s: Small(), r"holds an object of \S+Small, which could run code when it is loaded"),
-    "no weights": (lambda s: {"optimizer": {"lr": 0.1}, "epoch": 1}, "holds the keys optimizer, epoch, no state dict"),
+    "a whole network": (lambda s: Small(), r"contains an object of \S+Small in addition to tensors, which could run code"),
+    "no weights": (lambda s: {"optimizer": {"lr": 0.1}, "epoch": 1}, "contains the keys optimizer, epoch, expected a state dict"),
 }  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_used_is_refused_with_the_reason(content, message, weight
     ("content", "message"),
     [
         (b"", "empty"),
-        (b"<!DOCTYPE html><html>Virus scan warning</html>", "a web page, not the file that was to be downloaded"),
+        (b"<!DOCTYPE html><html>Virus scan warning</html>", "a web page instead of the downloaded file"),
         (b"PK\x03\x04 cut off", r"damaged \(\w+\)"),
     ],
 )
@@ -123,6 +123,8 @@ class Explosive:
 
 def test_nothing_is_run(weights, tmp_path: Path):
     torch.save({"state_dict": weights, "best": Explosive(tmp_path / "flag")}, tmp_path / "net.pth")
-    with pytest.raises(ValueError, match=r"holds an object of \w+\.call, which could run code"):
+    with pytest.raises(
+        ValueError, match=r"contains an object of \w+\.call in addition to tensors, which could run code"
+    ):
         read_weights(tmp_path / "net.pth")
     assert not (tmp_path / "flag").exists()

@@ -95,7 +95,7 @@ def test_a_teacher_that_does_not_fit_is_told(teacher):
         load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), 3)
     with pytest.raises(ValueError, match="cannot take images"):
         load_teacher(str(teacher), torch.zeros(1, 1, 8, 8), 2)
-    with pytest.raises(ValueError, match=r"^fit\.teacher=nowhere: no such run folder$"):
+    with pytest.raises(ValueError, match=r"^fit\.teacher=nowhere: this run folder does not exist$"):
         load_teacher("nowhere", torch.zeros(1, 1, 8, 8), 2)
 
 

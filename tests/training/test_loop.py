@@ -452,6 +452,6 @@ def test_no_epochs_keep_the_given_network(open_tiny_run, fresh_network, train, v
 
 def test_no_epochs_and_no_weights_is_a_mistake(compose_config):
     cfg = compose_config("fit=none")
-    with pytest.raises(ValueError, match=r"fit.epochs=0 keeps the network as it was given, .* model.weights="):
+    with pytest.raises(ValueError, match=r"fit.epochs=0 does not train the network, .* model.weights="):
         settle(cfg, ["fit=none"])
     assert settle(compose_config("fit=none", "model.weights=given.pt"), ["fit=none"]).model.weights == "given.pt"
