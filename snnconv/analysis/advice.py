@@ -21,9 +21,9 @@ REMEDIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
     "quantization": (
-        ("training with L near this T (levels=…)", "more timesteps", "several spikes per step (method=group)"),
+        ("training with L close to this T (levels=…)", "more timesteps", "several spikes per step (method=group)"),
         (
-            "smaller thresholds (method=mse with method.levels near this T, method=percentile, method=threshold_balancing)",
+            "smaller thresholds (method=mse with method.levels close to this T, method=percentile, method=threshold_balancing)",
             "more timesteps",
             "several spikes per step (method=group)",
         ),
@@ -31,9 +31,9 @@ REMEDIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unevenness": (
         (
             "a suitable v(0) (method=layer_calibration_advanced, method=temporal_bias)",
-            "observation steps before the result counts (method=srp, method=cos)",
+            "warm-up steps (method=srp, method=cos)",
             "signed spikes (method=signed)",
-            "layers that wait for all their input (method=parallel)",
+            "layers that wait for all their inputs (method=parallel)",
             "training through time (method=finetune)",
         ),
         (
@@ -51,9 +51,9 @@ class Advice:
 
     Args:
         kind: "loss" (accuracy at one T and its main cause), "remedy" (what reduces one cause) or "limit" (T → ∞).
-        timesteps: every T that it is about.
-        cause: "clipping", "quantization" or "unevenness"; None where the loss is within the noise, and for "limit".
-        remedies: settings that reduce the cause; empty but for "remedy".
+        timesteps: every T to which it applies.
+        cause: "clipping", "quantization" or "unevenness"; None if the loss is within the noise, and for "limit".
+        remedies: settings that reduce the cause; empty except for "remedy".
         statement: the sentence of a "loss" or "limit".
     """
 
@@ -67,18 +67,18 @@ class Advice:
         """One line for terminal, page and JSON."""
         if self.kind != "remedy":
             return self.statement
-        return f"Against {self.cause} (T = {', '.join(map(str, self.timesteps))}): {'; '.join(self.remedies)}."
+        return f"To reduce {self.cause} (T = {', '.join(map(str, self.timesteps))}): {'; '.join(self.remedies)}."
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: every field, and the text."""
+        """All fields and the text, for JSON."""
         return {**asdict(self), "text": self.text()}
 
 
 def diagnose(errors: Decomposition, ann: nn.Module, timesteps: Sequence[int]) -> list[Advice]:
-    """The loss at each T of `timesteps`, remedies for each cause among them, and the limit for larger T, in this order.
+    """The loss at each T of `timesteps`, remedies for each cause, and the limit for larger T, in this order.
 
-    The cause is the error that costs most accuracy between the networks of the ladder (`Decomposition.drops`).  The layer named is
-    the one in which this error is largest by itself.  Differences within twice the standard error of the accuracy have no cause.
+    The cause is the error that loses most accuracy (`Decomposition.drops`).  The named layer is the one in which this error is
+    largest.  A difference within twice the standard error of the accuracy has no cause.
     """
     trained = any(is_activation(module) for module in ann.modules())
     losses = [_loss(errors, t) for t in timesteps]
@@ -102,7 +102,7 @@ def most_important(advice: Sequence[Advice]) -> list[Advice]:
 
 
 def cause(errors: Decomposition, t: int) -> str | None:
-    """The error that costs most accuracy at T; None if the loss is within the noise."""
+    """The error that loses most accuracy at T; None if the loss is within the noise."""
     drops = errors.drops(t)
     return max(drops, key=lambda part: drops[part]) if errors.ann - errors.snn[t] > _noise(errors) else None
 
@@ -126,16 +126,16 @@ def _detail(layer: LayerErrors, part: str) -> str:
     details = {
         "clipping": f"{_percent(layer.saturated)} of its outputs are at the largest value that a neuron can emit",
         "quantization": f"its mean output is {layer.firing_rate:.2g} θ",
-        "unevenness": f"{_percent(1 - layer.offset_spikes[0])} of its outputs have a wrong number of spikes for their mean current",
+        "unevenness": f"{_percent(1 - layer.offset_spikes[0])} of its outputs have too many or too few spikes for their current",
     }
     return f"{_percent(layer.size[part])} of its squared activation; {details[part]}"
 
 
 def _limit(errors: Decomposition, t: int) -> Advice:
-    limit = f"With more timesteps the accuracy approaches {_percent(errors.limit)}, where only clipping is left"
+    limit = f"With more timesteps the accuracy approaches {_percent(errors.limit)}, and only clipping remains"
     gain = errors.limit - errors.snn[t]
     if gain <= _noise(errors):
-        text = f"{limit}; at T = {t} it is already reached within the noise of {errors.images} images, so more steps do not help."
+        text = f"{limit}; at T = {t} it is reached within the noise of {errors.images} images, so more timesteps do not help."
     elif errors.ann - errors.limit > _noise(errors):
         text = f"{limit}: {_points(gain)} more than at T = {t}; the rest is lost to clipping."
     else:

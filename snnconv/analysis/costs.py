@@ -1,4 +1,4 @@
-"""Costs of operations.  A table is one entry of `TABLES` and one yaml in conf/costs/ with the same numbers."""
+"""Costs of operations.  Each table is an entry of `TABLES`, and a yaml in conf/costs/ with the same numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,41 +9,41 @@ from snnconv.analysis.fan_out import Target
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of operations in pJ, and widths in bits of what they move.  ValueError for numbers out of range."""
+    """Costs of operations in pJ, and widths of their operands in bits.  ValueError for numbers out of range."""
 
     mac: float  # multiply-accumulate
     accumulate: float
-    update: float = 0.0  # of a neuron in one step
-    memory: float = 0.0  # of one bit that is read or written
+    update: float = 0.0  # update of a neuron in one step
+    memory: float = 0.0  # reading or writing one bit
     weight_bits: int = 32
-    activation_bits: int = 32  # of the ANN that is not quantized, and of images
+    activation_bits: int = 32  # of the float ANN, and of images
     potential_bits: int = 32
-    reuse: float = 1.0  # operations that are served by one access to memory, in either network
+    reuse: float = 1.0  # number of operations for each memory access, in both networks
     source: str = "not stated"
 
     def __post_init__(self) -> None:
         for field in fields(self)[:-1]:
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(f"costs: {field.name}={value!r}: a number, 0 or more (pJ or bits)")
+                raise ValueError(f"costs: {field.name}={value!r}: must be a number of at least 0 (pJ or bits)")
         if self.reuse < 1:
-            raise ValueError(f"costs: reuse={self.reuse}: operations that one access serves, at least 1")
+            raise ValueError(f"costs: reuse={self.reuse}: must be at least 1 (operations for each memory access)")
 
     def access(self, bits: float) -> float:
-        """pJ to move `bits` bits for one operation."""
+        """Energy in pJ to move `bits` bits for one operation."""
         return self.memory * bits / self.reuse
 
     def width(self, bits: int | None = None) -> int:
-        """Bits of an activation in memory: of the ANN's own, or of one that has `bits` bits."""
+        """Bits of an activation in memory: those of the float ANN, or at most `bits`."""
         return self.activation_bits if bits is None else min(bits, self.activation_bits)
 
     def of_mac(self, bits: int | None = None) -> float:
-        """pJ of a multiply-accumulate; of one with an activation of `bits` bits: as many shifted accumulates, if that is less."""
+        """Energy in pJ of a multiply-accumulate; with an activation of `bits` bits that of `bits` shifted accumulates, if less."""
         arithmetic = self.mac if bits is None else min(self.mac, bits * self.accumulate)
         return arithmetic + self.access(self.weight_bits + self.width(bits))
 
     def of_ann(self, target: Target, bits: int | None = None) -> float:
-        """pJ of one image at `target` in the ANN; in the one whose activations have `bits` bits."""
+        """Energy in pJ for one image at `target` in the ANN, or in the ANN whose activations have `bits` bits."""
         full = min(target.constant + target.varying, target.macs)  # on what is no activation
         return (
             full * self.of_mac()
@@ -102,5 +102,5 @@ def tables_of(costs: TableNames) -> dict[str, Costs]:
             )
         tables = {name: TABLES[name] for name in names}
     if not tables:
-        raise ValueError("costs: no table; choose some of conf/costs, as costs=[fp32_45nm,int8_45nm]")
+        raise ValueError("costs: no table; choose tables of conf/costs, for example costs=[fp32_45nm,int8_45nm]")
     return tables

@@ -1,4 +1,4 @@
-"""The ANN of a converted network, with a module in the place of every neuron."""
+"""The ANN of a converted network, with a module at the path of every neuron."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -18,7 +18,7 @@ from snnconv.spiking.operators.placement import place_operators
 def counterpart(model: nn.Module, snn: SpikingModel, batches: Iterable[tuple[Tensor, Any]]) -> nn.Module:
     """`model` with a module at the path of every neuron of `snn`: itself, or a copy in which each ReLU call is a module.
 
-    The first of `batches` is the example with which a network is captured.  ValueError naming a neuron that has no counterpart.
+    The first of `batches` is the example for capturing the network.  ValueError naming a neuron without a counterpart.
     """
     paths, missing = list(snn.neurons()), ""
     for candidate in _candidates(model, batches):
@@ -27,8 +27,8 @@ def counterpart(model: nn.Module, snn: SpikingModel, batches: Iterable[tuple[Ten
         if not absent:
             return candidate
         missing = missing or absent[0]
-    raise ValueError(f"model: has no activation at {missing}, where snn has neurons; pass the network that snn was "
-                     "converted from")  # fmt: skip
+    raise ValueError(f"model: has no activation at {missing}, but snn has neurons there; pass the network from which snn was "
+                     "converted")  # fmt: skip
 
 
 def _candidates(model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> Iterator[nn.Module]:

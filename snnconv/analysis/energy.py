@@ -1,6 +1,6 @@
-"""Energy of a converted network beside that of its ANN: estimates, from counted operations and tables of costs.
+"""Energy of a converted network and of its ANN, estimated from counted operations and tables of costs.
 
-Nothing is measured on hardware, and every figure comes with the rule by which it was counted.
+Nothing is measured on hardware; the rule of every value is stated.
 """
 
 import io
@@ -21,26 +21,27 @@ from snnconv.spiking.model import SpikingModel
 
 WIDTH = 80  # of a printed table, in characters
 FIRST_LAYER = {
-    "every_step": "The SNN computes the first layer, which sees the image, anew in every step that shows it.",
-    "once": "The SNN computes the first layer, which sees the image, once, and holds the current for all steps.",
+    "every_step": "The SNN computes the first layer, which receives the image, in every step that receives the image.",
+    "once": "The SNN computes the first layer, which receives the image, once and stores its current for all steps.",
 }
 RULES = (
-    "ANN: a multiply-accumulate (MAC) for each weight and value that meet, an addition for each value on a shortcut without "
-    "weights. Weights that meet padding count nothing (most FLOP counters count them), nor do pooling and activations.",
-    "Quantized ANN: the same network with as many levels as the SNN tells apart in T steps (T, times the spikes that one step "
-    "may bring), so b = ceil(log2(levels + 1)) bits; a MAC with b bits is b shifted accumulates, never more than a full MAC. "
-    "Its first layer, which sees the image, and weights behind weights take full MACs.",
-    "SNN: an accumulate for each weight and spike that meet: n spikes are n, signed ones |n|; on a shortcut without weights one "
-    "for each spike. Padding holds no spikes; weights of zero count. A spike that average pooling passes on "
-    "reaches all that the pooled cells reach. Spikes of warm-up steps, and of steps that a layer looks ahead, are included.",
-    "SNN: an operator that computes in floating point takes, in every step, an accumulate for each value that is added to a "
-    "running sum, two MACs for each value that it puts out (the function, and the difference of two means), and the MACs of "
-    "products of signals. Weights that receive its output take full MACs. Max pooling of spike counts passes on every spike "
-    "that it receives, which is an upper bound.",
-    "SNN: a neuron update (bias, comparison, reset) for each neuron and step; sending a spike to where it is used is free.",
-    "Memory, where a table charges it: a MAC reads one weight and one activation, an accumulate reads one weight, and reads and "
-    "writes one potential, an update reads and writes one potential; the ANN writes every activation once. An access serves "
-    "`reuse` operations.",
+    "ANN: one multiply-accumulate (MAC) for each product of a weight and a value, one addition for each value on a shortcut "
+    "without weights. Products with padding are not counted (most FLOP counters count them); pooling and activations are not "
+    "counted either.",
+    "Quantized ANN: the same network with as many levels as the SNN can distinguish in T steps (T times the largest number of "
+    "spikes in one step), so b = ceil(log2(levels + 1)) bits; a MAC with b bits is b shifted accumulates, but at most a full MAC. "
+    "The first layer, which receives the image, and a weight layer that directly follows another one need full MACs.",
+    "SNN: one accumulate for each weight that a spike reaches: n spikes count n, signed spikes |n|; on a shortcut without weights "
+    "one for each spike. Padding contains no spikes; weights that are 0 are counted. A spike that passes through average pooling "
+    "reaches all weights that the pooled cells reach. Spikes of warm-up steps and of look-ahead steps are included.",
+    "SNN: an operator in floating point needs, in every step, one accumulate for each value that is added to a running sum, two "
+    "MACs for each output value (the function, and the difference of two means), and the MACs of products of signals. Weights "
+    "that receive its output need full MACs. For max pooling of spike counts every received spike is counted as passed on, which "
+    "is an upper bound.",
+    "SNN: one neuron update (bias, comparison, reset) for each neuron and step; the transport of spikes is free.",
+    "Memory, if a table includes it: a MAC reads one weight and one activation; an accumulate reads one weight, and reads and "
+    "writes one potential; an update reads and writes one potential; the ANN writes every activation once. There is one access "
+    "for `reuse` operations.",
 )  # fmt: skip
 
 
@@ -48,7 +49,7 @@ RULES = (
 class Energy:
     """Estimates in pJ for one image, by path of the layer: the ANN, the equally quantized ANN, and the SNN at each T.
 
-    `costs` are tables by name; `first_layer` is "every_step" or "once" (`FIRST_LAYER`).  ValueError for anything else.
+    `costs` are tables by name; `first_layer` is "every_step" or "once" (`FIRST_LAYER`).  ValueError for other values.
     """
 
     operations: Operations
@@ -70,15 +71,15 @@ class Energy:
         return self.operations.levels[t].bit_length()
 
     def ann(self, table: str) -> dict[str, float]:
-        """The ANN as it is."""
+        """Energy of the ANN."""
         return {target.path: self.costs[table].of_ann(target) for target in self.operations.targets}
 
     def quantized(self, table: str, t: int) -> dict[str, float]:
-        """The ANN with as many levels as the SNN tells apart in `t` steps."""
+        """Energy of the ANN with as many levels as the SNN can distinguish in `t` steps."""
         return {target.path: self.costs[table].of_ann(target, self.bits(t)) for target in self.operations.targets}
 
     def snn(self, table: str, t: int) -> dict[str, float]:
-        """The SNN, up to its `t`-th counted step."""
+        """Energy of the SNN up to its `t`-th counted step."""
         done = self.operations
         computed = 1 if self.first_layer == "once" else done.shown[t]
         return {
@@ -92,7 +93,7 @@ class Energy:
         }
 
     def wins_until(self, table: str) -> dict[str, int | None]:
-        """The largest T counted at which the SNN costs less than the quantized ANN, and than the ANN; None if at none of them."""
+        """The largest T at which the SNN costs less than the quantized ANN, and than the ANN; None if there is no such T."""
         ann = sum(self.ann(table).values())
         snn = {t: sum(self.snn(table, t).values()) for t in self.timesteps}
         quantized = {t: sum(self.quantized(table, t).values()) for t in self.timesteps}
@@ -133,7 +134,7 @@ class Energy:
         return text.getvalue()
 
     def as_table(self) -> Table:
-        """For the terminal: under every table of costs, and at each T, the SNN beside the equally quantized ANN and the ANN."""
+        """A table for the terminal: for all costs and each T, the SNN, the equally quantized ANN, and the ANN."""
         shown = Table(title=f"Energy: estimates in µJ for one image, counted on {self.operations.images} images")
         shown.add_column("costs", overflow="fold")
         for column in ("T", "SNN", "quantized ANN", "ANN"):
@@ -148,11 +149,13 @@ class Energy:
             )
             shown.add_section()
         share = self.operations.spike_driven
-        shown.caption = f"{100 * share:.4g} % of a step's multiply-accumulates on changing values are spike-driven"
+        shown.caption = (
+            f"{100 * share:.4g} % of the multiply-accumulates of a step (on changing values) are spike-driven"
+        )
         return shown
 
     def layer_table(self, table: str, t: int) -> Table:
-        """For the terminal: every layer at T = `t` under one table of costs."""
+        """A table for the terminal: all layers at T = `t` for one table of costs."""
         shown = Table(title=f"Energy at T = {t}, {table}: estimates in µJ for one image")
         for column in ("layer", "MACs", "accumulates", "ANN", f"ANN, {self.bits(t)} bits", "SNN"):
             shown.add_column(column, justify="left" if column == "layer" else "right")
@@ -173,21 +176,21 @@ def energy(
     costs: TableNames = DEFAULT,
     first_layer: str = "every_step",
 ) -> Energy:
-    """Estimate the energy of `snn`, converted from `model`, beside that of the ANN, from operations counted on images.
+    """Estimate the energy of `snn` and of `model`, the ANN from which it was converted, from operations counted on images.
 
     Args:
-        model: the ANN that `snn` was converted from; its mode and weights stay.
+        model: the ANN from which `snn` was converted; its mode and weights are not changed.
         snn: the spiking network.
-        loader: any iterable of (inputs [N, …], targets), for example a DataLoader; targets are not used.
-        timesteps: the T to count up to: a list, or a number T for 1, 2, 4, … and T.
+        loader: an iterable of (inputs [N, …], targets), for example a DataLoader; targets are not used.
+        timesteps: the numbers of timesteps T: a list, or a number T for 1, 2, 4, … and T.
         images: operations are counted on the first `images` samples, and averaged.
         costs: names of tables ("fp32_45nm", "int8_45nm", "fp32_45nm_sram", "int8_45nm_sram"), a `Costs`, or a mapping of name to
             `Costs`; the default is every table.
-        first_layer: "every_step" if the layer that sees the image is computed in each step, "once" if its current is held.
+        first_layer: "every_step" if the first layer is computed in each step, "once" if its current is stored.
 
     Returns an `Energy` in pJ for one image: `print` shows a table in µJ, `.snn(table, T)` and `.ann(table)` have every layer.
 
-    ValueError for an unknown table, without images, or where spikes pass through what cannot be counted.
+    ValueError for an unknown table, without images, or naming an operation on spikes that cannot be counted.
 
     >>> import torch
     >>> from torch import nn

@@ -1,4 +1,4 @@
-"""Error decomposition of a converted network: the error of each layer in parts, and the accuracy that each kind of error costs."""
+"""Error decomposition of a converted network: the parts of the error of each layer, and the accuracy lost by each kind of error."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,16 +18,16 @@ from snnconv.spiking.operators.placement import place_operators
 from snnconv.spiking.recording import recording
 from snnconv.spiking.tasks import CLASSIFY, Task
 
-PIXELS = 2**20  # of images that are measured at once: every layer keeps some of its activations for them
+PIXELS = 2**20  # number of pixels of images that are measured together, which limits the memory for activations
 
 
 @dataclass(frozen=True)
 class Decomposition:
-    """All layers at every T, and the accuracies between the ANN's and the SNN's, on the same images.
+    """Errors of all layers at every T, and the accuracies of the ANN, of intermediate networks, and of the SNN, on the same images.
 
-    Each network of the ladder lacks one thing more: `clipped` is the ANN limited to what neurons can put out; `even` emits whole
-    spikes for currents that come evenly; `snn` is the real one.  `limit` is `even` for T → ∞: clipped, but in no way quantized.
-    Where thresholds depend on T, `clipped` and `limit` are those of the largest T, and `clipped_at` has every one.
+    Each network adds one restriction: `clipped` is the ANN whose activations are limited to the range of the neurons; `even` emits
+    integer numbers of spikes for evenly distributed currents; `snn` is the spiking network.  `limit` is `even` for T → ∞: clipped,
+    but not quantized.  If thresholds depend on T, `clipped` and `limit` are those of the largest T, and `clipped_at` has all T.
     """
 
     images: int
@@ -44,7 +44,7 @@ class Decomposition:
         return [layer for layer in self.layers if layer.timesteps == timesteps]
 
     def drops(self, timesteps: int) -> dict[str, float]:
-        """Accuracy that each kind of error costs at T (negative: gains); together ANN − SNN."""
+        """Accuracy lost by each kind of error at T (negative: a gain); the sum is ANN − SNN."""
         even, clipped = self.even[timesteps], self.clipped_at.get(timesteps, self.clipped)
         return {
             "clipping": self.ann - clipped,
@@ -67,13 +67,13 @@ def decompose(
 ) -> Decomposition:
     """Errors of every layer of `snn`, converted from `ann`, at each T of `timesteps`, on the first `images` of `batches`.
 
-    Works for every method whose image is there in each step, since f(x) is asked of the neuron itself.  The means of the parts
-    add up to the mean error, and so do their shares of the squared error, by construction.  ValueError for a method that
-    shows the image in its first steps only, or without images.
+    Supports every method in which each step receives the image, because f(x) is computed by the neuron itself.  By construction the
+    means of the parts add up to the mean error, and their shares to the squared error.  ValueError for a method in which only the
+    first steps receive the image, or without images.
     """
     if snn.timing.presented is not None:
-        raise ValueError("this method shows the image in its first steps only, so no mean current stands for it; it has no "
-                         "conversion error once it has settled")  # fmt: skip
+        raise ValueError("in this method only the first steps receive the image, so there is no constant mean current; it has no "
+                         "conversion error after it has converged")  # fmt: skip
     wanted, rights, measured = sorted(set(timesteps)), _Rights(snn.task), 0
     parts = snn.rounds(wanted)
     layers: list[LayerErrors] = []
@@ -117,9 +117,9 @@ def decompose(
 
 
 def beside(ann: nn.Module, snn: SpikingModel) -> nn.Module:
-    """`ann`, or a copy in which max pooling stands where it does in `snn`, before or behind the activation beside it.
+    """`ann`, or a copy in which max pooling has the same position as in `snn`, before or after its activation.
 
-    A network with encoders in the places of signed neurons (`analysis.counterpart`) has its pooling there already.
+    A network with encoders for signed neurons (`analysis.counterpart`) already has it.
     """
     kinds = tuple({type(ann.get_submodule(path)) for path in snn.neurons()})
     return ann if Encoder in kinds else place_operators(ann, kinds, none)
@@ -144,7 +144,7 @@ class _Rights:
 
 
 def _small(batches: Iterable[tuple[Tensor, Tensor]], left: int, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first `left` images of `batches`, at most `most` together, and fewer if they are large."""
+    """The first `left` images of `batches`, in parts of at most `most` images, fewer if they are large."""
     for x, labels in batches:
         x, labels = x[:left], labels[:left]
         left -= len(x)
@@ -155,7 +155,7 @@ def _small(batches: Iterable[tuple[Tensor, Tensor]], left: int, most: int) -> It
 
 
 def _ann_beside(ann: nn.Module, watches: list[Watch], images: Tensor) -> Tensor:
-    """Logits of the ANN, whose currents and activations the `watches` are told."""
+    """Logits of the ANN; its currents and activations are passed to the `watches`."""
     currents: dict[str, Tensor] = {}
 
     def before(path: str) -> Callable[..., None]:
@@ -177,7 +177,7 @@ def _ann_beside(ann: nn.Module, watches: list[Watch], images: Tensor) -> Tensor:
 
 @contextmanager
 def _hooked(snn: SpikingModel, watches: list[Watch]) -> Iterator[None]:
-    """While open, the `watches` follow the neurons of `snn`."""
+    """Context in which the `watches` observe the neurons of `snn`."""
     with ExitStack() as stack:
         for neuron, watch in zip(snn.neurons().values(), watches, strict=True):
             stack.callback(neuron.register_forward_hook(watch).remove)

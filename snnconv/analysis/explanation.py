@@ -36,15 +36,15 @@ class Explanation:
     images: int
     role: str  # valid | calibration, of a run; given, of a loader
     timesteps: tuple[int, ...]
-    errors: Decomposition | None  # None for a method that shows the image in its first steps only
+    errors: Decomposition | None  # None for a method in which only the first steps receive the image
     advice: list[Advice]
     energy: Energy
     thresholds: dict[str, tuple[float, float]]  # smallest and largest θ of each layer
-    robustness: dict[str, dict[str, Any]]  # accuracy of ANN and SNN, by disturbance; empty if none was asked for
+    robustness: dict[str, dict[str, Any]]  # accuracy of ANN and SNN, by disturbance; empty if none was requested
     trains: dict[str, Tensor]  # spikes [T, neurons] of some neurons, by layer, for one image
 
     def __str__(self) -> str:
-        """Accuracies, the most important advice, and energies."""
+        """Accuracies, the most important advice, and energies, as text."""
         lines = [f"Explanation on {self.images} {self.role} images"]
         if self.errors:
             accuracies = [f"T={t} {100 * self.errors.snn[t]:.1f}" for t in self.timesteps]
@@ -52,12 +52,12 @@ class Explanation:
         return "\n".join([*lines, *(advice.text() for advice in most_important(self.advice)), "", str(self.energy)])
 
     def to_html(self, path: str | Path, title: str = "Explanation of a converted network") -> Path:
-        """Write a page to `path` that needs no other file; returns the path."""
+        """Write a self-contained HTML page to `path` and return the path."""
         files.write_text(Path(path), page(self, title))
         return Path(path)
 
     def summary(self) -> dict[str, Any]:
-        """For `result.json`: accuracies of the ladder, advice, and energy of whole networks."""
+        """Content for `result.json`: accuracies of all networks, advice, and energy of whole networks."""
         ladder, energy = self.errors and self.errors.as_dict(), self.energy.as_dict()
         tables = {
             name: {key: value for key, value in table.items() if key != "layers"}
@@ -78,7 +78,7 @@ class Explanation:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """For `explanation.json`: every layer too."""
+        """Content for `explanation.json`: the summary, and all layers."""
         return {
             "images": self.images,
             "role": self.role,
@@ -131,18 +131,18 @@ def explain(
     Args:
         model: the ANN; its mode is restored, and its weights are not changed.
         snn: the spiking network that was converted from it.
-        loader: any iterable of (inputs [N, …], labels [N]), for example a DataLoader, normalized as in training.  Take images that
-            the accuracy is not reported on, since the advice leads to changes.
-        timesteps: the T to look at: a list, or a number T for 1, 2, 4, … and T.
-        images: at most this many images are used; errors take several runs of both networks.
+        loader: an iterable of (inputs [N, …], labels [N]), for example a DataLoader, normalized as in training.  Do not use
+            the test images, because you will change settings according to the advice.
+        timesteps: the numbers of timesteps T: a list, or a number T for 1, 2, 4, … and T.
+        images: largest number of images; the errors need several runs of both networks.
         costs: tables of costs for the energy, as in `energy`.
         first_layer: "every_step" or "once", as in `energy`.
-        disturbances: functions of (pixels, gradient) by name (`snnconv.analysis.robustness`); needs `snnconv.data.batches.Batches`,
-            which know the range of the pixels.
+        disturbances: functions of (pixels, gradient) by name (`snnconv.analysis.robustness`); they need
+            `snnconv.data.batches.Batches`, which store the range of the pixels.
 
     Returns an `Explanation`: `print` shows a summary, `to_html(path)` writes a page with all layers.
 
-    ValueError without images, if `snn` was not converted from `model`, or where spikes pass through what cannot be counted.
+    ValueError without images, if `snn` was not converted from `model`, or naming an operation on spikes that cannot be counted.
 
     >>> import torch
     >>> from torch import nn
@@ -159,7 +159,7 @@ def explain(
     batches = loader if isinstance(loader, Batches) else Loader(loader, device_of(model))
     model = counterpart(model, snn, batches)
     if disturbances and not isinstance(batches, Batches):
-        raise ValueError("disturbances: change pixels in [0, 1], and only data of snnconv (Batches) say how to normalize these; "
+        raise ValueError("disturbances: change pixels in [0, 1], whose normalization is known only for data of snnconv (Batches); "
                          "disturb the images of the loader instead")  # fmt: skip
     errors = decompose(model, snn, batches, wanted, images) if snn.timing.presented is None else None
     operations = count_operations(snn, batches, wanted, images=images)
@@ -179,7 +179,7 @@ def explain(
 
 
 def explaining(*, images: int, costs: Mapping[str, Costs], **settings: Any) -> Callable[..., Explanation | None]:
-    """`explain_run` with these settings; ValueError for settings out of range, before anything takes long."""
+    """`explain_run` with these settings; raises a ValueError for settings out of range immediately."""
     if type(images) is not int or images < 0:
         raise ValueError(f"explain.images={images!r}: must be an integer of at least 0; 0 for no explanation")
     if images:
@@ -192,18 +192,18 @@ def explaining(*, images: int, costs: Mapping[str, Costs], **settings: Any) -> C
 def explain_run(
     ann: nn.Module, snn: SpikingModel, data: Splits, timesteps: Sequence[int], *, images: int, **settings: Any
 ) -> Explanation | None:
-    """`explain` for a run: on validation images, or on calibration images where none are kept for validation.
+    """`explain` for a run, on validation images, or on calibration images if there are no validation images.
 
-    Test images take no part, because the advice leads to changes.  None for `images` = 0 or without images; None and a warning
-    where something cannot be explained, so that the results are not lost.
+    Test images are not used, because settings are changed according to the advice.  None for `images` = 0 or without images; None
+    and a warning if the explanation fails, so that the results of the run are not lost.
     """
     role, batches = ("valid", data.valid) if data.valid.count else ("calibration", data.calibration)
     if not images or not batches.count:
         return None
     try:
         if min(images, batches.count) < distributed.world_size():
-            raise ValueError(f"{min(images, batches.count)} images for {distributed.world_size()} processes; "
-                             "use fewer, or more images (explain.images, data.valid)")  # fmt: skip
+            raise ValueError(f"{min(images, batches.count)} images are too few for {distributed.world_size()} processes; "
+                             "use more images (explain.images, data.valid) or fewer processes")  # fmt: skip
         batches = copy.copy(batches)
         batches.everywhere = False  # each process takes its part
         return replace(explain(ann, snn, batches, timesteps, images=images, **settings), role=role)
@@ -212,7 +212,7 @@ def explain_run(
     except torch.OutOfMemoryError as error:
         if distributed.world_size() > 1:  # the others wait for this one
             raise
-        log.warning("report.html has no explanation: %s; fewer images (explain.images) may fit", error)
+        log.warning("report.html has no explanation: %s; try fewer images (explain.images)", error)
     return None
 
 

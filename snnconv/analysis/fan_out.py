@@ -1,4 +1,4 @@
-"""Exact fan-out of every neuron: the accumulates that one spike causes in each layer, from the graph of the network."""
+"""Exact fan-out of every neuron: the number of accumulates that one spike causes in each layer, from the graph of the network."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -39,17 +39,17 @@ LOGITS = "(logits)"  # where the network ends
 class Target:
     """A weight layer, neurons, or the logits, with the number of operations for one image.
 
-    Weights that meet padding do not count: a layer of which every input spikes once needs as many accumulates as `macs`.
+    Products with padding are not counted: if every input of a layer spikes once, the layer needs `macs` accumulates.
     """
 
     path: str
     macs: int = 0  # multiply-accumulates of the ANN
-    constant: int = 0  # the SNN's multiply-accumulates of each step on values that are the same in all steps
-    varying: int = 0  # and on values that change and are no spikes: of weights behind weights
-    additions: int = 0  # of the ANN, of values that come to an activation past all weights: shortcuts
+    constant: int = 0  # multiply-accumulates of the SNN in each step on values that are the same in all steps
+    varying: int = 0  # multiply-accumulates of the SNN in each step on values that change and are not spikes
+    additions: int = 0  # of the ANN: values that reach an activation without weights (shortcuts)
     neurons: int = 0
-    sums: int = 0  # values of each step that an operator adds to running sums and that are no spikes
-    functions: int = 0  # values that an operator puts out in each step, computed in floating point
+    sums: int = 0  # values that are not spikes and that an operator adds to running sums in each step
+    functions: int = 0  # output values of an operator in each step, computed in floating point
 
 
 FanOut = dict[str, dict[str, Tensor]]  # neurons → target → accumulates that one spike of each neuron causes there
@@ -59,12 +59,11 @@ FanOut = dict[str, dict[str, Tensor]]  # neurons → target → accumulates that
 def fan_out(network: nn.Module, image_shape: Sequence[int], *, zeros: bool = True) -> tuple[list[Target], FanOut]:
     """The targets of `network`, a network with neurons (`OverTime`), in the order of computation, and its fan-out.
 
-    Where an image is several rows of the batch (windows of attention), neurons and their fan-out are [windows, …].
+    If an image has several rows in the batch (windows of attention), neurons and their fan-out are [windows, …].
 
-    Average pooling is folded into what follows it: a spike reaches all that the pooled cells reach.  Interpolation likewise: a
-    spike reaches all that the cells reach to which its own contributes.  Scaling and batch norm are
-    folded as well.  Without `zeros`, weights that are 0 cost nothing, as on hardware that skips them.  ValueError naming what
-    spikes pass through that cannot be counted.
+    Average pooling is folded into the next layer: a spike reaches all weights that the pooled cells reach.  Interpolation, scaling
+    and batch norm are folded as well.  Without `zeros`, weights that are 0 are not counted, as on hardware that skips them.
+    ValueError naming an operation on spikes that cannot be counted.
     """
     walk = _Walk(network, zeros)
     image = torch.zeros(3, *image_shape, dtype=torch.float64)
@@ -75,10 +74,10 @@ def fan_out(network: nn.Module, image_shape: Sequence[int], *, zeros: bool = Tru
 
 
 class _Walk(fx.Interpreter):
-    """Runs a network on [3, …] in the place of images: the number of spikes, and of values, that each element carries.
+    """Runs a network on counts [3, …] instead of images: the number of spikes and of values that each element depends on.
 
-    Every neuron emits one spike.  The number of accumulates is linear in the spikes, so its gradient is the fan-out.  Methods take
-    and return [3, W, …], W rows for an image (windows of attention, else 1), and values between nodes are [3·W, …].
+    Every neuron emits one spike.  The number of accumulates is linear in the spikes, so its gradient is the fan-out.  Methods
+    accept and return [3, W, …] with W rows for an image (windows of attention, else 1); values between nodes are [3·W, …].
     """
 
     def __init__(self, network: nn.Module, zeros: bool) -> None:
@@ -158,7 +157,7 @@ class _Walk(fx.Interpreter):
             return torch.zeros_like(run())
         if any(_by_kind(x)[[SPIKES, VARYING]].any() for x in arriving):
             raise ValueError(
-                f"{name}: what spikes cause behind it cannot be counted; put a linear layer or average pooling there"
+                f"{name}: operations after it cannot be counted for spikes; replace it by a linear layer or average pooling"
             )
         return _rows(carrying(CONSTANT, _by_kind(run()).shape[1:]))
 
@@ -207,8 +206,8 @@ class _Walk(fx.Interpreter):
 def _by_kind(x: Tensor) -> Tensor:
     """[3·W, …] as [3, W, …]; ValueError for anything else."""
     if len(x) % 3:
-        raise ValueError("the network mixes the images of a batch, or holds them in a dimension that is not known; its operations "
-                         "cannot be counted")  # fmt: skip
+        raise ValueError("the network mixes the images of a batch, or its batch axis is not known, so its operations cannot be "
+                         "counted")  # fmt: skip
     return x.unflatten(0, (3, -1))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of an explanation: errors, spikes and energy against timesteps and layers."""
+"""Figures of an explanation: errors, spikes and energy against timesteps and layers."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def as_svg(draw: Callable[[Any], None], width: float, height: float) -> bytes:
-    """The picture that `draw(axes)` draws, as SVG."""
+    """The figure that `draw(axes)` draws, as SVG."""
     figure, picture = new_figure(width, height), io.BytesIO()
     draw(figure.subplots())
     figure.savefig(picture, format="svg", metadata={"Date": None})
@@ -29,7 +29,7 @@ def as_data(draw: Callable[[Any], None], width: float, height: float) -> str:
 
 
 def draw_ladder(axes: Any, drops: Mapping[int, Mapping[str, float]]) -> None:
-    """Points of accuracy that each kind of error costs, stacked at every T; gains hang below zero."""
+    """Percentage points of accuracy lost by each kind of error, stacked at every T; gains are below zero."""
     positions = range(len(drops))
     above, below = [0.0] * len(drops), [0.0] * len(drops)
     for part in next(iter(drops.values())):
@@ -47,7 +47,7 @@ def draw_ladder(axes: Any, drops: Mapping[int, Mapping[str, float]]) -> None:
 
 
 def draw_shares(axes: Any, layers: Sequence[str], shares: Mapping[str, Sequence[float]]) -> None:
-    """The relative squared error of each layer in its parts; a part that cancels others hangs left of zero."""
+    """The parts of the relative squared error of each layer; a part that cancels others is left of zero."""
     right, left = [0.0] * len(layers), [0.0] * len(layers)
     for part, values in shares.items():
         starts = [r if v >= 0 else low for v, r, low in zip(values, right, left, strict=True)]

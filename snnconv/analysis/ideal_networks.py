@@ -20,7 +20,7 @@ from snnconv.spiking.operators.base import set_timesteps
 
 
 def clipped(ann: nn.Module, snn: SpikingModel, images: Tensor) -> Tensor:
-    """Logits of the ANN whose activations are limited to what the neurons in their places can put out."""
+    """Logits of the ANN whose activations are limited to the output range of the neurons."""
 
     def limited(neuron: nn.Module) -> Callable[..., Tensor]:
         return lambda module, inputs, output: output.clamp(*limits(neuron, output, snn.latency.spike_levels, axis=1))
@@ -32,7 +32,7 @@ def clipped(ann: nn.Module, snn: SpikingModel, images: Tensor) -> Tensor:
 
 
 def instead(snn: SpikingModel, make: Callable[[Any], nn.Module], images: Tensor) -> Tensor:
-    """Logits of the spiking network with `make(neuron)`, which takes and gives means, in the place of each neuron."""
+    """Logits of the spiking network in which `make(neuron)`, a function of means, replaces each neuron."""
     network = replace_modules(snn.network, OverTime, lambda clock: OverTime(make(clock.neuron)))
     like = next(network.parameters())
     set_timesteps(network, None)
@@ -40,7 +40,7 @@ def instead(snn: SpikingModel, make: Callable[[Any], nn.Module], images: Tensor)
 
 
 class Clipped(nn.Module):
-    """The output of `neuron` without spikes: its current, clipped to what spikes of up to `most` levels can put out."""
+    """The output of `neuron` without quantization: its current, clipped to the range of spikes with up to `most` levels."""
 
     def __init__(self, neuron: Any, most: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def evenly(neuron: Any, model: SpikingModel, timesteps: int) -> nn.Module:
 
 
 def unit(neuron: Any, like: Tensor, axis: int) -> Tensor | float:
-    """The factor by which the output is multiplied, where it was moved into the next weights (`folding.fold_amplitudes`)."""
+    """The factor of the output that was folded into the next weights (`folding.fold_amplitudes`)."""
     if not hasattr(neuron, "amplitude"):
         return 1.0
     value, amplitude = (torch.as_tensor(x, dtype=torch.float64) for x in (value_of(neuron), neuron.amplitude))
@@ -113,7 +113,7 @@ def unit(neuron: Any, like: Tensor, axis: int) -> Tensor | float:
 
 
 def value_of(neuron: Any) -> Threshold:
-    """The amplitude of a spike, folded or not; θ for a neuron that does not say."""
+    """The amplitude of a spike, folded or not; θ for a neuron without `amplitude`."""
     return getattr(neuron, "value", neuron.threshold)
 
 

@@ -21,7 +21,7 @@ OFFSETS = (-2, -1, 0, 1, 2)
 
 @dataclass(frozen=True)
 class LayerErrors:
-    """ANN − SNN of one layer after T steps, over images and neurons; `functional.conversion_errors` says what the parts are."""
+    """ANN − SNN of one layer after T steps, over images and neurons; `functional.conversion_errors` defines the parts."""
 
     path: str
     timesteps: int
@@ -34,13 +34,13 @@ class LayerErrors:
     residual: (
         float | None
     )  # share of outputs with v(T) < 0 though some spike, or v(T) ≥ θ though not all, was emitted; not of signed
-    saturated: float  # share of outputs at the most that a neuron can put out
-    silent: float  # share of neurons that no image makes fire
+    saturated: float  # share of outputs at the largest possible value
+    silent: float  # share of neurons that fire for no image
     firing_rate: float  # mean absolute output in units of θ
 
 
 class Watch:
-    """Follows a neuron through a run, beside a twin that receives the ANN's current in every step, and adds up its errors."""
+    """Observes a neuron during a run, together with a copy that receives the ANN's current in every step; sums up its errors."""
 
     def __init__(self, path: str, neuron: nn.Module, model: SpikingModel, wanted: Sequence[int]) -> None:
         sj.reset_net(neuron)  # whose state need not be copied
@@ -112,7 +112,7 @@ class Watch:
 
 
 def _owing(v: Tensor, threshold: Any, some: Tensor, not_all: Tensor) -> Tensor:
-    """Mask of potentials outside [0, θ), where an even current leaves them inside: v < 0 after a spike, or v ≥ θ."""
+    """Mask of potentials outside [0, θ), which do not occur for an even current: v < 0 after a spike, or v ≥ θ."""
     return ((v < 0) & some) | ((v >= threshold) & not_all)
 
 

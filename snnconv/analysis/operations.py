@@ -1,4 +1,4 @@
-"""Number of operations of a converted network, counted from the spikes that it emits on images, and of its ANN."""
+"""Number of operations of a converted network, counted from its spikes on images, and of its ANN."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,20 +18,22 @@ from snnconv.spiking.simulation import wanted_timesteps
 
 @dataclass(frozen=True)
 class Operations:
-    """Operations for one image: of the ANN (`targets`), and of the SNN up to each T, on average over `images` images."""
+    """Operations for one image: of the ANN (`targets`), and of the SNN up to each T, averaged over `images` images."""
 
     targets: tuple[Target, ...]
     accumulates: dict[int, dict[str, float]]  # n spikes are n, signed ones |n|; by T and path of the target
-    steps: dict[int, int]  # in which a neuron is updated until T are counted: warm-up and look-ahead are among them
-    shown: dict[int, int]  # those of them in which the image is shown
-    levels: dict[int, int]  # values besides 0 that T steps tell apart: T, times the spikes that one step may bring
+    steps: dict[int, int]  # number of steps with neuron updates for T counted steps, including warm-up and look-ahead
+    shown: dict[int, int]  # number of these steps that receive the image
+    levels: dict[
+        int, int
+    ]  # number of values besides 0 that T steps distinguish: T times the largest number of spikes in a step
     images: int
 
     @property
     def spike_driven(self) -> float:
-        """Share of a step's multiply-accumulates on changing values that spikes turn into accumulates.
+        """Share of the multiply-accumulates of a step (on changing values) that spikes reduce to accumulates.
 
-        The rest are weights that receive values which are no spikes, and products of two signals.
+        The rest are weights that receive values other than spikes, and products of two signals.
         """
         changing = sum(target.macs - target.constant for target in self.targets)
         return 1 - sum(target.varying for target in self.targets) / changing if changing else 1.0
@@ -67,9 +69,9 @@ def count_operations(
 ) -> Operations:
     """The operations of `snn` at every T = 1…`timesteps`, or at the listed T, on the first `images` images of `batches`.
 
-    An accumulate is one weight added to one potential because of one spike; all that are emitted up to T count, in the warm-up as
-    well, and in the steps that a layer looks ahead.  What a layer waits for is received once.  Without `zeros`, weights that are
-    0 do not count.  ValueError without images, or where the network does what cannot be counted (`fanout.fan_out`).
+    An accumulate adds one weight to one potential because of one spike.  All spikes up to T are counted, including those of warm-up
+    and look-ahead steps.  Without `zeros`, weights that are 0 are not counted.  ValueError without images, or naming an operation
+    that cannot be counted (`fan_out.fan_out`).
     """
     wanted, inputs = wanted_timesteps(timesteps), _first(batches, images)
     snn.to(inputs[0].device)
@@ -96,9 +98,9 @@ def count_operations(
 def _first(batches: Iterable[tuple[Tensor, Any]], count: int) -> list[Tensor]:
     """The first `count` images of `batches`, batch by batch."""
     if type(count) is not int or count < 1:
-        raise ValueError(f"images={count}: expected an integer of at least 1: operations are counted on images")
+        raise ValueError(f"images={count}: must be an integer of at least 1 (operations are counted on images)")
     if not (parts := first_images(batches, distributed.share_of(count))):
-        raise ValueError("operations are counted from the spikes that images cause, and there are no images")
+        raise ValueError("operations are counted from spikes on images, and there are no images")
     return parts
 
 

@@ -1,4 +1,4 @@
-"""An explanation as a page of HTML that needs no other file and no network; the report of a run contains the same sections."""
+"""An explanation as a self-contained HTML page; the report of a run contains the same sections."""
 
 from collections.abc import Sized
 from functools import partial
@@ -35,7 +35,7 @@ def page(why: "Explanation", title: str) -> str:
 
 
 def section_values(why: "Explanation | None") -> dict[str, Any]:
-    """The variables of sections.html.j2: explanation, T to look at closely, energies and pictures."""
+    """The variables of sections.html.j2: explanation, T shown in detail, energies and figures."""
     focus = _focus(why) if why and why.errors else None
     return {
         "why": why,

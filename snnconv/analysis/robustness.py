@@ -1,7 +1,7 @@
-"""Accuracy of an ANN and of the network converted from it on images that were disturbed.
+"""Accuracy of an ANN and of its converted network on disturbed images.
 
-Corruptions know nothing of the network; attacks follow the ANN's gradient, and the SNN gets what they made for the ANN
-(transfer).  Both take pixels in [0, 1], [N, C, H, W], and give such pixels.
+Corruptions are independent of the network.  Attacks follow the gradient of the ANN, and the SNN receives the same images
+(transfer).  Input and output of both are pixels in [0, 1], [N, C, H, W].
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,9 +55,9 @@ def fgsm(pixels: Pixels, gradient: Gradient, *, epsilon: float) -> Pixels:
 
 
 def pgd(pixels: Pixels, gradient: Gradient, *, epsilon: float, steps: int = 10, rate: float = 0.25) -> Pixels:
-    """`steps` steps of size `rate`·`epsilon`, each brought back to within `epsilon` of the image.  Madry et al., ICLR 2018.
+    """`steps` steps of size `rate`·`epsilon`, each projected to a distance of `epsilon` from the image.  Madry et al., ICLR 2018.
 
-    Starts from the image itself, so that it is the same every time.
+    Starts from the image itself, so the result is deterministic.
     """
     attacked = pixels
     for _ in range(steps):
@@ -74,7 +74,7 @@ def robustness(
     timesteps: Sequence[int],
     images: int,
 ) -> dict[str, dict[str, Any]]:
-    """Accuracy {"ann": …, "snn": {T: …}} on the first `images` of `batches`: as they are ("clean"), and under each disturbance."""
+    """Accuracy {"ann": …, "snn": {T: …}} on the first `images` of `batches`: undisturbed ("clean"), and for each disturbance."""
     was_training = ann.training
     ann.eval()
     every: dict[str, Disturbance] = {"clean": lambda pixels, gradient: pixels, **disturbances}

@@ -1,4 +1,4 @@
-"""Pictures of results: accuracy, errors, firing, spikes and energy against timesteps and layers."""
+"""Figures of results: accuracy, errors, firing rates, spikes and energy against timesteps and layers."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -88,7 +88,7 @@ def draw_curves(
 
 
 def curve_colors(count: int) -> list[Any]:
-    """As many colours that can be told apart: Matplotlib's ten, or of more curves hues in three lightnesses."""
+    """This number of distinguishable colours: Matplotlib's ten, or for more curves hues in three lightnesses."""
     if count <= 10:
         return [f"C{number}" for number in range(count)]
     from matplotlib.colors import hsv_to_rgb

@@ -113,7 +113,7 @@ def compared(folder: Path) -> dict[str, Any] | None:
     try:
         rows = gather(_of_this_network(read_results([home := _home(folder)]), home))
     except (ValueError, OSError) as error:
-        log.warning("The report compares nothing: %s", error)
+        log.warning("The report has no comparison of methods: %s", error)
         return None
     times = sorted({t for row in rows for t in row.timesteps if t & (t - 1) == 0 or len(row.timesteps) < 9})
     lines = [
@@ -133,6 +133,6 @@ def quantized(folder: Path) -> list[Row[Baseline]]:
     try:
         rows = gather_baselines(_of_this_network(read_baselines([home := _home(folder)]), home))
     except (ValueError, OSError) as error:
-        log.warning("The report shows no quantized network: %s", error)
+        log.warning("The report has no quantized networks: %s", error)
         return []
     return sorted(rows, key=lambda row: -row.one.accuracy)

@@ -1,6 +1,6 @@
 """Typed content of `result.json`, `baseline.json` and `integer.json`, and how these files are read.
 
-A key that was once written is never renamed.  Keys are added as fields with a default, so older files still load.
+Keys are never renamed.  New keys are fields with a default, so older files can still be read.
 """
 
 import json
@@ -39,7 +39,7 @@ class Record:
         required = [name for name, each in known_fields.items() if each.default is each.default_factory is MISSING]
         missing = [name for name in required if name not in content] if isinstance(content, Mapping) else ["everything"]
         if missing:
-            raise ValueError(f"{source}: lacks {', '.join(missing)}; no result of snnconv")
+            raise ValueError(f"{source}: has no {', '.join(missing)}; not a result of snnconv")
         values = {name: content[name] for name in known_fields if name in content}
         for name in cls.curves:
             values[name] = {int(t): value for t, value in (values.get(name) or {}).items()}
@@ -76,7 +76,7 @@ class Evaluation(Record):
 
     @property
     def own_settings(self) -> dict[str, Any]:
-        """`settings` that `name` does not already tell.  Settings that are None are dropped, as in older results."""
+        """`settings` that are not part of `name`.  Settings that are None are dropped, as in older results."""
         return {key: value for key, value in (self.settings or {}).items() if value is not None}
 
 
@@ -178,7 +178,7 @@ class Baseline(Evaluation):
 
 @dataclass(frozen=True, kw_only=True)
 class IntegerResult(Record):
-    """One spiking network in integers, beside the float one: `integer.json`."""
+    """One integer spiking network, and the float network: `integer.json`."""
 
     accuracy: Mapping[str, Mapping[str, float]]  # of "integer", and of "float" where it was simulated; by T
     golden: Mapping[str, int]  # images compared with the golden model, differing spikes
@@ -207,7 +207,7 @@ def read_results(paths: Iterable[Path]) -> list[Result]:
     for path in paths:
         inside = sorted(path.rglob("result.json")) or sorted(path.rglob("results.jsonl")) if path.is_dir() else [path]
         if not inside or not all(file.is_file() for file in inside):
-            raise FileNotFoundError(f"{path}: no result.json or results.jsonl there; it is written when a run ends")
+            raise FileNotFoundError(f"{path}: contains no result.json or results.jsonl; it is written when a run ends")
         sources |= dict.fromkeys(inside)
     return _read(Result, sources)
 
@@ -238,5 +238,5 @@ def read(kind: type[R], path: Path) -> list[R]:
         try:
             records.append(kind.from_dict(json.loads(line), f"{path}:{number}"))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: damaged, no valid JSON ({error})") from error
+            raise ValueError(f"{path}:{number}: damaged, not valid JSON ({error})") from error
     return records

@@ -1,4 +1,4 @@
-"""Rows of tables: results that differ in their seed alone, gathered and labelled."""
+"""Rows of tables: results that differ only in their seed, grouped and labelled."""
 
 import json
 import statistics
@@ -116,10 +116,10 @@ def _merged(results: Sequence[Result]) -> Result:
 
 
 def comparison(result: Evaluation) -> tuple[Any, ...]:
-    """Facts that results must share to be compared: data, model, activation, L, images, selection, precision, metric, network.
+    """Facts that must be equal to compare results: data, model, activation, L, images, selection, precision, metric, network.
 
-    Networks are the same if one recipe trained them, whatever the seed; networks that nothing trained, if their weights are.
-    (Results older than these facts are told apart by the others alone.)
+    Networks are the same if they were trained with the same recipe (for any seed); untrained networks, if their weights are equal.
+    (Older results without these facts are distinguished only by the other facts.)
     """
     network = result.network or {}
     return (
@@ -176,7 +176,7 @@ def _label(result: Evaluation, comparable: Iterable[Evaluation]) -> str:
 
 
 def contradictions(result: Result) -> list[str]:
-    """Sentences that tell where a run did what its latency class rules out; facts that an older file lacks are not checked."""
+    """Sentences about facts of a run that contradict its latency class; facts that are missing in older files are not checked."""
     latency, emitted, sentences = result.latency, result.emitted, []
     if latency["warmup"] != result.warmup:
         sentences.append(f"claims τ = {latency['warmup']}, but ran with τ = {result.warmup}")
@@ -188,7 +188,7 @@ def contradictions(result: Result) -> list[str]:
 
 
 def require_honest(results: Iterable[Result]) -> None:
-    """ValueError naming every run whose latency class is contradicted by what it did."""
+    """Raise a ValueError naming every run whose facts contradict its latency class."""
     lies = [f"{result.source}: {result.method} {text}" for result in results for text in contradictions(result)]
     if lies:
         raise ValueError("\n".join([*lies, "Correct the method's Latency, evaluate again, and remove the old result."]))

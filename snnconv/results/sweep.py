@@ -34,13 +34,13 @@ OUTCOMES = (
 
 
 class Summary(Callback):
-    """Hydra callback: notes how each run of a sweep ended, wherever it ran, and sums up when all are over.
+    """Hydra callback: records the result of each run of a sweep, on any machine, and writes a summary at the end.
 
-    Writes `job-<n>.json`, `summary.json` and `curves.png` into the sweep's folder; exits with status 1 if a run failed.
+    Writes `job-<n>.json`, `summary.json` and `curves.png` to the folder of the sweep; exits with status 1 if a run failed.
     """
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Note the result or the error; a failed run then counts as over, so that Hydra goes on with the others."""
+        """Record the result or the error; a failed run counts as finished, so that Hydra continues with the others."""
         hydra, error = config.hydra, job_return._return_value
         if hydra.mode != RunMode.MULTIRUN:
             return

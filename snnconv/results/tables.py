@@ -41,9 +41,7 @@ def read_published(study: Path) -> list[Published]:
     for number, entry in enumerate(entries, 1):
         missing = [key for key in ("method", "snn_accuracy", "source") if not entry.get(key)]
         if missing:
-            raise ValueError(
-                f"{path}: entry {number} lacks {', '.join(missing)}; a figure is shown with its source or not at all"
-            )
+            raise ValueError(f"{path}: entry {number} has no {', '.join(missing)}; a published result needs its source")
     return entries
 
 

@@ -44,7 +44,7 @@ def print_table(
     ann = "".join(f"{name} {value(each['ann'], each['percent'])}, " for name, each in metrics.items())
     console.print(
         f"ANN {100 * result.ann_accuracy:.2f} %, {ann}{result.images_tested} test images, "
-        f"{100 * result.firing_rate['mean']:.1f} % of the neurons fire in a step, "
+        f"{100 * result.firing_rate['mean']:.1f} % of the neurons fire in each step, "
         f"{trained}evaluate {result.wall_seconds['evaluate']:.1f} s",
         highlight=False,
         soft_wrap=True,

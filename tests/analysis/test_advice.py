@@ -63,8 +63,8 @@ def test_a_difference_within_the_noise_has_no_cause():
 
 @pytest.mark.parametrize(
     ("limit", "snn", "said"),
-    [(0.7, 0.7, "more steps do not help"), (0.7, 0.5, "20.0 points more than at T = 4; the rest is lost to clipping"),
-     (0.9, 0.5, "where only clipping is left: 40.0 points more than at T = 4.")],
+    [(0.7, 0.7, "more timesteps do not help"), (0.7, 0.5, "20.0 points more than at T = 4; the rest is lost to clipping"),
+     (0.9, 0.5, "and only clipping remains: 40.0 points more than at T = 4.")],
 )  # fmt: skip
 def test_says_whether_more_timesteps_would_help(limit, snn, said):
     assert said in diagnose(errors(0.9, 0.8, 0.7, snn, limit=limit), PLAIN, [4])[-1].text()

@@ -206,10 +206,10 @@ def test_tables_show_microjoules(energy):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("costs.fp32_45nm.mac=-1", r"mac=-1: a number, 0 or more"),
+        ("costs.fp32_45nm.mac=-1", r"mac=-1: must be a number of at least 0"),
         ("costs.fp32_45nm.accumulate=cheap", r"accumulate='cheap': a number"),
         ("+costs.fp32_45nm.memory=inf", r"memory=inf: a number"),
-        ("costs.fp32_45nm_sram.reuse=0.5", r"reuse=0.5: operations that one access serves, at least 1"),
+        ("costs.fp32_45nm_sram.reuse=0.5", r"reuse=0.5: must be at least 1"),
     ],
 )
 def test_costs_out_of_range_are_told(compose_config, override, message, unchecked):
@@ -220,7 +220,7 @@ def test_costs_out_of_range_are_told(compose_config, override, message, unchecke
 def test_settings_out_of_range_are_told():
     with pytest.raises(ValueError, match="first_layer='never': must be every_step or once"):
         Energy(counted({1: 1.0}), {"plain": PLAIN}, first_layer="never")
-    with pytest.raises(ValueError, match=r"costs: no table; choose some of conf/costs"):
+    with pytest.raises(ValueError, match=r"costs: no table; choose tables of conf/costs"):
         Energy(counted({1: 1.0}), {})
 
 
@@ -252,5 +252,5 @@ def test_the_function_counts_as_its_parts_do(exact_network, exact_images):
         assert estimate == expected
     assert "int8_45nm" in str(estimate)
     assert len(str(estimate).splitlines()[-2]) <= 100
-    with pytest.raises(ValueError, match="model: has no activation at 2, where snn has neurons"):
+    with pytest.raises(ValueError, match="model: has no activation at 2, but snn has neurons there"):
         of(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()), snn, images)

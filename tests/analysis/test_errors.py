@@ -244,7 +244,7 @@ def test_only_so_many_images(ann, batches):
 
 
 def test_refuses_what_has_no_mean_current(ann, batches):
-    with pytest.raises(ValueError, match="first steps only"):
+    with pytest.raises(ValueError, match="only the first steps"):
         decompose(ann, st_bif.convert(ann, []), batches, [4])
     with pytest.raises(ValueError, match="there are none"):
         decompose(ann, convert(ann), [], [4])

@@ -73,7 +73,7 @@ def test_the_page_stands_alone(ann, snn, samples, tmp_path):
     assert len(addresses) == 8  # icon, ladder, shares, raster and four tables of costs
     assert all(address.startswith("data:") for address in addresses)
     assert "&lt;mine&gt;" in text
-    for heading in ("Why the accuracy is not", "Spikes", "Energy: an estimate", "Layers at T = 4"):
+    for heading in ("Why the accuracy differs", "Spikes", "Energy: an estimate", "Layers at T = 4"):
         assert heading in text
     assert "How to reproduce" not in text
 
@@ -102,7 +102,7 @@ def test_relu_calls_are_found(samples):
 
 
 def test_mistakes_are_named(ann, snn, samples):
-    with pytest.raises(ValueError, match="has no activation at 2, where snn has neurons"):
+    with pytest.raises(ValueError, match="has no activation at 2, but snn has neurons there"):
         explain(Functional(), snn, [samples], [4])
     with pytest.raises(ValueError, match="there are none"):
         explain(ann, snn, [], [4])

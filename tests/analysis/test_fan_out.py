@@ -285,13 +285,13 @@ def test_max_pooling_of_the_image_is_carried():
     ],
 )
 def test_what_cannot_be_counted_is_named(layer, named):
-    with pytest.raises(ValueError, match=f"{named}: what spikes cause behind it cannot be counted"):
+    with pytest.raises(ValueError, match=f"{named}: operations after it cannot be counted for spikes"):
         fan_out(nn.Sequential(neurons(), layer, nn.Conv2d(2, 1, 1)), IMAGE)
 
 
 @pytest.mark.parametrize("call", [torch.tanh, lambda x: x.relu()])
 def test_calls_that_cannot_be_counted_are_named(call):
-    with pytest.raises(ValueError, match=r"the network itself \(calls (tanh|relu)\): what spikes cause"):
+    with pytest.raises(ValueError, match=r"the network itself \(calls (tanh|relu)\): operations after it"):
         fan_out(Net(lambda net, x: call(net.a(x)), a=neurons()), IMAGE)
 
 

@@ -210,7 +210,7 @@ def test_as_dict_names_every_layer(exact_network, exact_images):
     [
         ([], {}, "there are no images"),
         ([(torch.zeros(0, 1, 4, 4), None)], {}, "there are no images"),
-        ([], {"images": 0}, "images=0: expected an integer of at least 1"),
+        ([], {"images": 0}, "images=0: must be an integer of at least 1"),
         ([], {"images": 2.5}, "images=2.5"),
         ([], {"timesteps": 0}, "timesteps=0: integers"),
     ],

@@ -192,7 +192,7 @@ def test_stored_networks_that_are_damaged_foreign_old_or_evil(smoke: Path, tmp_p
     (bad["no_network"] / "ann.safetensors").unlink()
     expected["no_network"] = f"{bad['no_network']}: holds no ann.safetensors"
     (bad["cut_json"] / "ann.json").write_text((smoke / "ann.json").read_text()[:200])
-    expected["cut_json"] = f"{bad['cut_json'] / 'ann.json'}: damaged, no valid JSON"
+    expected["cut_json"] = f"{bad['cut_json'] / 'ann.json'}: damaged, not valid JSON"
     change_json(bad["old"] / "ann.json", lambda c: c.update(format=0))
     expected["old"] = (
         f"{bad['old'] / 'ann.json'}: has format 0, but this version of snnconv reads format 1; use the version that wrote it"

@@ -69,7 +69,7 @@ def test_a_result_that_contradicts_itself_is_named_and_nothing_is_written(smoke:
     text = fail(LEADERBOARD, "copy", "--out", "out", cwd=tmp_path)
     assert "copy/result.json: qcfs claims unsigned spikes, but a neuron emitted -1 in one step" in text
     assert not (tmp_path / "out").exists()
-    assert "nowhere: no result.json or results.jsonl there" in fail(LEADERBOARD, "nowhere", cwd=tmp_path)
+    assert "nowhere: contains no result.json or results.jsonl" in fail(LEADERBOARD, "nowhere", cwd=tmp_path)
 
 
 def test_help_tells_how(tmp_path: Path):

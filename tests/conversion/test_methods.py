@@ -117,7 +117,7 @@ def test_its_errors_add_up(ann, snn, images):
     """To what the layers' outputs differ by; or the method has no mean current to ask about."""
     labels = torch.arange(5) % 3
     if snn.timing.presented is not None:
-        pytest.skip("shows the image in its first steps only")
+        pytest.skip("only the first steps receive the image")
     errors = decompose(ann, snn, [(images, labels)], [T])
     predicted = running_mean(snn(images, T), snn.latency.readout_from)[-1].argmax(-1)
     assert errors.snn[T] == pytest.approx((predicted == labels).double().mean().item())

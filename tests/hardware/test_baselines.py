@@ -508,7 +508,7 @@ def test_a_damaged_baseline_is_named_and_no_report_is_lost(tmp_path, caplog):
     with pytest.raises(ValueError, match=r"baseline.json: lacks seed, .*accuracy, weight_bits"):
         read_baselines([tmp_path])
     assert quantized(tmp_path) == []
-    assert "The report shows no quantized network" in caplog.text
+    assert "The report has no quantized networks" in caplog.text
 
 
 def test_folding_comes_first():

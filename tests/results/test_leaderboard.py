@@ -280,12 +280,12 @@ def test_results_are_read_from_folders_and_lines_the_last_written_last(tmp_path)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("result.json", "{", "result.json: damaged, no valid JSON"),
-        ("result.json", "[]", "result.json: lacks everything; no result of snnconv"),
+        ("result.json", "{", "result.json: damaged, not valid JSON"),
+        ("result.json", "[]", "result.json: has no everything; not a result of snnconv"),
         ("result.json", '{"method": "x"}', "result.json: lacks seed, levels, model"),
         ("results.jsonl", "{}\n", "results.jsonl:1: lacks seed"),
         ("results.jsonl", "half", "results.jsonl:1: damaged"),
-        ("other.txt", "", "no result.json or results.jsonl there; it is written when a run ends"),
+        ("other.txt", "", "contains no result.json or results.jsonl; it is written when a run ends"),
     ],
 )
 def test_what_is_no_result_is_named(tmp_path, name, content, message):
@@ -314,7 +314,7 @@ def test_published_figures_stand_beside_ours_with_their_source_and_are_not_ranke
 
 def test_a_published_figure_without_a_source_is_refused(tmp_path):
     (tmp_path / "published.json").write_text(json.dumps([PUBLISHED, {**PUBLISHED, "source": ""}]))
-    with pytest.raises(ValueError, match=r"published.json: entry 2 lacks source; a figure is shown with its source"):
+    with pytest.raises(ValueError, match=r"published.json: entry 2 has no source; a published result needs its source"):
         read_published(tmp_path)
 
 

@@ -103,7 +103,7 @@ def test_says_what_was_found(write):
     words = " ".join(Page(write("qcfs")).text)
     for heading in (
         "Accuracy against timesteps",
-        "Why the accuracy is not",
+        "Why the accuracy differs",
         "Spikes",
         "Energy: an estimate",
         "How to reproduce",
@@ -121,14 +121,14 @@ def test_says_what_was_found(write):
 def test_without_images_there_is_nothing_to_explain(write):
     words = " ".join(Page(write("qcfs", images=0)).text)
     assert "Accuracy against timesteps" in words
-    assert "Why the accuracy is not" not in words
+    assert "Why the accuracy differs" not in words
     assert "Energy: an estimate" not in words
 
 
 def test_a_method_without_a_mean_current_has_energy_but_no_errors(write):
     words = " ".join(Page(write("st_bif")).text)
     assert "Energy: an estimate" in words
-    assert "Why the accuracy is not" not in words
+    assert "Why the accuracy differs" not in words
 
 
 def test_disturbed_images_where_they_were_asked_for(write):
@@ -207,7 +207,7 @@ def test_what_cannot_be_explained_does_not_lose_the_result(fresh_network, data, 
     ann[4] = nn.Sequential(nn.ReflectionPad2d(1), nn.AdaptiveAvgPool2d(1))
     assert explain_run(ann, METHODS["qcfs"](ann), data, [1], images=5, costs=costs) is None
     assert (
-        "report.html has no explanation: 4.0 (ReflectionPad2d): what spikes cause behind it cannot be counted"
+        "report.html has no explanation: 4.0 (ReflectionPad2d): operations after it cannot be counted for spikes"
         in caplog.text
     )
 

@@ -122,10 +122,10 @@ def test_the_command_for_wandb_names_the_folder(tmp_path, monkeypatch):
 
 
 def test_a_setting_with_dashes_and_a_list_are_told_as_they_are_typed():
-    told = between(message(mistakes.require_words, ["--timesteps=[1, 2]"]), "no dashes: ")
+    told = between(message(mistakes.require_words, ["--timesteps=[1, 2]"]), "without dashes: ")
     assert values(told)["timesteps"] == [1, 2]
     error = ConfigCompositionException("Ambiguous value for argument 'levels=4,8'\n…")
-    assert values(between(mistakes.message(error, []), "a list is "))["levels"] == [4, 8]
+    assert values(between(mistakes.message(error, []), "write a list as "))["levels"] == [4, 8]
 
 
 def test_trust_is_offered_for_packages_of_others_alone(monkeypatch):
