@@ -37,8 +37,9 @@ class Record:
         """The record in a parsed JSON object; ValueError names `source` and the required keys that are missing."""
         known_fields = {each.name: each for each in fields(cls) if each.name not in ("source", "others")}
         required = [name for name, each in known_fields.items() if each.default is each.default_factory is MISSING]
-        missing = [name for name in required if name not in content] if isinstance(content, Mapping) else ["everything"]
-        if missing:
+        if not isinstance(content, Mapping):
+            raise ValueError(f"{source}: contains no JSON object; not a result of snnconv")
+        if missing := [name for name in required if name not in content]:
             raise ValueError(f"{source}: has no {', '.join(missing)}; not a result of snnconv")
         values = {name: content[name] for name in known_fields if name in content}
         for name in cls.curves:

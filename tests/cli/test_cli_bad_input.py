@@ -217,7 +217,7 @@ def test_stored_networks_that_are_damaged_foreign_old_or_evil(smoke: Path, tmp_p
     (bad["cut_yaml"] / ".hydra" / "config.yaml").write_text(stored[:300] + "\n  - {")
     expected["cut_yaml"] = f"{bad['cut_yaml'] / '.hydra' / 'config.yaml'}: damaged, not a configuration"
     (bad["old_yaml"] / ".hydra" / "config.yaml").write_text(stored.replace("\ntimesteps:", "\nsteps:"))
-    expected["old_yaml"] = f"{bad['old_yaml'] / '.hydra' / 'config.yaml'}: lacks timesteps"
+    expected["old_yaml"] = f"{bad['old_yaml'] / '.hydra' / 'config.yaml'}: has no timesteps"
 
     before = {name: files_in(folder) for name, folder in bad.items()}
     cwd = tmp_path / "work"

@@ -505,7 +505,7 @@ def test_baselines_of_a_run_are_found_from_any_of_its_evaluations(tmp_path):
 
 def test_a_damaged_baseline_is_named_and_no_report_is_lost(tmp_path, caplog):
     (tmp_path / "baseline.json").write_text(json.dumps({"baseline": "qat"}))
-    with pytest.raises(ValueError, match=r"baseline.json: lacks seed, .*accuracy, weight_bits"):
+    with pytest.raises(ValueError, match=r"baseline.json: has no seed, .*accuracy, weight_bits"):
         read_baselines([tmp_path])
     assert quantized(tmp_path) == []
     assert "The report has no quantized networks" in caplog.text

@@ -281,9 +281,9 @@ def test_results_are_read_from_folders_and_lines_the_last_written_last(tmp_path)
     ("name", "content", "message"),
     [
         ("result.json", "{", "result.json: damaged, not valid JSON"),
-        ("result.json", "[]", "result.json: has no everything; not a result of snnconv"),
-        ("result.json", '{"method": "x"}', "result.json: lacks seed, levels, model"),
-        ("results.jsonl", "{}\n", "results.jsonl:1: lacks seed"),
+        ("result.json", "[]", "result.json: contains no JSON object; not a result of snnconv"),
+        ("result.json", '{"method": "x"}', "result.json: has no seed, levels, model"),
+        ("results.jsonl", "{}\n", "results.jsonl:1: has no seed"),
         ("results.jsonl", "half", "results.jsonl:1: damaged"),
         ("other.txt", "", "contains no result.json or results.jsonl; it is written when a run ends"),
     ],

@@ -82,7 +82,7 @@ def test_a_state_comes_back_as_it_was(tmp_path):
 @pytest.mark.parametrize("name", ["ann.json", "ann.safetensors"])
 def test_a_missing_file_is_named(run, name):
     (run.folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"holds no {name}"):
+    with pytest.raises(FileNotFoundError, match=f"contains no {name}"):
         load_ann(run.folder)
 
 
@@ -113,7 +113,7 @@ def test_another_format_is_named(run, found):
     edit(run, format=found)
     with pytest.raises(
         ValueError,
-        match=rf"ann\.json: format {found!r}, but this version of snnconv reads format 1; use the version that wrote it",
+        match=rf"ann\.json: has format {found!r}, but this version of snnconv reads format 1; use the version that wrote it",
     ):
         load_ann(run.folder)
 
