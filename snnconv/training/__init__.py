@@ -1,1 +1,1 @@
-"""Training of ANNs, and of SNNs through time."""
+"""Training of ANNs, and training of SNNs through time."""

@@ -17,14 +17,14 @@ def distillation(
 ) -> Float[Tensor, ""]:
     """τ² · KL(softmax(teacher/τ) ‖ softmax(logits/τ)), mean over the samples.  Source: Hinton et al., 2015.
 
-    The factor τ² keeps the size of the gradient whatever the temperature.
+    The factor τ² makes the size of the gradient independent of the temperature.
     """
     ours, theirs = (logits / temperature).log_softmax(-1), (teacher / temperature).log_softmax(-1)
     return temperature**2 * (theirs.exp() * (theirs - ours)).sum(-1).mean()
 
 
 def require_teacher(run: str, setting: str = "fit.teacher") -> None:
-    """ValueError, which names the `setting`, unless the folder `run` holds a trained network."""
+    """Raise a ValueError that names `setting` unless the folder `run` contains a trained network."""
     try:
         describe_ann(run)
     except (OSError, ValueError) as error:
@@ -42,7 +42,7 @@ def load_teacher(
 ) -> nn.Module:
     """The network in the run folder `run`, in eval mode, without gradients.
 
-    ValueError if there is none, or if it does not make logits [N, `classes`] of `images`.
+    ValueError if there is none, or if its output for `images` is not [N, `classes`].
     """
     require_teacher(run, setting)
     with torch.random.fork_rng(devices=[]):  # building it draws weights, which must not move the run that it teaches
@@ -53,17 +53,17 @@ def load_teacher(
         taught = network(images[:1]).shape[-1]
     except RuntimeError as error:
         shape = list(images.shape[1:])
-        raise ValueError(f"{setting}={run}: its network cannot take images of {shape} ({error})") from error
+        raise ValueError(f"{setting}={run}: its network does not accept images of {shape} ({error})") from error
     if taught != classes:
-        raise ValueError(f"{setting}={run}: its network knows {taught} classes, this one {classes}")
+        raise ValueError(f"{setting}={run}: its network has {taught} classes, this network has {classes}")
     return network
 
 
 class LayerDistances:
-    """The distance of a student's activations from its teacher's, after both have received the same images.
+    """The distance between the activations of a student and of its teacher for the same images.
 
-    Layers are paired by the path of their activation; those whose shapes differ, as after pruning, are left out.
-    ValueError if none are left.  Source: Romero et al., ICLR 2015 (FitNets), with every layer a hint.
+    Layers are paired by the path of their activation; pairs of different shapes (after pruning) are skipped.  ValueError if no pair
+    is left.  Source: Romero et al., ICLR 2015 (FitNets), with a hint in every layer.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
@@ -85,7 +85,9 @@ class LayerDistances:
         ours, theirs = self.outputs
         shared = [path for path in ours if path in theirs and ours[path].shape == theirs[path].shape]
         if not shared:
-            raise ValueError("fit.distill_layers: no activation has the path and the shape of one of the teacher's")
+            raise ValueError(
+                "fit.distill_layers: no activation has the same path and shape as an activation of the teacher"
+            )
         each = [
             (ours[path].float() - theirs[path].float()).square().sum()
             / theirs[path].float().square().sum().clamp_min(1e-12)

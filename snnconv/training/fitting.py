@@ -19,7 +19,7 @@ from snnconv.training.settings import Fit
 
 @dataclass
 class History:
-    """The numbers of a training, epoch by epoch: a list of `rows`, and the facts of the epoch that was kept.
+    """Results of a training for each epoch: a list of `rows`, and facts about the selected epoch.
 
     A row has `epoch` (from 0), `loss`, `train_accuracy`, `lr`, `seconds` since the start and, with validation data,
     `valid_accuracy`; accuracies are fractions in 0…1.  `thresholds` has the mean θ of each activation by path, if θ is trained.
@@ -36,13 +36,13 @@ class History:
         return [row[name] for row in self.rows]
 
     def load_state(self) -> None:
-        """None: a training in memory starts from the beginning."""
+        """None, because a training in memory always starts from the beginning."""
 
     def save_state(self, state: Mapping[str, Any]) -> None:
-        """Nothing is written."""
+        """Do nothing; a training in memory cannot be resumed."""
 
     def best(self) -> dict[str, Any] | None:
-        """The facts of the network kept so far, None before the first."""
+        """The facts of the best network so far, or None."""
         return self.kept or None
 
     def save_ann(self, ann: nn.Module, facts: Mapping[str, Any]) -> None:
@@ -51,7 +51,7 @@ class History:
         self._weights = {name: tensor.detach().clone() for name, tensor in ann.state_dict().items()}
 
     def restore_best(self, ann: nn.Module) -> None:
-        """Put the weights of the epoch that was kept into `ann`."""
+        """Load the weights of the selected epoch into `ann`."""
         if self._weights:
             ann.load_state_dict(self._weights)
         self._weights = {}
@@ -73,20 +73,19 @@ def fit(
     task: Task = CLASSIFY,
     **settings: Any,
 ) -> History:
-    """Train `model` in place: SGD with momentum, a cosine schedule and cross-entropy, or the loss of another `task`.
+    """Train `model` in place with SGD with momentum, a cosine schedule and cross-entropy (or the loss of another `task`).
 
-    `train` and `valid` are any iterables of (inputs [N, …], targets [N] of class numbers) that can be passed through again in each
-    epoch, for example DataLoaders; tensors move to the device of `model`.  The model ends in eval mode with the weights of the
-    epoch of best accuracy on `valid`, or of the last epoch if there is no `valid` (or with `select="last"`).
+    `train` and `valid` are iterables of (inputs [N, …], class indices [N]) that can be iterated again in each epoch, for example
+    DataLoaders; tensors are moved to the device of `model`.  After training, the model is in eval mode and has the weights of the
+    epoch with the best accuracy on `valid`, or of the last epoch if there is no `valid` (or with `select="last"`).
 
-    `settings` are those of conf/fit/ (`training.settings.Fit`): momentum, weight_decay, threshold_weight_decay, schedule,
-    warmup_epochs, label_smoothing, clip_grad_norm, ema, precision, compile, …  `seed` seeds Python, NumPy and torch first.
-    Prints a line for each epoch unless `verbose` is false.
+    `settings` are the settings of conf/fit/ (`training.settings.Fit`): momentum, weight_decay, threshold_weight_decay, schedule,
+    warmup_epochs, label_smoothing, clip_grad_norm, ema, precision, compile, …  With `seed`, the generators of Python, NumPy and
+    torch are seeded first.  Prints one line for each epoch unless `verbose` is false.
 
-    Returns a `History`; `history["loss"]` is a list with a number for each epoch.
+    Returns a `History`; `history["loss"]` is a list with one number for each epoch.
 
-    ValueError for settings that make no sense or data that can be passed through only once; TrainingError if the loss is not
-    finite.
+    ValueError for settings out of range or data that can be read only once; TrainingError if the loss is not finite.
 
     >>> import torch
     >>> from sklearn.datasets import load_digits
@@ -105,24 +104,24 @@ def fit(
     for name, data in (("train", train), ("valid", valid)):
         if isinstance(data, Iterator):
             raise ValueError(
-                f"{name}: an iterator gives its batches once, and every epoch needs them; use a list or a DataLoader"
+                f"{name}: an iterator can be read only once, but every epoch reads all batches; use a list or a DataLoader"
             )
     if valid is None and settings.setdefault("select", "last") != "last":
-        raise ValueError(f"fit.select={settings['select']}: needs data to choose the epoch on, valid=")
+        raise ValueError(f"fit.select={settings['select']}: needs data for selecting the epoch (valid=)")
     require_known(settings, (f.name for f in fields(Fit)), "fit")
     device, history = device_of(model), History()
     how = Fit(epochs=epochs, lr=lr, **settings)
     with _printed() if verbose else nullcontext():
         batches = Loader(train, device, labelled=True), Loader([] if valid is None else valid, device, labelled=True)
         if not batches[0].count:
-            raise ValueError("train: no batches to train on")
+            raise ValueError("train: contains no batches")
         loop.fit(model, *batches, how, history, task=task, progress=verbose)
     return history
 
 
 @contextmanager
 def _printed() -> Iterator[None]:
-    """The loop's messages go to the terminal inside, unless the program shows messages of this level itself."""
+    """Context in which messages of the loop are printed, unless the program already shows messages of this level."""
     logger = loop.log
     if logger.isEnabledFor(logging.INFO):
         yield

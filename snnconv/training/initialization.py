@@ -1,4 +1,4 @@
-"""Weights to start a training from."""
+"""Initial weights of a training."""
 
 import torch
 from torch import nn
@@ -6,9 +6,9 @@ from torch import nn
 
 @torch.no_grad()
 def dirac(ann: nn.Module) -> None:
-    """Let the first filters of every ungrouped convolution pass one input channel each on; the others stay random.
+    """Set the first filters of every ungrouped convolution to the identity of one input channel each; others stay random.
 
-    As many as there are input channels, if there are as many filters.  Source: cifar10-airbench (K. Jordan, 2024).
+    There is one identity filter for each input channel, as far as there are filters.  Source: cifar10-airbench (K. Jordan, 2024).
     """
     for module in ann.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1:

@@ -1,4 +1,4 @@
-"""Lookahead: weights that are pulled to their moving average while they train."""
+"""Lookahead: weights are repeatedly moved towards their moving average during training."""
 
 from collections.abc import Mapping
 
@@ -9,10 +9,10 @@ RATE = 0.95  # of the average per step, at the end of the training
 
 
 class Lookahead:
-    """Keeps an average of the weights and buffers of `network`; every few steps both become their mixture.
+    """Stores an average of the weights and buffers of `network`; every few steps average and network are set to their mixture.
 
-    The average is renewed by 1 − d, with d = 0.95^every · (share of the training that is over)³, so early weights are hardly
-    held back.  Sources: Zhang et al., 2019; the schedule of cifar10-airbench (K. Jordan, 2024).
+    The average is updated with weight 1 − d, d = 0.95^every · (completed share of the training)³, so it has little effect early in
+    the training.  Sources: Zhang et al., 2019; the schedule of cifar10-airbench (K. Jordan, 2024).
     """
 
     def __init__(self, network: nn.Module, every: int) -> None:
@@ -23,13 +23,13 @@ class Lookahead:
         return {name: tensor for name, tensor in self.network.state_dict().items() if tensor.is_floating_point()}
 
     def load(self, average: Mapping[str, Tensor]) -> None:
-        """Continue with a saved average; KeyError or RuntimeError if it is that of another network."""
+        """Continue with a saved average; KeyError or RuntimeError if it belongs to another network."""
         for name, tensor in self.average.items():
             tensor.copy_(average[name])
 
     @torch.no_grad()
     def step(self, number: int, total: int) -> None:
-        """After step `number` (1, 2, …) of `total`."""
+        """Update after step `number` (1, 2, …) of `total`."""
         if number % self.every and number < total:
             return
         decay = RATE**self.every * (number / total) ** 3

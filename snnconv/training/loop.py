@@ -1,4 +1,4 @@
-"""Training an ANN: the loop over epochs, what it reports, and how it resumes."""
+"""Training of an ANN: the loop over epochs, its reports, and resuming."""
 
 import logging
 import time
@@ -27,25 +27,25 @@ log = logging.getLogger(__name__)
 
 @runtime_checkable
 class Recorder(Protocol):
-    """The receiver of what `fit` reports: `runtime.run.Run` writes a run folder, `training.fitting.History` stays in memory."""
+    """Protocol for the reports of `fit`: `runtime.run.Run` writes a run folder, `training.fitting.History` stays in memory."""
 
     folder: Any  # where states are saved, for messages
     seconds: dict[str, float]  # wall time by stage; `fit` adds to "train"
 
     def load_state(self) -> dict[str, Any] | None:
-        """The last saved state, None if there is none."""
+        """The last saved state, or None."""
 
     def save_state(self, state: Mapping[str, Any]) -> None:
-        """Keep what resumes the training."""
+        """Save the state from which the training can be resumed."""
 
     def best(self) -> dict[str, Any] | None:
-        """The facts of the saved network, None before the first."""
+        """The facts of the saved network, or None."""
 
     def save_ann(self, ann: nn.Module, facts: Mapping[str, Any]) -> None:
-        """Keep the best network so far."""
+        """Save the best network so far."""
 
     def restore_best(self, ann: nn.Module) -> None:
-        """Put the weights of the saved network into `ann`."""
+        """Load the weights of the saved network into `ann`."""
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Take one epoch's numbers."""
@@ -62,24 +62,24 @@ def fit(
     *,
     progress: bool = True,
 ) -> None:
-    """Train `ann` in place; it ends with the weights of the best epoch on `valid` (or the last, `select="last"`).
+    """Train `ann` in place; afterwards it has the weights of the best epoch on `valid` (or of the last, `select="last"`).
 
-    `train` and `valid` are `Batches` or a `Loader`; `train.device` is where the training runs.
-    `task` gives the loss and the score by which the epoch is chosen; `valid_accuracy` is the mean score.
-    Where `weights` are quantized in training, so are those that are evaluated and kept.
-    With `select="test"` the caller gives the test images as `valid` (`Splits.selecting`), and the numbers are named so.
-    With `epochs=0` the network is saved as it was given.
-    `progress` shows a bar while an epoch runs.
-    With `settings.tune="auto"` a long training on a CPU runs as a measurement finds fastest, which is saved with its state.
-    Resumes from the last saved epoch if there is one: on a CPU, to the same numbers as without the interruption.
+    `train` and `valid` are `Batches` or a `Loader`; the training runs on `train.device`.
+    `task` defines the loss and the score that selects the epoch; `valid_accuracy` is the mean score.
+    If `weights` are quantized in training, the evaluated and saved weights are quantized as well.
+    With `select="test"` the caller passes the test images as `valid` (`Splits.selecting`), and results are named accordingly.
+    With `epochs=0` the network is saved without training.
+    `progress` shows a progress bar for each epoch.
+    With `settings.tune="auto"` a long training on a CPU uses the fastest execution settings of a short measurement.
+    Resumes from the last saved epoch if there is one; on a CPU the results are the same as without interruption.
     """
     if settings.teacher is not None:
         if task.name != "classify":
-            raise ValueError(f"fit.teacher: teaches the outputs of classes, not those of task={task.name}")
+            raise ValueError(f"fit.teacher: supports only task=classify, not task={task.name}")
         require_teacher(settings.teacher)  # before there is a state from which to resume with the same mistake
         if settings.distill_layers and settings.compile:
             raise ValueError(
-                "fit.distill_layers reads the outputs of layers, which compiled code hides; use compile=false"
+                "fit.distill_layers needs the outputs of layers, which compiled code does not provide; use compile=false"
             )
     weights, state, start = weights or Weights(), recorder.load_state(), time.perf_counter()
     if settings.dirac_init and settings.epochs and state is None:
@@ -101,13 +101,15 @@ def fit(
 def _epochs(
     trainer: Trainer, train: Any, valid: Any, recorder: Recorder, first: int, facts: Mapping[str, Any], bar: Progress
 ) -> None:
-    """Train, evaluate, report and save, from epoch number `first` on; `facts` are stored with every state."""
+    """Train, evaluate, report and save, starting with epoch `first`; `facts` are stored with every state."""
     ann, settings, weights = trainer.ann, trainer.settings, trainer.weights
     trained = settings.epochs and weights.train and weights.bits is not None
     quantized = {"weights": {"bits": weights.bits, "per_channel": weights.per_channel}} if trained else {}
     best, score = recorder.best(), "test_accuracy" if settings.select == "test" else "valid_accuracy"
     if settings.select == "test":
-        log.warning("fit.select=test: the epoch is chosen on the test set, so the accuracy reported on it is flattered")
+        log.warning(
+            "fit.select=test: the epoch is chosen on the test set, so the reported test accuracy is too optimistic"
+        )
     for epoch in range(first, settings.epochs):
         start = time.perf_counter()
         with weights.trained(ann):
@@ -142,7 +144,7 @@ def _thresholds(ann: nn.Module) -> dict[str, dict[str, float]]:
 
 
 def _start(trainer: Trainer, recorder: Recorder, state: dict[str, Any] | None, facts: Mapping[str, Any]) -> int:
-    """The epoch to start from: that of the saved `state`, or 0 with the network as it was given."""
+    """The first epoch: that of the saved `state`, or 0 for a new training."""
     first = 0
     if state is not None:
         try:

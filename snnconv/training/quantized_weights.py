@@ -1,4 +1,4 @@
-"""Networks whose weights are small integers times a scale: after training, during it, and after conversion."""
+"""Networks with quantized weights (integers times a scale): after training, during training, and after conversion."""
 
 import copy
 import functools
@@ -22,8 +22,8 @@ class Weights:
 
     `bits` None: floats; 2: ternary; "binary" and "power_of_two" as in `quantize`.
 
-    One scale for each output channel, or for the layer.  With `train` a training learns weights that it only ever uses
-    quantized, the gradient straight through to the floats behind them.  ValueError for bits that there are not.
+    There is one scale for each output channel, or for the layer.  With `train`, training always uses quantized weights, with a
+    straight-through gradient for the float weights.  ValueError for an unsupported number of bits.
     """
 
     bits: Bits | None = None
@@ -39,7 +39,7 @@ class Weights:
             )
 
     def __call__(self, network: nn.Module) -> nn.Module:
-        """`network` with quantized weights, a copy; itself where weights are floats."""
+        """A copy of `network` with quantized weights, or `network` itself if weights are floats."""
         if self.bits is None:
             return network
         network = copy.deepcopy(network)
@@ -49,7 +49,7 @@ class Weights:
 
     @contextmanager
     def trained(self, network: nn.Module) -> Iterator[None]:
-        """The weights of `network` are quantized inside and come back afterwards: gradients taken inside meet the floats.
+        """Context in which the weights of `network` are quantized; gradients computed inside belong to the float weights.
 
         Bengio et al., 2013 (straight through); Courbariaux et al., 2015 (the floats are kept beside).
         """
@@ -66,9 +66,9 @@ class Weights:
                     layer.weight.data.copy_(weight)
 
     def convert(self, method: Callable[..., SpikingModel], ann: nn.Module, batches: Iterable) -> SpikingModel:
-        """`ann`, its weights quantized, as the spiking network that `method` makes of it.
+        """`ann` with quantized weights, converted by `method` to a spiking network.
 
-        Where the method changes weights, or gives θ of its own to each channel that they meet, they are quantized again.
+        Weights that the method changes, or that receive channels of different θ, are quantized again.
         """
         if self.bits is None:
             return method(ann, batches)
@@ -79,7 +79,7 @@ class Weights:
 
     @torch.no_grad()
     def _settled(self, before: Mapping[str, Any], network: nn.Module) -> nn.Module:
-        """`network` with the weights quantized that are not those of the layers `before` conversion, up to a factor."""
+        """`network`, in which weights that differ from those `before` conversion by more than a factor are quantized."""
         for path, layer in _layers(network).items():
             if path not in before or not _proportional(layer.weight, before[path].weight):
                 layer.weight = nn.Parameter(self._quantized(layer.weight))
@@ -95,7 +95,7 @@ def _layers(network: nn.Module) -> dict[str, Any]:
 
 
 def _proportional(one: Tensor, other: Tensor) -> bool:
-    """Are these the same weights but for one factor?"""
+    """Whether these weights are equal up to one factor."""
     if one.shape != other.shape:
         return False
     one, other = one.double(), other.to(one.device).double()

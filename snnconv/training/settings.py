@@ -1,4 +1,4 @@
-"""Settings of the training of an ANN (`conf/fit/`): SGD with momentum and a cosine, and the options of the papers."""
+"""Settings of the training of an ANN (`conf/fit/`): SGD with momentum, a cosine schedule, and options used in papers."""
 
 import math
 from dataclasses import dataclass
@@ -74,9 +74,9 @@ class Fit:
     def __post_init__(self) -> None:
         require(self, _RULES, "fit")
         if self.warmup_epochs > self.epochs > 0:
-            raise ValueError(f"fit.warmup_epochs={self.warmup_epochs}: at most fit.epochs={self.epochs}")
+            raise ValueError(f"fit.warmup_epochs={self.warmup_epochs}: must be at most fit.epochs={self.epochs}")
         if self.distill_layers and self.teacher is None:
-            raise ValueError("fit.distill_layers: needs the network that teaches, fit.teacher=runs/…")
+            raise ValueError("fit.distill_layers: needs a teacher, fit.teacher=runs/…")
         if self.nesterov and not self.momentum:
             raise ValueError("fit.nesterov=true: needs fit.momentum above 0")
 
@@ -96,9 +96,9 @@ class Fit:
         return self.lr * half_cosine(math.pi * done)
 
     def optimizer(self, ann: nn.Module) -> torch.optim.SGD:
-        """SGD over groups: weights, thresholds, norms with biases, and biases of batch norms if they have a rate of their own.
+        """SGD with parameter groups: weights, thresholds, norms with biases, and biases of batch norms if `norm_bias_lr` is set.
 
-        Those decay as slowly as they would at the common rate.  On CUDA one kernel a group.
+        The weight decay of the latter is adjusted to their learning rate.  On CUDA the optimizer is fused.
         """
         thresholds = {id(p) for m in ann.modules() if is_activation(m) for p in m.parameters()}
         shifts = {id(m.bias) for m in ann.modules() if isinstance(m, _BatchNorm)} if self.norm_bias_lr else set()

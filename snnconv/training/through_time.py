@@ -28,7 +28,7 @@ from snnconv.training.epochs import Totals, all_finite, half_cosine, set_lr
 
 log = logging.getLogger(__name__)
 DIVERGED = "method=finetune: the {} is not finite in epoch {}; try a smaller method.lr"
-WARMUP = 0.02  # share of the steps in which the learning rate rises to its full value
+WARMUP = 0.02  # share of the steps in which the learning rate increases to its full value
 
 
 _RULES = {
@@ -67,7 +67,7 @@ class Settings:
         object.__setattr__(self, "timesteps", max(steps))
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings that identify a training: all but `compile`, which changes rounding alone, and a precision of float32."""
+        """The settings that identify a training: all except `compile`, which changes only rounding, and a precision of float32."""
         return {name: value for name, value in asdict(self).items()
                 if name != "compile" and (name, value) not in (("precision", "float32"), ("precision", "tf32"))}  # fmt: skip
 
@@ -78,7 +78,7 @@ def defaults() -> dict[str, Any]:
 
 
 class Unrolled(nn.Module):
-    """Logits of every step, [T, N, K], of a network of trainable neurons; what lies before the first is computed once."""
+    """Logits of every step, [T, N, K], of a network of trainable neurons; layers before the first neuron are computed once."""
 
     def __init__(self, network: nn.Module, timesteps: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Unrolled(nn.Module):
         self.timesteps = timesteps
 
     def forward(self, images: Float[Tensor, "N *image"]) -> Float[Tensor, "T N K"]:
-        """Step by step logits, layer by layer."""
+        """Logits of all steps, computed layer by layer."""
         constants = [torch.cat([constant] * self.timesteps) for constant in self.before(images)]  # keeps channels_last
         return self.after(*constants).unflatten(0, (self.timesteps, -1))
 
@@ -94,7 +94,7 @@ class Unrolled(nn.Module):
 def loss(
     logits: Float[Tensor, "T N K"], labels: Int64[Tensor, "N"], taught: Float[Tensor, "N K"] | None, how: Settings
 ) -> Float[Tensor, ""]:
-    """(1 − d)·cross entropy + d·τ²·KL(teacher ‖ SNN) of mean outputs: of the last, or the mean over those up to each step."""
+    """(1 − d)·cross-entropy + d·τ²·KL(teacher ‖ SNN) of the mean output over all steps, or averaged over the means up to each t."""
     steps = torch.arange(1, len(logits) + 1, device=logits.device).view(-1, 1, 1)
     means = logits.cumsum(0) / steps if how.loss == "every" else logits.mean(0, keepdim=True)
     total = (1 - how.distill) * F.cross_entropy(means.flatten(0, 1), labels.repeat(len(means)))
@@ -104,7 +104,7 @@ def loss(
 
 
 def lr_at(step: int, steps: int, lr: float) -> float:
-    """Half a cosine from `lr` to 0, after a short linear rise."""
+    """Learning rate: half a cosine from `lr` to 0, after a short linear warm-up."""
     return lr * min(1.0, (step + 1) / (WARMUP * steps + 1)) * half_cosine(math.pi * step / steps)
 
 
@@ -115,7 +115,7 @@ def train_through_time(
     how: Settings,
     after_epoch: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Train `network`, of `SurrogateIntegrateFire` neurons, in place.  TrainingError where loss or weights are not finite."""
+    """Train `network`, which has `SurrogateIntegrateFire` neurons, in place; TrainingError if loss or weights are not finite."""
     device, start = train.device, time.perf_counter()
     for part in [network] if teacher is None else [network, teacher]:
         part.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -148,7 +148,7 @@ def train_through_time(
 
 
 def _optimizer(network: nn.Module, how: Settings) -> torch.optim.AdamW:
-    """AdamW: folded batch norms leave layers, and thresholds, of very different scales.  Neither biases nor θ decay."""
+    """AdamW, because layers and thresholds have very different scales after folding of batch norms.  No decay of biases and θ."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if (p.dim() > 1) == weights], "weight_decay": how.weight_decay * weights}

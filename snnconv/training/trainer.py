@@ -1,4 +1,4 @@
-"""The parts of a training that change: network, optimizer, average and teacher; and one epoch of it."""
+"""State of a training (network, optimizer, average and teacher), and one epoch."""
 
 import math
 import time
@@ -52,17 +52,17 @@ class Trainer:
         self.nonzero: dict[str, Tensor] = {}  # masks of the weights, where zeros stay
 
     def keep_zeros(self) -> None:
-        """With the setting `keep_zeros`: weights that are 0 now stay 0."""
+        """With `keep_zeros`, weights that are 0 at present stay 0."""
         weights = {name: p for name, p in self.ann.named_parameters() if p.dim() > 1}
         self.nonzero = {name: p.detach() != 0 for name, p in weights.items()} if self.settings.keep_zeros else {}
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network whose accuracy counts: the average if there is one."""
+        """The evaluated network: the average if there is one."""
         return self.average.module if self.average else self.ann
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on."""
+        """The complete state on which the next epoch depends."""
         average = self.average.state_dict() if self.average else None
         return {
             "ann": self.ann.state_dict(),
@@ -73,7 +73,7 @@ class Trainer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Return to `state`; ValueError if it is the state of another network."""
+        """Restore `state`; ValueError if it belongs to another network."""
         try:
             self.ann.load_state_dict(state["ann"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -137,7 +137,7 @@ class Trainer:
         totals.add(loss, self.task.right(logits.detach(), labels))
 
     def _loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of the task, shared with the distance from the teacher if there is one."""
+        """The loss of the task, combined with the distance from the teacher if there is one."""
         settings = self.settings
         loss = self.task.loss(logits, labels, settings.label_smoothing)
         if settings.teacher is None:
@@ -151,7 +151,7 @@ class Trainer:
         return loss if self.layers is None else loss + settings.distill_layers * self.layers()
 
     def _load_teacher(self, images: Tensor) -> None:
-        """Load the teacher, and try it on `images`."""
+        """Load the teacher, and test it on `images`."""
         settings, mode = self.settings, self.ann.training
         assert settings.teacher is not None
         with torch.no_grad():
@@ -163,6 +163,6 @@ class Trainer:
 
 
 def _diverged(what: str, epoch: int, where: str) -> TrainingError:
-    kept = f"the best network of the {epoch} before is kept" if epoch else "there is no network to keep yet"
-    return TrainingError(f"the {what} is not finite in epoch {epoch + 1}{where}; {kept}. "
+    saved = f"the best network of the first {epoch} epochs is saved" if epoch else "no network is saved yet"
+    return TrainingError(f"the {what} is not finite in epoch {epoch + 1}{where}; {saved}. "
                          "Try a smaller fit.lr, fit.warmup_epochs=1 or fit.clip_grad_norm=1")  # fmt: skip

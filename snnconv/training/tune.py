@@ -1,8 +1,8 @@
-"""The fastest way to run the same training on a CPU, found by measuring a few steps (`fit.tune=auto`).
+"""The fastest execution settings of a training on a CPU, from a measurement of a few steps (`fit.tune=auto`).
 
-Which layout, how many threads, and whether compiled code and products for small convolutions are faster depends on the network
-and on the machine (experiments/benchmark/README.md).  On a machine that others use as well, fewer threads can be several
-times as fast.  Results differ by rounding; the precision changes only if asked for.
+The fastest memory layout and number of threads, and the benefit of compilation and of matrix products for small convolutions,
+depend on the network and the machine (experiments/benchmark/README.md).  On a shared machine fewer threads can be several times faster.
+Results differ by rounding; the precision is changed only if requested.
 """
 
 import copy
@@ -35,7 +35,7 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Tuning:
-    """Execution settings of a training, besides its recipe; stored with it, so that a resumed one runs the same way."""
+    """Execution settings of a training, which are not part of its recipe; stored, so that a resumed training uses the same."""
 
     channels_last: bool
     compile: bool
@@ -75,10 +75,10 @@ class Tuning:
 def tune(
     ann: nn.Module, train: Any, settings: Fit, weights: Weights, stored: Mapping[str, Any] | None
 ) -> Tuning | None:
-    """The `Tuning` of a training of `ann` on `train`; None if it runs as `settings` say.
+    """The `Tuning` of a training of `ann` on `train`; None if `settings` are used unchanged.
 
-    `stored` is the saved state of a training that is resumed: its own tuning counts.  Only a CPU is tuned, and only a
-    training that takes longer than the measurement is worth.  Rank 0 decides for all processes.  `ann` stays as it was.
+    `stored` is the saved state of a resumed training, whose tuning is used.  Only trainings on a CPU are tuned, and only if they
+    are long enough to justify the measurement.  Rank 0 decides for all processes.  `ann` is not changed.
     """
     if stored is not None:
         return Tuning(**stored["tuning"]) if stored.get("tuning") else None
@@ -114,7 +114,7 @@ def _choose(trial: "_Trial", given: Tuning, settings: Fit, steps: int) -> Tuning
         except torch._dynamo.exc.TorchDynamoException as error:
             log.info("fit.tune: not compiled (%s)", str(error).splitlines()[0])
     after = min(trial.seconds(chosen) for _ in range(2))
-    log.info("fit.tune: %s; %.0f ms a step, %.0f ms as it was given (fit.tune=none keeps that)",
+    log.info("fit.tune: %s; %.0f ms per step instead of %.0f ms (fit.tune=none disables this)",
              chosen, 1000 * after, 1000 * before)  # fmt: skip
     return chosen
 

@@ -297,7 +297,7 @@ def test_resume_refuses_what_would_change_the_numbers(smoke: Path, tmp_path: Pat
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path):
     text = fail(TRAIN, *SMOKE, "fit.lr=1e30", cwd=tmp_path)
-    assert "the loss is not finite in epoch 1, by step 3 of 15; there is no network to keep yet" in text
+    assert "the loss is not finite in epoch 1, by step 3 of 15; no network is saved yet" in text
 
     growing = (
         "fit.lr=1",
@@ -312,7 +312,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path):
     text = fail(TRAIN, *SMOKE, *growing, cwd=cwd)
     epoch = int(re.search(r"is not finite in epoch (\d)", text)[1])  # which one depends on how the machine rounds
     assert epoch > 1
-    assert f"the best network of the {epoch - 1} before is kept" in text
+    assert f"the best network of the first {epoch - 1} epochs is saved" in text
     folder = only_run(cwd)
     assert all(tensor.isfinite().all() for tensor in load_ann(folder).state_dict().values())
     assert json.loads((folder / "ann.json").read_text())["epoch"] < epoch

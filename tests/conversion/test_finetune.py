@@ -472,7 +472,7 @@ def test_a_run_teaches_in_the_place_of_the_ann(data, teacher, monkeypatch):
 def test_a_teacher_that_does_not_fit_is_named(teacher, data, begin, exact_network, exact_images):
     """Rehearsed, before anything is trained."""
     options = {"base": BASE, "epochs": 1, "lr": 0.02, "timesteps": 1, "teacher": str(teacher.folder)}
-    with pytest.raises(ValueError, match=r"method\.teacher=.*: its network knows 2 classes, this one 3"):
+    with pytest.raises(ValueError, match=r"method\.teacher=.*: its network has 2 classes, this network has 3"):
         begin(partial(convert, data=data, **options), exact_network(), [(exact_images(), torch.arange(2) % 2)])
 
 

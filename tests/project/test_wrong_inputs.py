@@ -48,7 +48,7 @@ def snn(ann):
         (lambda ann, snn: snnconv.accuracy_over_time(ann, [(IMAGES, LABELS)], 2), "expected a spiking network"),
         (lambda ann, snn: snnconv.over_time(ann, [(IMAGES, LABELS)], torch.sub, 2), "expected a spiking network"),
         (lambda ann, snn: snnconv.explain(OTHER, snn, [(IMAGES, LABELS)]), "no activation at 1"),
-        (lambda ann, snn: snnconv.fit(ann, [], epochs=1, lr=0.1), "train: no batches to train on"),
+        (lambda ann, snn: snnconv.fit(ann, [], epochs=1, lr=0.1), "train: contains no batches"),
         (lambda ann, snn: snnconv.fit(ann, [IMAGES], epochs=1, lr=0.1), "16 inputs has no targets"),
         (lambda ann, snn: snnconv.finetune(snn, [IMAGES], timesteps=2), "16 inputs has no targets"),
     ],

@@ -183,7 +183,9 @@ def test_without_a_network_it_says_what_to_put_where(cache):
     url = models.ResNet18_Weights.IMAGENET1K_V1.url
     with pytest.raises(FileNotFoundError, match=r"the download failed \(.*no network here") as error:
         resnet18(10, (3, 64, 64), ReLU, stem="imagenet", weights="torchvision:ResNet18_Weights.IMAGENET1K_V1")
-    assert f"fetch {url} on a machine with internet access and copy it to {cache / Path(url).name}" in str(error.value)
+    assert f"download {url} on a machine with internet access and copy it to {cache / Path(url).name}" in str(
+        error.value
+    )
 
 
 class Intruder:

@@ -91,9 +91,9 @@ def test_loading_a_teacher_draws_nothing(teacher, open_tiny_run, tiny_batches):
 def test_a_teacher_that_does_not_fit_is_told(teacher):
     from snnconv.training.distillation import load_teacher
 
-    with pytest.raises(ValueError, match="knows 2 classes, this one 3"):
+    with pytest.raises(ValueError, match="has 2 classes, this network has 3"):
         load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), 3)
-    with pytest.raises(ValueError, match="cannot take images"):
+    with pytest.raises(ValueError, match="does not accept images"):
         load_teacher(str(teacher), torch.zeros(1, 1, 8, 8), 2)
     with pytest.raises(ValueError, match=r"^fit\.teacher=nowhere: this run folder does not exist$"):
         load_teacher("nowhere", torch.zeros(1, 1, 8, 8), 2)
@@ -165,7 +165,7 @@ def test_layers_are_learned(open_tiny_run, tiny_batches):
 
 
 def test_layers_need_a_teacher_and_eager_code(open_tiny_run, tiny_batches, teacher):
-    with pytest.raises(ValueError, match=r"fit\.distill_layers: needs the network that teaches"):
+    with pytest.raises(ValueError, match=r"fit\.distill_layers: needs a teacher"):
         Fit(epochs=1, lr=0.1, batch_size=4, distill_layers=1.0)
     settings = Fit(epochs=1, lr=0.1, batch_size=4, distill_layers=1.0, teacher=str(teacher), compile=True)
     with pytest.raises(ValueError, match="compile=false"):
@@ -176,5 +176,5 @@ def test_networks_that_share_no_layer_are_told():
     student, teacher = _mlp(), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
     distances, images = LayerDistances(student, teacher), torch.randn(2, 1, 4, 4)
     student(images), teacher(images)
-    with pytest.raises(ValueError, match="no activation has the path"):
+    with pytest.raises(ValueError, match="no activation has the same path"):
         distances()
