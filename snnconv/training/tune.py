@@ -1,7 +1,8 @@
 """The fastest execution settings of a training on a CPU, from a measurement of a few steps (`fit.tune=auto`).
 
 The fastest memory layout and number of threads, and the benefit of compilation and of matrix products for small convolutions,
-depend on the network and the machine (experiments/benchmark/README.md).  On a shared machine fewer threads can be several times faster.
+depend on the network and the machine (experiments/benchmark/README.md).  On a shared machine fewer threads can be several times
+faster.
 Results differ by rounding; the precision is changed only if requested.
 """
 
