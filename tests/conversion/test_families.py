@@ -1,33 +1,75 @@
-"""The laws of conversion on 23 classification networks of torchvision, with random weights, on small images, in float64."""
+"""The laws of conversion on the families of 23 classification networks of torchvision, in float64, on small images.
+
+Weights are random, layers and channels as few as a family allows: errors of an untrained network grow from layer to layer, so a
+deep one would need more timesteps than a test can take before its error falls as 1/T.  experiments/any_network has the networks
+in full.
+"""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
-import torchvision
 from torch import nn
+from torchvision import models
+from torchvision.models.convnext import CNBlockConfig
+from torchvision.models.efficientnet import FusedMBConvConfig, MBConvConfig
+from torchvision.models.regnet import BlockParams
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
+from torchvision.models.vgg import make_layers
 
 from snnconv.conversion.registry import convert
 from snnconv.nn.graph.capture import capture
 from snnconv.spiking.tasks import running_mean
 
-FAMILIES = (
-    "alexnet", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "densenet121", "squeezenet1_1",
-    "googlenet", "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "efficientnet_v2_s", "mnasnet0_5",
-    "regnet_x_400mf", "regnet_y_400mf", "shufflenet_v2_x0_5", "convnext_tiny", "vit_b_16", "swin_t", "swin_v2_t", "maxvit_t",
-)  # fmt: skip
-SIZES = {"alexnet": 64, "inception_v3": 75, "maxvit_t": 224}
-OPTIONS = {
-    "vit_b_16": {"image_size": 32},
-    "googlenet": {"aux_logits": False, "init_weights": True},
-    "inception_v3": {"aux_logits": False, "init_weights": True},
+VGG = [8, "M", 16, "M", 16, 16, "M", 32, 32, "M", 32, 32, "M"]
+INVERTED = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]
+B0 = [MBConvConfig(1, 3, 1, 16, 16, 1, 1.0, 1.0), MBConvConfig(6, 3, 2, 16, 24, 1, 1.0, 1.0), MBConvConfig(6, 5, 2, 24, 40, 1, 1.0, 1.0)]
+V2 = [FusedMBConvConfig(1, 3, 1, 8, 8, 1), FusedMBConvConfig(4, 3, 2, 8, 16, 1), MBConvConfig(4, 3, 2, 16, 24, 1)]
+REGNET = partial(BlockParams.from_init_params, depth=6, w_0=24, w_a=24.48, w_m=2.54, group_width=8)
+NEXT = [CNBlockConfig(16, 32, 1), CNBlockConfig(32, 64, 1), CNBlockConfig(64, None, 1)]
+SWIN = {"patch_size": [4, 4], "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": [4, 4]}
+V2_BLOCKS = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2}
+
+
+def with_head(network, features):
+    """`network` with a small classifier in the place of one of millions of weights."""
+    network.classifier = nn.Sequential(nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, 10))
+    return network
+
+
+FAMILIES = {
+    "alexnet": lambda: with_head(models.alexnet(), 256 * 36),
+    "vgg11_bn": lambda: with_head(models.VGG(make_layers(VGG, batch_norm=True)), 32 * 49),
+    "resnet18": lambda: models.ResNet(BasicBlock, [1, 1, 1, 1], 10),
+    "resnet50": lambda: models.ResNet(Bottleneck, [1, 1, 1, 1], 10, width_per_group=16),
+    "resnext50_32x4d": lambda: models.ResNet(Bottleneck, [1, 1, 1, 1], 10, groups=8, width_per_group=4),
+    "wide_resnet50_2": lambda: models.ResNet(Bottleneck, [1, 1, 1, 1], 10, width_per_group=32),
+    "densenet121": lambda: models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=10),
+    "squeezenet1_1": lambda: models.squeezenet1_1(num_classes=10),
+    "googlenet": lambda: models.googlenet(num_classes=10, aux_logits=False, init_weights=True),
+    "inception_v3": lambda: models.inception_v3(num_classes=10, aux_logits=False, init_weights=True),
+    "mobilenet_v2": lambda: models.MobileNetV2(10, 0.5, INVERTED),
+    "mobilenet_v3_small": lambda: models.mobilenet_v3_small(num_classes=10, width_mult=0.25),
+    "efficientnet_b0": lambda: models.EfficientNet(B0, 0.0, num_classes=10, last_channel=64),
+    "efficientnet_v2_s": lambda: models.EfficientNet(V2, 0.0, num_classes=10, last_channel=64),
+    "mnasnet0_5": lambda: models.MNASNet(0.25, 10),
+    "regnet_x_400mf": lambda: models.RegNet(REGNET(), 10),
+    "regnet_y_400mf": lambda: models.RegNet(REGNET(se_ratio=0.25), 10),
+    "shufflenet_v2_x0_5": lambda: models.ShuffleNetV2([2, 2, 2], [24, 48, 96, 192, 128], 10),
+    "convnext_tiny": lambda: models.ConvNeXt(NEXT, layer_scale=0.5, num_classes=10),
+    "vit_b_16": lambda: models.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=10),
+    "swin_t": lambda: models.SwinTransformer(**SWIN, num_classes=10),
+    "swin_v2_t": lambda: models.SwinTransformer(**SWIN, **V2_BLOCKS, num_classes=10),
+    "maxvit_t": lambda: models.MaxVit((32, 32), 8, 4, [8, 16], [1, 1], 4, 0.0, num_classes=10),
 }
+SIZES = {"alexnet": 64, "inception_v3": 75}  # the smallest images; others: 32
 
 
 def build(name):
-    """The network with statistics of its own images, no head of zeros, and 4 images."""
-    network = getattr(torchvision.models, name)(num_classes=10, **OPTIONS.get(name, {}))
-    size = SIZES.get(name, 32)
+    """The network with statistics of its own images, no head of zeros, and 2 of the images."""
+    size, network = SIZES.get(name, 32), FAMILIES[name]()
     images = torch.randn(8, 3, size, size)
     for module in network.modules():
         if isinstance(module, nn.Linear) and not module.weight.any():
@@ -44,9 +86,10 @@ def build(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_of_torchvision_obeys_the_laws(name):
-    """The error falls with T; schedules agree; an image alone gives the same; the network stays as it was.
+    """The error falls as 1/T; schedules agree; an image alone gives the same; the network stays as it was.
 
-    The limit is weak: 0.65 from T = 8 to 256, where 1/T would be 0.03.  At T = 64, its first form, shufflenet missed it (0.81).
+    With θ at the largest activation nothing is clipped, and what is left at T is a bounded sum, divided by T: eight times the
+    steps leave an eighth (0.125) of the error.  It varies, as the sums do.
     """
     network, images = build(name)
     before = copy.deepcopy(network.state_dict())
@@ -56,9 +99,12 @@ def test_a_family_of_torchvision_obeys_the_laws(name):
     with torch.no_grad():
         target = network(images)
     distance = (running_mean(logits) - target).norm(dim=(1, 2)) / target.norm()
-    assert distance[255] < 0.65 * distance[7], distance
+    assert distance[255] < LIMIT * distance[31], distance[[7, 15, 31, 63, 127, 255]]
     assert not snn.latency.analog_currents
     layerwise = convert(graph, images, method="differential", rule="max", simulation={"schedule": "layer", "chunk": 2})
     torch.testing.assert_close(layerwise(images, 3), logits[:3], rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(snn(images[1:], 3), logits[:3, 1:], rtol=1e-8, atol=1e-8)
     assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
+
+
+LIMIT = 0.3

@@ -68,6 +68,15 @@ def test_multi_level_is_the_literal_rule(current, n, share, v0):
     assert (out.cumsum(0) >= 0).all()
 
 
+@pytest.mark.parametrize(("share", "v0", "left"), [(1.0, 0.5, (0.05, 0.2)), (0.75, 0.25, (-0.02, 0.02))])
+def test_what_the_rules_leave_in_the_potential(share, v0, left):
+    """The largest level below v leaves a part of the next one, on average over currents and time; the nearest level nothing."""
+    current = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    out = MultiLevel(1.0, 4, share, v0)(current.expand(64, 1, 99)).cumsum(0)[8:, 0]
+    owed = current * torch.arange(9, 65, dtype=torch.float64).unsqueeze(1) - out
+    assert left[0] < owed.mean() < left[1]
+
+
 def test_differential_is_the_literal_rule():
     """Two layers: the second gets decoded signals here, changes of means and a bias of its own in the reference."""
     steps = torch.rand(T, 1, 3, dtype=torch.float64) * 2 - 0.3
