@@ -116,6 +116,13 @@ def _flat_like(tensor: Tensor, first: Tensor, over_time: bool = False) -> Tensor
     )
 
 
+def to_channels_last(network: nn.Module) -> None:
+    """Lay out images of weights and buffers with the channels last; tensors of other ranks stay (`Module.to` fails on rank 5)."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
 def is_hooked(module: nn.Module) -> bool:
     """Whether calling `module` runs more than its forward: its own hooks, or global ones."""
     return bool(module._forward_hooks or module._forward_pre_hooks or nn.modules.module._has_any_global_hook())

@@ -8,6 +8,7 @@ from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
 
 from snnconv.nn.graph.split import split
+from snnconv.nn.kernels import to_channels_last
 from snnconv.runtime.compilation import compiled
 from snnconv.runtime.error_notes import noting_inputs
 from snnconv.spiking.encoders.base import InputEncoder
@@ -96,7 +97,7 @@ class TimeLoop(nn.Module):
         mode = self.simulation.compile
         if mode not in self._parts:
             if self.simulation.channels_last:
-                self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                to_channels_last(self.network)
             before, after = split(self.network, OverTime)
             if self.simulation.compiles:
                 self._parts[mode] = before, compiled(after, mode=mode)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from snnconv.nn.graph.kinds import is_activation
+from snnconv.nn.kernels import to_channels_last
 from snnconv.runtime.checkpoint import describe_ann, load_ann
 
 
@@ -48,7 +49,7 @@ def load_teacher(
     with torch.random.fork_rng(devices=[]):  # building it draws weights, which must not move the run that it teaches
         network = load_ann(run, trust=trust).to(images.device).requires_grad_(False)
     if channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(network)
     try:
         taught = network(images[:1]).shape[-1]
     except RuntimeError as error:

@@ -25,7 +25,11 @@ from snnconv.spiking.tasks import running_mean
 
 VGG = [8, "M", 16, "M", 16, 16, "M", 32, 32, "M", 32, 32, "M"]
 INVERTED = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 2, 2]]
-B0 = [MBConvConfig(1, 3, 1, 16, 16, 1, 1.0, 1.0), MBConvConfig(6, 3, 2, 16, 24, 1, 1.0, 1.0), MBConvConfig(6, 5, 2, 24, 40, 1, 1.0, 1.0)]
+B0 = [
+    MBConvConfig(1, 3, 1, 16, 16, 1, 1.0, 1.0),
+    MBConvConfig(6, 3, 2, 16, 24, 1, 1.0, 1.0),
+    MBConvConfig(6, 5, 2, 24, 40, 1, 1.0, 1.0),
+]
 V2 = [FusedMBConvConfig(1, 3, 1, 8, 8, 1), FusedMBConvConfig(4, 3, 2, 8, 16, 1), MBConvConfig(4, 3, 2, 16, 24, 1)]
 REGNET = partial(BlockParams.from_init_params, depth=6, w_0=24, w_a=24.48, w_m=2.54, group_width=8)
 NEXT = [CNBlockConfig(16, 32, 1), CNBlockConfig(32, 64, 1), CNBlockConfig(64, None, 1)]
@@ -54,7 +58,7 @@ FAMILIES = {
     "mobilenet_v3_small": lambda: models.mobilenet_v3_small(num_classes=10, width_mult=0.25),
     "efficientnet_b0": lambda: models.EfficientNet(B0, 0.0, num_classes=10, last_channel=64),
     "efficientnet_v2_s": lambda: models.EfficientNet(V2, 0.0, num_classes=10, last_channel=64),
-    "mnasnet0_5": lambda: models.MNASNet(0.25, 10),
+    "mnasnet0_5": lambda: models.mnasnet0_5(num_classes=10),
     "regnet_x_400mf": lambda: models.RegNet(REGNET(), 10),
     "regnet_y_400mf": lambda: models.RegNet(REGNET(se_ratio=0.25), 10),
     "shufflenet_v2_x0_5": lambda: models.ShuffleNetV2([2, 2, 2], [24, 48, 96, 192, 128], 10),
@@ -64,6 +68,7 @@ FAMILIES = {
     "swin_v2_t": lambda: models.SwinTransformer(**SWIN, **V2_BLOCKS, num_classes=10),
     "maxvit_t": lambda: models.MaxVit((32, 32), 8, 4, [8, 16], [1, 1], 4, 0.0, num_classes=10),
 }
+LIMIT = 0.3
 SIZES = {"alexnet": 64, "inception_v3": 75}  # the smallest images; others: 32
 
 
@@ -89,7 +94,7 @@ def test_a_family_of_torchvision_obeys_the_laws(name):
     """The error falls as 1/T; schedules agree; an image alone gives the same; the network stays as it was.
 
     With θ at the largest activation nothing is clipped, and what is left at T is a bounded sum, divided by T: eight times the
-    steps leave an eighth (0.125) of the error.  It varies, as the sums do.
+    steps leave an eighth (0.125) of the error, here averaged over the last quarter of the steps, since the sums vary.
     """
     network, images = build(name)
     before = copy.deepcopy(network.state_dict())
@@ -99,7 +104,7 @@ def test_a_family_of_torchvision_obeys_the_laws(name):
     with torch.no_grad():
         target = network(images)
     distance = (running_mean(logits) - target).norm(dim=(1, 2)) / target.norm()
-    assert distance[255] < LIMIT * distance[31], distance[[7, 15, 31, 63, 127, 255]]
+    assert distance[192:].mean() < LIMIT * distance[24:32].mean(), distance[[7, 15, 31, 63, 127, 255]]
     assert not snn.latency.analog_currents
     layerwise = convert(graph, images, method="differential", rule="max", simulation={"schedule": "layer", "chunk": 2})
     torch.testing.assert_close(layerwise(images, 3), logits[:3], rtol=1e-8, atol=1e-8)
@@ -107,4 +112,18 @@ def test_a_family_of_torchvision_obeys_the_laws(name):
     assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
 
 
-LIMIT = 0.3
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "operators"), [("squeezenet1_1", 0), ("resnet18", 0), ("mobilenet_v3_small", 36), ("regnet_y_400mf", 8)]
+)
+def test_binary_neurons_obey_the_law(name, operators):
+    """Integrate-and-fire neurons in the places of the ReLUs.
+
+    The operators of MobileNet are 18 hard-swish, and 9 gates of a hard-sigmoid and a product; those of RegNet-Y gates.
+    """
+    network, images = build(name)
+    snn = convert(capture(network, images), images, method="max_norm", simulation={"schedule": "step"})
+    with torch.no_grad():
+        distance = (running_mean(snn(images[:1], 512)) - network(images[:1])).norm(dim=(1, 2))
+    assert distance[384:].mean() < LIMIT * distance[48:64].mean()
+    assert snn.latency.float_operators == operators

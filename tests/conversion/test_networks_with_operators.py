@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-import torchvision
 from hydra.utils import instantiate
 from torch import nn
 
@@ -14,7 +13,6 @@ from snnconv.conversion.methods.qcfs import convert as qcfs
 from snnconv.conversion.methods.threshold import convert
 from snnconv.conversion.rules import largest
 from snnconv.nn.activations.qcfs import QCFS
-from snnconv.nn.graph.capture import capture
 from snnconv.nn.graph.sites import Attention, BoundedReLU, Elementwise, MatMul, Product
 from snnconv.spiking.latency import Latency, latency_class
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
@@ -324,24 +322,3 @@ def test_pooling_of_differences_is_no_pooling_of_spikes(images, batches):
     """What it puts out is encoded again."""
     latency = differential.convert(build("max pooling"), batches, rule=largest).latency
     assert (latency.float_operators, latency.analog_currents) == (1, False)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "operators"), [("squeezenet1_1", 0), ("resnet18", 0), ("mobilenet_v3_small", 36), ("regnet_y_400mf", 32)]
-)
-def test_families_of_torchvision_tend_to_their_ann(name, operators):
-    """Captured, with statistics of their own images; the error of the mean logits falls as T grows.
-
-    The operators of MobileNet are 18 hard-swish, and 9 gates of a hard-sigmoid and a product.
-    """
-    network = getattr(torchvision.models, name)(num_classes=10).train()
-    images = torch.randn(16, 3, 32, 32)
-    with torch.no_grad():
-        network(images)
-    network, images = network.eval().double(), images[:2].double()
-    snn = convert(capture(network, images), [(images, torch.zeros(2))], **SETTINGS)
-    with torch.no_grad():
-        distance = (mean_over_time(snn(images, 512)) - network(images)).norm(dim=(1, 2))
-    assert distance[511] < 0.5 * distance[31]
-    assert snn.latency.float_operators == operators

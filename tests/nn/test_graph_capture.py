@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from networks import Net
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.capture import capture
-from snnconv.nn.graph.sites import OPERATORS, BoundedReLU
+from snnconv.nn.graph.sites import OPERATORS, BoundedReLU, Reduction
 
 FAMILIES = (
     "alexnet", "vgg11_bn", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "densenet121", "squeezenet1_1",
@@ -96,6 +96,25 @@ def test_every_clip_is_a_relu_with_a_ceiling(clip, ceiling):
     (site,) = [module for module in graph.modules() if isinstance(module, nn.ReLU)]
     assert isinstance(site, BoundedReLU)
     assert site.ceiling == ceiling
+
+
+REDUCTIONS = {
+    "normalize": lambda x: F.normalize(x, dim=1), "norm": lambda x: x.norm(dim=(1, 2), keepdim=True) * x,
+    "amax": lambda x: x - x.amax(2, keepdim=True), "var": lambda x: x * x.var(-1, keepdim=True),
+    "logsumexp": lambda x: x.logsumexp(1).unsqueeze(1) + x,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS.values(), ids=REDUCTIONS)
+def test_reductions_are_sites_of_their_own(reduce):
+    graph = require_equal(Net(lambda net, x: net.b(reduce(net.a(x))), a=nn.Linear(6, 6), b=nn.Linear(6, 2)), 4, 3, 6)
+    assert sum(isinstance(module, Reduction) for module in graph.modules()) == 1
+
+
+def test_reductions_over_images_are_refused():
+    for mixed in (lambda x: x / x.norm(), lambda x: x.amax(0), lambda x: x.var(0)):
+        with pytest.raises(ValueError, match="mixes the images of a batch"):
+            capture(Net(lambda net, x, mixed=mixed: mixed(net.a(x)), a=nn.Linear(6, 6)), torch.randn(2, 6))
 
 
 class Capped(nn.ReLU):

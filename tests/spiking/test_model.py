@@ -15,6 +15,7 @@ from torch import nn
 from networks import Net
 from snnconv.conversion.methods.parallel import convert as parallel
 from snnconv.conversion.methods.qcfs import convert
+from snnconv.conversion.registry import convert as by_name
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.rewrite import replace_modules
 from snnconv.spiking.latency import Latency
@@ -416,3 +417,12 @@ def test_a_prefix_needs_no_network_of_its_own(exact_network, exact_images):
         snn(exact_images(), t)
     assert made == [4, 6]
     assert snn.double()(exact_images().double(), 8).dtype == torch.float64
+
+
+def test_buffers_of_five_dimensions_have_no_channels_to_lay_out_last():
+    """Masks of windowed attention; `Module.to(memory_format=…)` fails on them."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)).eval()
+    network.register_buffer("mask", torch.zeros(1, 2, 1, 3, 3))
+    snn = by_name(network, torch.randn(9, 1, 4, 4), method="max_norm", simulation={"channels_last": True})
+    assert snn(torch.randn(2, 1, 4, 4), 3).shape == (3, 2, 2)
+    assert snn.network.get_submodule("0").weight.is_contiguous(memory_format=torch.channels_last)

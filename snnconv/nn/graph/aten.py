@@ -8,7 +8,7 @@ same few targets in every network; any other call stays the ATen call that it is
 import torch
 from torch import fx, nn
 
-from snnconv.nn.graph.aten_arithmetic import attention, formula, matmul, rsub, two
+from snnconv.nn.graph.aten_arithmetic import attention, formula, matmul, reduction, rsub, two
 from snnconv.nn.graph.aten_calls import Rule, nothing, plain, refuse, same
 from snnconv.nn.graph.aten_layers import batch_norm, dropout, interpolate, layer, norm, one, pool, pool_with_indices
 from snnconv.nn.graph.aten_shapes import RESHAPINGS, expand, factory, repeat, reshape, sliced, squeeze, transposed
@@ -25,6 +25,7 @@ FORMULAS = (
     "abs", "sign", "round", "floor", "ceil", "trunc", "pow", "square", "sqrt", "rsqrt", "exp", "log", "log1p", "expm1", "sin",
     "cos", "atan", "erf", "reciprocal", "clamp", "clip", "clamp_min", "clamp_max", "threshold", "relu6",
 )  # fmt: skip
+REDUCTIONS = ("linalg_vector_norm", "norm", "amax", "amin", "var", "std", "logsumexp", "prod")
 CONV = ("stride", "padding", "dilation", "groups")
 TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
@@ -83,7 +84,7 @@ def _rules() -> dict[str, Rule]:
         **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell"), refuse(RECURRENT)),
         **dict.fromkeys(("copy", "index_put", "fill"), refuse("writes into part of a tensor; build the result with torch.cat")),
     }  # fmt: skip
-    return rules | dict.fromkeys(FORMULAS, formula)
+    return rules | dict.fromkeys(FORMULAS, formula) | dict.fromkeys(REDUCTIONS, reduction)
 
 
 RULES = _rules()

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from snnconv.nn.graph.aten_calls import MIXES, Rule, path_beside, plain
+from snnconv.nn.graph.aten_calls import MIXES, Rule, path_beside, plain, require_apart
 from snnconv.nn.graph.aten_layers import ACTIVE_DROPOUT
 from snnconv.nn.graph.batch_axis import batch_axis
 from snnconv.nn.graph.calls import bound, operation
-from snnconv.nn.graph.sites import Attention, Elementwise, MatMul
+from snnconv.nn.graph.sites import Attention, Elementwise, MatMul, Reduction
 
 
 def rsub(lifting: Any, node: fx.Node) -> Any:
@@ -84,7 +84,22 @@ def attention(lifting: Any, node: fx.Node) -> Any:
 
 
 def formula(lifting: Any, node: fx.Node) -> Any:
-    """An operator site for a formula of one signal."""
+    """An operator site for a formula of one signal, element by element."""
+    return _formula(lifting, node, Elementwise)
+
+
+def reduction(lifting: Any, node: fx.Node) -> Any:
+    """An operator site for a formula of one signal that relates elements of each image."""
+    require_apart(lifting, node)
+    source = node.all_input_nodes[0]
+    if batch_axis(node) is None:
+        raise ValueError(f"{lifting.where(node)}: {MIXES}")
+    if lifting.is_signal(source) and batch_axis(source):
+        raise ValueError(f"{lifting.where(node)}: takes dimension 0 for the images; put the batch in front")
+    return _formula(lifting, node, Reduction)
+
+
+def _formula(lifting: Any, node: fx.Node, kind: type[Elementwise]) -> Any:
     signals = [n for n in node.all_input_nodes if lifting.is_signal(n)]
     if len(signals) != 1 or node.meta["val"].dtype == torch.bool:
         return plain(lifting, node)
@@ -104,5 +119,5 @@ def formula(lifting: Any, node: fx.Node) -> Any:
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), inside)
     target: Any = getattr(torch, operation(node), node.target)
     graph.output(graph.call_function(target, args, kwargs))
-    module = Elementwise(fx.GraphModule(holder, graph), operation(node))
+    module = kind(fx.GraphModule(holder, graph), operation(node))
     return lifting.module(module, path_beside(lifting, node), node, signals[0])

@@ -7,7 +7,7 @@ leaf that no other node uses.  Its arguments are tensors that depend on the imag
 
 one signal    max, adaptive max and L_p pooling; GELU, SiLU, Hardswish, Hardsigmoid, Sigmoid, Tanh, LeakyReLU, PReLU, …; Softmax,
               LogSoftmax; LayerNorm, GroupNorm, InstanceNorm, LocalResponseNorm, all of torch.nn; `Elementwise`, any other formula
-              of one signal
+              of one signal; `Reduction`, one that relates elements of it
 two or more   `Product` (a·b), `Quotient` (a/b), `Extremum` (maximum or minimum), `MatMul` (matmul, einsum, layers with computed
               weights), `Attention` (q, k, v)
 
@@ -109,6 +109,10 @@ class Elementwise(Operation):
     def extra_repr(self) -> str:
         """Shown by print(network)."""
         return self.name
+
+
+class Reduction(Elementwise):
+    """A formula of one signal that relates elements of it, such as a norm along some dimensions."""
 
 
 OPERATORS = (
