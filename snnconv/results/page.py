@@ -86,7 +86,13 @@ def _overlaid(comparison: Mapping[str, Any] | None, result: Result) -> dict[str,
     """The picture of a comparison, {} without one."""
     if comparison is None:
         return {}
-    curves = {line["label"]: dict(sorted(line["accuracy"].items())) for line in comparison["lines"]}
+    labels = [line["label"] for line in comparison["lines"]]
+    curves = {
+        line["label"] if labels.count(line["label"]) == 1 else f"{line['label']}, {line['folder']}": dict(
+            sorted(line["accuracy"].items())
+        )
+        for line in comparison["lines"]
+    }
 
     def draw(axes: Any) -> None:
         draw_curves(axes, curves, {"ANN": result.ann_accuracy}, "", score=result.score or "accuracy")

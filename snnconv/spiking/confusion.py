@@ -41,9 +41,9 @@ class Counts:
         if self.table is None:
             self.table = torch.zeros(classes, classes, dtype=torch.int64, device=outputs.device)
         labels = labels.to(outputs.device)
-        counted = (labels >= 0) & (labels < classes)
-        pairs = labels[counted], outputs.argmax(1)[counted]
-        self.table.index_put_(pairs, torch.ones_like(pairs[0], dtype=torch.int64), accumulate=True)
+        counted = (labels >= 0) & (labels < classes)  # as a weight: no shape depends on values, so a GPU need not wait
+        pairs = labels.clamp(0, classes - 1), outputs.argmax(1)
+        self.table.index_put_(pairs, counted.long(), accumulate=True)
 
     def total(self, images: float) -> Confusion | None:
         """Counts of all processes for `images` images; None if nothing was counted.  ValueError if some labels are no class."""

@@ -14,7 +14,9 @@ from snnconv.results.report import report
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.runtime.run import Run
 from snnconv.runtime.tracking import Tracker
-from snnconv.spiking.accuracy import accuracy, accuracy_over_time
+from snnconv.spiking.accuracy import accuracy_over_time
+from snnconv.spiking.measured import measured
+from snnconv.spiking.tasks import CLASSIFY
 from snnconv.training.loop import fit
 
 FILES = {
@@ -130,7 +132,7 @@ def test_new_pieces_train_convert_and_evaluate(toy, compose_config):
     fit(ann, data.train, data.valid, instantiate(cfg.fit), run)
     snn = convert(ann, data.calibration)
     curve = accuracy_over_time(snn, data.test, cfg.timesteps)
-    report(run, snn, curve, accuracy(ann, data.test))
+    report(run, snn, curve, measured(ann, data.test, CLASSIFY))
 
     result = json.loads((toy / "result.json").read_text())
     assert result["ann_accuracy"] == 1.0
