@@ -1,1 +1,1 @@
-"""The networks: activations, models, and how a network is read and rewritten as a graph (`graph/`)."""
+"""Networks: activations, models, and their graphs (`graph/`: tracing and rewriting)."""

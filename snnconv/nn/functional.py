@@ -1,6 +1,6 @@
-"""The formulas of ANN-SNN conversion, on tensors.  Each is defined here once; modules elsewhere only hold parameters.
+"""Formulas of ANN-SNN conversion on tensors.  Each is defined only here; modules hold the parameters.
 
-Notation: θ threshold, L levels, T timesteps, v membrane potential; all currents, potentials and outputs in the same unit.
+Notation: θ threshold, L levels, T timesteps, v membrane potential.  Currents, potentials and outputs have the same unit.
 """
 
 import math
@@ -88,24 +88,24 @@ class _QCFS(torch.autograd.Function):
 
 
 def closest_threshold(samples: Float[Tensor, " M"], levels: int, candidates: int = 100) -> Float[Tensor, ""]:
-    """The θ of least Σ (z − qcfs(z, θ, L))² over ReLU outputs z (`samples`), among k/`candidates` of the largest, k = 1, 2, …"""
+    """The θ that minimizes Σ (z − qcfs(z, θ, L))² over ReLU outputs z (`samples`), among k/`candidates` of the largest z."""
     grid = samples.max() * torch.arange(1, candidates + 1, device=samples.device) / candidates
     errors = [(samples - qcfs(samples, threshold, levels)).double().square().sum() for threshold in grid]
     return grid[int(torch.stack(errors).argmin())]
 
 
 def positive_threshold(theta: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """The θ of a trained parameter `theta`: at least SMALLEST_THRESHOLD, however far an optimizer's step has gone."""
+    """θ of a trained parameter `theta`: at least SMALLEST_THRESHOLD, also after a large step of an optimizer."""
     return at_least(theta, SMALLEST_THRESHOLD)
 
 
 def at_least(value: Tensor, minimum: float) -> Tensor:
-    """max(`value`, `minimum`), with the gradient passed straight through so that a value below the minimum can rise again."""
+    """max(`value`, `minimum`) with a straight-through gradient, so that a value below the minimum can increase again."""
     return value + (value.clamp_min(minimum) - value).detach()
 
 
 def clip(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""]) -> Float[Tensor, "*shape"]:
-    """The L → ∞ limit of `qcfs`: min(max(x, 0), θ).  An SNN tends to the network of this activation as T grows."""
+    """min(max(x, 0), θ): the limit of `qcfs` for L → ∞, and of a spiking network for T → ∞."""
     return torch.minimum(x.clamp_min(0), threshold)
 
 
@@ -131,7 +131,7 @@ def spike_count(
 ) -> Float[Tensor, "*shape"]:
     """Spikes an IF neuron emits in T steps of *constant* current: clip(floor(T·x/θ + v(0)/θ), 0, T).
 
-    `v_initial` is v(0) as a fraction of θ.  Where a current varies in time the neuron may emit more or fewer
+    `v_initial` is v(0) as a fraction of θ.  For a current that varies over time the number may be larger or smaller
     (`conversion_errors`, unevenness).
     """
     return (mean_current * timesteps / threshold + v_initial).floor().clamp(0, timesteps)
@@ -158,11 +158,11 @@ def conversion_errors(
 
     clipping      a − clip(a)    the part above the neuron's largest mean output, `ceiling` (θ for binary spikes), or below `floor`
     quantization  clip(a) − f(z)             rounding to an integer number of spikes in T steps; for an a with L levels, L → T
-    propagated    f(z) − f(x̄)                a mean current that differs from the ANN's: by earlier layers, or changed weights
+    propagated    f(z) − f(x̄)                difference of the mean current from the ANN: earlier layers, or changed weights
     unevenness    f(x̄) − output              spikes added or removed by the timing of the inputs
 
-    where f(x) is the neuron's mean output for the constant current x (`meant` = f(z), z the ANN's current; `even` = f(x̄)).
-    The three errors of Bu et al., ICLR 2022, and the error passed on by earlier layers.
+    f(x) is the mean output of the neuron for the constant current x (`meant` = f(z), z the ANN's current; `even` = f(x̄)).
+    These are the three errors of Bu et al., ICLR 2022, and the error of earlier layers.
     """
     low, high = (torch.as_tensor(limit, dtype=activation.dtype, device=activation.device) for limit in (floor, ceiling))
     clipped = activation.clamp(low, high)

@@ -36,9 +36,9 @@ pytestmark = pytest.mark.cli
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("levels=0", "levels=0: the number of quantization levels is an integer of at least 1"),
-        ("levels=-1", "levels=-1: the number of quantization levels is an integer of at least 1"),
-        ("levels=1.5", "levels=1.5: the number of quantization levels is an integer of at least 1"),
+        ("levels=0", "levels=0: must be an integer of at least 1"),
+        ("levels=-1", "levels=-1: must be an integer of at least 1"),
+        ("levels=1.5", "levels=1.5: must be an integer of at least 1"),
         ("timesteps=0", "timesteps=0: must be an integer of at least 1"),
         (
             "model=vgg99",
@@ -71,7 +71,7 @@ def test_a_wrong_value_is_named_and_no_folder_is_left(argument: str, message: st
 def test_a_terminal_without_greek_letters(tmp_path: Path):
     env = environment(PYTHONIOENCODING="ascii")
     text = fail(TRAIN, *SMOKE, "activation.threshold=-1", cwd=tmp_path, env=env)
-    assert r"threshold=-1: \u03b8 is a positive number" in text
+    assert r"threshold=-1: must be a positive number" in text
     assert not list(tmp_path.iterdir())
 
 

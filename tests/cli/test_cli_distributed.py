@@ -73,7 +73,7 @@ def test_fewer_images_than_processes(tmp_path: Path):
 def test_an_error_of_the_user_ends_all_processes(tmp_path: Path):
     done = torchrun(TRAIN, "experiment=smoke", "levels=0", cwd=tmp_path)
     assert done.status == 1
-    assert "levels=0: the number of quantization levels is an integer of at least 1" in done.output
+    assert "levels=0: must be an integer of at least 1" in done.output
 
 
 @needs_proc

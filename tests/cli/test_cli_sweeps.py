@@ -45,7 +45,7 @@ def test_a_run_that_fails_takes_no_other_with_it(tmp_path: Path):
     done = run(TRAIN, "-m", *TINY, "levels=0,4", "fit.lr=0.1,1e30", "+data.augment=[]", cwd=tmp_path)
     assert done.status == 1, done.output
     assert "Traceback" not in done.output
-    assert "Failed: levels=0 fit.lr=0.1: levels=0: the number of quantization levels is an integer" in done.output
+    assert "Failed: levels=0 fit.lr=0.1: levels=0: must be an integer" in done.output
     assert "Failed: levels=4 fit.lr=1e+30: the loss is not finite in epoch 1" in done.output
     assert "1 of 4 runs finished" in done.output
     (job,) = summary(tmp_path)
@@ -117,7 +117,7 @@ def test_the_sweep_of_wandb_runs_as_its_agent_would_run_it(tmp_path: Path):
 @pytest.mark.long
 def test_a_sweep_in_processes_of_its_own_is_summed_up_too(tmp_path: Path):
     text = fail(TRAIN, "-m", *TINY, "hydra/launcher=submitit_local", "levels=4,0", cwd=tmp_path)
-    assert "Failed: levels=0: levels=0: the number of quantization levels is an integer of at least 1" in text
+    assert "Failed: levels=0: levels=0: must be an integer of at least 1" in text
     assert "1 of 2 runs finished" in text
     (job,) = summary(tmp_path)
     assert files_in(Path(job["folder"])) == RUN_FILES

@@ -129,9 +129,7 @@ def test_a_forward_pass_that_cannot_be_followed():
 
     found = check(Branching(), DIRECT, noise(1, 8, 8))
     assert len(found.obstacles) == 1
-    assert str(found.obstacles[0]).startswith(
-        "Branching: the forward pass cannot be captured: it branches on the values"
-    )
+    assert str(found.obstacles[0]).startswith("Branching: the forward pass cannot be captured: it branches on values")
     assert found.layers == []
 
 

@@ -101,9 +101,9 @@ def test_thresholds_stay_below_a_clip():
 
 
 REFUSED = {
-    "dropout": (lambda net, x: net.b(F.dropout(F.relu(net.a(x)), 0.5)), "stays on in evaluation; write F.dropout"),
+    "dropout": (lambda net, x: net.b(F.dropout(F.relu(net.a(x)), 0.5)), "is active in evaluation; write F.dropout"),
     "several outputs": (lambda net, x: (net.b(F.relu(net.a(x))), x), "returns a tuple of 2"),
-    "noise": (lambda net, x: net.b(F.relu(net.a(x) + torch.rand(4).to(x))), "two outputs for the same images"),
+    "noise": (lambda net, x: net.b(F.relu(net.a(x) + torch.rand(4).to(x))), "different outputs for the same images"),
 }
 
 
@@ -119,7 +119,7 @@ def test_what_would_be_wrong_is_refused_by_check_and_convert(forward, message):
 def test_a_difference_names_the_first_place():
     network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     other = nn.Sequential(*network[:2], nn.Linear(4, 4), *network[3:])
-    with pytest.raises(ValueError, match=r"its graph computes something else than its forward pass, first at 2$"):
+    with pytest.raises(ValueError, match=r"the output of its graph differs from its forward pass, first at 2$"):
         require_equal(network, other, torch.randn(2, 4))
     require_equal(network, network, torch.randn(2, 4))
 
@@ -135,7 +135,7 @@ def test_a_state_is_an_error():
             return F.relu(self.fc(x)) * self.calls
 
     network = Counting()
-    with pytest.raises(ValueError, match=r"Counting: .*two outputs|Counting: .*something else"):
+    with pytest.raises(ValueError, match=r"Counting: .*different outputs|Counting: .*output"):
         FROM_RELU(network, [(torch.randn(8, 4), None)])
     assert network.calls == 0
 

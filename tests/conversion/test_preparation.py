@@ -162,5 +162,5 @@ def test_other_activations_and_networks_that_have_them(digits):
     own = nn.Sequential(nn.Linear(64, 32), QCFS(4, 8.0), nn.Linear(32, 10))
     assert thresholds(prepare(own, calibration=digits[0]))[0] < 4
     assert thresholds(own) == [8.0]
-    with pytest.raises(ValueError, match="calls no ReLU"):
+    with pytest.raises(ValueError, match="contains no ReLU that could be replaced"):
         prepare(own)

@@ -31,14 +31,14 @@ RIGHT = {
     "log-probabilities": ("Ends", {}), "sequence first": ("SequenceFirst", {}), "bilinear upsampling": ("Upsampled", {}),
 }  # fmt: skip
 REFUSED = {
-    **{f: ("Drops", {"function": f}, "stays on in evaluation") for f in ("dropout", "dropout1d")},
-    **{k: ("Outputs", {"kind": k}, f"returns a {k}.*return the logits alone") for k in ("tuple", "dict", "list")},
+    **{f: ("Drops", {"function": f}, "is active in evaluation") for f in ("dropout", "dropout1d")},
+    **{k: ("Outputs", {"kind": k}, f"returns a {k}.*return only the logits") for k in ("tuple", "dict", "list")},
     "two inputs": ("TwoInputs", {}, "mask.*default"),
     "gelu": ("Spelled", {"how": "gelu"}, r"no ReLU.*GELU \("),
     "leaky": ("Spelled", {"how": "leaky 0.1"}, r"no ReLU.*LeakyReLU \("),
     "recurrent": ("Recurrent", {}, r"rnn .*a recurrent layer"),
     "batch statistics": ("BatchStatistics", {}, "mixes the images of a batch"),
-    "data-dependent": ("DataDependent", {}, "branches on the values of a tensor"),
+    "data-dependent": ("DataDependent", {}, "branches on values of a tensor"),
     "complex": ("Complex", {}, "complex numbers"),
 }  # fmt: skip
 
@@ -113,7 +113,7 @@ def test_without_images_dropout_and_second_names_are_seen_too():
     network = built("Drops", {})
     network.act = QCFS(4, 0.4)
     network.function = torch.nn.functional.dropout
-    with pytest.raises(ValueError, match="stays on in evaluation"):
+    with pytest.raises(ValueError, match="is active in evaluation"):
         snnconv.convert(network, method="parallel")
 
 
@@ -143,7 +143,7 @@ def test_what_a_copy_does_not_train_is_told(caplog):
 
     snnconv.prepare(Standardized(), calibration=images())
     assert "Standardized: computes weights from a.weight; they stay" in caplog.text
-    assert "Standardized: computes something else in training mode" in caplog.text
+    assert "Standardized: its output differs in training mode" in caplog.text
 
 
 def test_a_subclass_of_an_activation_that_computes_something_else_is_refused():

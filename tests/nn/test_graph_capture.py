@@ -183,7 +183,7 @@ def test_a_value_that_changes_in_place_is_read_as_changed():
         F.relu_(y)
         return net.b(y) + view.flatten(1)
 
-    with pytest.raises(ValueError, match="works in place on a value that is also read elsewhere"):
+    with pytest.raises(ValueError, match="changes in place a value that is also used elsewhere"):
         capture(Net(through_a_view, a=nn.Linear(4, 4), b=nn.Linear(4, 4)), torch.randn(2, 4))
 
 
@@ -208,7 +208,7 @@ def test_every_activation_sees_the_batch_in_front(forward):
 
 
 REFUSED = {
-    "dropout that stays on": (
+    "active dropout": (
         lambda net, x: net.b(F.dropout(net.a(x), 0.5)),
         "calls dropout.*stays on.*training=self.training",
     ),
@@ -216,10 +216,10 @@ REFUSED = {
     "relations of images": (lambda net, x: net.b(x) @ net.a(x).T, "mixes the images"),
     "sum over the batch": (lambda net, x: net.b(x).cumsum(0), "mixes the images"),
     "softmax over the batch": (lambda net, x: net.b(x).softmax(0), "mixes the images"),
-    "batch statistics": (lambda net, x: F.batch_norm(net.b(x), None, None, training=True), "normalizes by the batch"),
+    "batch statistics": (lambda net, x: F.batch_norm(net.b(x), None, None, training=True), "uses batch statistics"),
     "branch on values": (
         lambda net, x: net.a(x) if x.sum() > 0 else net.b(x),
-        "cannot be captured: it branches on the values",
+        "cannot be captured: it branches on values",
     ),
     "two outputs": (lambda net, x: (net.a(x), net.b(x)), "returns a tuple of 2, expected one tensor"),
     "dictionary": (lambda net, x: {"out": net.a(x)}, "returns a dict of 'out', expected one tensor"),

@@ -220,7 +220,7 @@ def test_every_obstacle_is_listed_at_once():
 
 def test_a_branch_on_values_is_told():
     network = Net(lambda net, x: net.act(x) if x.sum() > 0 else x, act=QCFS(4))
-    with pytest.raises(ValueError, match=r"Net: the forward pass cannot be followed .*without branches on values"):
+    with pytest.raises(ValueError, match=r"Net: the forward pass cannot be traced .*without branches on values"):
         require_convertible(network, QCFS)
 
 
@@ -269,4 +269,4 @@ def test_a_relu_that_writes_into_what_is_read_again_is_an_obstacle():
 
     assert obstacles(Net(False), nn.ReLU) == []
     (found,) = map(str, obstacles(Net(True), nn.ReLU))
-    assert "act (ReLU): works in place" in found
+    assert "act (ReLU): changes in place" in found

@@ -311,17 +311,17 @@ def ignores_the_result(net, x):
 
 
 REFUSED = {
-    "no ReLU": (lambda net, x: net.linear(x), "calls no ReLU"),
+    "no ReLU": (lambda net, x: net.linear(x), "contains no ReLU that could be replaced"),
     "in place, read again": (
         changes_its_input,
-        r"relu: this ReLU works in place on a value that is also read elsewhere",
+        r"relu: this ReLU changes in place a value that is also used elsewhere",
     ),
-    "in place, result unused": (ignores_the_result, "works in place"),
+    "in place, result unused": (ignores_the_result, "changes in place"),
     "training flag": (
         lambda net, x: net.relu(F.dropout(net.linear(x), training=net.training)),
         r"reads self\.training",
     ),
-    "branch on values": (lambda net, x: net.relu(net.linear(x)) if x.sum() > 0 else x, "cannot be followed"),
+    "branch on values": (lambda net, x: net.relu(net.linear(x)) if x.sum() > 0 else x, "cannot be traced"),
 }
 
 
@@ -403,10 +403,12 @@ def test_what_the_file_does_not_define_is_told(my_net, name, options, message):
 
 
 def test_a_file_that_is_missing_or_fails_is_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such python file"):
+    with pytest.raises(FileNotFoundError, match="no such Python file"):
         custom(str(tmp_path / "absent.py"), "Net", 3, SHAPE, make_qcfs)
     (tmp_path / "broken.py").write_text("import absent_package")
-    with pytest.raises(ValueError, match=r"broken\.py: cannot be run \(ModuleNotFoundError: .*absent_package"):
+    with pytest.raises(
+        ValueError, match=r"broken\.py: raises an error when it is run \(ModuleNotFoundError: .*absent_package"
+    ):
         custom(str(tmp_path / "broken.py"), "Net", 3, SHAPE, make_qcfs)
 
 

@@ -142,4 +142,4 @@ def test_a_wrong_value_is_told_with_its_key(compose_config):
     cfg = compose_config("levels=0", "model=mlp")
     with pytest.raises(InstantiationException) as error:
         instantiate(cfg.model)
-    assert explain(error.value).startswith("levels=0: the number of quantization levels is an integer")
+    assert explain(error.value).startswith("levels=0: must be an integer")

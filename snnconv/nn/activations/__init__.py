@@ -1,1 +1,1 @@
-"""Activations to train with: each has a positive `threshold` to read, `set_threshold`, and `levels`."""
+"""Trainable activations: each has a positive `threshold`, `set_threshold`, and `levels`."""

@@ -16,7 +16,7 @@ def _clipped_relu(x: Tensor, theta: Tensor) -> Tensor:
 class ClippedReLU(QCFS):
     """min(max(x, 0), θ): the limit of QCFS for L → ∞, and of a spiking network for T → ∞.
 
-    dy/dx = 1 on 0 < x < θ, dy/dθ = 1 above.  `levels` does not quantize anything here; calibration and reports read it.
+    dy/dx = 1 on 0 < x < θ, dy/dθ = 1 above.  `levels` has no effect on the output; calibration and reports use it.
     Source: Ho & Chang, DAC 2021 (TCL).
     """
 

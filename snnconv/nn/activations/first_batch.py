@@ -1,4 +1,4 @@
-"""Thresholds that start where the first batch of a training says."""
+"""Initial thresholds computed from the first batch of a training."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ ENOUGH = 2**16  # inputs of the first batch from which a threshold is found
 
 
 def start_at_first_batch(site: nn.Module) -> None:
-    """Let the first forward pass of the activation `site` set θ, unless θ is known (not NaN) by then."""
+    """Register a hook with which the first forward pass of the activation `site` sets θ, unless θ was set before."""
     site.register_forward_pre_hook(_at_first_batch)
 
 
 def _at_first_batch(site: Any, inputs: tuple[Tensor]) -> None:
-    """Hook, which removes itself.  torch.export records the network without it, torch.compile runs it outside its graphs."""
+    """Hook that removes itself; torch.export records the network without it, torch.compile runs it outside its graphs."""
     if not torch.compiler.is_exporting():
         _set_threshold(site, inputs[0])
 
@@ -26,7 +26,7 @@ def _at_first_batch(site: Any, inputs: tuple[Tensor]) -> None:
 @torch.compiler.disable
 @torch.no_grad()
 def _set_threshold(site: Any, x: Tensor) -> None:
-    """θ of least squared error between ReLU and its quantization of `x`; with several processes the mean of theirs."""
+    """θ of smallest squared error between ReLU and its quantization on `x`; with several processes the mean over processes."""
     if is_traced(x):
         return
     for key in [key for key, hook in site._forward_pre_hooks.items() if hook is _at_first_batch]:

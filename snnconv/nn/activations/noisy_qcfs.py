@@ -1,4 +1,4 @@
-"""QCFS with noise in training, as large as the error that conversion will add."""
+"""QCFS with noise in training that has the size of the conversion error."""
 
 import torch
 from jaxtyping import Float
@@ -8,12 +8,12 @@ from snnconv.nn.activations.qcfs import QCFS
 
 
 class NoisyQCFS(QCFS):
-    """qcfs(x, θ, L) − σ·ε with ε ~ N(0, 1) drawn for every element, in training; in evaluation it is QCFS.
+    """In training qcfs(x, θ, L) − σ·ε, with ε ~ N(0, 1) for every element; in evaluation QCFS.
 
     σ, in the unit of x, is the standard deviation of (activation − mean output of its spiking neuron after T = `timesteps`).
     Training measures it on held-out images before each epoch (`training.activation_noise.measure_noise`); with
-    `timesteps=None` it stays `noise`.  The gradient is that of QCFS.  σ is a state of training and is not stored with the
-    weights.  Source: noisy quantization (IEEE TNNLS), whose code measures at T = 4.
+    `timesteps=None` it is always `noise`.  The gradient is that of QCFS.  σ is part of the training state and is not stored with
+    the weights.  Source: noisy quantization (IEEE TNNLS), whose code measures at T = 4.
     """
 
     sigma: Tensor

@@ -1,4 +1,4 @@
-"""QCFS: the quantized activation that an integrate-and-fire neuron reproduces."""
+"""QCFS: a quantized activation whose values an integrate-and-fire neuron reproduces."""
 
 import math
 
@@ -19,17 +19,17 @@ def _qcfs(x: Tensor, theta: Tensor, levels: int) -> Tensor:
 class QCFS(nn.Module):
     """Quantization clip-floor-shift with one learnable threshold (`functional.qcfs`; Bu et al., ICLR 2022).
 
-    `levels` (L ≥ 1) is the number of steps above zero, `threshold` (θ > 0) its initial value.  With None, θ is NaN until the first
-    forward pass, which sets it to the θ of least squared error between ReLU and its quantization of that batch; `calibrate` and a
-    loaded state dict set it as well.  The parameter is θ itself, so weight decay acts on θ as in the paper's recipe; a floor keeps
-    it positive.  `torch.export` records each call as one `torch.ops.snnconv.qcfs(x, theta, levels)`; the other activations of this
-    package likewise, by their own names.
+    `levels` (L ≥ 1) is the number of steps above zero, `threshold` (θ > 0) the initial value of θ.  If it is None, θ is NaN until
+    the first forward pass, which sets it to the θ of smallest squared error between ReLU and its quantization on that batch;
+    `calibrate` or a loaded state dict can set it as well.  The parameter is θ itself, so weight decay acts on θ as in the paper; a
+    lower limit keeps it positive.  `torch.export` records each call as one `torch.ops.snnconv.qcfs(x, theta, levels)`, and the
+    other activations of this package in the same way.
     """
 
     def __init__(self, levels: int = 8, threshold: float | None = None) -> None:
         super().__init__()
         if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
-            raise ValueError(f"levels={levels!r}: the number of quantization levels is an integer of at least 1")
+            raise ValueError(f"levels={levels!r}: must be an integer of at least 1 (quantization levels)")
         self.levels = levels
         self.theta = nn.Parameter(torch.full((), torch.nan))
         if threshold is None:
@@ -46,7 +46,7 @@ class QCFS(nn.Module):
     def set_threshold(self, value: float) -> None:
         """Set θ; ValueError unless positive and finite."""
         if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"threshold={value!r}: θ is a positive number")
+            raise ValueError(f"threshold={value!r}: must be a positive number")
         self.theta.fill_(value)
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

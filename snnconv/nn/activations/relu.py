@@ -1,10 +1,10 @@
-"""The plain rectifier, which has no threshold: networks to start from, or to compare with."""
+"""ReLU without a threshold, for initial weights and comparisons."""
 
 from torch import nn
 
 
 class ReLU(nn.ReLU):
-    """max(x, 0).  No method that needs thresholds converts it; `model.weights` takes a network trained with it further."""
+    """max(x, 0).  Methods that need thresholds cannot convert it; a QCFS training can start from it (`model.weights`)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ def _slip_relu(x: Tensor, theta: Tensor, levels: int, slope: float) -> Tensor:
 
 
 class SlipReLU(QCFSFloorFirst):
-    """a · clip(x, 0, θ) + (1 − a) · qcfs(x, θ, L), with a = `slope` in 0…1: the levels become slopes between smaller steps.
+    """a · clip(x, 0, θ) + (1 − a) · qcfs(x, θ, L), with a = `slope` in 0…1.
 
     Each part has its own gradient: `functional.clip` has dy/dx = 1 on 0…θ, the quantized part the window of `QCFSFloorFirst`.
     Source: Jiang et al., ICML 2023 (SlipReLU); their two shifts are 0 and ½, as in their code
@@ -26,7 +26,7 @@ class SlipReLU(QCFSFloorFirst):
     def __init__(self, levels: int = 8, threshold: float | None = None, slope: float = 0.5) -> None:
         super().__init__(levels, threshold)
         if not 0 <= slope <= 1:
-            raise ValueError(f"slope={slope!r}: 0 (quantized) to 1 (clipped)")
+            raise ValueError(f"slope={slope!r}: must be from 0 (quantized) to 1 (clipped)")
         self.slope = slope
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -30,7 +30,7 @@ CONV = ("stride", "padding", "dilation", "groups")
 TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 AVERAGE = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-RECURRENT = "a recurrent layer, whose state has no equivalent over timesteps; use convolutions or attention"
+RECURRENT = "a recurrent layer, which cannot be converted because of its state; use convolutions or attention"
 
 
 def _rules() -> dict[str, Rule]:
@@ -82,7 +82,7 @@ def _rules() -> dict[str, Rule]:
         "upsample_bilinear2d": interpolate("bilinear"), "upsample_trilinear3d": interpolate("trilinear"),
         "upsample_bicubic2d": interpolate("bicubic"),
         **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell"), refuse(RECURRENT)),
-        **dict.fromkeys(("copy", "index_put", "fill"), refuse("writes into part of a tensor; build the result with torch.cat")),
+        **dict.fromkeys(("copy", "index_put", "fill"), refuse("changes part of a tensor in place; use torch.cat instead")),
     }  # fmt: skip
     return rules | dict.fromkeys(FORMULAS, formula) | dict.fromkeys(REDUCTIONS, reduction)
 

@@ -32,7 +32,7 @@ MOVES = {
     "mT",
     "squeeze",
 }  # `dim` names no sum
-MIXES = "mixes the images of a batch; the answer for an image may depend on that image alone"
+MIXES = "mixes the images of a batch; the output for an image must depend only on that image"
 
 
 def refuse(reason: str) -> Rule:

@@ -12,7 +12,9 @@ from snnconv.nn.graph.batch_axis import shape
 from snnconv.nn.graph.calls import bound, operation
 from snnconv.nn.graph.sites import MatMul
 
-ACTIVE_DROPOUT = "dropout that stays on in evaluation; write F.dropout(x, p, training=self.training), or use nn.Dropout"
+ACTIVE_DROPOUT = (
+    "dropout that is active in evaluation; write F.dropout(x, p, training=self.training), or use nn.Dropout"
+)
 
 
 def layer(kind: type[nn.Module], *names: str) -> Rule:
@@ -25,9 +27,7 @@ def layer(kind: type[nn.Module], *names: str) -> Rule:
             settings = {name: given[name] for name in names}
             product = MatMul(_Settled(getattr(F, operation(node)), settings))
             if given["bias"] is not None:
-                raise ValueError(
-                    f"{lifting.where(node)}: its weights depend on the image; expected weights that stay the same"
-                )
+                raise ValueError(f"{lifting.where(node)}: its weights depend on the image; expected constant weights")
             return lifting.module(product, path_beside(lifting, node), node, source, weight)
         if not lifting.is_signal(source):
             raise ValueError(f"{lifting.where(node)}: its input is a constant and its weights depend on the image")
@@ -69,7 +69,7 @@ def batch_norm(lifting: Any, node: fx.Node) -> Any:
     if given.get("training") or given.get("use_input_stats") or given.get("running_mean") is None:
         if operation(node) == "instance_norm":
             return _instance_norm(lifting, node)
-        raise ValueError(f"{lifting.where(node)}: normalizes by the batch it is given, which differs in every step; use "
+        raise ValueError(f"{lifting.where(node)}: uses batch statistics, which differ in every step; use "
                          "nn.BatchNorm2d with track_running_stats=True, and call it in eval mode")  # fmt: skip
     names = ("weight", "bias", "running_mean", "running_var")
     tensors: dict[str, Any] = {name: lifting.values[given[name]] if given[name] is not None else None for name in names}
@@ -143,7 +143,7 @@ def pool_with_indices(kind: type[nn.Module], *names: str) -> Rule:
 
     def lift(lifting: Any, node: fx.Node) -> Any:
         if any(user.target is not operator.getitem or user.args[1] != 0 for user in node.users):
-            raise ValueError(f"{lifting.where(node)}: the places of the largest elements, which are data, are read")
+            raise ValueError(f"{lifting.where(node)}: uses the indices of max pooling, which is not supported")
         return (pooling(lifting, node),)
 
     return lift

@@ -67,7 +67,7 @@ def homogeneous(network: nn.Module, kind: type) -> nn.Module:
         ):
             after.add(node)
         if node in after and _adds_a_constant(node, given):
-            raise ValueError(f"{path_of(node)}: adds a constant to spikes, where this method has to give constants in parts; make "
+            raise ValueError(f"{path_of(node)}: adds a constant to spikes, but this method must divide constants into parts; make "
                              "it the bias of a layer, or choose another method")  # fmt: skip
         if module is not None and path not in shifts:
             shift = _take_bias(module, node.meta.get("batch_axis", 0))

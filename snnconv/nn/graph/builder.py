@@ -119,7 +119,7 @@ class Builder:
         if not is_site(module):
             if any(axes) and not leaves.takes_axis(module, axes[0], sources[0]):
                 raise ValueError(
-                    f"{where(node)}: takes dimension 0 for the images, which are dimension {axes[0]}; put the batch in front"
+                    f"{where(node)}: expects the images in dimension 0, but they are in dimension {axes[0]}; move the batch there"
                 )
             if id(module) not in self.paths:
                 self.attach(self.free(path), module)

@@ -1,4 +1,4 @@
-"""Any network as one graph of its calls, captured by `torch.export` from the forward pass on an example batch."""
+"""Capture of any network as a graph of calls, by `torch.export` of the forward pass on an example batch."""
 
 import copy
 import io
@@ -19,16 +19,15 @@ from snnconv.nn.graph.lift import Lifting
 
 @torch.no_grad()
 def capture(network: nn.Module, example: Tensor, kinds: tuple[type, ...] = ()) -> fx.GraphModule:
-    """`network` in eval mode as a graph of modules and functions that computes the same for a batch of any size.
+    """`network` in eval mode as a graph of modules and functions with the same outputs, for any batch size.
 
-    Every module stands at the path that it has in `network`, and the names of weights stay.  What a forward pass calls as a
-    function becomes a module where it has weights, pools, or is not linear: F.relu in layer1.0 becomes the module layer1.0.relu.
-    An activation or operator has a module for every call (relu, relu_2, …; see `sites`); layers that are called again and tied
-    weights stay shared.  Modules of `kinds` are one call each.  Every tensor of the graph that depends on the image has one
-    dimension that is the batch, and neurons see it in front.
+    Modules keep their paths, and weights keep their names.  A function that has weights, pools, or is not linear becomes a module:
+    F.relu in layer1.0 becomes the module layer1.0.relu.  An activation or operator has a separate module for every call (relu,
+    relu_2, …; see `sites`); layers that are called several times and tied weights remain shared.  A module of `kinds` is one call.
+    Every tensor that depends on the image has one batch dimension, which is the first dimension of inputs of neurons.
 
-    `network` is not touched, and the graph shares no tensor with it.  A captured network is returned as it is.  ValueError naming
-    what cannot be captured, with the reason and a remedy.
+    `network` is not changed, and the graph shares no tensor with it.  A captured network is returned unchanged.  ValueError naming
+    an operation that cannot be captured, with the reason and a remedy.
     """
     if is_captured(network):
         return network  # type: ignore[return-value]
@@ -45,7 +44,7 @@ def capture(network: nn.Module, example: Tensor, kinds: tuple[type, ...] = ()) -
 
 
 def is_captured(network: nn.Module) -> bool:
-    """Was `network` made by `capture`?"""
+    """Whether `network` was returned by `capture`."""
     return isinstance(network, fx.GraphModule) and bool(network.meta.get("captured"))
 
 
@@ -55,10 +54,10 @@ def _put(network: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def _export(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    """The export of `network` with a batch of any size; ValueError where it fails, or where the output is no tensor."""
+    """The export of `network` for any batch size; ValueError if it fails, or if the output is not a tensor."""
     try:
         program = _exported(network, example, strict=False)
-    except Exception as error:  # the forward pass is the user's: anything can come out
+    except Exception as error:  # the user's forward pass may raise errors of any type
         try:
             if "Constraints violated" not in str(error):
                 raise
@@ -72,7 +71,7 @@ def _export(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram
     spec: Any = program.call_spec.out_spec
     if not spec.is_leaf():
         raise ValueError(
-            f"{type(network).__name__}: the forward pass returns {_described(spec)}, expected one tensor; return the logits alone"
+            f"{type(network).__name__}: the forward pass returns {_described(spec)}, expected one tensor; return only the logits"
         )
     return program
 
@@ -105,11 +104,9 @@ def _reason(error: Exception) -> str:
     """The cause of a failed export in words."""
     text = str(error).strip()
     if missing := re.search(r"missing (?:a|\d+) required (?:positional )?arguments?: (.*)", text):
-        return f"it takes more than one input; give {missing[1].rstrip('.')} a default, or wrap the network in one that has it"
+        return f"it needs more than one input; give {missing[1].rstrip('.')} a default, or wrap the network"
     if "Constraints violated" in text:
-        return "it computes with the number of images, or works for one size of batch only; use x.flatten(1), or -1 for the batch"
+        return "it computes with the number of images, or supports only one batch size; use x.flatten(1), or -1 for the batch"
     if "data-dependent" in text.lower() or "GuardOnDataDependentSymNode" in type(error).__name__:
-        return (
-            "it branches on the values of a tensor, or its shapes depend on them; write it without (torch.where, masks)"
-        )
+        return "it branches on values of a tensor, or shapes depend on such values; use torch.where or masks instead"
     return f"{type(error).__name__}: {text.partition(chr(10))[0]}"

@@ -1,4 +1,4 @@
-"""One comparison at the door: a network, its graph and its folded graph compute the same for the same images."""
+"""Comparison of a network with its graph and its folded graph: all must have the same outputs for the same images."""
 
 import copy
 from typing import Any
@@ -18,11 +18,11 @@ Outputs = dict[str, Tensor]  # by path of the module, in order; "" is the networ
 
 @torch.no_grad()
 def require_equal(network: nn.Module, captured: nn.Module, images: Tensor, kinds: tuple[type, ...] = ()) -> None:
-    """ValueError naming where they part, unless `network`, twice, `captured` and the latter folded agree on two of `images`.
+    """Raise a ValueError naming the first difference between `network` (run twice), `captured`, and `captured` with folded norms.
 
-    All in eval mode and in float64, where outputs may differ by 10⁻⁵ of the largest; a network that cannot run in float64 is
-    compared in its own precision, with 10⁻².  Nothing is changed, generators of random numbers neither.  Images that do not fit
-    are no concern here.
+    The comparison uses two of `images`, in eval mode and in float64, with a tolerance of 10⁻⁵ of the largest output; a network that
+    cannot run in float64 is compared in its own precision, with 10⁻².  Networks and random generators are not changed.  Images of a
+    wrong shape are not reported here.
     """
     like = next((t for t in (*network.parameters(), *network.buffers()) if t.is_floating_point()), images)
     for dtype, tolerance in ((torch.float64, EXACT), (like.dtype, ROUNDED)):
@@ -61,12 +61,12 @@ def _compare(
     plain = copy.deepcopy(network).eval().to(images.dtype)
     own = _watched(plain, images)
     if (path := _parting(own, _watched(plain, images), tolerance)) is not None:
-        raise ValueError(f"{name}: gives two outputs for the same images in eval mode, first at {path}: it is random (dropout that "
-                         "stays on: pass training=self.training) or keeps a state; a converted network is neither")  # fmt: skip
+        raise ValueError(f"{name}: has different outputs for the same images in eval mode, first at {path}: it is random (active "
+                         "dropout: pass training=self.training) or has a state; both cannot be converted")  # fmt: skip
     graph = copy.deepcopy(captured).eval().to(images.dtype)
     outputs = _computed(graph, images, kinds)
     if (path := _parting(own, outputs, tolerance)) is not None:
-        raise ValueError(f"{name}: its graph computes something else than its forward pass, first at {path}")
+        raise ValueError(f"{name}: the output of its graph differs from its forward pass, first at {path}")
     folded = _computed(fold_batchnorm(graph), images, kinds)
     at_sites = {
         p: x
@@ -74,7 +74,7 @@ def _compare(
         if not p or is_site(graph.get_submodule(p)) or isinstance(graph.get_submodule(p), kinds)
     }
     if (path := _parting(at_sites, folded, tolerance)) is not None:
-        raise ValueError(f"{name}: computes something else with its batch norms folded into layers, first at {path}")
+        raise ValueError(f"{name}: its output changes when batch norms are folded into layers, first at {path}")
 
 
 def _watched(network: nn.Module, images: Tensor) -> Outputs:

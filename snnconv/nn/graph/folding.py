@@ -1,4 +1,4 @@
-"""Folding into weights what stands around them: batch norms, and what spikes are multiplied by.  Every function returns a copy."""
+"""Folding of batch norms and of spike amplitudes into weights.  Every function returns a copy."""
 
 import copy
 from collections import Counter
@@ -16,11 +16,11 @@ from snnconv.nn.graph.trace import trace
 
 @torch.no_grad()
 def fold_amplitudes(network: nn.Module, kind: type) -> nn.Module:
-    """A copy of `network` whose neurons (modules of `kind`, with `.neuron.amplitude`) emit 1 instead of θ where that is free.
+    """A copy of `network` whose neurons (modules of `kind`, with `.neuron.amplitude`) emit 1 instead of θ where possible.
 
-    Where everything that a neuron feeds is a weight layer of its own, perhaps after pooling or reshaping, the factor moves
-    into the weights: one pass less, and convolutions receive binary spikes.  Where spikes meet an addition it stays; so it does,
-    if it differs from channel to channel, where a layer mixes channels in another way than convolutions and flattening do.
+    If a neuron feeds only weight layers (directly, or after pooling or reshaping), its factor is folded into their weights; this
+    saves one pass, and convolutions receive binary spikes.  The factor is not folded if spikes are added; a factor for each channel
+    is not folded if a layer mixes channels in another way than convolutions and flattening.
     """
     network = copy.deepcopy(network)
     for neuron, calls, modules in _feeding_weights(network, kind):
@@ -133,8 +133,8 @@ def foldable(network: nn.Module) -> dict[str, str]:
 def fold_batchnorm(network: nn.Module) -> nn.Module:
     """A copy of `network` in eval mode whose batch norms are folded into the convolution or linear layer before them.
 
-    w ← w·γ/σ, b ← (b − μ)·γ/σ + β, computed in float64: equal to the original up to rounding of the weights.  A batch norm
-    that does not follow a layer used only by it (`foldable`) stays, and keeps computing the same affine map.
+    w ← w·γ/σ, b ← (b − μ)·γ/σ + β, computed in float64: equal to the original up to rounding of the weights.  A batch norm is not
+    folded unless it follows a layer whose output has no other use (`foldable`).
     """
     network = copy.deepcopy(network).eval()
     for norm, path in foldable(network).items():

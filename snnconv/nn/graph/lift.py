@@ -149,7 +149,7 @@ class Lifting(Builder):
         """A call that depends on the image."""
         if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].is_complex():
             raise ValueError(
-                f"{where(node)}: computes with complex numbers, which spikes cannot carry; use real tensors"
+                f"{where(node)}: computes with complex numbers, which cannot be converted; use real tensors"
             )
         found = activation(node, self.values)
         self._require_rows(node)
@@ -188,7 +188,7 @@ class Lifting(Builder):
         """From `node` on, which works in place, `source` has the value of `node`."""
         other = alias(source, node)
         if other is not None:
-            raise ValueError(f"{where(node)}: works in place on a value that is also read elsewhere ({other.name}); write y = f(x) "
+            raise ValueError(f"{where(node)}: changes in place a value that is also used elsewhere ({other.name}); write y = f(x) "
                              "and use y")  # fmt: skip
         for same in unchanged(source):
             self.values[same] = self.values[node]

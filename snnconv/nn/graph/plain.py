@@ -78,7 +78,9 @@ class _Store:
     def module(self, path: str, module: nn.Module) -> dict[str, Any]:
         kind = f"{type(module).__module__}.{type(module).__qualname__}"
         if not kind.startswith(CLASSES):
-            raise ValueError(f"{path}: {kind} cannot be saved; only layers of torch.nn and neurons of snnconv can")
+            raise ValueError(
+                f"{path}: {kind} cannot be saved; supported are only layers of torch.nn and neurons of snnconv"
+            )
         own = {key: value for key, value in vars(module).items() if key not in OF_EVERY_MODULE}
         try:
             attributes = {key: self.value(value, f"{path}.{key}") for key, value in own.items()}

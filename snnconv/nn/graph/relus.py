@@ -1,4 +1,4 @@
-"""Every ReLU of a network as a module of its own, in whatever words the network has it."""
+"""Replacement of every ReLU of a network (module or function) by a separate module."""
 
 import copy
 import logging
@@ -24,15 +24,15 @@ Make = Callable[[], nn.Module]
 
 
 def replace_relus(network: nn.Module, make: Make, example: Tensor | None = None) -> nn.Module:
-    """A copy of `network` in which every ReLU is a module `make()` of its own, and which can be trained.
+    """A trainable copy of `network` in which every ReLU is replaced by a separate module `make()`.
 
-    Where the forward pass calls modules and linear functions alone, the copy is as the network is, with other modules in the
-    places of nn.ReLU, F.relu and x.relu(): a function gets the path of the module that calls it and "relu" (layer1.0.relu,
-    layer1.0.relu_2, …).  Any other network needs an `example`, a batch of inputs.  It is captured (`graph.capture`), which finds
-    ReLU and clipped ReLU in every spelling; a module for a clipped one has its largest value as `ceiling`.  Weights keep their
-    names.  A warning tells what of a captured network is not trained as it would be in `network`.
+    If the forward pass calls only modules and linear functions, the copy has the structure of `network`, with new modules for
+    nn.ReLU, F.relu and x.relu(); the module for a function is called "relu" in the module that calls it (layer1.0.relu,
+    layer1.0.relu_2, …).  Any other network needs an `example`, a batch of inputs; it is captured (`graph.capture`), which finds
+    ReLU and clipped ReLU in every form.  The module for a clipped ReLU has the largest value as `ceiling`.  Weights keep their
+    names.  A warning lists the parts of a captured network that are not trained as in `network`.
 
-    ValueError where there is no ReLU, or where the copy would compute something else.
+    ValueError if there is no ReLU, or if the output of the copy would differ.
     """
     if is_captured(network):
         return _with_modules(copy.deepcopy(network), make)
@@ -79,8 +79,8 @@ def _in_place_of(site: nn.Module, make: Make) -> nn.Module:
 def _no_relu(captured: nn.Module) -> str:
     others = {type(m).__name__: path for path, m in reversed([*captured.named_modules()]) if isinstance(m, OPERATORS)}
     listed = ", ".join(f"{kind} ({path})" for kind, path in reversed(others.items()))
-    remedy = f"it computes {listed}; put nn.ReLU or nn.ReLU6 where neurons are to be" if listed else "it is linear"
-    return f"{type(captured).__name__}: calls no ReLU, so there is nothing to replace; {remedy}"
+    remedy = f"it computes {listed}; use nn.ReLU or nn.ReLU6 where neurons are needed" if listed else "it is linear"
+    return f"{type(captured).__name__}: contains no ReLU that could be replaced; {remedy}"
 
 
 def _is_as_good(network: nn.Module, captured: nn.Module, example: Tensor) -> bool:
@@ -104,9 +104,9 @@ def _tell_what_does_not_train(network: nn.Module, captured: nn.Module, example: 
     tensors = dict(network.named_parameters())
     idle = [n for n in _used(network, example) if not any(torch.equal(tensors[n], parameter) for parameter in trained)]
     if idle:
-        log.warning("%s: computes weights from %s; they stay as they are in training", name, ", ".join(idle))
+        log.warning("%s: computes weights from %s; these parameters are not trained", name, ", ".join(idle))
     if differ_in_training(network, captured, example):
-        log.warning("%s: computes something else in training mode; its copy is trained as it is evaluated", name)
+        log.warning("%s: its output differs in training mode; the copy is trained as in eval mode", name)
 
 
 def _used(network: nn.Module, example: Tensor) -> Iterator[str]:
@@ -134,7 +134,7 @@ def _traced(network: nn.Module, make: Make) -> nn.Module:
     graph = _trace_for_both_modes(network)
     sites = [node for node in graph.nodes if _is_relu(node, modules)]
     if not sites:
-        raise ValueError(f"{type(network).__name__}: calls no ReLU, so there is nothing to replace")
+        raise ValueError(f"{type(network).__name__}: contains no ReLU that could be replaced")
     for node in sites:
         _require_replaceable(node, modules)
     uses = Counter(node.target for node in sites)
@@ -184,5 +184,5 @@ def _require_replaceable(node: fx.Node, modules: dict[str, nn.Module]) -> None:
         name = getattr(node.target, "__name__", str(node.target))
         inplace = name.endswith("_") or node.kwargs.get("inplace", len(node.args) > 1 and node.args[1])
     if not node.users or (inplace and len(node.all_input_nodes[0].users) > 1):
-        raise ValueError(f"{path_of(node)}: this ReLU works in place on a value that is also read elsewhere; "
+        raise ValueError(f"{path_of(node)}: this ReLU changes in place a value that is also used elsewhere; "
                          "write y = relu(x) and use y")  # fmt: skip

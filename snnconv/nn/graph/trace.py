@@ -41,8 +41,8 @@ def trace(network: nn.Module, leaves: tuple[type, ...] = ()) -> fx.Graph:
         return tracer.trace(network)
     except Exception as error:  # tracing runs the user's forward pass on proxies: anything can come out
         raise ValueError(
-            f"{type(network).__name__}: the forward pass cannot be followed ({error}); write it without branches on values, "
-            "and put activations in modules"
+            f"{type(network).__name__}: the forward pass cannot be traced ({error}); write it without branches on values, "
+            "and use modules for activations"
         ) from error
 
 

@@ -21,9 +21,11 @@ def conv1d(
     Inputs of more axes are read row by row.
     """
     if len(input_shape) < 2:
-        raise ValueError(f"model=conv1d takes signals [C, L], the data are {list(input_shape)}; model=mlp takes any")
+        raise ValueError(
+            f"model=conv1d needs signals [C, L], but the data are {list(input_shape)}; use model=mlp for other shapes"
+        )
     if kernel % 2 == 0:
-        raise ValueError(f"model.kernel={kernel}: an odd number, so that signals keep their length")
+        raise ValueError(f"model.kernel={kernel}: must be odd, so that signals keep their length")
     layers: list[nn.Module] = [nn.Flatten(2)] if len(input_shape) > 2 else []
     channels, length = input_shape[0], math.prod(input_shape[1:])
     for width in widths:

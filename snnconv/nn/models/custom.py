@@ -1,4 +1,4 @@
-"""A user's own network, from a python file of theirs, with our activations in the place of its ReLUs."""
+"""A user's own network from a Python file, with its ReLUs replaced by an activation."""
 
 import importlib.util
 import inspect
@@ -24,11 +24,11 @@ def custom(
     arguments: Mapping[str, Any] | None = None,
     weights: str | None = None,
 ) -> nn.Module:
-    """The network that `name` in the Python file `path` makes, every ReLU replaced by `activation()`, filled with `weights`.
+    """The network returned by `name` in the Python file `path`, with every ReLU replaced by `activation()`, and with `weights`.
 
-    It is called with `arguments`, and with `num_classes` and `input_shape` if it has parameters of these names.  A network that
-    cannot be followed otherwise is captured for one image of `input_shape`, in eval mode (`graph.relus`).  **The file is
-    run**: a stored run that names one is rebuilt only with trust=[path] (`runtime.trust.require_trusted`).
+    `name` is called with `arguments`, and with `num_classes` and `input_shape` if it has parameters of these names.  A network that
+    cannot be traced symbolically is captured with one image of `input_shape`, in eval mode (`graph.relus`).  **The file is
+    executed**: a stored run that names it is rebuilt only with trust=[path] (`runtime.trust.require_trusted`).
     """
     module = run_file(Path(path))
     make = getattr(module, name, None)
@@ -43,7 +43,7 @@ def custom(
         raise ValueError(f"{path}: {name}(…): {error}; set model.arguments={{name: value, …}}") from error
     network = make(**given)
     if not isinstance(network, nn.Module):
-        raise ValueError(f"{path}: {name}(…) gives a {type(network).__name__}, expected an nn.Module")
+        raise ValueError(f"{path}: {name}(…) returns a {type(network).__name__}, expected an nn.Module")
     network = network.float()  # half precision is for training to choose (precision=…)
     example = torch.rand(2, *input_shape, generator=torch.Generator().manual_seed(0))
     try:
@@ -57,7 +57,7 @@ def custom(
 def run_file(path: Path) -> ModuleType:
     """The module that the python file `path` defines; it may import its neighbours."""
     if not path.is_file() or path.suffix != ".py":
-        raise FileNotFoundError(f"{path}: no such python file (model.path)")
+        raise FileNotFoundError(f"{path}: no such Python file (model.path)")
     path = path.resolve()
     spec = importlib.util.spec_from_file_location(f"snnconv_custom_{path.stem}", path)
     assert spec is not None
@@ -73,7 +73,7 @@ def run_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the file is the user's: anything can come out
-        raise ValueError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path}: raises an error when it is run ({type(error).__name__}: {error})") from error
     finally:
         sys.path.remove(str(path.parent))
         OF_USERS.update(name for name in set(sys.modules) - before if _file(name).is_relative_to(path.parent))

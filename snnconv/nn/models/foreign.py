@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm by name, with our activations in the place of their ReLUs."""
+"""Networks of torchvision and timm by name, with their ReLUs replaced by an activation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,8 +28,8 @@ def torchvision(
 ) -> nn.Module:
     """torchvision's classification network `name` for these images and classes, called with `arguments`.
 
-    `weights` of another number of classes keep their layers but the last, which is new.  Each ReLU becomes `activation()`; a
-    network without ReLU (vit, swin, convnext, …) stays as it is.  ValueError for an unknown name, or weights that do not fit.
+    If `weights` have another number of classes, the last layer is new.  Each ReLU is replaced by `activation()`; a network without
+    ReLU (vit, swin, convnext, …) is not changed.  ValueError for an unknown name, or weights that do not fit.
     """
     from torchvision import models  # takes a second, so only who uses it waits
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class MeanOverTime(nn.Module):
     """`network` of the mean frame: inputs [N, frames, C, …] → outputs.
 
-    A rate-coded spiking network adds up what its inputs add up to, so the ANN learns from the mean, and the spiking network that it
-    becomes reads one frame in each step.
+    The output of a rate-coded spiking network depends on the sum of its inputs.  Therefore the ANN is trained with the mean frame,
+    and the converted spiking network reads one frame in each step.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -22,5 +22,5 @@ class MeanOverTime(nn.Module):
 
 
 def mean_over_time(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
-    """`model` behind a mean over the first axis of `input_shape` [frames, C, …]."""
+    """`model` applied to the mean over the first axis of `input_shape` [frames, C, …]."""
     return MeanOverTime(model)

@@ -47,7 +47,7 @@ def unet(
     """A `UNet` for images of `input_shape`; ValueError unless they can be halved as often as it has widths, but one."""
     factor = 2 ** (len(widths) - 1)
     if len(input_shape) != 3 or any(side % factor for side in input_shape[1:]):
-        raise ValueError(f"model=unet: images [C, H, W] whose sides are multiples of {factor}, the data are {list(input_shape)}; "
+        raise ValueError(f"model=unet needs images [C, H, W] whose sides are multiples of {factor}, got {list(input_shape)}; "
                          f"change data.image_size, or model.widths={list(widths)}")  # fmt: skip
     return filled(UNet(num_classes, input_shape[0], activation, widths), weights)
 
