@@ -1,8 +1,9 @@
 """Kill commands at random moments, go on with them, and compare what they leave with an uninterrupted run, bit for bit.
 
-python scripts/kill.py 0 60         a seed is one command, killed up to three times: by the clock, or at a write of a file
+python scripts/kill.py 0 60         a seed is one command, killed up to six times: by the clock, or at a write of a file
 """
 
+import importlib
 import itertools
 import os
 import random
@@ -31,13 +32,13 @@ MLP = (
     "device=cpu",
     "threads=1",
 )
-SHORT = ("fit.epochs=6", "explain.images=20", RUN)
-COMPRESS = ("compress=[prune30,sparse24]", "compress.fit.epochs=4", "compress.images=20")
+SHORT = ("fit.epochs=4", "explain.images=0", RUN)
+COMPRESS = ("compress=[prune30,sparse24]", "compress.fit.epochs=3", "compress.images=20")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "train": ("train", *MLP, *SHORT, "fit.ema=0.9", "fit.save_every=2"),
-    "finetune": ("train", *MLP, *SHORT, "method=finetune", "method.epochs=3", "method.timesteps=4"),
+    "finetune": ("train", *MLP, *SHORT, "method=finetune", "method.epochs=2", "method.timesteps=4"),
     "fit=finetune": ("train", *MLP, *SHORT, "fit=finetune", "model.weights=../first/run"),
-    "evaluate": ("evaluate", "run=../first/run", "method=srp", "timesteps=8", "explain.images=20", RUN),
+    "evaluate": ("evaluate", "run=../first/run", "method=srp", "timesteps=8", "explain.images=0", RUN),
     "compress": ("compress", "run=../first/run", *COMPRESS, "timesteps=8", RUN),
     "leaderboard": ("leaderboard", "../first", "--out", "run", "--collect"),
 }  # fmt: skip
@@ -105,8 +106,8 @@ def killed(seed: int, name: str, cwd: Path, life: float) -> tuple[list[str], str
     """The moments at which a command was killed, and the difference that this made; `life` is its time without that."""
     source, moments = random.Random(seed), list[str]()
     arguments: Sequence[str] = COMMANDS[name]
-    for _ in range(source.randint(1, 3)):
-        write = source.randint(1, 40) if source.random() < 0.4 else 0
+    for _ in range(source.randint(2, 6)):
+        write = source.randint(1, 25) if source.random() < 0.4 else 0
         seconds = 1e9 if write else source.uniform(0, life)
         if ended(start(cwd, arguments, write), seconds) == -signal.SIGKILL:
             moments.append(f"write {write}" if write else f"{seconds:.2f} s")
@@ -132,6 +133,8 @@ def _difference(folder: Path, whole: Path) -> str | None:
 
 def main(first: str, last: str) -> int:
     """The number of losses."""
+    for arguments in COMMANDS.values():  # once, not in every process
+        importlib.import_module(f"snnconv.commands.{arguments[0]}")
     kills = losses = 0
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
