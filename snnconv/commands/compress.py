@@ -23,6 +23,7 @@ from torch import nn
 
 from snnconv.analysis.energy import Energy
 from snnconv.analysis.operations import count_operations
+from snnconv.data.batches import first_images
 from snnconv.data.splits import Splits
 from snnconv.hardware.compression.rebuild import changes, layers_of, undone
 from snnconv.hardware.compression.size import size
@@ -38,6 +39,7 @@ from snnconv.spiking.layers import list_layers
 from snnconv.spiking.measured import Measured, measured
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.tasks import CLASSIFY
+from snnconv.training.distillation import require_shared_layers
 from snnconv.training.loop import fit
 from snnconv.training.quantized_weights import Weights
 from snnconv.training.settings import Fit
@@ -64,7 +66,7 @@ def main(run: Run) -> None:
     data = instantiate(cfg.data)
     instantiate(cfg.task).require_classes("compress")
     ann = run.load_ann()
-    _try_out(stages, ann, data)
+    _try_out(stages, ann, data, settings)
     ladder = _measured(run)
     if not ladder:
         snn, curve, reached, facts = measure(run, ann, convert, weights, data, [], 0)
@@ -87,10 +89,16 @@ def main(run: Run) -> None:
         show(ladder)
 
 
-def _try_out(stages: Mapping[str, Any], ann: nn.Module, data: Splits) -> None:
+def _try_out(stages: Mapping[str, Any], teacher: nn.Module, data: Splits, settings: Fit) -> None:
     """Apply all stages without training: an error of one of them is raised before the training of the first."""
+    ann = teacher
     for name, stage in stages.items():
         before, ann = ann, stage(ann, data.calibration)
+        if settings.distill_layers:
+            try:
+                require_shared_layers(ann, teacher, first_images(data.calibration, 2)[0])
+            except ValueError as error:
+                raise ValueError(f"compress: {name}: {error}") from error
         if lost := undone(before, ann):
             log.warning("compress: %s undoes 2:4 sparsity in %s; apply 2:4 sparsity after it", name, ", ".join(lost))
 

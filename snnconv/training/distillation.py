@@ -99,5 +99,16 @@ class LayerDistances:
         return torch.stack(each).mean()
 
 
+@torch.no_grad()
+def require_shared_layers(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
+    """ValueError unless an activation of `student` has the path and the shape of one of `teacher`."""
+    distances = LayerDistances(student, teacher)
+    try:
+        student.eval()(images), teacher.eval()(images)
+        distances()
+    finally:
+        distances.close()
+
+
 def _store(outputs: dict[str, Tensor], path: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
     outputs[path] = output

@@ -57,13 +57,13 @@ def test_a_killed_ladder_goes_on_at_the_stage_it_had_reached(smoke: Path, tmp_pa
         "hydra.run.dir=run",
         cwd=work,
     )
-    options = ("run=run", "compress=[prune30,distill]", "compress.fit.epochs=3", "timesteps=[2]", "compress.images=20")
+    options = ("run=run", "compress=[prune30,sparse24]", "compress.fit.epochs=3", "timesteps=[2]", "compress.images=20")
     succeed(COMPRESS, *options, "hydra.run.dir=whole", cwd=work)
     process = start(COMPRESS, [*options, "hydra.run.dir=killed"], work)
-    wait_for(lambda: (work / "killed" / "2_distill" / "metrics.jsonl").exists(), process)
+    wait_for(lambda: (work / "killed" / "2_sparse24" / "metrics.jsonl").exists(), process, timeout=300)
     process.kill()
     finish(process, work)
-    assert not (work / "killed" / "2_distill" / "result.json").exists()
+    assert not (work / "killed" / "2_sparse24" / "result.json").exists()
     work.rename(tmp_path / "moved")
     assert "is a compression; resume it with: " in fail(TRAIN, "resume=moved/killed", cwd=tmp_path)
     assert "is a stage of a compression; resume it with: " in fail(
@@ -85,6 +85,11 @@ def test_tells_what_is_wrong(smoke: Path, tmp_path: Path):
         COMPRESS, "run=run", "integer=int4", cwd=tmp_path
     )
     assert "no convolution becomes smaller" in fail(COMPRESS, "run=run", "compress=low_rank", cwd=tmp_path)
+    text = fail(COMPRESS, "run=run", "compress=[prune30,distill]", cwd=tmp_path)
+    assert (
+        "compress: prune30: fit.distill_layers: no activation has the path and the shape of one of the teacher's"
+        in text
+    )
     assert not list(tmp_path.glob("run/compressed/*/*"))
 
 

@@ -1,16 +1,17 @@
 """Commands where the surroundings lack something: no home, no place for caches, no compiler, warnings that are errors."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 from command import CHECK, EVALUATE, SMOKE, TRAIN, copy_run, environment, fail, only_run, run, succeed
+from command import FRESH as FRESHLY
 
 from snnconv.runtime import home
 
 pytestmark = [pytest.mark.cli, pytest.mark.long]
 RUN_SCRIPT = "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+FRESH = {**FRESHLY, "timeout": 300}
 QUICK = (*SMOKE, "fit.epochs=1", "timesteps=2", "explain.images=20")
 
 
@@ -21,7 +22,7 @@ def surroundings(*unset: str, **changes: str) -> dict[str, str]:
 
 
 def in_its_own(tmp_path: Path, env: dict[str, str], *arguments: str, script: Path = TRAIN) -> str:
-    return succeed(script, *arguments, cwd=tmp_path, env=env, program=(sys.executable,))
+    return succeed(script, *arguments, cwd=tmp_path, env=env, **FRESH)
 
 
 def without_programs(tmp_path: Path) -> str:
@@ -51,7 +52,7 @@ def test_no_folder_for_temporary_files(tmp_path: Path):
     lines = ("import runpy, sys, tempfile", "tempfile._candidate_tempdir_list = lambda: ['/proc/none']", RUN_SCRIPT)
     (tmp_path / "program.py").write_text("\n".join(lines))
     env = surroundings(HOME="/proc/home")
-    text = fail(tmp_path / "program.py", str(TRAIN), *QUICK, cwd=tmp_path, env=env, program=(sys.executable,))
+    text = fail(tmp_path / "program.py", str(TRAIN), *QUICK, cwd=tmp_path, env=env, **FRESH)
     assert "temporary" in text
     assert len(text.splitlines()) == 1
 
@@ -61,19 +62,19 @@ def test_no_compiler(tmp_path: Path):
     env = surroundings(PATH=without_programs(tmp_path), HOME=str(tmp_path), CXX="", CC="")
     in_its_own(tmp_path, env, *QUICK, "model=resnet20", "data.train=60", "track=none")
     for option in ("simulate.compile=default", "compile=true"):
-        done = run(TRAIN, *QUICK, option, "track=none", cwd=tmp_path, env=env, program=(sys.executable,))
+        done = run(TRAIN, *QUICK, option, "track=none", cwd=tmp_path, env=env, **FRESH)
         assert done.status == 1, done.output
         assert "Traceback" not in done.output
         assert "compiler" in done.output
         assert "epoch 1/1" not in done.output
-    text = fail(CHECK, *QUICK, "simulate.compile=default", cwd=tmp_path, env=env, program=(sys.executable,))
+    text = fail(CHECK, *QUICK, "simulate.compile=default", cwd=tmp_path, env=env, **FRESH)
     assert "Obstacle 1: torch.compile finds no C++ compiler" in text
 
 
 def test_a_cache_of_torch_that_cannot_be_written(tmp_path: Path):
     env = surroundings("TMPDIR", TORCHINDUCTOR_CACHE_DIR="/proc/none", HOME=str(tmp_path))
     env["TORCHINDUCTOR_CACHE_DIR"] = "/proc/none"
-    done = run(TRAIN, *QUICK, "compile=true", "track=none", cwd=tmp_path, env=env, program=(sys.executable,))
+    done = run(TRAIN, *QUICK, "compile=true", "track=none", cwd=tmp_path, env=env, **FRESH)
     assert "Traceback" not in done.output
     assert done.status == 0 or "/proc/none" in done.output
 
@@ -85,9 +86,7 @@ def test_a_user_without_a_name(tmp_path: Path):
     for folder in list(tmp_path.parents)[:-2]:
         folder.chmod(folder.stat().st_mode | 0o755)
     env = surroundings("HOME", "USER", "LOGNAME")
-    text = succeed(
-        TRAIN, *QUICK, "track=wandb", cwd=tmp_path, env=env, program=(sys.executable,), user=54321, group=54321
-    )
+    text = succeed(TRAIN, *QUICK, "track=wandb", cwd=tmp_path, env=env, **FRESH, user=54321, group=54321)
     assert len(text.splitlines()) < 40
 
 
@@ -102,6 +101,6 @@ def test_warnings_as_errors(tmp_path: Path):
 def test_no_locks_of_files(tmp_path: Path):
     """As on Windows, where there is no fcntl: two commands in one folder are then the user's concern."""
     (tmp_path / "program.py").write_text(f"import sys, runpy\nsys.modules['fcntl'] = None\n{RUN_SCRIPT}")
-    text = run(tmp_path / "program.py", str(TRAIN), *QUICK, "track=none", cwd=tmp_path, program=(sys.executable,))
+    text = run(tmp_path / "program.py", str(TRAIN), *QUICK, "track=none", cwd=tmp_path, **FRESH)
     assert text.status == 0, text.output
     copy_run(only_run(tmp_path), tmp_path / "copy")
