@@ -26,6 +26,7 @@ def simulation(timesteps: int | Sequence[int]) -> Demand:
     steps = next((t for t in wanted if t > 1), wanted[-1])
 
     def simulated(snn: SpikingModel, images: Tensor) -> None:
+        snn.to(images.device)
         chosen, layerwise = snn.simulation, snn.simulation.layerwise(images.device.type)
         if chosen.compiles:
             require_compiler("simulate.compile=none")

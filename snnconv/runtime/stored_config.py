@@ -96,9 +96,7 @@ def _stored(run: Path, expected: Iterable) -> tuple[Any, Mapping[str, Any]]:
     """The initial configuration of the run in the folder `run`, and the options chosen at that time."""
     stored = read_stored(run / ".hydra" / "config.yaml", expected)
     choices = read_stored(run / ".hydra" / "hydra.yaml", ["hydra"]).hydra.runtime.choices
-    stored = OmegaConf.create(user_files.located(OmegaConf.to_container(stored), run))
-    user_files.locate_settings(stored, run)
-    return stored, choices
+    return OmegaConf.create(user_files.located(OmegaConf.to_container(stored), run)), choices
 
 
 def _ladder(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, Any]) -> DictConfig:
@@ -120,6 +118,7 @@ def _ladder(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, Any]
             lambda key: is_as_stored(key, cfg, chosen, first, choices),
         )
         settled.resume = cfg.resume
+        user_files.locate_settings(settled, folder, overrides)
     return settled
 
 
@@ -155,6 +154,7 @@ def _continued(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, A
                 stored[key] = cfg[key]
             _settle_weights(stored.weights, before)
         stored.resume, stored.run = cfg.resume, cfg.run
+        user_files.locate_settings(stored, source, overrides)
         for name in ("model", "data"):
             if OmegaConf.is_interpolation(stored.names, name):  # otherwise the run has its own name
                 stored.names[name] = names[name]

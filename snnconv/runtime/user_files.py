@@ -1,7 +1,7 @@
 """Files and folders of users in a stored configuration: Python files (model=custom), data, teachers."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,16 @@ def located(config: Any, run: Path) -> Any:
     return _mapped(config, lambda path: _resolved(locate(path, run)))
 
 
-def locate_settings(stored: DictConfig, run: Path) -> None:
+def locate_settings(stored: DictConfig, run: Path, overrides: Sequence[str] = ()) -> None:
     """Replace relative `PATHS` of `stored`, the configuration of the folder `run`, by their present paths.
 
-    A path from the environment (data.root: $SNNCONV_DATA, else data) is relative to the working directory, if it exists there.
+    Paths in `overrides` are relative to the working directory.  So is a path from the environment (data.root: $SNNCONV_DATA, else
+    data), if it exists there.
     """
     for key in PATHS:
         path = OmegaConf.select(stored, key)
+        if any(override.lstrip("+").startswith(f"{key}=") for override in overrides):
+            continue
         if not isinstance(path, str) or Path(path).is_absolute():
             continue
         given = OmegaConf.is_interpolation(OmegaConf.select(stored, key.rpartition(".")[0]), key.rpartition(".")[2])

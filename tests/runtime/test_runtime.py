@@ -152,13 +152,14 @@ def test_paths_of_a_stored_configuration_are_those_of_today(tmp_path, monkeypatc
     (tmp_path / "elsewhere" / "data").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "elsewhere")
 
-    def located(root: str, run=run) -> str:
+    def located(root: str, run=run, *overrides: str) -> str:
         stored = OmegaConf.create({"data": {"root": root}, "fit": {"teacher": None}})
-        user_files.locate_settings(stored, run)
+        user_files.locate_settings(stored, run, overrides)
         return stored.data.root
 
     assert located("images") == str(tmp_path / "work" / "images")
     assert located("gone") == "gone"
+    assert located("images", run, "data.root=images") == "images"  # typed now
     assert located("/absolute") == "/absolute"
     monkeypatch.delenv("SNNCONV_DATA", raising=False)
     default = "${oc.env:SNNCONV_DATA,data}"
