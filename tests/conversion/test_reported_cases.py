@@ -1,8 +1,9 @@
 """Cases of public reports: each network converts to the right numbers, by Python and by `model=custom`, or the refusal says why.
 
-Other cases have their tests where their subject is: neighbours of a file (tests/nn/test_models_custom.py), checkpoints
-(tests/runtime/test_weights.py), moved runs (tests/cli/test_cli_custom.py), printed commands (tests/runtime/test_program.py),
-folders of images (tests/data/test_folder.py).
+Other cases have their tests where their subject is: neighbours of a file (tests/nn/test_models_custom.py, tests/cli/test_cli_custom.py), checkpoints
+(tests/runtime/test_weights.py), moved runs (tests/cli/test_cli_custom.py, tests/runtime/test_runtime.py), printed commands
+(tests/runtime/test_printed_commands.py), what check foresees (tests/conversion/test_demands.py, tests/cli/test_cli_check.py), folders of
+images (tests/data/test_folder.py), systems without locks (tests/cli/test_cli_environment.py).
 """
 
 import inspect
@@ -181,9 +182,11 @@ def test_what_ends_in_probabilities_is_told_to_leave_them_out():
     assert any("LogSoftmax" in text and "remove it to avoid" in text for text in result.warnings)
 
 
-def test_an_explanation_counts_bilinear_upsampling():
-    x, network = images(), built("Upsampled", {})
-    snn = snnconv.convert(network, x, method="max_norm")
+@pytest.mark.parametrize("how", ["by Python", "by command"])
+def test_an_explanation_counts_bilinear_upsampling(how):
+    x = images()
+    network = built("Upsampled", {}) if how == "by Python" else by_command("Upsampled", {}, lambda: QCFS(4, 0.4))
+    snn = snnconv.convert(network, x, method="max_norm" if how == "by Python" else "qcfs")
     why = snnconv.explain(network, snn, [(x, torch.zeros(len(x)).long())], timesteps=[2, 4])
     assert why.images == len(x)
 
