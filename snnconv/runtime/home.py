@@ -1,6 +1,7 @@
 """Environment of a command's libraries: a writable home folder, and a Matplotlib backend that needs no screen."""
 
 import atexit
+import getpass
 import os
 import shutil
 import tempfile
@@ -10,12 +11,21 @@ CACHES = ("MPLCONFIGDIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR
 
 
 def provide() -> None:
-    """Set $HOME if it is not set; set temporary folders for Matplotlib, W&B and Triton if $HOME is not writable.
+    """Set $HOME and $USER if they are not set; set temporary folders for Matplotlib, W&B and Triton if $HOME is not writable.
+
+    In a container, a user can be a number without a name and a home.
 
     Figures are written to files, so a notebook's backend (`$MPLBACKEND`), which may be missing here, is not used.
     """
     os.environ["MPLBACKEND"] = "agg"
-    home = Path(os.environ.setdefault("HOME", os.path.expanduser("~")))
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"user{os.getuid()}"
+    home = Path(os.environ.get("HOME") or os.path.expanduser("~"))
+    if not home.is_absolute():
+        home = Path(tempfile.gettempdir())
+    os.environ["HOME"] = str(home)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     if _can_be_written(cache) or CACHES[0] in os.environ:
         return

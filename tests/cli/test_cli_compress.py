@@ -42,22 +42,30 @@ def test_a_ladder_of_run_folders(smoke: Path, tmp_path: Path):
     assert load_ann(further).state_dict().keys() == load_ann(stage).state_dict().keys()
 
 
+DROPPING = """
+from torch import nn
+
+def network(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 24), nn.ReLU(), nn.Dropout(0.5), nn.Linear(24, num_classes))
+"""
+
+
 @pytest.mark.long
-def test_a_killed_ladder_goes_on_at_the_stage_it_had_reached(smoke: Path, tmp_path: Path):
-    """From another directory, after a move; with dropout, which draws from the generator of torch."""
+def test_a_killed_ladder_goes_on_at_the_stage_it_had_reached(tmp_path: Path):
+    """From another directory, after a move; a user's network, with dropout, which draws from the generator of torch."""
     work = tmp_path / "work"
     work.mkdir()
-    succeed(
-        TRAIN,
-        *SMOKE,
-        "model=vgg11",
-        "model.dropout=0.5",
-        "fit.epochs=1",
-        "data.train=200",
-        "hydra.run.dir=run",
-        cwd=work,
+    (work / "net.py").write_text(DROPPING)
+    model = ("model=custom", "model.path=net.py", "model.name=network")
+    succeed(TRAIN, *SMOKE, *model, "fit.epochs=1", "hydra.run.dir=run", "explain.images=0", cwd=work)
+    options = (
+        "run=run",
+        "trust=[net.py]",
+        "compress=[prune30,sparse24]",
+        "compress.fit.epochs=3",
+        "timesteps=[2]",
+        "compress.images=20",
     )
-    options = ("run=run", "compress=[prune30,sparse24]", "compress.fit.epochs=3", "timesteps=[2]", "compress.images=20")
     succeed(COMPRESS, *options, "hydra.run.dir=whole", cwd=work)
     process = start(COMPRESS, [*options, "hydra.run.dir=killed"], work)
     wait_for(lambda: (work / "killed" / "2_sparse24" / "metrics.jsonl").exists(), process, timeout=300)
@@ -73,7 +81,8 @@ def test_a_killed_ladder_goes_on_at_the_stage_it_had_reached(smoke: Path, tmp_pa
     assert "timesteps=4: this resumes a run unchanged" in fail(
         COMPRESS, "resume=moved/killed", "timesteps=4", cwd=tmp_path
     )
-    text = succeed(COMPRESS, "resume=moved/killed", cwd=tmp_path)
+    assert "trust=[" in fail(COMPRESS, "resume=moved/killed", cwd=tmp_path)
+    text = succeed(COMPRESS, "resume=moved/killed", "trust=[moved/net.py]", cwd=tmp_path)
     assert "compress: 1 of 2 stages are done" in text
     assert outcome(tmp_path / "moved" / "killed") == outcome(tmp_path / "moved" / "whole")
 

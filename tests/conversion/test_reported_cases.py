@@ -1,9 +1,13 @@
 """Cases of public reports: each network converts to the right numbers, by Python and by `model=custom`, or the refusal says why.
 
-Other cases have their tests where their subject is: neighbours of a file (tests/nn/test_models_custom.py, tests/cli/test_cli_custom.py), checkpoints
-(tests/runtime/test_weights.py), moved runs (tests/cli/test_cli_custom.py, tests/runtime/test_runtime.py), printed commands
-(tests/runtime/test_printed_commands.py), what check foresees (tests/conversion/test_demands.py, tests/cli/test_cli_check.py), folders of
-images (tests/data/test_folder.py), systems without locks (tests/cli/test_cli_environment.py).
+Other cases have their tests where their subject is:
+neighbours of a file                tests/nn/test_models_custom.py, tests/cli/test_cli_custom.py
+checkpoints                         tests/runtime/test_weights.py
+moved runs                          tests/cli/test_cli_custom.py, tests/runtime/test_runtime.py
+printed commands                    tests/runtime/test_printed_commands.py
+errors that check foresees          tests/conversion/test_demands.py, tests/cli/test_cli_check.py
+folders of images                   tests/data/test_folder.py
+systems without locks               tests/cli/test_cli_environment.py
 """
 
 import inspect
