@@ -27,5 +27,5 @@ def test_reasons(exact_network, exact_images):
     answers = exports(ann, burst.convert(ann, [(images, torch.zeros(4))], gamma=2), images)
     assert "only plain integrate-and-fire neurons can be exported" in answers["nir"]
     assert answers["onnx"] == ALLOWED  # it holds the ANN
-    assert "integers are made of plain integrate-and-fire neurons" in answers["c"]
+    assert "only plain integrate-and-fire neurons have an integer form" in answers["c"]
     assert answers["verilog"] == answers["c"]

@@ -160,10 +160,10 @@ def test_damaged_files(plain, data, tmp_path):
     c.export(nn.Identity(), plain, data, tmp_path, images=2, timesteps=T)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="damaged, or no integer network"):
+    with pytest.raises(ValueError, match="damaged, or not an integer network"):
         integer_file.read(path)
     np.savez(path, a=np.zeros(3))
-    with pytest.raises(ValueError, match="damaged, or no integer network"):
+    with pytest.raises(ValueError, match="damaged, or not an integer network"):
         integer_file.read(path)
     with pytest.raises(ValueError, match=r"absent\.npz: cannot be read"):
         integer_file.read(tmp_path / "absent.npz")

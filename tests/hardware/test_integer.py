@@ -202,7 +202,7 @@ def act():
 CONV = nn.Conv2d(1, 2, 3)
 BROKEN = {
     "its own unit": (lambda: Net(lambda n, x: n.fc(n.a(n.one(y := n.conv(x)) + y).flatten(1)), conv=CONV, one=nn.Conv2d(2, 2, 1),
-                                 a=act(), fc=nn.Linear(8, 3)), "adds a current to what a weight layer makes of it"),
+                                 a=act(), fc=nn.Linear(8, 3)), "adds a current to the output of a weight layer"),
     "flattened currents": (lambda: nn.Sequential(CONV, nn.Flatten(), nn.Linear(8, 3), act(), nn.Linear(3, 3)), r"1 \(Flatten"),
     "no weights": (lambda: nn.Sequential(CONV, act(), act(), nn.Flatten(), nn.Linear(8, 3)), "2: receives spikes"),
     "used twice": (lambda: Net(lambda n, x: n.fc(n.b(n.conv(n.a(n.conv(x)))).flatten(1)),
@@ -219,7 +219,7 @@ def test_names_what_has_no_counterpart(name, batches):
 
 
 def test_refuses_other_neurons_and_no_images(snn, batches, exact_network):
-    with pytest.raises(ValueError, match=r"Burst\): integers are made of plain integrate-and-fire"):
+    with pytest.raises(ValueError, match=r"Burst\): only plain integrate-and-fire"):
         integerize(burst.convert(exact_network("plain"), [], gamma=2), batches)
     with pytest.raises(ValueError, match="there are none"):
         integerize(snn, [])
@@ -241,14 +241,14 @@ def test_refuses_what_float32_cannot_hold(snn, batches, exact_network):
     tiny = exact_network("plain", lambda: QCFS(4))
     tiny[0].weight.data *= 1000
     tiny[2].set_threshold(0.001)
-    with pytest.raises(ValueError, match="2: a step's current could reach"):
+    with pytest.raises(ValueError, match="2: the current of a step could reach"):
         integerize(convert(tiny), batches)
     network = integerize(snn, batches)
     network.snn(batches[0][0], 2)
     network.require_exact()
     path = next(iter(network.neurons))
     network.neurons[path].node.most = torch.tensor(float(EXACT))
-    with pytest.raises(ValueError, match=rf"{path}: its potentials leave"):
+    with pytest.raises(ValueError, match=rf"{path}: its potentials exceed"):
         network.require_exact()
 
 
@@ -297,7 +297,7 @@ def test_refuses_thresholds_of_each_channel_in_another_order(batches):
         lambda n, x: n.fc((y := n.a(n.conv(x))).reshape(-1, 36) + n.b(n.lin(y.flatten(1)))),
         conv=nn.Conv2d(1, 4, 2), a=nn.ReLU(), lin=nn.Linear(36, 36), b=nn.ReLU(), fc=nn.Linear(36, 3),
     ).eval()  # fmt: skip
-    with pytest.raises(ValueError, match=r"reshaped; use one θ a layer|one for each channel without weights"):
+    with pytest.raises(ValueError, match=r"use one θ for each layer|one for each channel without weights"):
         integerize(by_channel(ann, batches), batches)
 
 
@@ -385,7 +385,7 @@ def test_currents_go_on_unrounded_where_they_fit(batches):
 def test_refuses_rows_that_float32_cannot_hold(batches):
     snn = in_a_row("halves")
     snn.neurons()["2"].threshold = 1e-6
-    with pytest.raises(ValueError, match=r"2: a step's current could reach \S+ units, .* use fewer bits"):
+    with pytest.raises(ValueError, match=r"2: the current of a step could reach \S+ units, .* use fewer bits"):
         integerize(snn, batches)
 
 
@@ -407,7 +407,7 @@ def test_one_current_for_several_neurons(batches):
     snn = convert(Net(forward, **layers, **sites, fc=nn.Linear(64, 3)).eval())
     far = copy.deepcopy(snn)
     far.neurons()["b"].threshold = 1e4
-    with pytest.raises(ValueError, match=r"b: its θ is \S+ units of a current that it shares"):
+    with pytest.raises(ValueError, match=r"b: its θ is \S+ units, because it shares a current"):
         integerize(far, batches)
     network = integerize(snn, batches)
     assert torch.equal(network.units["a"], network.units["c"])

@@ -1,4 +1,4 @@
-"""The integer sums before a neuron: scales of weights, unit of the accumulator, multipliers, biases, and how large sums can become.
+"""Integer sums before a neuron: scales of weights, unit of the accumulator, multipliers, biases, and bounds of the sums.
 
 Quantization is symmetric: every zero point is 0.  The layers and shortcuts of a group add up in one accumulator, whose unit S is a
 real number for each output channel:
@@ -44,7 +44,7 @@ HEADROOM = 4  # thresholds that a saturating membrane holds, where its unit is c
 
 @dataclass
 class IntegerLayer:
-    """A weight layer in integers: it adds multiplier · (integers ∗ input) + bias to the accumulator."""
+    """An integer weight layer, which adds multiplier · (integers ∗ input) + bias to the accumulator."""
 
     bits: Bits
     integers: Tensor
@@ -54,7 +54,7 @@ class IntegerLayer:
 
 @dataclass
 class Term:
-    """A weight layer in floats, its input, and the operation that rounds this input (None: it is integer already)."""
+    """A float weight layer, its input, and the operation that rounds this input (None: it is already an integer)."""
 
     layer: Any
     value: Value
@@ -71,7 +71,7 @@ class Theta:
 
 @dataclass
 class Accumulator:
-    """The integers of a group, in one of the ways to round its inputs and to choose its unit."""
+    """The integers of a group for one choice of input rounding and unit."""
 
     unit: Tensor  # S, [C]
     terms: list[Term]
@@ -90,8 +90,8 @@ def accumulate(
 ) -> Accumulator:  # fmt: skip
     """The accumulator of weight layers (`terms`) and `shortcuts`, read by neurons of threshold `theta`.
 
-    Without `theta` it is read by logits or, if `passed`, by other weight layers.  θ has at most `finest` units, and fits into
-    `membrane_bits`.
+    Without `theta` it is the input of the logits or, if `passed`, of other weight layers.  θ is at most `finest` units, and fits
+    into `membrane_bits`.
     """
     weights = [term.layer.weight * by_input(term.layer, term.value.scale) for term in terms]
     scales = [quantize(weight, bits, per_channel).scale for weight in weights]
@@ -145,7 +145,7 @@ def _largest(terms: list[Term], weights: list[Tensor]) -> Tensor:
 
 
 def _bounds(layer: IntegerLayer, term: Term) -> tuple[Tensor, Tensor]:
-    """The largest and the negative of the smallest sum of a layer in one step, bias left out, [C]."""
+    """The largest sum of a layer in one step, and the negative of the smallest sum, without bias, [C]."""
     weights = layer.integers * over_outputs(layer.multiplier, layer.integers)
     product = weights * by_input(term.layer, term.value.bound)
     product = product.flatten(1)
@@ -154,13 +154,13 @@ def _bounds(layer: IntegerLayer, term: Term) -> tuple[Tensor, Tensor]:
 
 
 def _loss(weight: Tensor, rounded: Tensor, quantized: Tensor) -> float:
-    """Squared error of `rounded` weights, relative to their square; 0 if their number of bits alone explains it."""
+    """Squared error of `rounded` weights, relative to their square; 0 if the error is only caused by the number of bits."""
     error, by_bits = ((values - weight).square().sum().item() for values in (rounded, quantized))
     return error / weight.square().sum().item() if error > 2 * by_bits else 0.0
 
 
 def by_input(layer: nn.Module, values: Any) -> Any:
-    """`values`, a number or one for each input channel, in a shape that multiplies the weights of `layer`."""
+    """`values` (one number, or one for each input channel), reshaped for multiplication with the weights of `layer`."""
     if not isinstance(values, Tensor):
         return values
     weight: Any = layer.weight

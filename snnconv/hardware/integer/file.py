@@ -1,4 +1,4 @@
-"""An integer network as one `.npz` that NumPy alone can read: its steps, and example images with their spikes.
+"""An integer network as one `.npz`, which can be read with NumPy only: its steps, and example images with their spikes.
 
 | entry | holds |
 | --- | --- |
@@ -54,15 +54,15 @@ def packed(program: Program, images: np.ndarray, outcome: Outcome) -> bytes:
 
 
 def read(path: str | Path) -> Program:
-    """The network in a file; ValueError naming what was altered, is damaged or missing."""
+    """The network in a file; ValueError naming an entry that was altered, is damaged or missing."""
     program, *_ = _opened(path)
     return program
 
 
 def replay(path: str | Path) -> Outcome:
-    """Logits and spikes of the images in a file, computed from what else it holds.
+    """Logits and spikes of the example images in a file, computed with the network in the file.
 
-    ValueError naming the layer and timestep where they are not those that it says, or what else was altered.
+    ValueError naming the layer and timestep if they differ from those in the file, or naming an altered entry.
     """
     program, images, expected = _opened(path)
     actual = run(program, images, len(expected[0]))
@@ -82,13 +82,13 @@ def _opened(path: str | Path) -> tuple[Program, np.ndarray, Outcome]:
             arrays = {name: entries[name] for name in entries.files}
         arrays.pop("README", None)
         text, checksum = arrays.pop("description").tobytes(), str(arrays.pop("checksum"))
-    except Exception as error:  # zipfile, zlib and NumPy have errors of their own for damaged files
-        raise ValueError(f"{path}: damaged, or no integer network ({error})") from error
+    except Exception as error:  # zipfile, zlib and NumPy raise their own types of errors for damaged files
+        raise ValueError(f"{path}: damaged, or not an integer network ({error})") from error
     if hashlib.sha256(text).hexdigest() != checksum:
         raise ValueError(f"{path}: the description of the network was altered; its checksum differs")
     about = json.loads(text)
     if about["format"] != FORMAT:
-        raise ValueError(f"{path}: its format is {about['format']!r}, and this reads {FORMAT!r}")
+        raise ValueError(f"{path}: its format is {about['format']!r}, but this version of snnconv reads {FORMAT!r}")
     for name in {**about["digests"], **arrays}:
         if name not in about["digests"] or name not in arrays:
             raise ValueError(f"{path}: {_title(about, name)} {'was added' if name in arrays else 'is missing'}")
@@ -108,7 +108,7 @@ def _opened(path: str | Path) -> tuple[Program, np.ndarray, Outcome]:
 
 
 def _title(about: dict, entry: str) -> str:
-    """`entry` with the layer that it belongs to."""
+    """`entry` with the name of its layer."""
     number = entry.removeprefix("example.spikes.").partition(".")[0]
     return f"{entry} ({about['steps'][int(number)]['name']})" if number.isdecimal() else entry
 

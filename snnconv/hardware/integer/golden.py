@@ -1,4 +1,4 @@
-"""The golden model: an integer network step by step in NumPy, with int64 sums that must fit into int32; no torch arithmetic."""
+"""Golden model: simulation of an integer network in NumPy (not torch), with int64 sums that must fit into int32."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ Outcome = tuple[np.ndarray, dict[str, np.ndarray]]  # logits [T, N, K], and spik
 def simulate(network: IntegerNetwork, images: np.ndarray, timesteps: int) -> Outcome:
     """Logits [T, N, K] and spikes [T, N, …] of every layer, by path, for float images [N, C, H, W] (which are digitized first).
 
-    ValueError naming the layer whose sums leave int32.
+    ValueError naming a layer whose sums exceed int32.
     """
     program = program_of(network, images.shape[1:])
     return run(program, program.digitize(images), timesteps)
@@ -45,7 +45,7 @@ def run(program: Program, images: np.ndarray, timesteps: int) -> Outcome:
 
 
 def difference(actual: Outcome, expected: Outcome) -> str | None:
-    """The first difference of two outcomes, layer by layer, in words; None if they are equal."""
+    """The first difference of two outcomes, layer by layer, as text; None if they are equal."""
     for path in [*expected[1], "(logits)"]:
         values, other = (outcome[1].get(path) if path in expected[1] else outcome[0] for outcome in (actual, expected))
         if values is None or other is None or values.shape != other.shape:
@@ -62,9 +62,9 @@ def difference(actual: Outcome, expected: Outcome) -> str | None:
 def differing_spikes(
     network: IntegerNetwork, batches: Iterable[tuple[Tensor, Any]], timesteps: int | Sequence[int], images: int
 ) -> tuple[int, int]:
-    """Spikes in which the ordinary path and the golden model differ on the first `images` images, and how many these are.
+    """Number of spikes and logits that differ between torch and the golden model, and number of compared images.
 
-    At the largest of the `timesteps`.  A logit that differs counts as well.
+    Compared are the first `images` images (or fewer), at the largest of `timesteps`.
     """
     steps, different, count = max(wanted_timesteps(timesteps)), 0, 0
     for x, _ in batches:
@@ -112,7 +112,7 @@ def result_of(step: Step, arrays: dict[str, np.ndarray], inputs: list[np.ndarray
 def _fire(
     step: Step, arrays: dict[str, np.ndarray], current: np.ndarray, v: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Spikes, and the potentials that they leave; `v` None: the first step."""
+    """Spikes, and the potentials after the spikes; `v` is None in the first step."""
     theta, start = (_over_channels(arrays[name], current) for name in ("threshold", "start"))
     v, bits = (np.zeros_like(current) + start if v is None else v) + current, step.settings["bits"]
     if bits:
@@ -122,18 +122,18 @@ def _fire(
 
 
 def _over_channels(values: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """[C] (or one number) to meet axis 1."""
+    """`values` [C] (or one number), reshaped for broadcasting along axis 1."""
     return values.reshape(-1, *[1] * (like.ndim - 2)) if values.size > 1 else values
 
 
 def _held(step: Step, sums: np.ndarray) -> np.ndarray:
     if sums.size and (sums.min() < INT32.min or sums.max() > INT32.max):
-        raise ValueError(f"{step.name}: sums from {sums.min()} to {sums.max()} leave int32; use fewer weight bits")
+        raise ValueError(f"{step.name}: sums from {sums.min()} to {sums.max()} exceed int32; use fewer weight bits")
     return sums
 
 
 def _convolve(x: np.ndarray, weights: np.ndarray, step: Step) -> np.ndarray:
-    """A convolution with zero padding; what lies behind the last row or column is added where the result needs it."""
+    """A convolution with zero padding; further zeros are added after the last row or column if needed."""
     (sh, sw), (dh, dw), (top, left) = step.settings["stride"], step.settings["dilation"], step.settings["padding"]
     groups = step.settings["groups"]
     x = x.reshape(*x.shape, *[1] * (4 - x.ndim))  # a signal is an image of one column
@@ -154,7 +154,7 @@ def _sum_pool(x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], paddi
 
 
 def _moved(x: np.ndarray, step: Step) -> np.ndarray:
-    """x[start + step · i], and 0 where that lies beside x."""
+    """x[start + step · i], and 0 for indices outside of x."""
     for axis, (start, stride, size) in enumerate(
         zip(step.settings["start"], step.settings["step"], step.shape, strict=True), 1
     ):

@@ -18,7 +18,7 @@ class Value:
 
 @dataclass(eq=False)
 class Group:
-    """Weight layers and shortcuts that add up in one accumulator, so that they share its unit, and the readers of the sums."""
+    """Weight layers and shortcuts that share one accumulator and its unit, and the readers of the sums."""
 
     layers: list[tuple[fx.Node, Value]] = field(default_factory=list)  # with their inputs
     shortcuts: list[tuple[fx.Node, fx.Node, Value]] = field(default_factory=list)  # (addition, operand, its value)
@@ -31,5 +31,5 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The path that an error names: the first reader."""
+        """The path for error messages: the first reader."""
         return self.readers[0] if self.readers else str(self.layers[0][0].target)

@@ -1,10 +1,11 @@
-"""A spiking network in integers: weights, biases, thresholds and potentials, for hardware without floating point.
+"""An integer spiking network: weights, biases, thresholds and potentials, for hardware without floating point.
 
-Spikes are 0 or 1, so nothing has to be rescaled between layers.  The potentials of each neuron have their own unit S (per channel):
-θ, biases and currents are integer multiples of it.  Scales meet in five places, each with integers that are known before the run:
-weights (integer · multiplier; a power of two where a neuron has one weight layer), a shortcut that adds spikes to a current (θ of
-its source / S), the image (integers of `image_bits` bits), average pooling, which becomes a sum, and weight layers that follow each
-other, where the sums of the first are multiplied, shifted and rounded in every step (`Requantize`).  accumulator.py has an example.
+Spikes are 0 or 1, so values are not rescaled between layers.  The potentials of a neuron have their own unit S (for each channel):
+θ, biases and currents are integer multiples of it.  Scales are combined in five places, with integers that are computed before the
+run: weights (integer · multiplier, a power of two if a neuron has one weight layer), a shortcut that adds spikes to a current (θ of
+its source / S), the image (integers of `image_bits` bits), average pooling, which becomes a sum, and a weight layer that directly
+follows another one: the sums of the first are multiplied, shifted and rounded in every step (`Requantize`).  accumulator.py has an
+example.
 """
 
 import copy
@@ -30,7 +31,7 @@ from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 @dataclass
 class IntegerNetwork:
-    """`snn` computes in integers, carried in float32; `layers` and `neurons` hold them by path, `units` [C] their scales."""
+    """`snn` computes with integers stored in float32; `layers` and `neurons` hold the integers by path, `units` [C] the scales."""
 
     snn: SpikingModel
     layers: dict[str, IntegerLayer]
@@ -39,7 +40,7 @@ class IntegerNetwork:
     requantized: dict[str, int | None]  # bits of the sums that a weight layer receives from another; None: not rounded
 
     def widths(self) -> dict[str, int]:
-        """Bits that the potentials of each layer needed in all runs so far, sign included."""
+        """Number of bits needed by the potentials of each layer in all runs so far, including the sign."""
         return {path: _bits(*extremes) for path, extremes in self.extremes().items()}
 
     def extremes(self) -> dict[str, tuple[int, int]]:
@@ -48,7 +49,7 @@ class IntegerNetwork:
         return {path: (int(node.least), int(node.most)) for path, node in nodes.items()}
 
     def summary(self) -> dict[str, Any]:
-        """For JSON: widths, bits left in 32-bit membranes, and bytes of the integers and of the same numbers in float32."""
+        """Content for JSON: widths, unused bits of 32-bit membranes, and bytes of the numbers as integers and in float32."""
         widths, layers = self.widths(), self.layers.values()
         neurons: list[Any] = list(self.neurons.values())
         words = sum(layer.multiplier.numel() + layer.bias.numel() for layer in layers)
@@ -63,10 +64,10 @@ class IntegerNetwork:
         }
 
     def require_exact(self) -> None:
-        """ValueError naming the first layer whose potentials left the integers that float32 holds."""
+        """Raise a ValueError naming the first layer whose potentials exceeded the integers that float32 represents exactly."""
         for path, (least, most) in self.extremes().items():
             if max(-least, most) >= EXACT:
-                raise ValueError(f"{path}: its potentials leave ±2^24 (from {least} to {most}); use fewer weight bits, fewer "
+                raise ValueError(f"{path}: its potentials exceed ±2^24 (from {least} to {most}); use fewer weight bits, fewer "
                                  "timesteps, or a saturating membrane (membrane_bits=24)")  # fmt: skip
 
 
@@ -89,24 +90,24 @@ def integerize(
 
     Args:
         snn: the spiking network; it is not changed.
-        batches: calibration images [N, …] with anything beside them; the largest pixel sets the unit of images.
+        batches: batches (calibration images [N, …], targets); the largest pixel sets the unit of images, targets are not used.
         bits: bits of weights, after the θ of the neurons before them and batch norms are folded in; 2: ternary;
             "binary" and "power_of_two" as in `nn.quantization`.
         per_channel: a scale for each output channel, or one for the layer.
         image_bits: bits of the integer images.
-        membrane_bits: bits of potentials that saturate; None: as many as a run needs.  Units are chosen so that θ fits.
+        membrane_bits: bits of saturating potentials; None: as many as needed.  Units are chosen so that θ fits.
 
-    θ and v(0) are rounded to units of the potentials, of which θ has at least 2^8 and at most 2^15, or 2^18 with images as input.
-    A weight layer that follows another one receives its sums unrounded, where their units agree, or rounded to 8 … 16 bits:
-    whichever keeps its own sums below 2^24 and loses least by rounding.
+    θ and v(0) are rounded to units of the potentials; θ is at least 2^8 and at most 2^15 units, or 2^18 if images are the input.
+    A weight layer that directly follows another one receives its sums unrounded if their units are equal, or rounded to 8 … 16
+    bits: the option with the smallest rounding error whose own sums stay below 2^24.
 
-    ValueError naming the layer: for other neurons, for operations that have no integer counterpart, where a step's current could
-    leave ±2^24, and where widths leave too little of the weights.
+    ValueError naming the layer: for other neurons, for operations without an integer counterpart, if the current of a step could
+    exceed ±2^24, and if the widths are too small for the weights.
     """
     require_width(membrane_bits)
     for path, neuron in snn.neurons().items():
         if type(neuron) is not IntegrateFire or snn.for_timesteps or snn.timing.presented:
-            raise ValueError(f"{path} ({type(neuron).__name__}): integers are made of plain integrate-and-fire neurons "
+            raise ValueError(f"{path} ({type(neuron).__name__}): only plain integrate-and-fire neurons have an integer form "
                              "(method=qcfs, or a rule for thresholds: max_norm, mse, …)")  # fmt: skip
     network = fold_amplitudes(copy.deepcopy((snn.exact or snn).network).float().cpu(), OverTime)
     images = [x for x, _ in batches]
@@ -124,14 +125,14 @@ def integerize(
 
 
 def _largest_pixel(images: list[Tensor]) -> float:
-    """The largest absolute value; ValueError without images, or where one is not finite."""
+    """The largest absolute value; ValueError without images, or if a value is not finite."""
     for number, x in enumerate(images):
         if not bool(x.isfinite().all()):
             raise ValueError(f"calibration batch {number}: contains NaN or infinite pixels; remove these images")
     largest = max((x.abs().max().item() for x in images), default=0.0)
     if not largest > 0:
         raise ValueError(
-            "the unit of images comes from calibration images, and there are none; set data.calibration to 100 or more"
+            "calibration images are needed for the unit of images, and there are none; set data.calibration to 100 or more"
         )
     return largest
 
@@ -141,11 +142,11 @@ def _neuron(path: str, neuron: Any, unit: Tensor, bits: int | None) -> IntegerIn
     theta = torch.as_tensor(neuron.threshold, dtype=torch.float64)
     threshold = (theta / unit.double()).round()
     if threshold.max() >= EXACT:
-        raise ValueError(f"{path}: its θ is {threshold.max():.3g} units of a current that it shares with neurons of a much smaller "
-                         "θ, and float32 holds integers up to 2^24")  # fmt: skip
+        raise ValueError(f"{path}: its θ is {threshold.max():.3g} units, because it shares a current with neurons of a much "
+                         "smaller θ, but float32 represents integers only up to 2^24")  # fmt: skip
     if isinstance(neuron.v_initial, Tensor) and neuron.v_initial.dim() > 0:
         raise ValueError(
-            f"{path}: v(0) differs from neuron to neuron, and integers have one v(0) for each channel; use another method"
+            f"{path}: v(0) differs between neurons, but integer networks have one v(0) for each channel; use another method"
         )
     v_initial = (float(neuron.v_initial) * theta / unit.double()).round()
     try:

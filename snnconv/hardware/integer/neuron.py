@@ -1,4 +1,4 @@
-"""Integrate-and-fire in integers: thresholds, potentials and currents are integers that float32 holds exactly."""
+"""Integer integrate-and-fire neuron: thresholds, potentials and currents are integers that float32 represents exactly."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ EXACT = 2**24  # float32 holds every integer up to here
 
 
 def require_width(bits: int | None) -> None:
-    """ValueError unless `bits` is None, or a width that float32 holds exactly."""
+    """Raise a ValueError unless `bits` is None, or a width that float32 represents exactly."""
     if bits is not None and (isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 24):
         raise ValueError(f"membrane_bits={bits}: must be an integer from 2 to 24, or null")
 
@@ -19,7 +19,7 @@ def require_width(bits: int | None) -> None:
 class IntegerNode(Node):
     """v ← v + x;  spike = 1[v ≥ θ];  v ← v − θ·spike, in integers; with `bits`, v + x and v saturate at that many bits.
 
-    θ and v(0) are given for the layer or for each channel.  `least` and `most` are the extremes of v + x since `watch`.
+    θ and v(0) are one number for the layer, or one for each channel.  `least` and `most` are the extremes of v + x since `watch`.
     """
 
     def __init__(self, threshold: Tensor, v_initial: Tensor, bits: int | None = None) -> None:
@@ -28,7 +28,7 @@ class IntegerNode(Node):
         self.watch()
 
     def watch(self) -> None:
-        """Forget the extremes."""
+        """Reset the extremes."""
         self.least, self.most = torch.tensor(torch.inf), torch.tensor(-torch.inf)
 
     def _first(self, name: str, step: Tensor) -> Tensor | float:
@@ -48,7 +48,7 @@ class IntegerNode(Node):
 
 
 class IntegerIntegrateFire(Neuron):
-    """An `IntegerNode` that emits 1 a spike: current [T, N, C, …] → spikes [T, N, C, …].
+    """An `IntegerNode` with spikes of size 1: current [T, N, C, …] → spikes [T, N, C, …].
 
     `threshold` [C] and `v_initial` [C] are integers; `bits` is the width of a saturating membrane, None for any width.
     ValueError unless 0 < θ, and unless θ fits into the membrane.

@@ -51,9 +51,9 @@ class Times(Operation):
 
 
 class Requantize(Operation):
-    """A current for the weight layer that follows it at once: (x · `multiplier` [C] + 2^(shift−1)) >> shift; halves go up.
+    """Rescales a current for the next weight layer: (x · `multiplier` [C] + 2^(shift−1)) >> shift, rounded half up.
 
-    Products stay in int32 (`multiplier` and `shift` are chosen so), and float64 holds them.
+    `multiplier` and `shift` are chosen so that products fit into int32, and float64 represents them exactly.
     """
 
     def __init__(self, multiplier: Tensor, shift: int) -> None:

@@ -33,7 +33,7 @@ MOVING = (
 
 
 class Plan:
-    """Follows the graph of `network`: `groups` in the order of computation, `values` of every node.
+    """Analyses and rewrites the graph of `network`: `groups` in the order of computation, `values` of every node.
 
     Average pooling is replaced by sums, and images are digitized.  ValueError naming an operation without an integer counterpart.
     """
@@ -54,7 +54,7 @@ class Plan:
         for node in list(self.graph.nodes):
             if uses[node.target] > 1 and isinstance(self._module(node), WEIGHTED):
                 raise ValueError(
-                    f"{node.target}: used {uses[node.target]} times, but its integers depend on where it stands"
+                    f"{node.target}: used {uses[node.target]} times, but each use would need different integers"
                 )
             self.values[node] = value = self._value(node, image)
             self.values |= dict.fromkeys(self.made, value)  # whatever now stands for it
@@ -136,8 +136,8 @@ class Plan:
         if first is second:
             return
         if first.depends_on(second) or second.depends_on(first):
-            raise ValueError(f"{path_of(node)}: adds a current to what a weight layer makes of it, so its unit would depend on "
-                             "itself; put an activation between them")  # fmt: skip
+            raise ValueError(f"{path_of(node)}: adds a current to the output of a weight layer for the same current, so its unit "
+                             "would depend on itself; put an activation between them")  # fmt: skip
         first.layers += second.layers
         first.shortcuts += second.shortcuts
         first.readers += second.readers
@@ -147,12 +147,12 @@ class Plan:
         self.groups.remove(second)
 
     def _shaped(self, node: fx.Node, module: nn.Module | None, value: Value) -> Value:
-        """`value` where elements have moved: another order of channels where each has its own scale."""
+        """`value` after elements are moved, with a new order of channels if each channel has its own scale."""
         if not isinstance(value.scale, Tensor):
             return value
         shape = self._shape(node)
         if node.target in ("view", "reshape", torch.reshape) or len(shape) != 4:
-            raise ValueError(f"{path_of(node)}: spikes of another θ in each channel are reshaped; use one θ a layer "
+            raise ValueError(f"{path_of(node)}: reshapes spikes whose θ differs between channels; use one θ for each layer "
                              "(method.per_channel=false)")  # fmt: skip
         full = value.scale.view(1, -1, 1, 1).expand(1, *shape[1:])
         if module is not None:

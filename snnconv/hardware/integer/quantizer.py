@@ -1,4 +1,4 @@
-"""Chooses the accumulator of every group of a plan, and puts its integers into the network."""
+"""Selection of the accumulator of every group of a plan, and insertion of its integers into the network."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ INT32 = 31  # bits beside the sign
 
 
 class Quantizer:
-    """Puts integers into the network of a plan, group by group.
+    """Inserts integers into the network of a plan, group by group.
 
     `layers` holds them by path, `units` [C] the unit of the potentials of each neuron and of the logits, and `requantized` the bits
     of the sums that a weight layer receives from another one (None: not rounded).
@@ -42,7 +42,7 @@ class Quantizer:
         self.requantized: dict[str, int | None] = {}
 
     def quantize(self, group: Group) -> None:
-        """`group`, after those whose sums it receives.  ValueError where its sums could leave ±2^24, or where weights vanish."""
+        """Quantize `group`, after the groups whose sums it receives.  ValueError if sums could exceed ±2^24 or weights vanish."""
         sources = [value.group for _, value in group.layers if value.group is not None]
         for source in sources:
             self.quantize(source)
@@ -55,8 +55,8 @@ class Quantizer:
         exact = {width: sums for width, sums in candidates.items() if sums.bound.max() < EXACT}
         if not exact:
             least = min(sums.bound.max().item() for sums in candidates.values())
-            raise ValueError(f"{group.name}: a step's current could reach {least:.3g} units, and float32 holds integers up to "
-                             "2^24; use fewer bits or image_bits, or a larger θ")  # fmt: skip
+            raise ValueError(f"{group.name}: the current of a step could reach {least:.3g} units, but float32 represents integers "
+                             "only up to 2^24; use fewer bits or image_bits, or a larger θ")  # fmt: skip
         width = min(exact, key=lambda width: exact[width].noise)
         self._require_weights(group, exact[width])
         self.accumulators[group] = exact[width]
@@ -125,7 +125,7 @@ class Quantizer:
         return -torch.stack(lowest).amin(0).clamp_max(0)
 
     def _require_weights(self, group: Group, sums: Accumulator) -> None:
-        """ValueError where the unit leaves too little of the weights, with the widths that would do."""
+        """Raise a ValueError with a suitable width if the unit is too coarse for the weights."""
         if sums.loss <= LOST:
             return
         change = f"change by {100 * sums.loss**0.5:.0f} % when rounded to the unit of the potentials"
@@ -143,7 +143,7 @@ class Quantizer:
         raise ValueError(f"{message}; use fewer weight bits, or neurons of similar θ behind one sum")
 
     def _install(self, group: Group, sums: Accumulator, width: int | None) -> None:
-        """Put weights, shortcut factors and requantization into the network."""
+        """Insert weights, shortcut factors and requantization into the network."""
         for (node, value), quantized, term in zip(group.layers, sums.layers, sums.terms, strict=True):
             name = str(node.target)
             term.layer.weight = nn.Parameter(
@@ -163,6 +163,6 @@ class Quantizer:
 
 
 def _narrowed(image: Value, bits: int) -> Value:
-    """An image in fewer bits."""
+    """An image with fewer bits."""
     bound = largest_integer(bits)
     return Value(image.scale * image.bound / bound, bound, signed=True)

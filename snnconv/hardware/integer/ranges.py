@@ -1,4 +1,4 @@
-"""Ranges of all numbers of an integer network for any image: interval arithmetic, so no run can leave them."""
+"""Ranges of all numbers of an integer network for any image, by interval arithmetic; no run can exceed them."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ Interval = tuple[np.ndarray, np.ndarray]  # the least and the largest value of e
 
 @dataclass(frozen=True)
 class Range:
-    """The least and the largest result of a step, and of neurons also their potentials (v + x and v)."""
+    """The smallest and largest result of a step; for neurons also of the potentials (v + x and v)."""
 
     least: int
     most: int
@@ -42,7 +42,7 @@ def ranges(program: Program, timesteps: int) -> list[Range]:
 
 
 def membrane_bits(program: Program, timesteps: int) -> dict[str, int]:
-    """Bits that the potentials of each layer of neurons need at most, by path, sign included."""
+    """Largest number of bits that the potentials of each layer can need, by path, including the sign."""
     bounds = ranges(program, timesteps)
     return {path: width(*bounds[number].potentials) for path, number in program.neurons().items()}
 
@@ -59,7 +59,7 @@ def _interval(step: Step, inputs: list[Interval]) -> Interval:
 
 
 def _weighted(step: Step, arrays: dict[str, np.ndarray], least: np.ndarray, most: np.ndarray) -> Interval:
-    """Positive weights meet one end of the input's interval, and negative weights the other."""
+    """Interval of a weight layer: positive weights use one end of the input interval, negative weights the other."""
     weights, multiplier = arrays["weights"], arrays["multiplier"]
     up = weights * multiplier.reshape(-1, *[1] * (weights.ndim - 1)) > 0
     rising, falling = (
