@@ -171,11 +171,19 @@ def explain(
         advice=diagnose(errors, model, wanted) if errors else [],
         energy=Energy(operations, tables_of(costs), first_layer),
         robustness=robustness(model, snn, batches, disturbances, wanted, images)
-        if disturbances and isinstance(batches, Batches)
+        if disturbances and isinstance(batches, Batches) and _has_pixels(batches)
         else {},
         thresholds={path: _extremes(neuron.threshold) for path, neuron in snn.neurons().items()},
         trains=spike_trains(snn, batches, max(wanted)),
     )
+
+
+def _has_pixels(batches: Batches) -> bool:
+    """Whether inputs are images of bytes, which disturbances can change; the log says if they are not."""
+    if batches.highest > 1 and batches.scale.dim() == 3:  # a number for each channel of [C, H, W]
+        return True
+    log.warning("No robustness: disturbances change images of bytes (uint8) [N, C, H, W], and these inputs are others")
+    return False
 
 
 def explaining(*, images: int, costs: Mapping[str, Costs], **settings: Any) -> Callable[..., Explanation | None]:

@@ -89,12 +89,18 @@ def robustness(
     return accuracy
 
 
+def pixels_of(x: Tensor, batches: Batches) -> Pixels:
+    """Pixels in [0, 1] of normalized images; of bytes exactly k/255, so that normalizing them again gives the same images."""
+    pixels = (x - batches.offset) / batches.scale
+    return pixels.round() / batches.highest if batches.highest > 1 else pixels
+
+
 def _accuracies(
     ann: nn.Module, snn: SpikingModel, batches: Batches, disturb: Disturbance, wanted: Sequence[int], images: int
 ) -> dict[str, Any]:
     right, count = torch.zeros(1 + len(wanted), dtype=torch.int64, device=batches.device), 0
     for x, labels in _first(batches, distributed.share_of(images)):
-        pixels = (x - batches.offset) / (batches.highest * batches.scale)
+        pixels = pixels_of(x, batches)
         disturbed = disturb(pixels, _gradient(ann, snn.task, batches, labels))
         x = batches.highest * disturbed.detach() * batches.scale + batches.offset
         right = right + torch.stack([snn.task.right(logits, labels).sum() for logits in _answers(ann, snn, x, wanted)])

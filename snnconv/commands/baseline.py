@@ -14,10 +14,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from snnconv.results.records import Baseline
-from snnconv.results.summary import method_settings
+from snnconv.results.summary import method_settings, shown, task_facts
 from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.run import Run
-from snnconv.spiking.accuracy import accuracy
+from snnconv.spiking.measured import measured
 
 
 def main(run: Run) -> None:
@@ -29,11 +29,13 @@ def main(run: Run) -> None:
     tables = instantiate(cfg.costs, _convert_="object")
     ann = run.load_ann()
     data = instantiate(cfg.data)
-    instantiate(cfg.task).require_classes("baseline")
+    task = instantiate(cfg.task).prepared(data.train.labels)
+    task.try_out(ann, data.calibration)
     with run.timed("convert"):
-        quantized = quantize(ann, data)
+        quantized = quantize(ann, data, task)
     with run.timed("evaluate"):
-        reached = accuracy(quantized.network, data.test)
+        reached = measured(quantized.network, data.test, task)
+    before = measured(ann, data.test, task)
     costs: dict[str, Any] = {
         **size(ann, quantized), **energy(ann, quantized, cfg.data.input_shape, tables)
     }  # fmt: skip
@@ -44,8 +46,9 @@ def main(run: Run) -> None:
         baseline=HydraConfig.get().runtime.choices["baseline"],
         settings=method_settings(OmegaConf.to_container(cfg.baseline, resolve=True)),  # type: ignore[arg-type]
         calibration_images=cfg.data.get("calibration"),
-        accuracy=reached,
-        ann_accuracy=accuracy(ann, data.test),
+        accuracy=reached.accuracy,
+        ann_accuracy=before.accuracy,
+        **task_facts(task, quantized=reached.metrics, ann=before.metrics),
         weight_bits=quantized.settings.weight_bits,
         activation_bits=quantized.settings.activation_bits,
         **costs,
@@ -66,9 +69,14 @@ def main(run: Run) -> None:
 def show(result: Baseline) -> None:
     """Print the result in two lines."""
     console, gained = rich.get_console(), 100 * (result.accuracy - result.ann_accuracy)
+    score = f"{result.score} " if result.score else ""
+    metrics = "".join(
+        f"{name} {shown(each['quantized'], each['percent'])} (ANN {shown(each['ann'], each['percent'])}), "
+        for name, each in result.metrics.items()
+    )
     console.print(
         f"{result.baseline}, weights of {result.weight_bits} bits, activations of {result.activation_bits}: "
-        f"{100 * result.accuracy:.2f} % ({gained:+.2f} from the ANN's {100 * result.ann_accuracy:.2f} %), "
+        f"{score}{100 * result.accuracy:.2f} % ({gained:+.2f} from the ANN's {100 * result.ann_accuracy:.2f} %), {metrics}"
         f"{result.images_tested} test images", highlight=False, soft_wrap=True,
     )  # fmt: skip
     prices = [f"{pj / 1e6:.4g} µJ ({name})" for name, pj in (result.energy or {}).items()]

@@ -32,7 +32,7 @@ def main(run: Run) -> None:
     ann = run.load_ann() if cfg.run else instantiate(cfg.model)
     require_savable(ann)
     noise = torch.randn(4, *cfg.data.input_shape)
-    classes = cfg.data.num_classes if cfg.task._target_.endswith(".Classify") else None
+    classes = cfg.data.num_classes if instantiate(cfg.task).name == "classify" else None
     result = check(ann, instantiate(cfg.method), [(noise, torch.zeros(4).long())], calibrates=not cfg.run,
                    calibration=cfg.data.get("calibration"), classes=classes, encoder=instantiate(cfg.encoder),
                    demands=_demands(run, ann))  # fmt: skip
@@ -44,7 +44,10 @@ def _demands(run: Run, ann: nn.Module) -> list[Demand]:
     """What a run does with the spiking network after its training, and the export that is asked for."""
     cfg, hydra = run.cfg, HydraConfig.get()
     task, valid = instantiate(cfg.task), int(cfg.data.get("valid") != 0)
-    demands: list[Demand] = [simulation(cfg.timesteps), lambda snn, _: require_exit(snn.for_task(task), valid)]
+    demands: list[Demand] = [
+        simulation(cfg.timesteps),
+        lambda snn, _: require_exit(snn.simulation, task, snn.timing, valid),
+    ]
     if any(text.lstrip("+").startswith(("export=", "export.")) for text in hydra.overrides.task):
         ann = copy.deepcopy(ann)
         for module in ann.modules():

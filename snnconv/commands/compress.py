@@ -38,7 +38,7 @@ from snnconv.spiking.curve import Curve
 from snnconv.spiking.layers import list_layers
 from snnconv.spiking.measured import Measured, measured
 from snnconv.spiking.model import SpikingModel
-from snnconv.spiking.tasks import CLASSIFY
+from snnconv.spiking.tasks import Task
 from snnconv.training.distillation import require_shared_layers
 from snnconv.training.loop import fit
 from snnconv.training.quantized_weights import Weights
@@ -64,12 +64,13 @@ def main(run: Run) -> None:
         )
     cfg.data.batch_size = settings.batch_size
     data = instantiate(cfg.data)
-    instantiate(cfg.task).require_classes("compress")
+    task = instantiate(cfg.task).prepared(data.train.labels)
     ann = run.load_ann()
+    task.try_out(ann, data.calibration)
     _try_out(stages, ann, data, settings)
     ladder = _measured(run)
     if not ladder:
-        snn, curve, reached, facts = measure(run, ann, convert, weights, data, [], 0)
+        snn, curve, reached, facts = measure(run, ann, convert, weights, data, task, [], 0)
         ladder = [summarize(cfg, snn, curve, reached, run.seconds, network=run.network(), compression=facts)]
     for number, name in enumerate(stages, 1):
         done, last = list(stages)[:number], number == len(stages)
@@ -77,10 +78,10 @@ def main(run: Run) -> None:
         part_cfg = stage_config(cfg, smaller, done)
         part_cfg.weights.train = weights.train and last  # in earlier stages only pruning may set weights to 0
         with run.part(f"{number}_{name}", part_cfg) as part:
-            ann = _trained(smaller, data, settings, part)
+            ann = _trained(smaller, data, settings, part, task)
             if number < len(ladder):  # it was evaluated before an interruption
                 continue
-            snn, curve, reached, facts = measure(part, ann, convert, weights, data, done, settings.epochs)
+            snn, curve, reached, facts = measure(part, ann, convert, weights, data, task, done, settings.epochs)
             layers = list_layers(snn, data.test, max(curve.correct))
             ladder.append(report(part, snn, curve, reached, compression=facts, layers=layers))
         if distributed.is_main():
@@ -103,10 +104,10 @@ def _try_out(stages: Mapping[str, Any], teacher: nn.Module, data: Splits, settin
             log.warning("compress: %s undoes 2:4 sparsity in %s; apply 2:4 sparsity after it", name, ", ".join(lost))
 
 
-def _trained(network: nn.Module, data: Splits, settings: Fit, part: Run) -> nn.Module:
+def _trained(network: nn.Module, data: Splits, settings: Fit, part: Run, task: Task) -> nn.Module:
     """`network` after the training of its stage; a resumed `part` continues where it was interrupted."""
     before = copy.deepcopy(network)
-    fit(network, data.train, data.selecting(settings.select), settings, part, instantiate(part.cfg.weights))
+    fit(network, data.train, data.selecting(settings.select), settings, part, instantiate(part.cfg.weights), task)
     if lost := undone(before, network):
         log.warning("compress: training undid 2:4 sparsity in %s; set compress.fit.keep_zeros=true", ", ".join(lost))
     return network
@@ -140,7 +141,7 @@ def stage_config(cfg: DictConfig, network: nn.Module, stages: list[str]) -> Dict
 
 
 def measure(
-    run: Run, ann: nn.Module, convert: Any, weights: Weights, data: Splits, stages: list[str], epochs: int
+    run: Run, ann: nn.Module, convert: Any, weights: Weights, data: Splits, task: Task, stages: list[str], epochs: int
 ) -> tuple[SpikingModel, Curve, Measured, dict[str, Any]]:
     """`ann` converted to a spiking network, its curve, the accuracy of `ann`, and the facts for `Result.compression`.
 
@@ -148,10 +149,11 @@ def measure(
     """
     ann = weights(ann)
     with run.timed("convert"):
-        snn = weights.convert(convert, ann, data.calibration)
+        snn = weights.convert(convert, ann, data.calibration).for_task(task)
+        snn = snn.encoded(instantiate(run.cfg.encoder), data.calibration)
     curve = accuracy_over_time(snn, data.test, run.cfg.timesteps)
     facts = {"stages": stages, "epochs": epochs, **size(ann, weights), **costs(run.cfg, snn, data, list(curve.correct))}
-    return snn, curve, measured(ann, data.test, CLASSIFY), facts
+    return snn, curve, measured(ann, data.test, task), facts
 
 
 def costs(cfg: DictConfig, snn: SpikingModel, data: Splits, timesteps: list[int]) -> dict[str, Any]:
@@ -174,7 +176,8 @@ def show(ladder: list[Result]) -> None:
     columns = "after", "ANN", *[f"T={t}" for t in shown], "weights ≠ 0", "KiB", "ANN, M ops", f"SNN, T={shown[-1]}"
     table = Table(
         *columns,
-        caption="accuracy in percent; millions of operations for one image: MACs of the ANN, accumulates of the SNN",
+        caption=f"{ladder[0].score or 'accuracy'} in percent; "
+        "millions of operations for one image: MACs of the ANN, accumulates of the SNN",
     )
     for result in ladder:
         facts = result.compression or {}

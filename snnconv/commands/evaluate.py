@@ -12,9 +12,10 @@ from snnconv.results.report import report
 from snnconv.results.summary import shown_timesteps
 from snnconv.runtime.run import Run
 from snnconv.spiking.accuracy import accuracy_over_time
-from snnconv.spiking.early_exit import early_exit
+from snnconv.spiking.early_exit import early_exit, require_exit
 from snnconv.spiking.layers import list_layers
 from snnconv.spiking.measured import measured
+from snnconv.spiking.simulation import Simulation
 
 
 def main(run: Run) -> None:
@@ -24,8 +25,7 @@ def main(run: Run) -> None:
     ann = weights(run.load_ann())
     data = instantiate(cfg.data)
     task = instantiate(cfg.task).prepared(data.train.labels)
-    if "data" in cfg.method:  # it trains
-        task.require_classes(f"method={cfg.names.method}")
+    require_exit(Simulation.of(cfg.simulate), task, valid=data.valid.count)
     convert = instantiate(cfg.method)
     explain = instantiate(cfg.explain)
 

@@ -15,14 +15,15 @@ from hydra.utils import instantiate
 from rich.table import Table
 
 from snnconv.hardware.integer.golden import differing_spikes
-from snnconv.hardware.integer.network import IntegerNetwork, integerize
+from snnconv.hardware.integer.network import IntegerNetwork, in_real_units, integerize
 from snnconv.hardware.integer.program import program_of
 from snnconv.hardware.integer.ranges import membrane_bits
 from snnconv.results.records import IntegerResult
-from snnconv.results.summary import stored_weights
+from snnconv.results.summary import stored_weights, task_facts
 from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.run import Run
 from snnconv.spiking.accuracy import accuracy_over_time
+from snnconv.spiking.curve import Curve
 from snnconv.spiking.simulation import wanted_timesteps
 
 
@@ -33,9 +34,10 @@ def main(run: Run) -> None:
         raise ValueError("precision=tf32: would round integers above 2^11; use precision=float32")
     ann = run.load_ann()
     data = instantiate(cfg.data)
-    instantiate(cfg.task).require_classes("integerize")
+    task = instantiate(cfg.task).prepared(data.train.labels)
     weights = instantiate(cfg.weights)
-    snn = weights.convert(instantiate(cfg.method), weights(ann), data.calibration)
+    snn = weights.convert(instantiate(cfg.method), weights(ann), data.calibration).for_task(task)
+    snn = snn.encoded(instantiate(cfg.encoder), data.calibration)
     settings = dict(cfg.integer)
     golden, beside_float = settings.pop("golden"), settings.pop("beside_float", True)
     network = integerize(snn, data.calibration, **settings)
@@ -45,7 +47,7 @@ def main(run: Run) -> None:
         raise ValueError(f"{different} spikes or logits differ from the golden model on {compared} images")
     curves = {
         name: accuracy_over_time(model, data.test, cfg.timesteps)
-        for name, model in (("float", snn), ("integer", network.snn))
+        for name, model in (("float", snn), ("integer", in_real_units(network)))
         if beside_float or name == "integer"
     }
     network.require_exact()
@@ -56,6 +58,7 @@ def main(run: Run) -> None:
         golden={"images": compared, "differing_spikes": different},
         membrane_bits_bound=_bound(network, data.test, cfg.timesteps) if compared else None,
         **network.summary(),
+        **task_facts(task, **{name: _metrics(curve) for name, curve in curves.items()}),
         integer={**settings},
         network=run.network(),
         weights=stored_weights(cfg),
@@ -69,6 +72,11 @@ def main(run: Run) -> None:
         show(result)
 
 
+def _metrics(curve: Curve) -> dict[str, dict[str, float]]:
+    """Values of the metrics by name and T."""
+    return {name: {str(t): value for t, value in values.items()} for name, values in curve.metrics.items()}
+
+
 def _bound(network: IntegerNetwork, batches: Iterable, timesteps: Any) -> dict[str, int]:
     """Number of bits of each membrane that is sufficient for every image of this shape."""
     images, _ = next(iter(batches))
@@ -77,7 +85,7 @@ def _bound(network: IntegerNetwork, batches: Iterable, timesteps: Any) -> dict[s
 
 def show(result: IntegerResult) -> None:
     """Print accuracies and sizes of the network."""
-    table = Table("T", "float", "integer", "difference")
+    table = Table("T", "float", "integer", "difference", title=result.score)
     for t, value in result.accuracy["integer"].items():
         before = result.accuracy.get("float", {}).get(t)
         cells = ("–", "–") if before is None else (f"{100 * before:.2f} %", f"{100 * (value - before):+.2f}")

@@ -19,6 +19,7 @@ from snnconv.spiking.accuracy import accuracy_over_time
 from snnconv.spiking.early_exit import early_exit, require_exit
 from snnconv.spiking.layers import list_layers
 from snnconv.spiking.measured import measured
+from snnconv.spiking.simulation import Simulation
 from snnconv.training.loop import fit
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,7 @@ def main(run: Run) -> None:
     cfg = run.cfg
     data = instantiate(cfg.data)  # Splits: train, valid, calibration, test
     task = instantiate(cfg.task).prepared(data.train.labels)  # loss, score and metrics
-    if "data" in cfg.method:  # it trains
-        task.require_classes(f"method={cfg.names.method}")
+    require_exit(Simulation.of(cfg.simulate), task, valid=data.valid.count)
     ann = instantiate(cfg.model)  # a network with quantized activations
     calibrate = instantiate(cfg.calibration)  # computes thresholds that the weights do not have
     convert = instantiate(cfg.method)  # one of snnconv/conversion/methods/*.py
@@ -42,7 +42,7 @@ def main(run: Run) -> None:
     calibrate(ann, data.calibration)
     # errors of conversion are raised now, not after hours of training
     classes = cfg.data.num_classes if task.name == "classify" else None
-    demands = simulation(cfg.timesteps), lambda snn, _: require_exit(snn.for_task(task), data.valid.count)
+    demands = simulation(cfg.timesteps), lambda snn, _: require_exit(snn.simulation, task, snn.timing)
     check(ann, convert, data.calibration, classes=classes, encoder=encoder, demands=demands).require()
     task.try_out(ann, data.calibration)
     require_savable(ann)

@@ -20,6 +20,7 @@ from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.simulation import Timing
+from snnconv.spiking.stored_parts import describe_encoder, describe_task, stored_encoder, stored_task
 
 FORMAT = 1  # increased when files of an older version can no longer be read
 
@@ -27,13 +28,13 @@ FORMAT = 1  # increased when files of an older version can no longer be read
 def save(network: nn.Module, path: str | Path, *, example: Tensor | None = None) -> None:
     """Write a `SpikingModel` or an ANN to `path`.json and `path`.safetensors.
 
-    The files hold the graph of the network, its layers and neurons, all tensors, and for a `SpikingModel` its method, class and
-    settings.  `load` rebuilds it without the source code of the network.  `example` [N, …] is one batch of inputs; an ANN whose
-    forward pass cannot be traced symbolically is captured with it.
+    The files hold the graph of the network, its layers and neurons, all tensors, and for a `SpikingModel` its method, class,
+    settings, task with its metrics, and encoder.  `load` rebuilds it without the source code of the network.  `example` [N, …] is
+    one batch of inputs; an ANN whose forward pass cannot be traced symbolically is captured with it.
 
     A model whose network depends on T is saved for the T that was simulated last (or its `timesteps`), and runs only with that T.
 
-    ValueError naming a layer or call that cannot be saved.
+    ValueError naming a layer, call or metric that cannot be saved.
 
     >>> import tempfile, torch, snnconv
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
@@ -129,6 +130,7 @@ def _described(snn: SpikingModel) -> dict[str, Any]:
     return {
         "method": snn.method, "timesteps": only or snn.timesteps, "only": only, "latency": snn.latency.as_dict(), "timing": timing,
         "simulation": asdict(snn.simulation), "facts": snn.facts, "spent": snn.spent,
+        "task": describe_task(snn.task), "encoder": describe_encoder(snn.encoder),
     }  # fmt: skip
 
 
@@ -152,4 +154,5 @@ def _spiking(description: dict[str, Any], network: nn.Module) -> SpikingModel:
     if only:
         options["for_timesteps"] = _Only(network, only)
     latency = Latency(**description["latency"])
-    return SpikingModel(network, latency, Timing(**description["timing"]), **options)
+    model = SpikingModel(network, latency, Timing(**description["timing"]), **options)
+    return model.encoded(stored_encoder(description)).for_task(stored_task(description))

@@ -3,15 +3,13 @@
 import contextlib
 import importlib
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
+from snnconv.data.event_frames import compact, pooled, recording_of
 from snnconv.data.facts import finds
 from snnconv.data.splits import Pair, Splits, cut_own, divided
 
@@ -66,6 +64,8 @@ def read(root: str, set: str, frames: int, pool: int, test: float, size: Any = N
     """Training and test recordings, and the names of the classes."""
     if type(frames) is not int or frames < 1 or type(pool) is not int or pool < 1:
         raise ValueError(f"data.frames={frames}, data.pool={pool}: must be integers of at least 1")
+    if size is not None and not (len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
+        raise ValueError(f"data.size={list(size)}: [height, width] of the camera in pixels, [34,34]")
     if set == "folder":
         classes = _classes(Path(root) / "train")
         parts = [_folder(Path(root) / part, classes, frames, pool, size) for part in ("train", "test")]
@@ -94,7 +94,7 @@ def read(root: str, set: str, frames: int, pool: int, test: float, size: Any = N
 def _all(recordings: Any, pool: int) -> Pair:
     """Every recording of a data set of SpikingJelly."""
     pairs = [(pooled(torch.as_tensor(np.asarray(frames)), pool), int(label)) for frames, label in recordings]
-    return _compact(torch.stack([frames for frames, _ in pairs])), torch.tensor([label for _, label in pairs])
+    return compact(torch.stack([frames for frames, _ in pairs])), torch.tensor([label for _, label in pairs])
 
 
 def _folder(folder: Path, classes: list[str], frames: int, pool: int, size: Any) -> Pair:
@@ -104,66 +104,17 @@ def _folder(folder: Path, classes: list[str], frames: int, pool: int, size: Any)
         raise ValueError(f"{folder}: classes that are no training classes: {', '.join(unknown)}")
     for label, name in enumerate(classes):
         for path in sorted((folder / name).glob("*.npz")):
-            recordings.append(pooled(_recording(path, frames, size), pool))
+            recordings.append(pooled(recording_of(path, frames, size), pool))
             labels.append(label)
             if recordings[-1].shape != recordings[0].shape:
                 raise ValueError(f"{path}: frames {list(recordings[-1].shape)}, of others {list(recordings[0].shape)}; cut all "
                                  "alike (events: data.size=[H,W])")  # fmt: skip
     if not recordings:
         raise FileNotFoundError(f"{folder}: no .npz files in it; {REMEDY}")
-    return _compact(torch.stack(recordings)), torch.tensor(labels)
+    return compact(torch.stack(recordings)), torch.tensor(labels)
 
 
 def _classes(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; {REMEDY}")
     return sorted(path.name for path in folder.iterdir() if path.is_dir())
-
-
-def _recording(path: Path, frames: int, size: Any) -> Tensor:
-    """The frames of a file."""
-    try:
-        with np.load(path) as file:
-            content = {key: file[key] for key in file.files}
-    except Exception as error:  # a damaged archive can raise almost anything
-        raise ValueError(f"{path}: damaged, or no .npz file ({error})") from error
-    if "frames" in content:
-        recorded = torch.from_numpy(content["frames"].astype(np.float32))
-        if recorded.dim() != 4 or len(recorded) != frames:
-            raise ValueError(
-                f"{path}: frames {list(recorded.shape)}; expected [{frames}, C, H, W] (data.frames={frames})"
-            )
-        return recorded
-    if not {"t", "x", "y", "p"} <= {*content}:
-        raise ValueError(f"{path}: holds {', '.join(content)}; expected frames, or t, x, y, p")
-    if len(content["t"]) < frames:
-        raise ValueError(f"{path}: {len(content['t'])} events for data.frames={frames}; at least one for each frame")
-    try:
-        return integrated(content, frames, *(size or content.get("size", ())))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def integrated(events: Mapping[str, np.ndarray], frames: int, height: int = 0, width: int = 0) -> Tensor:
-    """Numbers of events [frames, 2, H, W] in `frames` parts of equally many events (the last takes the rest)."""
-    x, y, p = (events[name].astype(np.int64) for name in ("x", "y", "p"))
-    height, width = int(height or y.max() + 1), int(width or x.max() + 1)
-    if min(x.min(), y.min(), p.min()) < 0 or x.max() >= width or y.max() >= height or p.max() > 1:
-        raise ValueError(
-            f"x up to {x.max()}, y up to {y.max()}, p up to {p.max()}; expected below {width}, {height} and 2 (data.size)"
-        )
-    part = np.minimum(np.arange(len(x)) // (len(x) // frames), frames - 1)
-    places = ((part * 2 + p) * height + y) * width + x
-    counts = np.bincount(places, minlength=frames * 2 * height * width)
-    return torch.from_numpy(counts.reshape(frames, 2, height, width)).float()
-
-
-def pooled(frames: Tensor, pool: int) -> Tensor:
-    """Sums of `pool`×`pool` pixels, in float32."""
-    return frames.float() if pool == 1 else F.avg_pool2d(frames.float(), pool) * pool**2
-
-
-def _compact(frames: Tensor) -> Tensor:
-    """As uint8 where that holds all counts."""
-    whole = bool((frames == frames.round()).all()) and frames.min() >= 0 and frames.max() <= 255
-    return frames.to(torch.uint8) if whole else frames

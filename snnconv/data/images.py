@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from snnconv.data.batches import Augmentation, Batches
+from snnconv.data.class_folders import Files, by_class, some
 from snnconv.data.facts import finds, moments
-from snnconv.data.folder import Files, FolderBatches, ImageFiles, Steps, by_class, some, transform
+from snnconv.data.image_files import FolderBatches, ImageFiles, Steps, transform
 from snnconv.data.splits import Splits, counted, division, hold_out
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,8 @@ Size = int | Sequence[int] | None
 
 def find(**settings: Any) -> dict[str, Any]:
     """Classes, channels, size, mean and deviation, from training images."""
-    files = parts(Path(settings["root"]), settings["test"])["train"]
+    _require_size(settings["image_size"])
+    files = parts(Path(settings["root"]), settings["test"], warn=True)["train"]
     names = sorted({name for _, name in files})
     paths = [path for path, _ in files][:: -(-len(files) // MEASURED)]
     sizes, grey = zip(*map(_measured, paths), strict=True)
@@ -66,6 +68,7 @@ def folder(
     that is cut from the middle, or [height, width].  They are kept in memory if all together take less than `memory` GiB, and
     decoded by `workers` processes in every epoch otherwise.
     """
+    _require_size(image_size)
     found = parts(Path(root), test)
     numbers = {name: number for number, name in enumerate(class_names)}
     for part, files in found.items():
@@ -98,7 +101,7 @@ def folder(
     )
 
 
-def parts(root: Path, test: float) -> dict[str, Files]:
+def parts(root: Path, test: float, warn: bool = False) -> dict[str, Files]:
     """The image files of "train" and "test", and of "valid" if there are both other folders."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; {REMEDY}")
@@ -107,7 +110,7 @@ def parts(root: Path, test: float) -> dict[str, Files]:
     if roles and "train" not in roles:
         raise FileNotFoundError(f"{root}: there is {', '.join(path.name for path in roles.values())}, but none of "
                                 f"{', '.join(PARTS['train'])}; {REMEDY}")  # fmt: skip
-    found = {role: by_class(folder, REMEDY) for role, folder in (roles or {"train": root}).items()}
+    found = {role: by_class(folder, REMEDY, warn) for role, folder in (roles or {"train": root}).items()}
     if "test" not in found and "valid" in found:
         found["test"] = found.pop("valid")
     if "test" not in found:
@@ -140,6 +143,13 @@ def _size(sizes: Sequence[tuple[int, int]]) -> Size:
     if len(set(sizes)) == 1 and max(sizes[0]) <= LARGEST:
         return sizes[0][0] if sizes[0][0] == sizes[0][1] else list(sizes[0])
     return min(LARGEST, min(map(min, sizes)))
+
+
+def _require_size(size: Size) -> None:
+    """ValueError unless `size` is a positive integer, or two of them, or None."""
+    sides = list(size) if isinstance(size, Sequence) else [size] * 2
+    if size is not None and (len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides)):
+        raise ValueError(f"data.image_size={size}: the side of a square, 64, or [height, width], [48,64]")
 
 
 def _steps(size: Size, channels: int, shape: Sequence[int]) -> Steps:

@@ -1,15 +1,13 @@
-"""Signals [C, L] for one-dimensional convolutions: a synthetic set like an electrocardiogram, and spoken words."""
+"""Signals [C, L] for one-dimensional convolutions: a synthetic set like an electrocardiogram."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from snnconv.data.facts import facts_of, finds
 from snnconv.data.splits import Pair, Splits, cut
 
+SHORTEST = 32  # samples of a signal
 RHYTHMS = ("normal", "fast", "irregular", "wide beats")
 
 
@@ -19,6 +17,8 @@ def ecg(*, train: int, test: int, length: int, noise: float, class_names: Any = 
     Four classes that a cardiologist tells apart by shape and by distance of the beats: normal, fast, irregular (no P wave), and
     wide beats.  Every signal has its own rate, phase, amplitude and noise.  No patient's data.
     """
+    if type(length) is not int or length < SHORTEST:
+        raise ValueError(f"data.length={length}: an integer of at least {SHORTEST}, the length that beats need")
     generator = np.random.default_rng(0)
     return cut("ecg", _draw(train, length, noise, generator), _draw(test, length, noise, generator), **options)
 
@@ -46,81 +46,3 @@ def _signal(rhythm: str, length: int, noise: float, generator: np.random.Generat
             signal += height * np.exp(-0.5 * ((t - place - offset * unit) / (deviation * width * unit)) ** 2)
     drift = 0.1 * np.sin(2 * np.pi * (t / length * generator.uniform(0.5, 1.5) + generator.uniform()))
     return scale * signal + drift + generator.normal(0, noise, length)
-
-
-def find_words(**settings: Any) -> dict[str, Any]:
-    """Words, shape and moments of the training files."""
-    words = settings["class_names"] or _words(_folder(settings["root"]))
-    train, _, _ = _spoken(_folder(settings["root"]), words, settings["bands"])
-    return {**facts_of(*train), "class_names": words}
-
-
-@finds(find_words)
-def speech_commands(root: str, *, bands: int, class_names: Any, valid: Any = None, **options: Any) -> Splits:
-    """Speech Commands (Warden, 2018): words of one second as log-mel spectra [`bands`, 101], a channel for each band.
-
-    Found in `root`/speech_commands or in `root` itself: a folder of WAV files for each word, testing_list.txt and
-    validation_list.txt.  The published lists are the test and the validation set.
-    """
-    folder = _folder(root)
-    train, held, test = _spoken(folder, list(class_names), bands)
-    calibration = min(options.pop("calibration"), len(train[0]))
-    return cut("speech_commands", train, test, held=held, valid=0, calibration=calibration, **options)
-
-
-def _folder(root: str) -> Path:
-    for folder in (Path(root) / "speech_commands", Path(root)):
-        if (folder / "testing_list.txt").is_file() and (folder / "validation_list.txt").is_file():
-            return folder
-    raise FileNotFoundError(f"{Path(root) / 'speech_commands'}: no testing_list.txt and validation_list.txt there or in {root}; "
-                            "get speech_commands_v0.02.tar.gz (Google, 2018), or point data.root=… at its folder")  # fmt: skip
-
-
-def _words(folder: Path) -> list[str]:
-    """The words that have a folder of recordings; `_background_noise_` is none."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(("_", ".")))
-
-
-def _spoken(folder: Path, words: list[str], bands: int) -> tuple[Pair, Pair, Pair]:
-    """Training, validation and test samples."""
-    lists = {name: {*(folder / f"{name}_list.txt").read_text().split()} for name in ("validation", "testing")}
-    parts: dict[str, tuple[list[Tensor], list[int]]] = {name: ([], []) for name in ("training", *lists)}
-    for number, word in enumerate(words):
-        if not (folder / word).is_dir():
-            raise FileNotFoundError(f"{folder / word}: no such folder; data.class_names are the folders of words")
-        for path in sorted((folder / word).glob("*.wav")):
-            part = next((name for name, files in lists.items() if f"{word}/{path.name}" in files), "training")
-            parts[part][0].append(log_mel(path, bands))
-            parts[part][1].append(number)
-    if empty := [name for name, (spectra, _) in parts.items() if not spectra]:
-        raise ValueError(f"{folder}: no recordings for {' and '.join(empty)}; unpack it again")
-    train, held, test = ((torch.stack(spectra), torch.tensor(labels)) for spectra, labels in parts.values())
-    return train, held, test
-
-
-def log_mel(path: Path, bands: int, seconds: float = 1.0) -> Tensor:
-    """Logarithm of the mel spectrum of a WAV file [`bands`, frames], 25 ms windows every 10 ms; ValueError naming the file."""
-    from scipy.io import wavfile
-
-    try:
-        rate, samples = wavfile.read(path)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: damaged, or no WAV file ({error})") from error
-    if samples.dtype != np.int16 or samples.ndim != 1:
-        raise ValueError(f"{path}: {samples.dtype} {list(samples.shape)}; expected one channel of 16 bits")
-    wave = torch.zeros(int(seconds * rate))
-    part = torch.from_numpy(samples[: len(wave)].astype(np.float32)) / 2**15
-    wave[: len(part)] = part
-    size, hop = int(0.025 * rate), int(0.01 * rate)
-    spectrum = torch.stft(wave, size, hop, window=torch.hann_window(size), return_complex=True).abs().square()
-    return (_mel(bands, size // 2 + 1, rate) @ spectrum + 1e-6).log()
-
-
-def _mel(bands: int, bins: int, rate: int) -> Tensor:
-    """Triangular filters [bands, bins], evenly spaced on the mel scale from 20 Hz to half the rate."""
-    low, high = (2595 * np.log10(1 + hertz / 700) for hertz in (20, rate / 2))
-    edges = 700 * (10 ** (np.linspace(low, high, bands + 2) / 2595) - 1)
-    frequencies = np.linspace(0, rate / 2, bins)
-    rise = (frequencies - edges[:-2, None]) / np.diff(edges)[:-1, None]
-    fall = (edges[2:, None] - frequencies) / np.diff(edges)[1:, None]
-    return torch.from_numpy(np.minimum(rise, fall).clip(0)).float()

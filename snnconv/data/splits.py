@@ -153,6 +153,10 @@ def _require_targets(name: str, part: str, targets: Tensor, num_classes: int) ->
             raise ValueError(f"{name}: {part} targets are {list(targets.shape)}, expected [{len(targets)}, {num_classes}, …] "
                              f"(data.num_classes={num_classes}: numbers for each sample)")  # fmt: skip
         return
-    labels = targets[targets != UNLABELLED] if targets.dim() > 1 else targets
-    if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
-        raise ValueError(f"{name}: {part} labels do not lie in 0…{num_classes - 1} (data.num_classes={num_classes})")
+    wrong = (targets < 0) | (targets >= num_classes)
+    if targets.dim() > 1:
+        wrong &= targets != UNLABELLED
+    if len(targets) == 0 or wrong.any():
+        value = f"label {int(targets[wrong][0])} ({int(wrong.sum())} such labels)" if wrong.any() else "no labels"
+        raise ValueError(f"{name}: {part} {value}, expected 0…{num_classes - 1} (data.num_classes={num_classes}; it is found in "
+                         "the training samples unless it is given)")  # fmt: skip

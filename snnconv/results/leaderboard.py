@@ -80,7 +80,7 @@ def title(row: Row[Any]) -> str:
     levels = f", L = {one.levels}" if activation != "ReLU" else ""
     words = [f"{one.model} on {one.data}{levels}", *([activation] if activation else [])]
     words += [f"{one.images_tested} test images", precision(one)]
-    if isinstance(one, Result) and (one.primary or one.task):
+    if one.primary or one.task:
         words.append(f"{one.primary or one.score}, {'higher' if one.higher_is_better else 'lower'} is better")
     if one.select == "test":
         words.append("epoch chosen on the test set")

@@ -69,11 +69,36 @@ class Evaluation(Record):
     settings: Mapping[str, Any] | None = None  # of the method or baseline, as `method_settings` has them
     calibration_images: int | None = None
     select: str | None = None  # which epoch was kept: best | last | test
+    task: str | None = None  # None: classify
+    score: str | None = None  # name of what accuracies hold: a mean score, at most 1; None: accuracy
+    metrics: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # by name: ann, snn by T (or quantized), higher_is_better, percent
 
     @property
     def name(self) -> str:
         """The method or baseline, without settings."""
         raise NotImplementedError
+
+    @property
+    def primary(self) -> str | None:
+        """The metric that ranks: the first one, None where there is only the score."""
+        return next((name for name in self.metrics if "/" not in name), None)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Of what ranks."""
+        return self.primary is None or bool(self.metrics[self.primary]["higher_is_better"])
+
+    @property
+    def percent(self) -> bool:
+        """Whether what ranks is shown times 100."""
+        return self.primary is None or bool(self.metrics[self.primary]["percent"])
+
+    @property
+    def ann_ranking(self) -> float:
+        """The value that ranks of the ANN."""
+        return self.ann_accuracy if self.primary is None else self.metrics[self.primary]["ann"]
 
     @property
     def own_settings(self) -> dict[str, Any]:
@@ -107,13 +132,6 @@ class Result(Evaluation):
     baselines: list[Mapping[str, Any]] = field(default_factory=list)  # quantized ANNs of the same network
     trained_with: list[str] | None = None  # overrides of the run that trained the network
     ann_relu_accuracy: float | None = None
-    task: str | None = None  # None: classify
-    score: str | None = (
-        None  # name of what `snn_accuracy` and `ann_accuracy` hold: a mean score, at most 1; None: accuracy
-    )
-    metrics: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=dict
-    )  # by name: ann, snn by T, higher_is_better, percent
     compile: bool | None = None
     simulate: Mapping[str, Any] | None = None
     neuron_implementation: str | None = None
@@ -125,31 +143,11 @@ class Result(Evaluation):
         return self.method
 
     @property
-    def primary(self) -> str | None:
-        """The metric that ranks: the first one, None where there is only the score."""
-        return next((name for name in self.metrics if "/" not in name), None)
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Of what ranks."""
-        return self.primary is None or bool(self.metrics[self.primary]["higher_is_better"])
-
-    @property
-    def percent(self) -> bool:
-        """Whether what ranks is shown times 100."""
-        return self.primary is None or bool(self.metrics[self.primary]["percent"])
-
-    @property
     def ranking(self) -> Curve:
         """The value that ranks, by T: the first metric, or the score."""
         if self.primary is None:
             return self.snn_accuracy
         return {int(t): value for t, value in self.metrics[self.primary]["snn"].items()}
-
-    @property
-    def ann_ranking(self) -> float:
-        """The same of the ANN."""
-        return self.ann_accuracy if self.primary is None else self.metrics[self.primary]["ann"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +163,11 @@ class Baseline(Evaluation):
     float_bytes: float | None = None
     ann_energy: Mapping[str, float] | None = None
     energy_rule: str | None = None
+
+    @property
+    def ranking(self) -> float:
+        """The value that ranks: the first metric, or the score."""
+        return self.accuracy if self.primary is None else self.metrics[self.primary]["quantized"]
 
     @property
     def name(self) -> str:
@@ -197,6 +200,9 @@ class IntegerResult(Record):
     margin_bits: Any = None
     membrane_bits_bound: Mapping[str, int] | None = None  # bits that no image exceeds, by layer
     requantized_bits: Any = None
+    task: str | None = None  # None: classify
+    score: str | None = None  # as in Evaluation
+    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by name: integer and float, by T
 
 
 def read_results(paths: Iterable[Path]) -> list[Result]:

@@ -129,7 +129,7 @@ def comparison(result: Evaluation) -> tuple[Any, ...]:
         result.images_tested,
         precision(result),
         result.select,
-        *([result.task, result.primary] if isinstance(result, Result) and (result.task or result.primary) else []),
+        *([result.task, result.primary] if result.task or result.primary else []),
         network.get("activation"),
         network.get("recipe") or network.get("weights"),
     )

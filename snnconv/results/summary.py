@@ -13,6 +13,7 @@ from snnconv.spiking.curve import Curve
 from snnconv.spiking.latency import latency_class
 from snnconv.spiking.measured import Measured
 from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.tasks import Task
 
 
 def summarize(
@@ -44,8 +45,7 @@ def summarize(
         simulate=OmegaConf.to_container(cfg.simulate, resolve=True),  # type: ignore[arg-type]
         neuron_implementation=snn.implementation(),
         convolutions=snn.convolutions(),
-        task=None if snn.task.name == "classify" else snn.task.name,
-        score=None if snn.task.name == "classify" else snn.task.score,
+        **task_facts(snn.task),
         metrics=metrics(snn, curve, ann.metrics, cfg.data.get("class_names")),
         changed_predictions=curve.changed_predictions,
         spikes_per_image=curve.spikes,
@@ -70,9 +70,24 @@ def metrics(
         name, _, number = key.partition("/")
         label = f"{name}/{classes[int(number)]}" if number and classes else key
         measure = snn.task.metrics[name]
-        content[label] = {"ann": ann.get(key), "snn": {str(t): value for t, value in values.items()},
-                          "higher_is_better": measure.higher_is_better, "percent": measure.percent}  # fmt: skip
+        content[label] = {
+            "ann": ann.get(key),
+            "snn": {str(t): value for t, value in values.items()},
+            **measure.as_dict(),
+        }
     return content
+
+
+def task_facts(task: Task, **values: Mapping[str, Any]) -> dict[str, Any]:
+    """The task and its score, for any result file, and `metrics` with the `values` of several networks, by name of the metric."""
+    other = task.name != "classify"
+    facts: dict[str, Any] = {"task": task.name if other else None, "score": task.score if other else None}
+    if values:
+        facts["metrics"] = {
+            key: {name: each[key] for name, each in values.items()} | task.metrics[key.partition("/")[0]].as_dict()
+            for key in next(iter(values.values()))
+        }
+    return facts
 
 
 def confusion(curve: Curve, ann: Measured, classes: Sequence[str] | None) -> dict[str, Any] | None:
@@ -103,6 +118,8 @@ NOT_OF_A_METHOD = (
     "_recursive_",
     "simulate",
     "data",
+    "task",
+    "encoder",
     "seed",
     "precision",
     "compile",

@@ -29,6 +29,10 @@ MOVED = {
     "snnconv.compressed": "snnconv.hardware.compression.rebuild",
     "snnconv.baselines": "snnconv.hardware.baselines",
     "snnconv.exports": "snnconv.hardware.export",
+    "snnconv.data.folder.imagenet": "snnconv.data.imagenet.imagenet",
+    "snnconv.data.folder.tiny_imagenet": "snnconv.data.imagenet.tiny_imagenet",
+    "snnconv.data.folder.transform": "snnconv.data.image_files.transform",
+    "snnconv.data.signals.speech_commands": "snnconv.data.speech.speech_commands",
     "snnconv.runtime.tracking.Wandb": "snnconv.runtime.wandb_tracking.Wandb",
 }
 _LONGEST_FIRST = sorted(MOVED.items(), key=lambda pair: -len(pair[0]))

@@ -33,7 +33,8 @@ def recipe(cfg: DictConfig) -> str | None:
     }  # fmt: skip
     if plain["weights"]["bits"] is not None and plain["weights"]["train"]:
         settings["weights"] = plain["weights"]
-    task = {key: value for key, value in plain.get("task", {}).items() if key not in ("metrics", "readout")}
+    not_learned = ("metrics", "readout", *([] if plain.get("task", {}).get("label_weights") else ["label_weights"]))
+    task = {key: value for key, value in plain.get("task", {}).items() if key not in not_learned}
     if not task.get("_target_", ".Classify").endswith(".Classify") or task.get("class_weights"):
         settings["task"] = task
     if plain["compress"].get("stages"):

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 USED = {  # commands that use a group; in other commands a choice has no effect
-    "encoder": ("train", "check", "evaluate"),
+    "encoder": ("train", "check", "evaluate", "compress", "integerize"),
     "weights": ("train", "check", "evaluate", "compress", "integerize", "export"),
     "integer": ("integerize", "export"),
     "baseline": ("baseline",),

@@ -1,7 +1,7 @@
 """Early exit over time: an image with a confident prediction is removed from the batch and no longer simulated.
 
-A prediction is confident if the largest softmax probability of the running mean of the logits reaches a threshold, which is
-chosen on validation images.
+A prediction is confident if the `confidence` of the task for the running mean of the outputs (of classes the largest softmax
+probability) reaches a threshold, which is chosen on validation images.
 """
 
 import time
@@ -13,6 +13,8 @@ from torch import Tensor
 from snnconv.data.batches import Batches
 from snnconv.runtime import distributed
 from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.simulation import Simulation, Timing
+from snnconv.spiking.tasks import Task
 
 THRESHOLDS = (1 - torch.logspace(-0.3, -6, 58, dtype=torch.float64)).tolist()  # 0.5 … 0.999999
 
@@ -43,7 +45,7 @@ def early_exit(snn: SpikingModel, valid: Batches, test: Batches, timesteps: int)
     """
     if snn.simulation.exit == "none":
         return None
-    require_exit(snn, valid.count)
+    require_exit(snn.simulation, snn.task, snn.timing, valid.count)
     threshold = choose_threshold(snn, valid, timesteps)
     _run(snn, *next(iter(test)), timesteps=2, threshold=2.0)  # compilation at first use is not part of the comparison
     full_accuracy, _, full_seconds = _measure(snn, test, timesteps, threshold=2.0)
@@ -51,19 +53,20 @@ def early_exit(snn: SpikingModel, valid: Batches, test: Batches, timesteps: int)
     return EarlyExit(threshold, accuracy, mean_timesteps, seconds, full_accuracy, timesteps, full_seconds)
 
 
-def require_exit(snn: SpikingModel, valid: int) -> None:
-    """ValueError if images are to leave early and cannot: T is needed in advance, the task has no classes, no `valid` images."""
-    if snn.simulation.exit == "none":
+def require_exit(simulation: Simulation, task: Task, timing: Timing | None = None, valid: int | None = None) -> None:
+    """Raise a ValueError if `simulation` asks for early exit and images cannot exit early.
+
+    The task must have a confidence and the readout "mean", the method (`timing`) must not need T in advance, and there must be
+    validation images (their number is `valid`); None: not checked.
+    """
+    if simulation.exit == "none":
         return
-    if not snn.timing.anytime:
+    task.require_confidence()
+    if task.readout != "mean":
+        raise ValueError(f"simulate.exit=confidence: needs task.readout=mean, got task.readout={task.readout}")
+    if timing is not None and not timing.anytime:
         raise ValueError("simulate.exit=confidence: this method must know T in advance, so no image can exit early")
-    if snn.task.name != "classify":
-        raise ValueError(
-            f"simulate.exit=confidence: needs task=classify; confidence is not defined for task={snn.task.name}"
-        )
-    if snn.task.readout != "mean":
-        raise ValueError(f"simulate.exit=confidence: needs task.readout=mean, got task.readout={snn.task.readout}")
-    if not valid:
+    if valid == 0:
         raise ValueError("simulate.exit=confidence: the threshold is chosen on validation images, but data.valid=0")
 
 
@@ -72,7 +75,7 @@ def choose_threshold(snn: SpikingModel, valid: Batches, timesteps: int) -> float
     rows = []
     for images, labels in valid:
         means = snn.read(snn(images, timesteps))
-        rows.append(torch.stack([means.softmax(-1).amax(-1), (means.argmax(-1) == labels).double()]))
+        rows.append(torch.stack([snn.task.confidence(means), snn.task.right(means, labels).double()]))
     confidence, correct = torch.cat(rows, dim=-1)  # each [T, M]
     sums = []
     for threshold in (*THRESHOLDS, 2.0):
@@ -116,10 +119,10 @@ def _run(snn: SpikingModel, images: Tensor, labels: Tensor, timesteps: int, thre
         done += len(logits)
         total = total + logits[first:].double().sum(0)
         mean = total / max(done - snn.latency.readout_from + 1, 1)
-        settled = (mean.softmax(-1).amax(-1) >= threshold) & (done >= snn.latency.readout_from)
+        settled = (snn.task.confidence(mean) >= threshold) & (done >= snn.latency.readout_from)
         if done == timesteps:
             settled[:] = True
-        correct += (mean.argmax(-1) == labels)[settled].sum()
+        correct += snn.task.right(mean, labels)[settled].sum()
         spent += done * settled.sum()
         stay = (~settled).nonzero().flatten()
         if len(stay) == 0:

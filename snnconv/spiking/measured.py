@@ -37,6 +37,8 @@ def measured(network: nn.Module, loader: Any, task: Task, *, details: bool = Tru
     for inputs, targets in Loader(loader, device, labelled=True):
         with noting_inputs(network, inputs, targets):
             outputs = network(inputs)
+            if not counts[1]:
+                task.require_scored(outputs, targets)
             correct = task.right(outputs, targets).sum().double()
         counts += torch.stack([correct, torch.full_like(correct, len(targets))])
         if details:

@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -11,15 +11,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric of torchmetrics, copied for each T; with `percent` it is shown times 100."""
+    """A metric of torchmetrics, copied for each T; with `percent` it is shown times 100.
+
+    `name` and `options` are the arguments of `measure`; a metric without them cannot be saved with a network.
+    """
 
     metric: Any
     percent: bool = False
+    name: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def higher_is_better(self) -> bool:
         """As torchmetrics states it; True where torchmetrics states nothing (correlations)."""
         return self.metric.higher_is_better is not False
+
+    def as_dict(self) -> dict[str, bool]:
+        """For result files: how its values are read."""
+        return {"higher_is_better": self.higher_is_better, "percent": self.percent}
 
     def start(self, device: Any) -> Any:
         """A fresh copy on `device`."""
@@ -40,7 +49,7 @@ def measure(name: str, percent: bool = False, **options: Any) -> Measure:
             f"metric {name}: is for classes and labels; for task=regress use mae, mse, rmse, r2 or pearson"
         )
     try:
-        return Measure(kind(**options), percent)
+        return Measure(kind(**options), percent, name, options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"metric {name}: {error}") from error
 

@@ -71,6 +71,8 @@ def tally_of(snn: SpikingModel, batches: Loader, timesteps: list[int], rate_imag
             counted = evaluated + len(images)
         else:
             outputs = _outputs(snn, images, timesteps)
+        if not evaluated:
+            snn.task.require_scored(outputs[-1], labels)
         correct = correct + snn.task.right(outputs, labels).sum(1)
         for t, output in zip(timesteps, outputs, strict=True):
             add(metrics_at[t], snn.task, output, labels)

@@ -13,17 +13,6 @@ from snnconv.nn.kernels import to_channels_last
 from snnconv.runtime.checkpoint import describe_ann, load_ann
 
 
-def distillation(
-    logits: Float[Tensor, "*N K"], teacher: Float[Tensor, "*N K"], temperature: float = 1.0
-) -> Float[Tensor, ""]:
-    """τ² · KL(softmax(teacher/τ) ‖ softmax(logits/τ)), mean over the samples.  Source: Hinton et al., 2015.
-
-    The factor τ² makes the size of the gradient independent of the temperature.
-    """
-    ours, theirs = (logits / temperature).log_softmax(-1), (teacher / temperature).log_softmax(-1)
-    return temperature**2 * (theirs.exp() * (theirs - ours)).sum(-1).mean()
-
-
 def require_teacher(run: str, setting: str = "fit.teacher") -> None:
     """Raise a ValueError that names `setting` unless the folder `run` contains a trained network."""
     try:
@@ -35,7 +24,7 @@ def require_teacher(run: str, setting: str = "fit.teacher") -> None:
 def load_teacher(
     run: str,
     images: Tensor,
-    classes: int,
+    shape: Sequence[int],
     *,
     trust: Sequence[str] = (),
     channels_last: bool = False,
@@ -43,7 +32,7 @@ def load_teacher(
 ) -> nn.Module:
     """The network in the run folder `run`, in eval mode, without gradients.
 
-    ValueError if there is none, or if its output for `images` is not [N, `classes`].
+    ValueError if there is none, or if its output for `images` is not [N, *`shape`].
     """
     require_teacher(run, setting)
     with torch.random.fork_rng(devices=[]):  # building it draws weights, which must not move the run that it teaches
@@ -51,12 +40,12 @@ def load_teacher(
     if channels_last:
         to_channels_last(network)
     try:
-        taught = network(images[:1]).shape[-1]
+        taught = network(images[:1]).shape[1:]
     except RuntimeError as error:
-        shape = list(images.shape[1:])
-        raise ValueError(f"{setting}={run}: its network does not accept images of {shape} ({error})") from error
-    if taught != classes:
-        raise ValueError(f"{setting}={run}: its network has {taught} classes, this network has {classes}")
+        size = list(images.shape[1:])
+        raise ValueError(f"{setting}={run}: its network does not accept images of {size} ({error})") from error
+    if [*taught] != [*shape]:
+        raise ValueError(f"{setting}={run}: its network has outputs {[*taught]}, this network has {[*shape]}")
     return network
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from snnconv.data.loaders import Loader, device_of
@@ -75,7 +76,7 @@ def fit(
 ) -> History:
     """Train `model` in place with SGD with momentum, a cosine schedule and cross-entropy (or the loss of another `task`).
 
-    `train` and `valid` are iterables of (inputs [N, …], class indices [N]) that can be iterated again in each epoch, for example
+    `train` and `valid` are iterables of (inputs [N, …], targets [N, …]) that can be iterated again in each epoch, for example
     DataLoaders; tensors are moved to the device of `model`.  After training, the model is in eval mode and has the weights of the
     epoch with the best accuracy on `valid`, or of the last epoch if there is no `valid` (or with `select="last"`).
 
@@ -115,6 +116,8 @@ def fit(
         batches = Loader(train, device, labelled=True), Loader([] if valid is None else valid, device, labelled=True)
         if not batches[0].count:
             raise ValueError("train: contains no batches")
+        with torch.random.fork_rng(devices=[]):  # iterating a loader consumes random numbers
+            task.try_out(model, batches[0].first(2))
         loop.fit(model, *batches, how, history, task=task, progress=verbose)
     return history
 

@@ -74,8 +74,6 @@ def fit(
     Resumes from the last saved epoch if there is one; on a CPU the results are the same as without interruption.
     """
     if settings.teacher is not None:
-        if task.name != "classify":
-            raise ValueError(f"fit.teacher: supports only task=classify, not task={task.name}")
         require_teacher(settings.teacher)  # before there is a state from which to resume with the same mistake
         if settings.distill_layers and settings.compile:
             raise ValueError(

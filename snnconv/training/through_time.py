@@ -10,10 +10,9 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Shaped
 from rich.progress import track
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from snnconv.nn.graph.split import split
@@ -22,8 +21,10 @@ from snnconv.runtime import console, distributed
 from snnconv.runtime.environment import autocast
 from snnconv.runtime.run import TrainingError
 from snnconv.runtime.settings import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, SWITCH, number, one_of, require
+from snnconv.spiking.encoders.base import InputEncoder
+from snnconv.spiking.encoders.direct import Direct
 from snnconv.spiking.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
-from snnconv.training.distillation import distillation
+from snnconv.spiking.tasks import CLASSIFY, Task
 from snnconv.training.epochs import Totals, all_finite, half_cosine, set_lr
 
 log = logging.getLogger(__name__)
@@ -78,28 +79,42 @@ def defaults() -> dict[str, Any]:
 
 
 class Unrolled(nn.Module):
-    """Logits of every step, [T, N, K], of a network of trainable neurons; layers before the first neuron are computed once."""
+    """Outputs of every step, [T, N, …], of a network of trainable neurons.
 
-    def __init__(self, network: nn.Module, timesteps: int) -> None:
+    Layers before the first neuron are computed once, unless an `encoder` makes the inputs of every step.
+    """
+
+    def __init__(self, network: nn.Module, timesteps: int, encoder: InputEncoder | None = None) -> None:
         super().__init__()
         self.before, self.after = split(network, SurrogateIntegrateFire)
-        self.timesteps = timesteps
+        self.timesteps, self.encoder = timesteps, encoder or Direct()
 
-    def forward(self, images: Float[Tensor, "N *image"]) -> Float[Tensor, "T N K"]:
-        """Logits of all steps, computed layer by layer."""
-        constants = [torch.cat([constant] * self.timesteps) for constant in self.before(images)]  # keeps channels_last
+    def forward(self, images: Float[Tensor, "N *image"]) -> Float[Tensor, "T N *K"]:
+        """Outputs of all steps, computed layer by layer."""
+        if isinstance(self.encoder, Direct):
+            constants = [
+                torch.cat([constant] * self.timesteps) for constant in self.before(images)
+            ]  # keeps channels_last
+        else:
+            constants = self.before(self.encoder.encode(images, 0, self.timesteps).flatten(0, 1))
         return self.after(*constants).unflatten(0, (self.timesteps, -1))
 
 
 def loss(
-    logits: Float[Tensor, "T N K"], labels: Int64[Tensor, "N"], taught: Float[Tensor, "N K"] | None, how: Settings
+    outputs: Float[Tensor, "T N *K"],
+    targets: Shaped[Tensor, "N *_"],
+    taught: Float[Tensor, "N *K"] | None,
+    how: Settings,
+    task: Task = CLASSIFY,
 ) -> Float[Tensor, ""]:
-    """(1 − d)·cross-entropy + d·τ²·KL(teacher ‖ SNN) of the mean output over all steps, or averaged over the means up to each t."""
-    steps = torch.arange(1, len(logits) + 1, device=logits.device).view(-1, 1, 1)
-    means = logits.cumsum(0) / steps if how.loss == "every" else logits.mean(0, keepdim=True)
-    total = (1 - how.distill) * F.cross_entropy(means.flatten(0, 1), labels.repeat(len(means)))
+    """(1 − d)·loss of the task + d·distance from the teacher, of the mean output over all steps, or averaged over the means up to t."""
+    steps = torch.arange(1, len(outputs) + 1, device=outputs.device).view(-1, *[1] * (outputs.dim() - 1))
+    means = outputs.cumsum(0) / steps if how.loss == "every" else outputs.mean(0, keepdim=True)
+    total = torch.zeros((), device=outputs.device)
+    if how.distill < 1 or taught is None:
+        total = (1 - how.distill) * task.loss(means.flatten(0, 1), torch.cat([targets] * len(means)))
     if taught is not None and how.distill:
-        total = total + how.distill * distillation(means, taught.expand_as(means), how.temperature)
+        total = total + how.distill * task.distance(means, taught.expand_as(means), how.temperature)
     return total
 
 
@@ -114,12 +129,18 @@ def train_through_time(
     train: Any,
     how: Settings,
     after_epoch: Callable[[int], None] = lambda done: None,
+    *,
+    task: Task = CLASSIFY,
+    encoder: InputEncoder | None = None,
 ) -> None:
-    """Train `network`, which has `SurrogateIntegrateFire` neurons, in place; TrainingError if loss or weights are not finite."""
+    """Train `network`, which has `SurrogateIntegrateFire` neurons, in place; TrainingError if loss or weights are not finite.
+
+    `task` gives the loss and the score, `encoder` the inputs of every step.
+    """
     device, start = train.device, time.perf_counter()
     for part in [network] if teacher is None else [network, teacher]:
         part.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model: nn.Module = Unrolled(network, how.timesteps)  # type: ignore[arg-type]
+    model: nn.Module = Unrolled(network, how.timesteps, encoder)  # type: ignore[arg-type]
     model = torch.compile(model) if how.compile else model  # type: ignore[assignment]
     if distributed.world_size() > 1:
         model = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
@@ -132,12 +153,12 @@ def train_through_time(
             taught = teacher(images).float() if teacher is not None else None
         with autocast(device, how.precision), nullcontext() if how.compile else RecomputedOutputs():
             logits = model(images)
-        value = loss(logits.float(), labels, taught, how)
+        value = loss(logits.float(), labels, taught, how, task)
         set_lr(optimizer, lr_at(step, steps, how.lr))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
-        totals.add(value, logits.detach().mean(0).argmax(1) == labels)
+        totals.add(value, task.right(logits.detach().mean(0), labels))
         if (step + 1) % len(train) == 0:
             epoch = (step + 1) // len(train)
             _report(totals, epoch, how, time.perf_counter() - start)

@@ -19,7 +19,7 @@ from snnconv.runtime.environment import autocast
 from snnconv.runtime.error_notes import noting_inputs
 from snnconv.runtime.run import TrainingError
 from snnconv.spiking.tasks import CLASSIFY, Task
-from snnconv.training.distillation import LayerDistances, distillation, load_teacher
+from snnconv.training.distillation import LayerDistances, load_teacher
 from snnconv.training.epochs import Totals, all_finite, set_lr
 from snnconv.training.lookahead import Lookahead
 from snnconv.training.quantized_weights import Weights
@@ -145,7 +145,7 @@ class Trainer:
         assert self.teacher is not None
         with torch.no_grad():
             target = self.teacher(images).float()
-        loss = (1 - settings.distill) * loss + settings.distill * distillation(
+        loss = (1 - settings.distill) * loss + settings.distill * self.task.distance(
             logits.float(), target, settings.temperature
         )
         return loss if self.layers is None else loss + settings.distill_layers * self.layers()
@@ -155,9 +155,9 @@ class Trainer:
         settings, mode = self.settings, self.ann.training
         assert settings.teacher is not None
         with torch.no_grad():
-            classes = self.ann.eval()(images[:1]).shape[-1]
+            shape = self.ann.eval()(images[:1]).shape[1:]
         self.ann.train(mode)
-        network = load_teacher(settings.teacher, images, classes, channels_last=settings.channels_last)
+        network = load_teacher(settings.teacher, images, shape, channels_last=settings.channels_last)
         self.layers = LayerDistances(self.ann, network) if settings.distill_layers else None
         self.teacher = compiled(network) if settings.compile else network
 

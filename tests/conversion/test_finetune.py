@@ -28,13 +28,17 @@ from snnconv.data.batches import Batches
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.rewrite import replace_modules
 from snnconv.nn.kernels import SMALL
+from snnconv.nn.models.over_time import MeanOverTime
 from snnconv.nn.recompute import RecomputedOutputs
 from snnconv.runtime.checkpoint import identity, load_ann
 from snnconv.runtime.run import TrainingError
+from snnconv.spiking.accuracy import accuracy
+from snnconv.spiking.metrics import measure
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
+from snnconv.spiking.tasks import Regress
 from snnconv.training import through_time
 from snnconv.training.through_time import Settings, Unrolled, loss
 
@@ -354,7 +358,7 @@ def test_seconds_of_earlier_trainings_count(ann, data, tmp_path, monkeypatch, ca
     """On a clock that moves by a second whenever it is looked at: after each epoch, and when a training begins."""
     first, second, older = (str(tmp_path / name) for name in ("1.safetensors", "2.safetensors", "3.safetensors"))
     monkeypatch.setattr(finetune, "time", SimpleNamespace(perf_counter=map(float, itertools.count()).__next__))
-    monkeypatch.setattr(finetune, "train_through_time", lambda network, teacher, train, how, after_epoch: [
+    monkeypatch.setattr(finetune, "train_through_time", lambda network, teacher, train, how, after_epoch, **_: [
         after_epoch(done) for done in range(1, how.epochs + 1)
     ])  # fmt: skip
     options = {"base": BASE, "data": data, "lr": 0.02, "timesteps": 1}
@@ -456,7 +460,9 @@ def teacher(open_tiny_run):
 
 def test_a_run_teaches_in_the_place_of_the_ann(data, teacher, monkeypatch):
     ann, seen = instantiate(teacher.cfg.model), []
-    monkeypatch.setattr(through_time, "loss", lambda logits, labels, taught, how: seen.append(taught) or logits.sum())
+    monkeypatch.setattr(
+        through_time, "loss", lambda logits, labels, taught, how, task: seen.append(taught) or logits.sum()
+    )
     options = {"base": BASE, "data": data, "epochs": 1, "lr": 0.02, "timesteps": 1}
     snn = convert(ann.double(), [], teacher=str(teacher.folder), **options)
     data.train.set_epoch(0)
@@ -472,7 +478,7 @@ def test_a_run_teaches_in_the_place_of_the_ann(data, teacher, monkeypatch):
 def test_a_teacher_that_does_not_fit_is_named(teacher, data, begin, exact_network, exact_images):
     """Rehearsed, before anything is trained."""
     options = {"base": BASE, "epochs": 1, "lr": 0.02, "timesteps": 1, "teacher": str(teacher.folder)}
-    with pytest.raises(ValueError, match=r"method\.teacher=.*: its network has 2 classes, this network has 3"):
+    with pytest.raises(ValueError, match=r"method\.teacher=.*: its network has outputs \[2\], this network has \[3\]"):
         begin(partial(convert, data=data, **options), exact_network(), [(exact_images(), torch.arange(2) % 2)])
 
 
@@ -548,6 +554,45 @@ def test_a_converted_network_is_trained_as_the_ann_is(ann, data, simulation, exa
     )
     assert all(torch.equal(before[name], tensor) for name, tensor in snn.state_dict().items())
     assert trained.latency.needs_training == "weights"
+
+
+def test_numbers_are_learned_over_time_as_written_out():
+    """The loss of means up to each t, by hand; the result has the task of the model it began with, and is nearer to the targets."""
+    torch.manual_seed(0)
+    x = torch.rand(60, 4)
+    y = x @ torch.tensor([[1.0], [2], [-1], [0]])
+    task = Regress(mean=y.mean(0), std=y.std(0), metrics={"mae": measure("MeanAbsoluteError")})
+    logits, taught = torch.randn(3, 60, 1), torch.randn(60, 1)
+    settings = {"timesteps": 3, "epochs": 1, "lr": 1.0}
+    scaled, means = (y - y.mean(0)) / y.std(0), [logits[:t].mean(0) for t in (1, 2, 3)]
+    expected = sum((0.75 * (m - scaled).square() + 0.25 * (m - taught).square()).mean() for m in means) / 3
+    torch.testing.assert_close(
+        loss(logits, y, taught, Settings(loss="every", distill=0.25, **settings), task), expected
+    )
+    network = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
+    batches = list(zip(x.split(20), y.split(20), strict=True))
+    snn = registry.convert(network, x).for_task(task)
+    trained = finetune_snn(snn, batches, timesteps=3, epochs=10, lr=0.02)
+    assert (trained.task.mean, [*trained.task.metrics]) == (task.mean, ["mae"])
+    assert accuracy(trained, batches) > accuracy(snn, batches) + 0.2
+    with pytest.raises(ValueError, match=r"task=classify: targets are torch\.float32 \[2, 1\], expected integers"):
+        finetune_snn(network, batches, timesteps=3)
+    with pytest.raises(ValueError, match=r"the network gives \[2, 1\], the targets are \[2, 2\]"):
+        finetune_snn(snn, [(x, y.expand(60, 2))], timesteps=3)
+
+
+def test_frames_are_learned_one_in_each_step():
+    """Unrolled over frames as the model simulates them."""
+    torch.manual_seed(0)
+    frames = torch.rand(6, 5, 4)
+    network = MeanOverTime(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
+    snn = registry.convert(network, frames, simulation=UNFOLDED)
+    expected = snn(frames, 7)
+    unrolled = Unrolled(trainable_network(copy.deepcopy(snn), Settings(timesteps=7)), 7, snn.encoder)
+    torch.testing.assert_close(unrolled(frames).detach(), expected)
+    trained = finetune_snn(snn, [(frames, torch.arange(6) % 3)], timesteps=7, epochs=1, lr=1e-9)
+    torch.testing.assert_close(trained(frames, 7), expected, rtol=1e-4, atol=1e-4)
+    assert trained.latency.encoding == "frames"
 
 
 def test_settings_that_do_not_exist_are_named(ann, data):

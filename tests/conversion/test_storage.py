@@ -15,6 +15,12 @@ import snnconv
 from networks import TRAINING
 from snnconv.conversion.method import rehearse
 from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.models.over_time import MeanOverTime
+from snnconv.spiking.encoders.phase import Phase
+from snnconv.spiking.encoders.poisson import Poisson
+from snnconv.spiking.encoders.ttfs import TimeToFirstSpike
+from snnconv.spiking.metrics import Measure, measure
+from snnconv.spiking.tasks import Classify, Multilabel, Regress
 
 NOT_OF_IT = "does not start from this network"
 
@@ -171,3 +177,75 @@ def test_a_run_folder_loads_as_an_ann():
     ann = snnconv.load(Path(__file__).parents[1] / "stored_runs" / "mlp")
     assert not ann.training
     assert ann(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+TASK_METRICS = {
+    "classify": Classify(
+        metrics={"f1": measure("F1Score", task="multiclass", num_classes=3, average="none", percent=True)}
+    ),
+    "regress": Regress(mean=[1.0, 2, 3], std=[2.0, 1, 1], metrics={"mae": measure("MeanAbsoluteError")}),
+    "multilabel": Multilabel(label_weights=[1.0, 2, 3], readout="membrane"),
+}
+TARGETS = {
+    "classify": torch.arange(20) % 3,
+    "regress": torch.rand(20, 3) * 3,
+    "multilabel": torch.arange(60).view(20, 3) % 2 * 1.0,
+}
+
+
+@pytest.mark.parametrize("name", TASK_METRICS)
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_task_and_its_metrics_come_back(name, precision, tmp_path):
+    """With the same scores and metrics at every t."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    x, task = torch.rand(20, 4), TASK_METRICS[name]
+    snn = snnconv.convert(model, x, simulation={"precision": precision}).for_task(task)
+    snnconv.save(snn, tmp_path / "snn")
+    again = snnconv.load(tmp_path / "snn")
+    assert (again.task.name, again.task.readout, again.latency) == (name, task.readout, snn.latency)
+    assert again.exact is None or again.exact.task is again.task
+    batches = [(x, TARGETS[name])]
+    before, after = (snnconv.accuracy_over_time(each, batches, 4) for each in (snn, again))
+    assert (after.correct, after.metrics) == (before.correct, before.metrics)
+    same(again.task.loss(x[:, :3], TARGETS[name]), task.loss(x[:, :3], TARGETS[name]))
+
+
+@pytest.mark.parametrize("encoder", [Poisson(seed=3), Phase(bits=4, low=-1.0), TimeToFirstSpike(window=5)])
+def test_the_encoder_comes_back_with_its_range(encoder, tmp_path):
+    x = torch.rand(20, 4)
+    snn = snnconv.convert(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), x).encoded(encoder, [(x, x)])
+    snnconv.save(snn, tmp_path / "snn")
+    again = snnconv.load(tmp_path / "snn")
+    same(again(x, 10), snn(x, 10))
+    assert again.latency == snn.latency
+
+
+def test_a_network_of_frames_goes_on_reading_frames(tmp_path):
+    frames = torch.rand(12, 5, 4)
+    snn = snnconv.convert(MeanOverTime(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))), frames)
+    snnconv.save(snn, tmp_path / "snn")
+    again = snnconv.load(tmp_path / "snn")
+    same(again(frames, 7), snn(frames, 7))
+    assert again.latency.encoding == "frames"
+    description = json.loads((tmp_path / "snn.json").read_text())
+    for key in ("task", "encoder"):
+        del description[key]  # as files of older versions are
+    (tmp_path / "snn.json").write_text(json.dumps(description))
+    same(snnconv.load(tmp_path / "snn")(frames, 7), snn(frames, 7))
+
+
+def test_a_metric_that_is_no_data_is_not_stored(tmp_path):
+    class Own(type(measure("MeanAbsoluteError").metric)):
+        pass
+
+    snn = snnconv.convert(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), torch.rand(20, 4))
+    with pytest.raises(
+        ValueError, match=r"metric own: cannot be stored; make it by snnconv\.spiking\.metrics\.measure"
+    ):
+        snnconv.save(snn.for_task(Regress(metrics={"own": Measure(Own())})), tmp_path / "snn")
+    snnconv.save(snn.for_task(Regress(metrics={"mae": measure("MeanAbsoluteError")})), tmp_path / "snn")
+    text = (tmp_path / "snn.json").read_text()
+    (tmp_path / "snn.json").write_text(text.replace('"MeanAbsoluteError"', '"BootStrapper"'))
+    with pytest.raises(ValueError, match=r"snn\.json: metric"):
+        snnconv.load(tmp_path / "snn")

@@ -5,8 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from snnconv.data.arrays import arrays, as_targets, find
+from snnconv.data.arrays import arrays, find
 from snnconv.data.facts import moments
+from snnconv.data.samples import as_targets
 
 SETTINGS = {"test": None, "layout": "auto", "targets": "classes"}
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
-from snnconv.data.folder import FolderBatches, ImageFiles, transform
+from snnconv.data.image_files import FolderBatches, ImageFiles, transform
 from snnconv.data.splits import Splits
 from snnconv.runtime import distributed
 from snnconv.spiking.accuracy import accuracy

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from snnconv.data.batches import Batches
-from snnconv.data.folder import FolderBatches
+from snnconv.data.image_files import FolderBatches
 from snnconv.runtime.found_data import complete
 
 

@@ -6,7 +6,7 @@ import torch
 from hydra.utils import instantiate
 from scipy.io import wavfile
 
-from snnconv.data.signals import find_words, log_mel, speech_commands
+from snnconv.data.speech import find_words, log_mel, speech_commands
 
 RATE = 8000
 PLAIN = {"calibration": 100, "batch_size": 4, "seed": 0, "device": "cpu"}

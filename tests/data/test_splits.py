@@ -87,7 +87,7 @@ def test_only_training_is_shuffled_and_augmented():
         ({"calibration": 301}, "301 calibration"),
         ({"calibration": 0}, "0 calibration"),
         ({"input_shape": [3, 1, 2]}, r"images are \[1, 1, 2\], data.input_shape says \[3, 1, 2\]"),
-        ({"num_classes": 9}, r"labels do not lie in 0…8"),
+        ({"num_classes": 9}, r"training label 9 \(40 such labels\), expected 0…8"),
         ({"batch_size": 0}, "batch_size=0"),
     ],
 )
@@ -402,7 +402,7 @@ def test_a_damaged_cifar_file_is_named(load, cifar10_files, damage):
 
 def test_labels_that_are_no_class_are_told(load, cifar10_files):
     write(cifar10_files / "test_batch", {**cifar_part(20), "labels": [10] * 20})
-    with pytest.raises(ValueError, match=r"CIFAR10: test labels do not lie in 0…9"):
+    with pytest.raises(ValueError, match=r"CIFAR10: test label 10 \(20 such labels\), expected 0…9"):
         load("cifar10")
 
 

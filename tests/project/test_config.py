@@ -12,7 +12,7 @@ from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from snnconv.data.folder import cut_files
+from snnconv.data.imagenet import cut_files
 from snnconv.data.splits import cut
 from snnconv.runtime.opening import explain
 from snnconv.runtime.tracking import Tracker

@@ -1,15 +1,22 @@
 """Early stop over time against a literal transcription: each image on its own, one step at a time."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
+import snnconv
+from snnconv.conversion.checks import check
 from snnconv.conversion.methods.qcfs import convert
-from snnconv.spiking.early_exit import THRESHOLDS, choose_threshold, early_exit
+from snnconv.conversion.registry import find
+from snnconv.conversion.rules import least_squares
+from snnconv.data.batches import Batches
+from snnconv.spiking.early_exit import THRESHOLDS, choose_threshold, early_exit, require_exit
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.simulation import Simulation, Timing
-from snnconv.spiking.tasks import running_mean
+from snnconv.spiking.tasks import Dense, Multilabel, Regress, running_mean
 
 T = 8
 
@@ -52,6 +59,48 @@ def test_the_threshold_is_the_quickest_that_costs_at_most_the_tolerance(snn, tin
     for threshold in THRESHOLDS[::8]:
         other_accuracy, other_timesteps = literally(snn, valid, threshold)
         assert other_accuracy < least or other_timesteps >= mean_timesteps
+
+
+@pytest.mark.parametrize("name", ["multilabel", "dense"])
+def test_other_tasks_leave_by_their_own_confidence(name):
+    """Image by image: the first step whose confidence reaches the threshold."""
+    torch.manual_seed(0)
+    dense = name == "dense"
+    head = [nn.Conv2d(4, 3, 1)] if dense else [nn.Flatten(), nn.Linear(64, 3)]
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), *head)
+    images = torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8)
+    targets = torch.randint(3, (20, 4, 4)) if dense else torch.randint(2, (20, 3)).float()
+    batches = Batches(images, targets, 6, [0.5], [0.05])
+    task = Dense() if dense else Multilabel()
+    snn = snnconv.convert(network, batches, simulation={"exit": "confidence", "exit_tolerance": 0.1}).for_task(task)
+    snn.simulation = replace(snn.simulation, schedule="step")
+    early = early_exit(snn, batches, batches, T)
+    score, steps = 0.0, 0
+    for inputs, wanted in batches:
+        means = running_mean(snn(inputs, T))
+        for n in range(len(inputs)):
+            confident = [t for t in range(T) if task.confidence(means[t, n : n + 1]) >= early.threshold]
+            t = confident[0] if confident else T - 1
+            score += float(task.right(means[t, n : n + 1], wanted[n : n + 1]))
+            steps += t + 1
+    assert early.accuracy == pytest.approx(score / 20)
+    assert early.mean_timesteps == steps / 20 < T
+
+
+def test_what_cannot_leave_early_is_told_before_training():
+    asked = Simulation(exit="confidence")
+    with pytest.raises(ValueError, match="task=regress have no confidence"):
+        require_exit(asked, Regress())
+    with pytest.raises(ValueError, match=r"not task\.readout=last"):
+        require_exit(asked, Multilabel(readout="last"))
+    with pytest.raises(ValueError, match="has to know T in advance"):
+        require_exit(asked, Multilabel(), Timing(anytime=False))
+    with pytest.raises(ValueError, match=r"data\.valid=0"):
+        require_exit(asked, Multilabel(), valid=0)
+    require_exit(Simulation(), Regress(), Timing(anytime=False), valid=0)
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.rand(40, 4)
+    refused = check(model, partial(find("mse"), simulate=asked, rule=least_squares), [(x, x[:, :2])], task=Regress())
+    assert "task=regress have no confidence" in str(refused.obstacles[0])
 
 
 def test_nobody_leaves_unless_asked(snn, tiny_batches):

@@ -1,11 +1,18 @@
 """Inputs over time: what each encoder sends, and that a changing input is simulated as a constant one is."""
 
+import re
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 import torch
 from hydra.utils import instantiate
 from torch import nn
 
+from networks import TRAINING
+from snnconv.conversion.method import rehearse
 from snnconv.conversion.registry import convert
+from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.models.over_time import MeanOverTime
 from snnconv.spiking.accuracy import accuracy_over_time
 from snnconv.spiking.encoders.direct import Direct
@@ -83,6 +90,30 @@ def test_an_input_that_is_the_same_in_every_step_is_a_constant_one(method):
     snn = convert(network(), IMAGES, method=method)
     over_time = IMAGES.expand(6, *IMAGES.shape)
     torch.testing.assert_close(snn(over_time, over_time=True), snn(IMAGES, 6), rtol=0, atol=0)
+
+
+def test_every_method_takes_inputs_that_change_or_the_page_says_so(
+    any_method, compose_config, exact_network, exact_images
+):
+    """Those that do give the same for an input that is there in every step as for a constant one."""
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    constant = re.findall(r"`(\w+)`", page.partition("take the same input in every step")[0].rpartition(". ")[2])
+    method = instantiate(compose_config(f"method={any_method}", "timesteps=6", "levels=4", *TRAINING).method)
+    batches, snn = [(exact_images(8), torch.arange(8) % 3)], None
+    for activation in (lambda: QCFS(4), nn.ReLU):
+        with suppress(ValueError):
+            snn = snn or rehearse(method, exact_network("plain", activation), batches)
+    if snn is None:
+        assert any_method == "finetune"
+        return
+    images = exact_images(5)
+    over_time = images.expand(6, *images.shape)
+    assert (any_method in constant) == (not snn.timing.changing_inputs)
+    if any_method in constant:
+        with pytest.raises(ValueError, match=f"{snn.method or 'this method'} counts on the same input in every step"):
+            snn(over_time, over_time=True)
+    else:
+        torch.testing.assert_close(snn(over_time, over_time=True), snn(images, 6), rtol=1e-5, atol=1e-6)
 
 
 def test_methods_that_count_on_a_constant_input_say_so():

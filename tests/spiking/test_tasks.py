@@ -72,6 +72,86 @@ def test_losses_by_hand():
     torch.testing.assert_close(weighted.loss(outputs[0, :, :, 0, 0], CLASSES), (each * weights).sum() / weights.sum())
 
 
+@every
+def test_the_distance_from_a_teacher(task, outputs, targets):
+    """Zero from itself, and otherwise the divergence of distributions, or the squared distance, written out."""
+    ours, theirs, tau = outputs[0].double(), outputs[1].double(), 2.0
+    torch.testing.assert_close(task.distance(ours, ours, tau), torch.zeros((), dtype=torch.float64))
+    if task.name == "regress":
+        expected = (ours - theirs).square().mean()
+    elif task.name == "multilabel":
+        p, q = (theirs / tau).sigmoid(), (ours / tau).sigmoid()
+        expected = tau**2 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
+    else:
+        p, q = (theirs / tau).softmax(1), (ours / tau).softmax(1)
+        expected = tau**2 * (p * (p / q).log()).sum(1).mean()
+    torch.testing.assert_close(task.distance(ours, theirs, tau), expected)
+
+
+def test_the_confidence_in_a_decision():
+    outputs = {name: EXAMPLES[name][1].double() for name in ("classify", "multilabel", "dense")}
+    for t, n in ((0, 0), (3, 5)):
+        one = outputs["classify"][t, n]
+        assert Classify().confidence(outputs["classify"])[t, n] == pytest.approx(one.softmax(0).max().item())
+        labels = [max(p, 1 - p) for p in outputs["multilabel"][t, n].sigmoid().tolist()]
+        assert Multilabel().confidence(outputs["multilabel"])[t, n] == pytest.approx(min(labels))
+        pixels = [outputs["dense"][t, n, :, y, x].softmax(0).max().item() for y in range(4) for x in range(4)]
+        assert Dense().confidence(outputs["dense"])[t, n] == pytest.approx(sum(pixels) / 16)
+    with pytest.raises(ValueError, match="task=regress have no confidence"):
+        Regress().require_confidence()
+
+
+def test_balanced_labels_weigh_as_much_with_as_without():
+    targets = torch.tensor([[1.0, 0], [1, 1], [1, 0], [0, 0]])
+    task = Multilabel(label_weights="balanced").prepared(targets)
+    assert task.label_weights == pytest.approx([1 / 3, 3])
+    outputs = torch.randn(4, 2)
+    each = [F.binary_cross_entropy_with_logits(outputs[:, k], targets[:, k], reduction="none") for k in range(2)]
+    weights = [torch.where(targets[:, k] > 0, task.label_weights[k], 1.0) for k in range(2)]
+    expected = sum((e * w).sum() for e, w in zip(each, weights, strict=True)) / 8
+    torch.testing.assert_close(task.loss(outputs, targets), expected)
+    with pytest.raises(ValueError, match="no training sample has label 1"):
+        Multilabel(label_weights="balanced").prepared(torch.tensor([[1.0, 0], [0, 0]]))
+    with pytest.raises(ValueError, match=r"task\.label_weights: 3 weights for 2 labels"):
+        Multilabel(label_weights=[1.0, 1, 1]).prepared(targets)
+
+
+@pytest.mark.parametrize(
+    ("task", "targets", "text"),
+    [
+        (Classify(), torch.tensor([2, 2, 2]), "the training targets hold class 2 alone; at least two classes"),
+        (Dense(), torch.tensor([[[0, 255], [0, 0]]]), "class 0 alone, and 255 counts as no label"),
+        (Regress(), torch.tensor([[1.0, 7], [2, 7]]), "all training targets of output 1 are 7; leave it out"),
+        (Classify(), torch.tensor([[0.0], [1]]), r"expected integers \[N\], .*classes are integers, y.astype\(int\)"),
+        (Classify(), torch.tensor([[0.0, 1], [1, 0]]), r"task=multilabel or regress; one-hot rows are classes by y.argmax\(1\)"),
+        (Regress(), torch.tensor([0.5, 1.5]), r"expected numbers in floating point, \[N, K\]; numbers are given as \[N, 1\]"),
+        (Multilabel(), torch.tensor([[0.0, 2], [1, 0]]), "expected 0 and 1 .*they fit task=regress"),
+    ],
+)  # fmt: skip
+def test_targets_from_which_nothing_can_be_learned(task, targets, text):
+    with pytest.raises(ValueError, match=text):
+        task.prepared(targets)
+
+
+def test_a_class_without_samples_is_told(caplog):
+    Classify().prepared(torch.tensor([1, 2, 2]))
+    assert "no training sample has class 0, of classes up to 2; are they numbered from 0" in caplog.text
+
+
+def test_targets_that_would_be_broadcast_are_refused():
+    """[N, 1] minus [N] is [N, N]: a score would come out."""
+    model = nn.Linear(4, 1)
+    batches = [(torch.rand(6, 4), torch.rand(6))]
+    with pytest.raises(ValueError, match=r"numbers are given as \[N, 1\]"):
+        accuracy(model, batches, Regress())
+    with pytest.raises(ValueError, match=r"the network gives \[6, 1\], the targets are \[6, 2\]"):
+        accuracy(model, [(torch.rand(6, 4), torch.rand(6, 2))], Regress())
+    with pytest.raises(ValueError, match=r"the network gives \[6, 1\], the targets are \[6\] with classes up to 5"):
+        accuracy(model, [(torch.rand(6, 4), torch.arange(6))])
+    with pytest.raises(ValueError, match="task=classify: targets are"):
+        fit(model, batches, epochs=1, lr=0.1, verbose=False)
+
+
 def test_balanced_weights_give_every_class_the_same_share():
     weights = torch.tensor(Classify(class_weights="balanced").prepared(CLASSES).class_weights)
     torch.testing.assert_close(weights * CLASSES.bincount(), torch.full((3,), 2.0))

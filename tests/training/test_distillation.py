@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnconv.nn.graph.kinds import is_activation
-from snnconv.training.distillation import LayerDistances, distillation
+from snnconv.spiking.tasks.distances import distillation
+from snnconv.training.distillation import LayerDistances
 from snnconv.training.loop import fit
 from snnconv.training.settings import Fit
 
@@ -84,19 +85,19 @@ def test_loading_a_teacher_draws_nothing(teacher, open_tiny_run, tiny_batches):
     from snnconv.training.distillation import load_teacher
 
     state = torch.get_rng_state()
-    load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), 2)
+    load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), [2])
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_teacher_that_does_not_fit_is_told(teacher):
     from snnconv.training.distillation import load_teacher
 
-    with pytest.raises(ValueError, match="has 2 classes, this network has 3"):
-        load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), 3)
+    with pytest.raises(ValueError, match=r"has outputs \[2\], this network has \[3\]"):
+        load_teacher(str(teacher), torch.zeros(1, 1, 4, 4), [3])
     with pytest.raises(ValueError, match="does not accept images"):
-        load_teacher(str(teacher), torch.zeros(1, 1, 8, 8), 2)
+        load_teacher(str(teacher), torch.zeros(1, 1, 8, 8), [2])
     with pytest.raises(ValueError, match=r"^fit\.teacher=nowhere: this run folder does not exist$"):
-        load_teacher("nowhere", torch.zeros(1, 1, 8, 8), 2)
+        load_teacher("nowhere", torch.zeros(1, 1, 8, 8), [2])
 
 
 def test_a_missing_teacher_leaves_nothing_to_resume(open_tiny_run, tiny_batches, tmp_path):

@@ -29,6 +29,7 @@ from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.runtime.checkpoint import identity, weights_hash
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.simulation import Simulation
+from snnconv.spiking.tasks import CLASSIFY
 from snnconv.training.distillation import load_teacher
 from snnconv.training.through_time import Settings, defaults, train_through_time
 
@@ -36,7 +37,8 @@ log = logging.getLogger(__name__)
 
 
 def _rehearse(ann: nn.Module, batches: Iterable, *, base: Any, teacher: str | None = None, start: str | None = None,
-              load: str | None = None, save: str | None = None, data: Any = None, simulate: Any = None,
+              load: str | None = None, save: str | None = None, data: Any = None, simulate: Any = None, task: Any = None,
+              encoder: Any = None,
               **settings: Any) -> None:  # fmt: skip
     """Check everything that `convert` needs, without training."""
     training, samples = Settings(**settings), list(batches)
@@ -57,6 +59,8 @@ def convert(
     *,
     base: Any = None,
     data: Any = None,
+    task: Any = None,
+    encoder: Any = None,
     simulate: Simulation | Mapping[str, Any] | None = None,
     teacher: str | None = None,
     start: str | None = None,
@@ -66,7 +70,8 @@ def convert(
 ) -> SpikingModel:
     """`ann` converted by `base`, another method, then trained on `data` (see `training.through_time.Settings`).
 
-    `base` is a method; `data` is an iterable of batches, or `Splits`, whose training images are used.  Both may be configurations.
+    `base` is a method; `data` is an iterable of batches, or `Splits`, whose training images are used; `task` gives the loss (by
+    default that of classification), and `encoder` the inputs of every step (by default the images).  All may be configurations.
     `teacher` is a run folder whose network replaces `ann` as the teacher (`trust.trusting` permits its classes).  `save` is the
     file to which the trained network is written after every epoch.  Such a file, of any T, can be the starting point of another
     training (`start`), or can be loaded instead of training (`load`); its training time is added to this model's.
@@ -74,7 +79,9 @@ def convert(
     """
     training = Settings(**settings)
     require_files(training.distill, teacher, start, load, save)
+    batches = batches if encoder is None else list(batches)
     snn = _built(base)(ann, batches, simulate=Simulation(fold_threshold=False))
+    snn = snn if encoder is None else snn.encoded(_built(encoder), batches)
     network = trainable(snn, training)
     record = load_trained(network, start or load, keep_potential=not load)
     hashed, spent = weights_hash(ann), float(record.get("seconds", 0))
@@ -102,7 +109,10 @@ def convert(
             seconds = {"seconds": round(spent + time.perf_counter() - began, 3)} if timed else {}
             save_trained(network, save, {**record, "epochs": done, **seconds})
 
-        train_through_time(network, teaching, train, training, after_epoch)
+        learned = _built(task) or CLASSIFY
+        if training.distill < 1:  # otherwise targets are not used
+            learned = learned.prepared(getattr(train, "labels", None))
+        train_through_time(network, teaching, train, training, after_epoch, task=learned, encoder=snn.encoder)
     latency = replace(snn.latency, needs_training="weights")
     timesteps: Any = training.timesteps  # `Settings` has converted it to one number
     return SpikingModel(
@@ -132,9 +142,9 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _teacher(ann: nn.Module, run: str, images: Tensor) -> nn.Module:
-    """The network of the folder `run`; ValueError if it does not accept `images` or has another number of logits than `ann`."""
+    """The network of the folder `run`; ValueError if it does not accept `images` or has outputs of another shape."""
     folded = fold_batchnorm(ann)
     dtype = next(folded.parameters()).dtype
     with torch.no_grad():
-        classes = folded.to(images.device)(images[:1].to(dtype)).shape[-1]
-        return load_teacher(run, images[:1].float(), classes, setting="method.teacher").to(dtype)
+        shape = folded.to(images.device)(images[:1].to(dtype)).shape[1:]
+        return load_teacher(run, images[:1].float(), shape, setting="method.teacher").to(dtype)

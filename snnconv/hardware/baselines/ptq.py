@@ -34,6 +34,7 @@ from snnconv.nn.graph.names import attributes, free_name
 from snnconv.nn.graph.relus import replace_relus
 from snnconv.nn.graph.rewrite import replace_modules, set_submodule
 from snnconv.nn.graph.trace import trace
+from snnconv.spiking.tasks import CLASSIFY, Task
 
 MOST_BITS = 16
 BATCH = 50  # images in one update of a moving average
@@ -111,7 +112,7 @@ class Quantized:
     ranges: int
 
 
-def dynamic(ann: nn.Module, data: Splits, **settings: Any) -> Quantized:
+def dynamic(ann: nn.Module, data: Splits, task: Task = CLASSIFY, **settings: Any) -> Quantized:
     """`ann` with integer weights, and activations quantized with the range of each image.  A trained θ still clips."""
     chosen = Settings(**{**settings, "from_theta": False})
     network, _ = prepared(fold_batchnorm(ann), chosen, PerImage)
@@ -119,7 +120,7 @@ def dynamic(ann: nn.Module, data: Splits, **settings: Any) -> Quantized:
     return Quantized(network.eval(), chosen, 0)
 
 
-def static(ann: nn.Module, data: Splits, **settings: Any) -> Quantized:
+def static(ann: nn.Module, data: Splits, task: Task = CLASSIFY, **settings: Any) -> Quantized:
     """`ann` with integer weights and activations, with ranges from θ or from calibration images."""
     return calibrated(fold_batchnorm(ann), data.calibration, Settings(**settings))
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from rich.progress import track
 from torch import nn
-from torch.nn import functional as F
 
 from snnconv.data.splits import Splits
 from snnconv.hardware.baselines.ptq import Quantized, Settings, calibrated
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.runtime import distributed
 from snnconv.runtime.run import TrainingError
+from snnconv.spiking.tasks import CLASSIFY, Task
 from snnconv.training.epochs import Totals, set_lr
 from snnconv.training.settings import Fit
 
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 def qat(
     ann: nn.Module,
     data: Splits,
+    task: Task = CLASSIFY,
     *,
     epochs: int = 3,
     lr: float = 0.01,
@@ -31,8 +32,9 @@ def qat(
     average: float = 0.9,
     **settings: Any,
 ) -> Quantized:
-    """`ann` quantized by `ptq.static` (`settings`; `average` is its momentum), then trained for `epochs` epochs with SGD.
+    """`ann` quantized by `ptq.static` (`settings`; `average` is its momentum), then trained for `epochs` epochs.
 
+    The optimizer is SGD, on the loss of the task.
     Rounding has a straight-through gradient for values inside the range.  Ranges are fixed, except for θ, which is trained.  With
     one scale per output channel batch norms are trained as well, because each is a factor and a bias per channel, which the scale
     absorbs exactly; otherwise they are folded first.  The weights of the last epoch are used.  ValueError for wrong settings.
@@ -49,11 +51,11 @@ def qat(
         raise ValueError("baseline=qat: supports only one process; start it without torchrun")
     quantize = Settings(momentum=average, **settings)
     quantized = calibrated(ann if quantize.per_channel else fold_batchnorm(ann), data.calibration, quantize)
-    _train(quantized.network, data, fit)
+    _train(quantized.network, data, fit, task)
     return replace(quantized, network=quantized.network.eval())
 
 
-def _train(network: nn.Module, data: Splits, fit: Fit) -> None:
+def _train(network: nn.Module, data: Splits, fit: Fit, task: Task) -> None:
     """Train `network` in place.  TrainingError if the loss is not finite."""
     network.to(data.train.device).requires_grad_()
     optimizer, steps = fit.optimizer(network), len(data.train)
@@ -65,11 +67,11 @@ def _train(network: nn.Module, data: Splits, fit: Fit) -> None:
         for index, (images, labels) in enumerate(batches):
             set_lr(optimizer, fit.lr_at(epoch * steps + index, steps))
             logits = network(images)
-            loss = F.cross_entropy(logits, labels)
+            loss = task.loss(logits, labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            totals.add(loss, logits.detach().argmax(1) == labels)
+            totals.add(loss, task.right(logits.detach(), labels))
         mean, correct = totals.means()
         if not math.isfinite(mean):
             raise TrainingError(f"baseline=qat: the loss is not finite in epoch {epoch + 1}; try a smaller baseline.lr")

@@ -9,21 +9,23 @@ example.
 """
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from snnconv.hardware.integer.accumulator import IntegerLayer
 from snnconv.hardware.integer.groups import Value
 from snnconv.hardware.integer.neuron import EXACT, IntegerIntegrateFire, require_width
-from snnconv.hardware.integer.operations import LOGITS
+from snnconv.hardware.integer.operations import LOGITS, Times
 from snnconv.hardware.integer.plan import Plan
 from snnconv.hardware.integer.quantizer import Quantizer
 from snnconv.nn.graph.folding import fold_amplitudes
 from snnconv.nn.quantization import Bits, largest_integer, stored_bits
+from snnconv.spiking.encoders.direct import Direct
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
@@ -105,6 +107,10 @@ def integerize(
     exceed ±2^24, and if the widths are too small for the weights.
     """
     require_width(membrane_bits)
+    if not isinstance(snn.encoder, Direct):
+        raise ValueError(
+            f"encoder={snn.encoder.name}: an integer network takes the same inputs in every step; use encoder=direct"
+        )
     for path, neuron in snn.neurons().items():
         if type(neuron) is not IntegrateFire or snn.for_timesteps or snn.timing.presented:
             raise ValueError(f"{path} ({type(neuron).__name__}): only plain integrate-and-fire neurons have an integer form "
@@ -122,6 +128,17 @@ def integerize(
     model = snn.like(fx.GraphModule(plan.network, plan.graph), fold_threshold=False, precision="float32")
     neurons: Any = model.neurons()
     return IntegerNetwork(model, quantizer.layers, neurons, quantizer.units, quantizer.requantized)
+
+
+def in_real_units(network: IntegerNetwork) -> SpikingModel:
+    """The spiking model of `network`, with outputs in the unit of the ANN's, as numbers and probabilities need them.
+
+    The classes of `task=classify` do not, and their model is returned as it is.  Neurons are shared with `network`.
+    """
+    snn, unit = network.snn, network.units.get(LOGITS)
+    if snn.task.name == "classify" or unit is None:
+        return snn
+    return snn.like(nn.Sequential(OrderedDict(integers=snn.network, unit=Times(unit.float()))))
 
 
 def _largest_pixel(images: list[Tensor]) -> float:

@@ -1,19 +1,27 @@
 """Base classes of the encoders."""
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Range = float | Sequence[float] | None  # of values: one number, or one for each channel
+
 
 class InputEncoder(ABC):
     """Base class: encodes a batch of inputs [N, C, …] as the input of every step."""
 
     name = "direct"
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments from which an equal encoder is made, as plain data."""
+        values = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()}
 
     def fitted(self, batches: Iterable[tuple[Tensor, Any]]) -> "InputEncoder":
         """This encoder, adapted to calibration inputs if it needs them."""
@@ -32,11 +40,13 @@ class SpikeCode(InputEncoder):
     the smallest and largest calibration input of each channel.
     """
 
-    def __init__(self, low: float | None = None, high: float | None = None) -> None:
+    def __init__(self, low: Range = None, high: Range = None) -> None:
         self.low: Any = low
         self.high: Any = high
-        if low is not None and high is not None and not high > low:
-            raise ValueError(f"encoder: low={low}, high={high}: high must be larger than low")
+        if low is not None and high is not None:
+            width = torch.as_tensor(high) - torch.as_tensor(low)
+            if (width < 0).any() or (width.dim() == 0 and width == 0):  # of several channels some may be constant
+                raise ValueError(f"encoder: low={low}, high={high}: high must be larger than low")
 
     def fitted(self, batches: Iterable[tuple[Tensor, Any]]) -> InputEncoder:
         """A copy with the range of every channel of `batches`, or self if the range was given; ValueError without batches."""

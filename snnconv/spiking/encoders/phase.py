@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from snnconv.spiking.encoders.base import SpikeCode
+from snnconv.spiking.encoders.base import Range, SpikeCode
 
 
 class Phase(SpikeCode):
@@ -10,7 +10,7 @@ class Phase(SpikeCode):
 
     name = "phase"
 
-    def __init__(self, bits: int = 8, low: float | None = None, high: float | None = None) -> None:
+    def __init__(self, bits: int = 8, low: Range = None, high: Range = None) -> None:
         super().__init__(low, high)
         if type(bits) is not int or not 1 <= bits <= 16:
             raise ValueError(f"encoder.bits={bits!r}: must be an integer from 1 to 16")

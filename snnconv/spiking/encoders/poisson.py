@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from snnconv.runtime.seed import derive
-from snnconv.spiking.encoders.base import SpikeCode
+from snnconv.spiking.encoders.base import Range, SpikeCode
 
 
 class Poisson(SpikeCode):
@@ -12,7 +12,7 @@ class Poisson(SpikeCode):
 
     name = "poisson"
 
-    def __init__(self, seed: int = 0, low: float | None = None, high: float | None = None) -> None:
+    def __init__(self, seed: int = 0, low: Range = None, high: Range = None) -> None:
         super().__init__(low, high)
         self.seed = seed
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from snnconv.spiking.encoders.base import SpikeCode
+from snnconv.spiking.encoders.base import Range, SpikeCode
 
 
 class TimeToFirstSpike(SpikeCode):
@@ -13,7 +13,7 @@ class TimeToFirstSpike(SpikeCode):
 
     name = "ttfs"
 
-    def __init__(self, window: int = 8, low: float | None = None, high: float | None = None) -> None:
+    def __init__(self, window: int = 8, low: Range = None, high: Range = None) -> None:
         super().__init__(low, high)
         if type(window) is not int or window < 2:
             raise ValueError(f"encoder.window={window!r}: must be an integer of at least 2 (steps)")
