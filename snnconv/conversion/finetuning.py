@@ -37,9 +37,9 @@ def finetune(
     converted (`convert`, with `train` as calibration).  `snn` is not changed.  A surrogate replaces the derivative of the spikes
     (Neftci et al., 2019); the neurons stay plain, so inference costs nothing more.
 
-    `train` is an iterable of (inputs [N, …], targets [N, …]) that can be iterated again in each epoch.  `teacher` is a network whose
-    outputs are learned as well; `distill` is its share of the loss (default 1; the rest is the loss of the task).  By default the
-    teacher is the ANN given as `snn`; a `SpikingModel` given as `snn` has no teacher and learns from the targets only.
+    `train` is an iterable of (inputs [N, …], targets [N, …]) that can be iterated again in each epoch.  `teacher` is a network
+    whose outputs are learned as well; `distill` is its share of the loss (default 1; the rest is the loss of the task).  By default
+    the teacher is the ANN given as `snn`; a `SpikingModel` given as `snn` has no teacher and learns from the targets only.
 
     `lr` is the largest learning rate, of AdamW with half a cosine.  Other settings are those of conf/method/finetune.yaml
     (`training.through_time.Settings`): loss, thresholds, surrogate, sharpness, momentum, weight_decay, temperature, ….

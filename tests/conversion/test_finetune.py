@@ -577,7 +577,7 @@ def test_numbers_are_learned_over_time_as_written_out():
     assert accuracy(trained, batches) > accuracy(snn, batches) + 0.2
     with pytest.raises(ValueError, match=r"task=classify: targets are torch\.float32 \[2, 1\], expected integers"):
         finetune_snn(network, batches, timesteps=3)
-    with pytest.raises(ValueError, match=r"the network gives \[2, 1\], the targets are \[2, 2\]"):
+    with pytest.raises(ValueError, match=r"the network returns \[2, 1\], the targets are \[2, 2\]"):
         finetune_snn(snn, [(x, y.expand(60, 2))], timesteps=3)
 
 

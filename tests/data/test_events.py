@@ -100,7 +100,7 @@ def test_wrong_recordings_are_named(tmp_path, content, text):
 def test_missing_folders_and_sets_are_told(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"train: no such folder; data\.root holds train/ and test/"):
         read(str(tmp_path), "folder", 4, 1, 0.5)
-    with pytest.raises(ValueError, match=r"data\.set='mnist': nmnist, dvs_gesture, cifar10_dvs or folder"):
+    with pytest.raises(ValueError, match=r"data\.set='mnist': must be nmnist, dvs_gesture, cifar10_dvs or folder"):
         read(str(tmp_path), "mnist", 4, 1, 0.5)
     (tmp_path / "train" / "a").mkdir(parents=True)
     (tmp_path / "train" / "a" / "0.npz").write_bytes(b"no archive")

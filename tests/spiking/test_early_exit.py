@@ -91,9 +91,9 @@ def test_what_cannot_leave_early_is_told_before_training():
     asked = Simulation(exit="confidence")
     with pytest.raises(ValueError, match="task=regress have no confidence"):
         require_exit(asked, Regress())
-    with pytest.raises(ValueError, match=r"not task\.readout=last"):
+    with pytest.raises(ValueError, match=r"needs task\.readout=mean, got task\.readout=last"):
         require_exit(asked, Multilabel(readout="last"))
-    with pytest.raises(ValueError, match="has to know T in advance"):
+    with pytest.raises(ValueError, match="must know T in advance"):
         require_exit(asked, Multilabel(), Timing(anytime=False))
     with pytest.raises(ValueError, match=r"data\.valid=0"):
         require_exit(asked, Multilabel(), valid=0)
