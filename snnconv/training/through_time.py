@@ -107,7 +107,7 @@ def loss(
     how: Settings,
     task: Task = CLASSIFY,
 ) -> Float[Tensor, ""]:
-    """(1 − d)·loss of the task + d·distance from the teacher, of the mean output over all steps, or averaged over the means up to t."""
+    """(1 − d)·loss of the task + d·distance from the teacher, of the mean output over T steps, or averaged over those up to t."""
     steps = torch.arange(1, len(outputs) + 1, device=outputs.device).view(-1, *[1] * (outputs.dim() - 1))
     means = outputs.cumsum(0) / steps if how.loss == "every" else outputs.mean(0, keepdim=True)
     total = torch.zeros((), device=outputs.device)
