@@ -89,7 +89,7 @@ def test_wrong_input_is_told_without_a_traceback(pooled: list[str], smoke: Path,
     text = fail(CHECK, *SMOKE, "method=srp", "method.warmup=0", cwd=tmp_path)
     assert "Obstacle 1: method.warmup=0: must be an integer of at least 1" in text
     text = fail(CHECK, *SMOKE, "activation=relu", "method=percentile", "data.calibration=1", cwd=tmp_path)
-    assert "takes 1000 activations or more, got " in text
+    assert "needs at least 1000 activations, got " in text
     text = fail(CHECK, *SMOKE, "simulate.exit=confidence", "data.valid=0", "export=nir", "method=srp", cwd=tmp_path)
     assert "simulate.exit=confidence: the threshold is chosen on validation images, but data.valid=0" in text
     text = fail(CHECK, *SMOKE, "export=nir", "method=st_bif", cwd=tmp_path)

@@ -96,7 +96,7 @@ def test_tells_what_is_wrong(smoke: Path, tmp_path: Path):
     assert "no convolution becomes smaller" in fail(COMPRESS, "run=run", "compress=low_rank", cwd=tmp_path)
     text = fail(COMPRESS, "run=run", "compress=[prune30,distill]", cwd=tmp_path)
     assert (
-        "compress: prune30: fit.distill_layers: no activation has the path and the shape of one of the teacher's"
+        "compress: prune30: fit.distill_layers: no activation has the same path and shape as an activation of the teacher"
         in text
     )
     assert not list(tmp_path.glob("run/compressed/*/*"))

@@ -210,7 +210,7 @@ def test_every_activation_sees_the_batch_in_front(forward):
 REFUSED = {
     "active dropout": (
         lambda net, x: net.b(F.dropout(net.a(x), 0.5)),
-        "calls dropout.*stays on.*training=self.training",
+        "calls dropout.*is active.*training=self.training",
     ),
     "mean of the batch": (lambda net, x: net.b(x) - x.mean(0), "mixes the images"),
     "relations of images": (lambda net, x: net.b(x) @ net.a(x).T, "mixes the images"),
@@ -221,7 +221,7 @@ REFUSED = {
         lambda net, x: net.a(x) if x.sum() > 0 else net.b(x),
         "cannot be captured: it branches on values",
     ),
-    "two outputs": (lambda net, x: (net.a(x), net.b(x)), "returns a tuple of 2, expected one tensor"),
+    "different outputs": (lambda net, x: (net.a(x), net.b(x)), "returns a tuple of 2, expected one tensor"),
     "dictionary": (lambda net, x: {"out": net.a(x)}, "returns a dict of 'out', expected one tensor"),
     "number of images": (lambda net, x: net.a(x) / len(x), "number of images"),
 }
