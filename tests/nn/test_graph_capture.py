@@ -221,7 +221,7 @@ REFUSED = {
         lambda net, x: net.a(x) if x.sum() > 0 else net.b(x),
         "cannot be captured: it branches on values",
     ),
-    "different outputs": (lambda net, x: (net.a(x), net.b(x)), "returns a tuple of 2, expected one tensor"),
+    "two outputs": (lambda net, x: (net.a(x), net.b(x)), "returns a tuple of 2, expected one tensor"),
     "dictionary": (lambda net, x: {"out": net.a(x)}, "returns a dict of 'out', expected one tensor"),
     "number of images": (lambda net, x: net.a(x) / len(x), "number of images"),
 }
