@@ -77,11 +77,16 @@ def curves() -> HTML:
     times = [2**k for k in range(8)]
     figure.update_xaxes(type="log", title="timesteps T", tickvals=times, ticktext=[str(t) for t in times])
     figure.update_yaxes(title="test accuracy in percent")
+    figure.update_xaxes(gridcolor="rgba(128,128,128,0.3)")
+    figure.update_yaxes(gridcolor="rgba(128,128,128,0.3)")
     figure.update_layout(
         height=1000,
         legend={"orientation": "h", "y": -0.15},
         colorway=qualitative.Dark24,
         template="plotly_white",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font_color="#808080",
         margin={"t": 30},
     )
     return HTML(figure.to_html(full_html=False, include_plotlyjs=True))
