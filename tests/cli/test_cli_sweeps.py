@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 import yaml
@@ -23,7 +24,8 @@ def summary(cwd: Path) -> list[dict]:
 
 def test_a_sweep_ends_with_a_table_a_picture_and_a_line_per_run(tmp_path: Path):
     text = succeed(TRAIN, "-m", *TINY, "levels=4,8", "seed=0,1", "track=jsonl", cwd=tmp_path)
-    rows = [line for line in text.splitlines() if line.startswith("│ levels=")]
+    lines = [line for line in text.splitlines() if line.startswith("│ levels=")]
+    rows, means = lines[:4], [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines[4:]]
     assert [row.split("│")[1].split() for row in rows] == [[f"levels={n}", f"seed={s}"] for n in (4, 8) for s in (0, 1)]
     assert text.count("4 of 4 runs finished. Summary: runs/sweeps/") == 1
     jobs = summary(tmp_path)
@@ -35,6 +37,11 @@ def test_a_sweep_ends_with_a_table_a_picture_and_a_line_per_run(tmp_path: Path):
         assert shown == [pytest.approx(100 * value, abs=0.005) for value in expected]
         command = f"python {TRAIN} -m {' '.join(TINY)} levels=4,8 seed=0,1 track=jsonl"
         assert result["command"].replace("'", "") == command.replace("'", "")
+    last = [100 * job["result"]["snn_accuracy"]["3"] for job in jobs]
+    expected = [f"{mean(pair):.2f} ± {stdev(pair):.2f}" for pair in (last[:2], last[2:])]
+    assert [(row[0], row[1], row[-1]) for row in means] == [
+        (f"levels={n}", "2", e) for n, e in zip((4, 8), expected, strict=True)
+    ]
     lines = [json.loads(line) for line in (tmp_path / "runs" / "results.jsonl").read_text().splitlines()]
     assert [(line["levels"], line["seed"]) for line in lines] == [(4, 0), (4, 1), (8, 0), (8, 1)]
     assert lines[3]["snn_accuracy"] == jobs[3]["result"]["snn_accuracy"]
