@@ -15,9 +15,11 @@ from snnconv.analysis.explanation import explain_run
 from snnconv.analysis.spike_trains import SHOWN, spike_trains
 from snnconv.conversion.methods import burst, parallel, qcfs, signed, srp, st_bif
 from snnconv.data.splits import Splits
+from snnconv.results import confusion
 from snnconv.results.page import learning
 from snnconv.results.report import report
 from snnconv.results.summary import shown_timesteps
+from snnconv.spiking import confusion as spiking_confusion
 from snnconv.spiking.accuracy import accuracy_over_time
 from snnconv.spiking.layers import list_layers
 from snnconv.spiking.measured import measured
@@ -136,6 +138,20 @@ def test_disturbed_images_where_they_were_asked_for(write):
     words = " ".join(Page(write("qcfs", explained="robustness")).text)
     for name in ("clean", "noise 0.1", "blur 1 px", "FGSM 1/255"):
         assert name in words
+
+
+def test_classes_and_layers(write, monkeypatch):
+    """A matrix for few classes; for many, the most frequent mistakes."""
+    words = " ".join(Page(write("qcfs", images=0)).text)
+    assert "Test images by class (row) and prediction (column), at T = 4" in words
+    assert "Accuracy of each class, T = 4" in words
+    assert re.search(r"\b3\.act1\s+IntegrateFire\s+\d+(×\d+)*\s", words)
+    for module in (spiking_confusion, confusion):
+        monkeypatch.setattr(module, "WHOLE", 2)
+    words = " ".join(Page(write("qcfs", images=0, name="many")).text)
+    assert "The most frequent mistakes of the SNN at T = 4" in words
+    assert "Accuracy of the classes that lose most, T = 4" in words
+    assert "Test images by class" not in words
 
 
 def test_compares_what_lies_in_the_run_folder(write):
