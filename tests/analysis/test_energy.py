@@ -207,8 +207,8 @@ def test_tables_show_microjoules(energy):
     ("override", "message"),
     [
         ("costs.fp32_45nm.mac=-1", r"mac=-1: must be a number of at least 0"),
-        ("costs.fp32_45nm.accumulate=cheap", r"accumulate='cheap': a number"),
-        ("+costs.fp32_45nm.memory=inf", r"memory=inf: a number"),
+        ("costs.fp32_45nm.accumulate=cheap", r"accumulate='cheap': must be a number"),
+        ("+costs.fp32_45nm.memory=inf", r"memory=inf: must be a number"),
         ("costs.fp32_45nm_sram.reuse=0.5", r"reuse=0.5: must be at least 1"),
     ],
 )
