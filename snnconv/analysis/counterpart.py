@@ -12,6 +12,7 @@ from snnconv.nn.graph.kinds import LINEAR_MODULES, is_activation
 from snnconv.nn.graph.relus import replace_relus
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.operators.base import Encoder
+from snnconv.spiking.operators.encoded_outputs import encode_outputs
 from snnconv.spiking.operators.placement import place_operators
 
 
@@ -45,3 +46,4 @@ def _candidates(model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> Iter
             yield graph
             kinds = (nn.ReLU, Encoder, *{type(module) for module in graph.modules() if is_activation(module)})
             yield place_operators(graph, kinds)
+            yield encode_outputs(graph)

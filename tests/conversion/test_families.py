@@ -43,6 +43,13 @@ def with_head(network, features):
     return network
 
 
+def without(inception, *blocks):
+    """`inception` without those of its blocks, which put out as many channels as they take."""
+    for block in blocks:
+        setattr(inception, f"Mixed_{block}", nn.Identity())
+    return inception
+
+
 FAMILIES = {
     "alexnet": lambda: with_head(models.alexnet(), 256 * 36),
     "vgg11_bn": lambda: with_head(models.VGG(make_layers(VGG, batch_norm=True)), 32 * 49),
@@ -53,7 +60,9 @@ FAMILIES = {
     "densenet121": lambda: models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=10),
     "squeezenet1_1": lambda: models.squeezenet1_1(num_classes=10),
     "googlenet": lambda: models.googlenet(num_classes=10, aux_logits=False, init_weights=True),
-    "inception_v3": lambda: models.inception_v3(num_classes=10, aux_logits=False, init_weights=True),
+    "inception_v3": lambda: without(
+        models.inception_v3(num_classes=10, aux_logits=False, init_weights=True), "5d", "6c", "6d", "6e", "7c"
+    ),
     "mobilenet_v2": lambda: models.MobileNetV2(10, 0.5, INVERTED),
     "mobilenet_v3_small": lambda: models.mobilenet_v3_small(num_classes=10, width_mult=0.25),
     "efficientnet_b0": lambda: models.EfficientNet(B0, 0.0, num_classes=10, last_channel=64),

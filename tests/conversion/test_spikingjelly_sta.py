@@ -7,6 +7,7 @@ import torch
 from spikingjelly.activation_based import ann2snn, functional
 from torch import nn
 
+from snnconv.analysis.explanation import explain
 from snnconv.analysis.operations import count_operations
 from snnconv.conversion.methods.spikingjelly_sta import convert
 from snnconv.conversion.registry import convert as by_name
@@ -112,6 +113,13 @@ def test_its_class_says_what_it_sends(network, batches, images):
     largest = max(rows[:, 2:].abs().max().item() for rows in counts.values())
     assert largest <= snn.latency.spike_levels
     assert count_operations(snn, [(images, None)], [1]).accumulates[1]["head"] > 0
+
+
+def test_its_energy_is_counted(network, batches, images):
+    """Shown once, the image gives no mean currents, so there are no errors to split."""
+    why = explain(network, convert(network, batches, **SETTINGS), [(images, torch.zeros(5).long())], [1, 2])
+    assert why.errors is None
+    assert 0 < why.energy.operations.spike_driven < 1
 
 
 def test_attention_that_spikingjelly_refuses():

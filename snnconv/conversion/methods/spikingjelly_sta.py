@@ -8,56 +8,21 @@ from typing import Any
 
 import torch
 from spikingjelly.activation_based.ann2snn.recipes.sta_transformer import _STAThresholdObserver
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from snnconv.conversion.method import converts
 from snnconv.data.batches import in_batches
 from snnconv.nn.graph.biases import homogeneous
-from snnconv.nn.graph.sites import Attention
-from snnconv.nn.graph.trace import trace
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime, to_spiking
 from snnconv.spiking.neurons.spikingjelly import STAEncoder
 from snnconv.spiking.operators.base import Encoder
-from snnconv.spiking.operators.choice import Choice
-from snnconv.spiking.operators.placement import insert_encoder, place_operators
+from snnconv.spiking.operators.encoded_outputs import encode_outputs
 from snnconv.spiking.operators.running_mean import RunningMean
-from snnconv.spiking.operators.signals import MOVES, MOVING_CALLS
 from snnconv.spiking.simulation import Simulation, Timing
 
 MODES = ("mse", "max")
-
-
-class Encoded(Encoder):
-    """A place of SpikingJelly's encoders: behind layer norms, GELUs and attention.  Weights elsewhere receive analog values."""
-
-
-def _placed(ann: nn.Module, kinds: tuple[type[nn.Module], ...], operators: Choice) -> nn.Module:
-    """A copy of `ann` with operators, and an `Encoded` behind every layer norm, GELU and projection of attention."""
-    network, meta, graph = copy.deepcopy(ann), getattr(ann, "meta", {}), trace(ann)
-    modules = dict(network.named_modules())
-    for node in list(graph.nodes):
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
-        projects = isinstance(module, nn.Linear) and _is_attention(node.args[0], modules)
-        if isinstance(module, nn.LayerNorm | nn.GELU) or projects:
-            insert_encoder(network, graph, node, list(node.users), f"{node.target}_encoder", Encoded())
-    network = fx.GraphModule(network, graph, class_name=type(ann).__name__)
-    network.meta.update(meta)
-    return place_operators(network, (Encoded,), operators)
-
-
-def _is_attention(value: Any, modules: Mapping[str, nn.Module]) -> bool:
-    """Does `value` come from attention through changes of shape alone?"""
-    while isinstance(value, fx.Node) and value.all_input_nodes:
-        module = modules.get(str(value.target)) if value.op == "call_module" else None
-        if isinstance(module, Attention):
-            return True
-        name = str(getattr(value.target, "__name__", value.target)).partition(".")[0]
-        if not (isinstance(module, MOVES) if value.op == "call_module" else name in MOVING_CALLS):
-            return False
-        value = value.all_input_nodes[0]
-    return False
 
 
 def _briefly(ann: nn.Module, batches: Iterable, *, iterations: int = 1, **settings: Any) -> SpikingModel:
@@ -65,7 +30,7 @@ def _briefly(ann: nn.Module, batches: Iterable, *, iterations: int = 1, **settin
     return convert(ann, batches, iterations=min(iterations, 1), **settings)
 
 
-@converts(Encoder, rehearse=_briefly, place=_placed)
+@converts(Encoder, rehearse=_briefly, place=encode_outputs)
 def convert(
     ann: nn.Module,
     batches: Iterable,
