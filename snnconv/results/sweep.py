@@ -4,7 +4,6 @@ python -m snnconv.results.sweep runs/sweeps/…      the same again, for a sweep
 """
 
 import logging
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +18,8 @@ from rich.table import Table
 
 from snnconv.results.figures import plot_curves
 from snnconv.results.records import Baseline, Curve, Result
+from snnconv.results.seeds import legend, mean_curves, over_seeds, seeds_table
 from snnconv.results.summary import shown_timesteps
-from snnconv.results.tables import mean_std
 from snnconv.runtime import distributed, files
 from snnconv.runtime.opening import explain
 from snnconv.spiking.latency import latency_class
@@ -94,7 +93,7 @@ def summarize(folder: Path) -> bool:
             console.print(summary_table(spiking))
         if quantized:
             console.print(quantized_table(quantized))
-        curves: Mapping[str, Curve] = {_legend(name, result): result.snn_accuracy for name, result in spiking}
+        curves: Mapping[str, Curve] = {legend(name, result): result.snn_accuracy for name, result in spiking}
         bands: Mapping[str, Curve] = {}
         if groups := over_seeds(spiking):
             console.print(seeds_table(groups))
@@ -110,12 +109,6 @@ def summarize(folder: Path) -> bool:
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{len(done)} of {len(jobs)} runs finished. Summary: {folder}", soft_wrap=True, highlight=False)
     return bool(done) and not troubles
-
-
-def _legend(name: str, result: Result) -> str:
-    """The name of a run for a picture, with its latency class unless it is plain."""
-    hidden = latency_class(result.latency)
-    return name if hidden == "plain" else f"{name} [{hidden}]"
 
 
 def _short(override: str) -> str:
@@ -143,47 +136,6 @@ def summary_table(results: Sequence[tuple[str, Result]]) -> Table:
             *([hidden] if with_class else []),
             *("–" if value is None else f"{100 * value:.2f}" for value in values),
         )
-    return table
-
-
-Groups = dict[str, list[Result]]
-
-
-def over_seeds(results: Sequence[tuple[str, Result]]) -> Groups:
-    """Results by the name of their run without its seed; {} unless some differ in their seed alone."""
-    groups: Groups = {}
-    for name, result in results:
-        words = [word for word in name.split(" ") if word.partition("=")[0] != "seed"]
-        groups.setdefault(_legend(" ".join(words) or "all seeds", result), []).append(result)
-    return groups if len(groups) < len(results) else {}
-
-
-def mean_curves(groups: Groups) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
-    """Mean accuracies by group and T, at the T that all results of a group have, and their standard deviations."""
-    means, deviations = {}, {}
-    for name, results in groups.items():
-        label = f"{name} (mean of {len(results)})" if len(results) > 1 else name
-        times = [t for t in results[0].snn_accuracy if all(t in result.snn_accuracy for result in results)]
-        values = {t: [result.snn_accuracy[t] for result in results] for t in times}
-        means[label] = {t: statistics.fmean(each) for t, each in values.items()}
-        if len(results) > 1:
-            deviations[label] = {t: statistics.stdev(each) for t, each in values.items()}
-    return means, deviations
-
-
-def seeds_table(groups: Groups) -> Table:
-    """One row for the runs that differ in their seed alone."""
-    every = [result for results in groups.values() for result in results]
-    times = sorted({t for result in every for t in shown_timesteps(sorted(result.snn_accuracy))})
-    table = Table(title="Test accuracy (%), mean ± standard deviation over seeds")
-    for column in ("run", "seeds"):
-        table.add_column(column, overflow="fold")
-    for column in ("ANN", *(f"T={t}" for t in times)):
-        table.add_column(column, justify="right")
-    for name, results in groups.items():
-        accuracies = [[result.snn_accuracy[t] for result in results if t in result.snn_accuracy] for t in times]
-        cells = [mean_std(values) for values in ([result.ann_accuracy for result in results], *accuracies)]
-        table.add_row(name, str(len(results)), *cells)
     return table
 
 

@@ -8,7 +8,7 @@ from test_leaderboard import result
 
 from snnconv.results.confusion import class_rows, confusion_tables, matrices, pair_rows
 from snnconv.results.figures import curve_colors, plot_curves
-from snnconv.results.sweep import mean_curves, over_seeds, seeds_table
+from snnconv.results.seeds import mean_curves, over_seeds, seeds_table
 
 FEW = {
     "timesteps": 4,
