@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from snnconv.runtime import (
     checkpoint,
     moved_names,
+    user_files,
 )
 
 
@@ -26,6 +27,7 @@ def recipe(cfg: DictConfig) -> str | None:
         "norm_bias_lr",
         "lookahead",
     )  # settings that older runs did not have
+    plain["model"] = user_files.mapped(plain["model"], lambda path: Path(path).name)  # also inside a compressed network
     settings = {
         part: {key: Path(value).name if isinstance(value, str) else value  # files may lie elsewhere
                for key, value in plain[part].items() if key not in of_the_place and not (key in later and not value)}

@@ -28,7 +28,7 @@ def files_of(config: Any) -> Iterator[str]:
 
 def located(config: Any, run: Path) -> Any:
     """A copy of `config`, stored in the folder `run`, with the present paths of these files."""
-    return _mapped(config, lambda path: _resolved(locate(path, run)))
+    return mapped(config, lambda path: _resolved(locate(path, run)))
 
 
 def locate_settings(stored: DictConfig, run: Path, overrides: Sequence[str] = ()) -> None:
@@ -50,14 +50,15 @@ def locate_settings(stored: DictConfig, run: Path, overrides: Sequence[str] = ()
 
 def replaced(config: Any, path: str) -> Any:
     """A copy of `config` in which `path` replaces the paths of these files."""
-    return _mapped(config, lambda _: path)
+    return mapped(config, lambda _: path)
 
 
-def _mapped(config: Any, change: Callable[[str], str]) -> Any:
+def mapped(config: Any, change: Callable[[str], str]) -> Any:
+    """A copy of `config` with `change(path)` as the path of each Python file."""
     if isinstance(config, Mapping):
-        inner = {key: _mapped(value, change) for key, value in config.items()}
+        inner = {key: mapped(value, change) for key, value in config.items()}
         return inner | ({"path": change(config["path"])} if _runs_a_file(config) else {})
-    return [_mapped(value, change) for value in config] if isinstance(config, list | tuple) else config
+    return [mapped(value, change) for value in config] if isinstance(config, list | tuple) else config
 
 
 def locate(path: str, run: Path, present: Callable[[Path], bool] = Path.is_file) -> str:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from snnconv.runtime import distributed, environment, opening, user_files
 from snnconv.runtime.checkpoint import load_state, save_state
+from snnconv.runtime.recipe import recipe
 from snnconv.runtime.seed import derive, rng_state, seed_everything, set_rng_state
 
 KEYS = st.tuples(*[st.integers(0, 2**32 - 1)] * 3)
@@ -169,3 +170,13 @@ def test_paths_of_a_stored_configuration_are_those_of_today(tmp_path, monkeypatc
     assert located(default) == str(tmp_path / "work" / "data")
     (tmp_path / "work").rename(tmp_path / "moved")
     assert located("images", tmp_path / "moved" / "runs" / "one") == str(tmp_path / "moved/runs/one/../../images")
+
+
+def test_the_recipe_of_a_compressed_network_does_not_name_the_folder_of_its_file(compose_config):
+    cfg = compose_config("model=mlp", "data=synthetic")
+    recipes = []
+    for path in ("/a/net.py", "b/net.py", "/a/other.py"):
+        inner = {"_target_": f"{user_files.USER_CODE}.custom", "path": path}
+        cfg.model = OmegaConf.create({"_target_": "snnconv.hardware.compression.rebuild.rebuilt", "model": inner})
+        recipes.append(recipe(cfg))
+    assert recipes[0] == recipes[1] != recipes[2]
