@@ -44,7 +44,7 @@ def test_names_the_error_that_costs_most_and_where_it_is_largest(ladder, cause, 
         assert loss.cause == remedy.cause == cause
         assert f"The main cause is {cause}, largest in {path} " in loss.text()
         assert remedy.remedies == REMEDIES[cause][which]
-        assert remedy.text() == f"Against {cause} (T = 4): {'; '.join(REMEDIES[cause][which])}."
+        assert remedy.text() == f"To reduce {cause} (T = 4): {'; '.join(REMEDIES[cause][which])}."
 
 
 def test_costs_are_those_of_the_ladder():

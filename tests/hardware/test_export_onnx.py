@@ -244,7 +244,7 @@ UNKNOWN = {
     "mean": (lambda: Net(lambda n, x: n.conv(x).mean((2, 3)), conv=conv(1, 4)), r"\(calls mean\): export to ONNX does not"),
     "reflected": (lambda: nn.Sequential(conv(1, 1, padding_mode="reflect"), act(), *FLAT), "0: padding_mode='reflect'"),
     "ceil": (lambda: nn.Sequential(conv(1, 4), nn.AvgPool2d(2, ceil_mode=True), *FLAT), r"1 \(AvgPool2d\): ceil_mode"),
-    "adaptive": (lambda: nn.Sequential(conv(1, 4), nn.AdaptiveAvgPool2d(2), *FLAT), r"1 .*: adaptive pooling to 2 has no"),
+    "adaptive": (lambda: nn.Sequential(conv(1, 4), nn.AdaptiveAvgPool2d(2), *FLAT), r"1 .*: adaptive pooling to 2 does not"),
 }  # fmt: skip
 
 
