@@ -190,7 +190,7 @@ def test_stored_networks_that_are_damaged_foreign_old_or_evil(smoke: Path, tmp_p
     change_json(bad["foreign"] / "ann.json", lambda c: c["config"]["model"].update(hidden=[16]))
     expected["foreign"] = f"{bad['foreign'] / 'ann.safetensors'} does not fit Sequential:"
     (bad["no_network"] / "ann.safetensors").unlink()
-    expected["no_network"] = f"{bad['no_network']}: holds no ann.safetensors"
+    expected["no_network"] = f"{bad['no_network']}: contains no ann.safetensors"
     (bad["cut_json"] / "ann.json").write_text((smoke / "ann.json").read_text()[:200])
     expected["cut_json"] = f"{bad['cut_json'] / 'ann.json'}: damaged, not valid JSON"
     change_json(bad["old"] / "ann.json", lambda c: c.update(format=0))

@@ -147,7 +147,7 @@ def test_what_a_copy_does_not_train_is_told(caplog):
             return self.b(h.clamp(0, 0.1) if not self.training else h.clamp(0, 0.2))
 
     snnconv.prepare(Standardized(), calibration=images())
-    assert "Standardized: computes weights from a.weight; they stay" in caplog.text
+    assert "Standardized: computes weights from a.weight; these parameters are not trained" in caplog.text
     assert "Standardized: its output differs in training mode" in caplog.text
 
 

@@ -110,7 +110,7 @@ def test_every_method_takes_inputs_that_change_or_the_page_says_so(
     over_time = images.expand(6, *images.shape)
     assert (any_method in constant) == (not snn.timing.changing_inputs)
     if any_method in constant:
-        with pytest.raises(ValueError, match=f"{snn.method or 'this method'} counts on the same input in every step"):
+        with pytest.raises(ValueError, match=f"{snn.method or 'this method'} needs the same input in every step"):
             snn(over_time, over_time=True)
     else:
         torch.testing.assert_close(snn(over_time, over_time=True), snn(images, 6), rtol=1e-5, atol=1e-6)

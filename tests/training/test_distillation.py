@@ -102,7 +102,7 @@ def test_a_teacher_that_does_not_fit_is_told(teacher):
 
 def test_a_missing_teacher_leaves_nothing_to_resume(open_tiny_run, tiny_batches, tmp_path):
     run, batches = open_tiny_run("run"), tiny_batches(8, 4)
-    with pytest.raises(ValueError, match=r"holds no ann\.json"):
+    with pytest.raises(ValueError, match=r"contains no ann\.json"):
         fit(_mlp(), batches, batches, Fit(epochs=1, lr=0.1, batch_size=4, teacher=str(tmp_path)), run)
     assert not (run.folder / "last.ckpt").exists()
 

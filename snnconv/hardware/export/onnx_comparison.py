@@ -162,7 +162,7 @@ def _require_close(where: str, expected: Tensor, theirs: Tensor) -> None:
     most = TOLERANCE * max(expected.abs().max().item(), 1.0)
     if not _difference(expected, theirs) <= most:
         raise ValueError(
-            f"{where} differs by {_difference(expected, theirs):.3g} from the torch network, more than rounding ({most:.3g})"
+            f"{where} differ by {_difference(expected, theirs):.3g} from the torch network, more than rounding ({most:.3g})"
         )
 
 
