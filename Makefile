@@ -34,7 +34,7 @@ help:
 setup: .venv/dev
 
 docs: .venv/docs
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build/html
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build/html
 
 demo: .venv/demo
 	$(BIN)/python train.py experiment=demo

@@ -41,7 +41,7 @@ suppress_warnings = ["myst.header"]
 
 nb_execution_mode = "cache"  # a notebook that did not change is not executed again
 nb_execution_cache_path = str(DOCS / "_build" / "notebooks")
-nb_execution_timeout = 300
+nb_execution_timeout = 900  # a cell takes seconds; on a busy machine minutes
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
