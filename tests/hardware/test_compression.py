@@ -110,7 +110,7 @@ def test_what_is_padded_by_number_is_kept():
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"ratio": 1.0}, r"ratio=1.0: must be at least 0"), ({"ratios": {"4": -0.1}}, r"4=-0.1: must be at least 0"),
-    ({"ratios": {"nowhere": 0.5}}, "nowhere: no layer"), ({"multiple": 0}, "multiple=0"),
+    ({"ratios": {"nowhere": 0.5}}, "nowhere: no prunable layer"), ({"multiple": 0}, "multiple=0"),
 ])  # fmt: skip
 def test_pruning_out_of_range(settings, message, unchecked):
     with pytest.raises(ValueError, match=message):
