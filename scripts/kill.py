@@ -139,10 +139,10 @@ def main(first: str, last: str) -> int:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         completed(Path(place) / "first", COMMANDS["train"])
-        lives = {name: completed(Path(place) / f"whole {name}", arguments) for name, arguments in COMMANDS.items()}
-        print({name: round(life, 1) for name, life in lives.items()}, flush=True)
+        lives: dict[str, float] = {}  # seconds of the uninterrupted command
         for seed in range(int(first), int(last)):
             name = [*COMMANDS][seed % len(COMMANDS)]
+            lives[name] = lives.get(name) or completed(Path(place) / f"whole {name}", COMMANDS[name])
             moments, loss = killed(seed, name, Path(place) / f"{seed}", lives[name])
             kills, losses = kills + len(moments), losses + (loss is not None)
             print(f"{seed} {name}: {', '.join(moments)} {loss or ''}", flush=True)

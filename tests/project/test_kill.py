@@ -18,7 +18,7 @@ def test_a_killed_command_loses_nothing(seed):
     """Of `finetune` and `compress`; a process of its own, since it forks."""
     command = [sys.executable, "scripts/kill.py", str(seed), str(seed + 1)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 losses" in done.stdout
 
