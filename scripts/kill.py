@@ -4,7 +4,6 @@ python scripts/kill.py 0 60         a seed is one command, killed up to six time
 """
 
 import importlib
-import itertools
 import os
 import random
 import shutil
@@ -12,14 +11,12 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 from killing.outcome import outcome
-
-from snnconv import cli
+from killing.processes import completed, ended, start
 
 RUN = "hydra.run.dir=run"
 MLP = (
@@ -43,63 +40,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "leaderboard": ("leaderboard", "../first", "--out", "run", "--collect"),
 }  # fmt: skip
 RESUMES = ("train", "compress")  # the others are begun again
-
-
-def start(cwd: Path, arguments: Sequence[str], write: int = 0) -> int:
-    """The process of a command in `cwd`, which kills itself at its file operation number `write`."""
-    cwd.mkdir(exist_ok=True)
-    if process := os.fork():
-        return process
-    os.chdir(cwd)
-    output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    _count_writes(write)
-    try:
-        cli.run(arguments[0], arguments[1:])
-        os._exit(0)
-    except SystemExit as stop:
-        print(stop.code or "", flush=True)
-        os._exit(int(bool(stop.code)))
-    except BaseException:
-        traceback.print_exc()
-        os._exit(2)
-
-
-def _count_writes(last: int) -> None:
-    """Let this process kill itself before its operation number `last` on files, of those that `snnconv.runtime.files` uses."""
-    count = itertools.count(1)
-
-    def counted(function):
-        def wrapped(*arguments, **options):
-            if next(count) == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        return wrapped
-
-    os.fsync, os.replace, os.unlink = counted(os.fsync), counted(os.replace), counted(os.unlink)
-
-
-def ended(process: int, after: float = 1e9) -> int:
-    """The status of a process, which is killed `after` some seconds; negative: killed."""
-    end = time.monotonic() + after
-    while True:
-        done, status = os.waitpid(process, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
-            os.kill(process, signal.SIGKILL)
-            return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        time.sleep(0.001)
-
-
-def completed(cwd: Path, arguments: Sequence[str]) -> float:
-    """Seconds that an uninterrupted command takes; its output and an end of this program if it fails."""
-    begin = time.monotonic()
-    if status := ended(start(cwd, arguments)):
-        sys.exit(f"{' '.join(arguments)}: status {status}\n{(cwd / 'output').read_text()}")
-    return time.monotonic() - begin
 
 
 def killed(seed: int, name: str, cwd: Path, life: float) -> tuple[list[str], str | None]:
