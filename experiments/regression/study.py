@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import snnconv
 from snnconv.runtime.environment import commit, versions
 from snnconv.runtime.seed import seed_everything
-from snnconv.spiking.accuracy import metrics_of
+from snnconv.spiking.measured import measured
 from snnconv.spiking.metrics import measure
 from snnconv.spiking.tasks import Regress
 
@@ -62,7 +62,7 @@ def run(data: str, levels: int, seed: int) -> dict[str, Any]:
     ladder = {key: value for key, value in why.errors.as_dict().items() if key != "layers"}
     return {
         "data": data, "levels": levels, "seed": seed, "tested": len(test[0]), "explained": len(valid[0]),
-        "ann": metrics_of(model, [test], task)["mae"], "snn": curve.metrics["mae"], "errors": ladder,
+        "ann": measured(model, [test], task).metrics["mae"], "snn": curve.metrics["mae"], "errors": ladder,
         "advice": [advice.text() for advice in why.advice], "seconds": round(time.perf_counter() - start, 1),
         "commit": commit(), "versions": versions(),
     }  # fmt: skip

@@ -11,7 +11,7 @@ from command import ROOT, TRAIN, succeed
 pytestmark = [pytest.mark.cli, pytest.mark.slow]
 PAGES = sorted((ROOT / "docs" / "data").glob("*.md"))
 LEAST = {  # score of each training at its largest T
-    "folder": [0.95], "arrays": [0.9, 0.9], "table": [0.3], "signals": [0.85], "dense": [0.93],
+    "folder": [0.95], "arrays": [0.9, 0.9], "table": [0.3], "signals": [0.8], "dense": [0.93],
     "multilabel": [0.9], "events": [0.9, 0.5],
 }  # fmt: skip
 
