@@ -28,9 +28,17 @@ def test_a_sweep_over_methods_names_what_takes_the_network(sweep, kind):
 
 
 def test_the_page_of_methods_says_what_they_start_from():
-    kinds = {"QCFS": {QCFS}, "ReLU": {nn.ReLU}, "both": {QCFS, nn.ReLU}, "any": {QCFS, nn.ReLU, Encoder}}
+    kinds = {
+        "QCFS": {QCFS},
+        "ReLU": {nn.ReLU},
+        "both": {QCFS, nn.ReLU},
+        "any": {QCFS, nn.ReLU, Encoder},
+        "transformers": {Encoder},
+    }
     rows = re.findall(
-        r"^\| (QCFS|ReLU|both|any) \| [^|]+ \| ([^|]+) \|", (ROOT / "docs" / "methods.md").read_text(), re.MULTILINE
+        r"^\| (QCFS|ReLU|both|any|transformers) \| [^|]+ \| ([^|]+) \|",
+        (ROOT / "docs" / "methods.md").read_text(),
+        re.MULTILINE,
     )
     listed = {name: kinds[start] for start, names in rows for name in re.findall(r"`(\w+)`", names)}
     assert len(listed) > 20
