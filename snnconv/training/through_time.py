@@ -24,6 +24,7 @@ from snnconv.runtime.settings import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, SW
 from snnconv.spiking.encoders.base import InputEncoder
 from snnconv.spiking.encoders.direct import Direct
 from snnconv.spiking.neurons.surrogate import SurrogateIntegrateFire, surrogate_slope
+from snnconv.spiking.operators.base import set_timesteps
 from snnconv.spiking.tasks import CLASSIFY, Task
 from snnconv.training.epochs import Totals, all_finite, half_cosine, set_lr
 
@@ -81,7 +82,8 @@ def defaults() -> dict[str, Any]:
 class Unrolled(nn.Module):
     """Outputs of every step, [T, N, …], of a network of trainable neurons.
 
-    Layers before the first neuron are computed once, unless an `encoder` makes the inputs of every step.
+    Layers before the first neuron are computed once, unless an `encoder` makes the inputs of every step.  Each call starts from
+    the initial state, and leaves no state behind: gradients flow through the T steps of one batch only.
     """
 
     def __init__(self, network: nn.Module, timesteps: int, encoder: InputEncoder | None = None) -> None:
@@ -97,7 +99,10 @@ class Unrolled(nn.Module):
             ]  # keeps channels_last
         else:
             constants = self.before(self.encoder.encode(images, 0, self.timesteps).flatten(0, 1))
-        return self.after(*constants).unflatten(0, (self.timesteps, -1))
+        set_timesteps(self.after, self.timesteps)
+        outputs = self.after(*constants).unflatten(0, (self.timesteps, -1))
+        set_timesteps(self.after, 1)  # the operators' states belong to the graph of this batch
+        return outputs
 
 
 def loss(
