@@ -273,6 +273,7 @@ def test_accuracy_agrees_with_evaluation(ann, tiny_batches):
     assert decompose(small, convert(small), data, [2]).ann == accuracy(small, data)
 
 
+@pytest.mark.long
 def test_processes_add_up_to_one(exact_network, tmp_path):
     """Two take every second image of calibration images, too, which both of them have."""
     ann = exact_network("plain", lambda: QCFS(4), seed=3)

@@ -56,7 +56,7 @@ def accumulates(kind: str, network: nn.Module, spikes: dict[str, torch.Tensor]) 
     }
 
 
-@pytest.mark.parametrize("kind", ["plain", "residual"])
+@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.long), "residual"])
 @pytest.mark.parametrize("schedule", ["step", "layer"])
 def test_every_method_is_counted_spike_by_spike(
     compose_config, any_relu_method, exact_network, exact_images, kind, schedule, unchecked

@@ -68,6 +68,7 @@ def test_a_wrong_value_is_named_and_no_folder_is_left(argument: str, message: st
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_terminal_without_greek_letters(tmp_path: Path):
     env = environment(PYTHONIOENCODING="ascii")
     text = fail(TRAIN, *SMOKE, "activation.threshold=-1", cwd=tmp_path, env=env)
@@ -143,6 +144,7 @@ def cifar(root: Path, **files: bytes) -> Path:
     return root
 
 
+@pytest.mark.long
 def test_data_files_that_are_damaged_or_wrong(tmp_path: Path):
     flag = tmp_path / "exploded"
     cifar(tmp_path / "truncated", data_batch_2=pickle.dumps({"data": bytes(10**4)})[:5000])
@@ -328,6 +330,7 @@ def small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, 700_000))
 
 
+@pytest.mark.long
 def test_a_file_that_cannot_be_written_leaves_the_old_one(smoke: Path, tmp_path: Path):
     """The first last.ckpt fits; the second, with momentum in it, does not."""
     text = fail(TRAIN, *SMOKE, cwd=tmp_path, preexec_fn=small_files)

@@ -66,6 +66,7 @@ def test_two_files_with_neighbours_of_one_name_in_one_process(tmp_path: Path):
         assert result["snn_accuracy"] == before["snn_accuracy"]
 
 
+@pytest.mark.long
 def test_a_run_is_opened_from_anywhere_and_after_a_move(tmp_path: Path):
     """The path was typed relative to a folder with a name that Hydra and the shell have to be given in quotes."""
     work = tmp_path / "läuft, 'so'"

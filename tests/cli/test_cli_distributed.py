@@ -70,6 +70,7 @@ def test_fewer_images_than_processes(tmp_path: Path):
     assert (only_run(tmp_path) / "result.json").is_file()
 
 
+@pytest.mark.long
 def test_an_error_of_the_user_ends_all_processes(tmp_path: Path):
     done = torchrun(TRAIN, "experiment=smoke", "levels=0", cwd=tmp_path)
     assert done.status == 1

@@ -62,6 +62,7 @@ def test_a_setting_of_several_methods_is_one_of_each(smoke: Path, tmp_path: Path
     assert "method.v_initial is not a setting of the chosen options" in text
 
 
+@pytest.mark.long
 def test_several_runs_and_schedules_at_once(smoke: Path, tmp_path: Path):
     first, second = (copy_run(smoke, tmp_path / name) for name in ("first", "second"))
     text = succeed(EVALUATE, "-m", "run=first,second", "simulate.schedule=step,layer", "timesteps=3", cwd=tmp_path)

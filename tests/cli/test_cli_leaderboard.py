@@ -76,6 +76,7 @@ def test_help_tells_how(tmp_path: Path):
     assert "scripts/leaderboard.py runs/… [more …] [--out folder]" in succeed(LEADERBOARD, "--help", cwd=tmp_path)
 
 
+@pytest.mark.long
 def test_a_given_relu_network_is_kept_converted_and_found_again(tmp_path: Path):
     given = mlp(10, (3, 8, 8), ReLU)
     torch.save(given.state_dict(), tmp_path / "given.pt")

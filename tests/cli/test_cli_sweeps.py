@@ -47,6 +47,7 @@ def test_a_sweep_ends_with_a_table_a_picture_and_a_line_per_run(tmp_path: Path):
     assert lines[3]["snn_accuracy"] == jobs[3]["result"]["snn_accuracy"]
 
 
+@pytest.mark.long
 def test_a_run_that_fails_takes_no_other_with_it(tmp_path: Path):
     """One fails before it begins, one while it trains; one with a mistake that nobody foresaw."""
     done = run(TRAIN, "-m", *TINY, "levels=0,4", "fit.lr=0.1,1e30", "+data.augment=[]", cwd=tmp_path)

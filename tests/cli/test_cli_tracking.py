@@ -83,6 +83,7 @@ def test_offline_wandb_holds_everything_and_says_how_to_upload(tmp_path: Path):
     assert tracked.exit_codes == [0]
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_the_same_run_in_wandb(uninterrupted: Path, tmp_path: Path):
     process = start(TRAIN, [*LONG, "track=wandb"], tmp_path)
     kill_after(3, process, tmp_path)
@@ -105,6 +106,7 @@ def test_the_runs_of_a_sweep_stand_together(tmp_path: Path):
     assert tracked[0].run.run_id != tracked[1].run.run_id
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_answer_makes_the_run_an_offline_one(tmp_path: Path):
     env = environment(WANDB_API_KEY="a" * 40, WANDB_BASE_URL="http://127.0.0.1:9")
     done = run(TRAIN, *WANDB, "track.start_timeout=1", cwd=tmp_path, env=env, timeout=60)
@@ -115,6 +117,7 @@ def test_a_server_that_does_not_answer_makes_the_run_an_offline_one(tmp_path: Pa
     assert len([line for line in tracked.history if "snn/accuracy" in line]) == 4
 
 
+@pytest.mark.long
 @needs_proc
 def test_a_service_that_dies_does_not_take_the_run_with_it(uninterrupted: Path, tmp_path: Path):
     process = start(TRAIN, [*LONG, "track=wandb"], tmp_path)

@@ -70,6 +70,7 @@ def test_the_smallest_priority_first_and_each_once(tmp_path: Path):
     assert len(rows(tmp_path)) == 2
 
 
+@pytest.mark.long
 @needs_proc
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_and_started_again(tmp_path: Path, how: signal.Signals):
@@ -95,6 +96,7 @@ def test_stopped_and_started_again(tmp_path: Path, how: signal.Signals):
     assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()] == list(range(40))
 
 
+@pytest.mark.long
 def test_one_that_fails_does_not_stop_the_others(tmp_path: Path):
     queue = write(
         tmp_path,

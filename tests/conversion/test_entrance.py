@@ -77,7 +77,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("schedule", ["step", "layer"])
+@pytest.mark.parametrize("schedule", ["step", pytest.param("layer", marks=pytest.mark.long)])
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 def test_the_spiking_network_tends_to_the_network(make, schedule):
     torch.manual_seed(0)

@@ -311,6 +311,7 @@ def _one_of(rank: int, world: int, folder: str) -> None:
     torch.save(snn(images / 256, 2), f"{folder}/{world}-{rank}.pt")
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one(tmp_path):
     _one_of(0, 1, str(tmp_path))
     torch.multiprocessing.spawn(_one_of, (2, str(tmp_path)), nprocs=2)

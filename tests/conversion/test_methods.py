@@ -68,7 +68,15 @@ def refusal(method, network: nn.Module, batches) -> str | None:
 BASES = ("qcfs", "relu")  # every other activation here is one of these, which is tested below
 
 
-@pytest.fixture(params=[f"{kind}-{activation}" for kind in ("plain", "residual") for activation in BASES])
+NETWORKS = [
+    *(f"residual-{activation}" for activation in BASES),
+    *(
+        pytest.param(f"plain-{activation}", marks=pytest.mark.long) for activation in BASES
+    ),  # has layers of the residual one
+]
+
+
+@pytest.fixture(params=NETWORKS)
 def ann(request, make_ann, method, batches):
     """A network that the method takes."""
     kind, activation = request.param.split("-")

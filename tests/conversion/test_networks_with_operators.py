@@ -95,7 +95,7 @@ def batches(images):
     return [(images, torch.zeros(6).long())]
 
 
-@pytest.mark.parametrize("choose", [choice.auto, choice.running_mean])
+@pytest.mark.parametrize("choose", [choice.auto, pytest.param(choice.running_mean, marks=pytest.mark.long)])
 def test_the_error_vanishes_as_one_over_t(ann, images, batches, choose):
     """In float64, with θ at the largest activation, nothing is clipped; what is left is what potentials still hold."""
     snn = convert(ann, batches, operators=choose, **SETTINGS, simulate={"schedule": "layer", "chunk": 256})

@@ -104,7 +104,7 @@ def simulate_literally(ann, thresholds, v_initial, images, timesteps):
 
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("name", EXACT)
-@pytest.mark.parametrize("kind", ["plain", "residual"])
+@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.long), "residual"])
 def test_equals_the_literal_conversion(exact_network, exact_images, batches, kind, name, per_channel):
     for seed in range(2):
         ann, images = exact_network(kind, ReLU, seed).double(), exact_images(5, seed).double()

@@ -91,7 +91,9 @@ def write(fresh_network, open_tiny_run, data, costs, compose_config):
     return make
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=() if m in ("qcfs", "signed") else pytest.mark.long) for m in METHODS]
+)
 def test_is_whole_and_alone(method, write):
     text = write(method)
     page = Page(text)

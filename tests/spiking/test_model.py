@@ -332,6 +332,7 @@ def test_spikes_are_counted(schedule):
     assert list(counts) == list(snn.neurons())
 
 
+@pytest.mark.long
 def test_counting_keeps_nothing_for_a_step():
     """Small tensors that stay, between large ones that go, let a process grow: 10 GB for a ResNet-56 at T = 64."""
     ann = nn.Sequential(nn.Flatten(), nn.Linear(1, 2), QCFS(4, 1.0), nn.Linear(2, 1))
