@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snnconv.nn.graph.aten_shapes import for_every_image
-from snnconv.nn.graph.kinds import DIVISIONS, SCALING
+from snnconv.nn.graph.kinds import DIVISIONS, SCALING, SUMS
 from snnconv.nn.graph.pooling import AveragePool
 
 SPIKES, CONSTANT, VARYING = range(3)  # kinds of values of an element: spikes, constant over time, changing
@@ -125,7 +125,6 @@ def copies_elements(mode: str) -> bool:
     return mode.startswith("nearest")
 
 
-SUMS = (operator.add, operator.iadd, operator.sub, torch.add, torch.sub, "add", "add_", "sub")
 RULES: dict[Any, Callable[..., Tensor]] = {
     **dict.fromkeys((*SUMS, *SCALING, *DIVISIONS), together),
     **dict.fromkeys((operator.neg, F.dropout), _unchanged),

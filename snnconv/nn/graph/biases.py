@@ -1,7 +1,6 @@
 """Biases as part of what a network is given: scaled with the images, they can be given in parts."""
 
 import copy
-import operator
 from typing import Any
 
 import torch
@@ -9,12 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from snnconv.nn.graph.kinds import LINEAR_MODULES, NORMS
+from snnconv.nn.graph.kinds import LINEAR_MODULES, NORMS, SUMS
 from snnconv.nn.graph.names import free_name
 from snnconv.nn.graph.rewrite import set_submodule
 from snnconv.nn.graph.trace import Operation, path_of, trace
-
-SUMS = (operator.add, operator.iadd, operator.sub, torch.add, torch.sub, torch.cat, "add", "add_", "sub")
 
 
 class One(Operation):
@@ -98,7 +95,9 @@ def _adds_a_constant(node: fx.Node, given: set[fx.Node]) -> bool:
         return bool(node.kwargs.get("value", node.args[3] if len(node.args) > 3 else 0))
     parts: Any = node.args[0] if node.target is torch.cat else node.args[:2]
     others = [node.kwargs["other"]] if "other" in node.kwargs else []
-    return node.target in SUMS and any(part not in given for part in (*parts, *others, *node.all_input_nodes))
+    return node.target in (*SUMS, torch.cat) and any(
+        part not in given for part in (*parts, *others, *node.all_input_nodes)
+    )
 
 
 def _take_bias(module: Any, batch: int) -> Shift | None:

@@ -17,14 +17,10 @@ LINEAR_MODULES = (
     nn.ChannelShuffle, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Unfold, nn.Fold,
     *(getattr(nn, f"{kind}Pad{n}d") for kind in ("Zero", "Reflection", "Replication", "Circular") for n in (1, 2, 3)),
 )  # fmt: skip
-
-
 LINEAR_FUNCTIONS = (
     operator.add, operator.iadd, operator.sub, operator.neg, operator.getitem, getattr, torch.add, torch.sub, torch.cat,
     torch.flatten, torch.mean, torch.reshape, F.avg_pool2d, F.adaptive_avg_pool2d, F.pad, F.dropout, F.interpolate,
 )  # fmt: skip
-
-
 LINEAR_METHODS = (
     "add",
     "add_",
@@ -38,14 +34,10 @@ LINEAR_METHODS = (
     "transpose",
     "contiguous",
 )
-
-
 SHAPE_ONLY = (
     nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
     nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d,
 )  # fmt: skip
-
-
 SHAPE_ONLY_CALLS = (
     torch.flatten,
     torch.reshape,
@@ -56,29 +48,14 @@ SHAPE_ONLY_CALLS = (
     "view",
     "reshape",
 )
-
-
 SCALING = (operator.mul, torch.mul, "mul")  # linear if the other factor is a constant
-
-
 DIVISIONS = (operator.truediv, torch.div, "div")  # linear if the divisor is a constant
-
-
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-
-
 RELU_CALLS = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
-
-
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-
-
+SUMS = (*ADDITIONS, operator.sub, torch.sub, "sub")
 PASSING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)  # pass on what they receive, in eval mode
-
-
 RESHAPING = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
 
 
