@@ -44,7 +44,7 @@ def print_table(
     ann = "".join(f"{name} {value(each['ann'], each['percent'])}, " for name, each in metrics.items())
     console.print(
         f"ANN {100 * result.ann_accuracy:.2f} %, {ann}{result.images_tested} test images, "
-        f"{100 * result.firing_rate['mean']:.1f} % of the neurons fire in each step, "
+        f"{firing(result.firing_rate['mean'])}, "
         f"{trained}evaluate {result.wall_seconds['evaluate']:.1f} s",
         highlight=False,
         soft_wrap=True,
@@ -89,3 +89,16 @@ def _print_classes(console: Any, result: Result) -> None:
     console.print(table)
     if len(each) > MOST:
         console.print(f"… and {len(each) - MOST} more, in result.json", highlight=False)
+
+
+def firing(rate: float) -> str:
+    """The mean number of spikes of a neuron in a step, in words; multi-level neurons emit several.
+
+    >>> firing(0.265), firing(1.5)
+    ('26.5 % of the neurons fire in each step', '1.50 spikes of each neuron in each step')
+    """
+    return (
+        f"{100 * rate:.1f} % of the neurons fire in each step"
+        if rate <= 1
+        else f"{rate:.2f} spikes of each neuron in each step"
+    )
