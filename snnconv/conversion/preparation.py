@@ -11,8 +11,11 @@ from snnconv.conversion.calibration import observed_thresholds
 from snnconv.conversion.rules import least_squares
 from snnconv.data.loaders import Loader, device_of
 from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.canonical import is_canonical
+from snnconv.nn.graph.capture import capture
 from snnconv.nn.graph.kinds import NORMS, is_activation
 from snnconv.nn.graph.relus import replace_relus
+from snnconv.spiking.operators import choice
 
 CALIBRATION = 1000  # number of calibration samples, as in conf/data/
 
@@ -34,7 +37,8 @@ def prepare(
     A network that already has such activations and no ReLU gets new thresholds from `calibration`.
 
     A network that symbolic tracing does not support (branches, optional arguments, other ways to call ReLU) needs `calibration`;
-    its forward pass is captured with the first batch (`nn.graph.capture`).
+    its forward pass is captured with the first batch (`nn.graph.capture`).  So is that of a network that calls functions such as
+    `F.max_pool2d`; without `calibration` here, `convert` needs it.
 
     ValueError if there is no ReLU, if the forward pass cannot be captured, or naming a layer that no calibration input activates.
 
@@ -54,11 +58,24 @@ def prepare(
         network, trained = copy.deepcopy(model), set()
     else:
         network = replace_relus(model, lambda: activation(levels), batches[0][0] if batches else None)
+        if batches:
+            network = _convertible(network, batches[0][0])
     network.to(device_of(model)).train(model.training)
     sites = {path: site for path, site in network.named_modules() if is_activation(site) and path not in trained}
     if calibration is not None:
         _calibrate(network, sites, batches)
     return network
+
+
+def _convertible(network: nn.Module, example: Tensor) -> nn.Module:
+    """`network`, captured if it calls functions that only a captured network can be converted with."""
+    leaves = (*{type(module) for module in network.modules() if is_activation(module)}, *choice.EXTRA)
+    if is_canonical(network, leaves):
+        return network
+    try:
+        return capture(network, example, leaves)
+    except ValueError:  # as it is, it can be trained; `convert` and `check` state the reason
+        return network
 
 
 def _calibrate(network: nn.Module, sites: dict[str, Any], batches: list[tuple[Tensor, Tensor]]) -> None:

@@ -4,6 +4,7 @@ import copy
 import functools
 import importlib
 import inspect
+import logging
 import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +25,9 @@ from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.operators.choice import Choice, auto
 from snnconv.spiking.operators.placement import place_operators
 
+log = logging.getLogger(__name__)
 CALIBRATION = 1000  # number of calibration samples, as in conf/data/
+OPTIONS = ("calibration", "method", "simulation")  # of `convert` itself
 REQUIRED = inspect.Parameter.empty
 
 
@@ -50,7 +53,7 @@ def methods(model: nn.Module | None = None, example: Any = None) -> list[str]:
     A method can convert a network if it can convert every layer, and if the activations are of the kind that the method requires:
     ReLU (modules or calls), or activations with a trained threshold such as QCFS.  With `example`, a batch of inputs [N, …] or a
     loader, the network is captured as `convert` does with calibration inputs.  Without `example`, calls of functions such as
-    `F.max_pool2d` cannot be captured, and for networks with such calls the list is empty.
+    `F.max_pool2d` cannot be captured; for networks with such calls the list is empty, and a warning is logged.
 
     >>> from torch import nn
     >>> from snnconv.conversion.registry import methods
@@ -63,7 +66,11 @@ def methods(model: nn.Module | None = None, example: Any = None) -> list[str]:
     if example is not None:
         batches = Loader(example, device_of(model)).first(1)
         model = entered(model, batches, _kinds_in(model))[0]
-    return fitting(model, auto)
+    names = fitting(model, auto)
+    if not names and example is None:
+        log.warning("methods: none can convert %s as it is; with a batch of inputs, methods(model, inputs) also considers calls "
+                    "of functions", type(model).__name__)  # fmt: skip
+    return names
 
 
 def _kinds_in(model: nn.Module) -> tuple[type, ...]:
@@ -154,7 +161,7 @@ def convert(
         if batches or is_captured(network):
             raise
         raise ValueError(
-            f"{error}\n  calibration was not given: with a batch of inputs, calls of functions can be captured as well"
+            f"{error}\n  no inputs were given: pass calibration=…, with which calls of functions can be converted as well"
         ) from error
     if not batches and not is_captured(network):
         require_equal_without_inputs(model, network, _kinds_in(model))
@@ -206,7 +213,8 @@ def bound_settings(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
         part = next((part for part, names in options.items() if name in names), None)
         if part is None:
             names = [*defaults, *(name for names in options.values() for name in names)]
-            raise ValueError(f"method={method.name}: has no setting {name!r}; {nearest(name, names)}")
+            close = nearest(name, [*names, *OPTIONS])
+            raise ValueError(f"method={method.name}: has no setting {name!r}; {close}")
         values[part] = functools.partial(values[part], **{name: value})
     if missing := [name for name, value in values.items() if value is REQUIRED]:
         raise ValueError(f"method={method.name}: needs {' and '.join(f'{name}=…' for name in missing)}")

@@ -25,6 +25,8 @@ from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.training import fitting
 
 FROM_THE_RUN = {
+    "task",
+    "encoder",
     "levels",
     "seed",
     "timesteps",
@@ -296,9 +298,27 @@ def test_an_example_tells_methods_and_convert_more():
     model, images = Functional().eval(), torch.rand(64, 1, 8, 8)
     assert methods(model) == []
     assert "mse" in methods(model, images)
-    trained = preparation.prepare(model, levels=4, calibration=images)
+    traced = preparation.prepare(model, levels=4)
+    traced(images)  # sets the thresholds
     with pytest.raises(
-        ValueError, match="calibration was not given: with a batch of inputs, calls of functions can be captured"
+        ValueError, match="no inputs were given: pass calibration=…, with which calls of functions can be converted"
     ):
-        convert(trained)
-    assert convert(trained, images).method == "qcfs"
+        convert(traced)
+    assert convert(traced, images).method == "qcfs"
+
+
+def test_a_network_prepared_with_inputs_needs_none_later():
+    model, images = Functional(), torch.rand(64, 1, 8, 8)
+    prepared = preparation.prepare(model, levels=4, calibration=images)
+    assert set(dict(prepared.named_parameters())) > set(dict(model.named_parameters()))
+    assert torch.equal(convert(prepared)(images, 8), convert(prepared, images)(images, 8))
+
+
+def test_a_misspelt_argument_of_convert_is_suggested():
+    with pytest.raises(ValueError, match="has no setting 'callibration'; did you mean calibration"):
+        convert(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), callibration=torch.rand(8, 4))
+
+
+def test_no_method_without_inputs_is_explained(caplog):
+    assert methods(Functional()) == []
+    assert "methods(model, inputs)" in caplog.text
