@@ -52,7 +52,7 @@ class Counts:
         table = distributed.sum_over_ranks(self.table).cpu()
         if other := int(images - table.sum()):
             raise ValueError(f"{other} of {int(images)} targets are no class of the network, which has {len(table)} outputs: "
-                             f"a target is an integer from 0 to {len(table) - 1}")  # fmt: skip
+                             f"targets are integers from 0 to {len(table) - 1}")  # fmt: skip
         right, classes = table.diagonal().clone(), len(table)
         wrong = table.clone().fill_diagonal_(0).flatten()
         listed = wrong.argsort(descending=True, stable=True)[: WHOLE if classes > WHOLE else None]

@@ -212,7 +212,7 @@ def test_as_dict_names_every_layer(exact_network, exact_images):
         ([(torch.zeros(0, 1, 4, 4), None)], {}, "there are no images"),
         ([], {"images": 0}, "images=0: must be an integer of at least 1"),
         ([], {"images": 2.5}, "images=2.5"),
-        ([], {"timesteps": 0}, "timesteps=0: integers"),
+        ([], {"timesteps": 0}, "timesteps=0: must be integers"),
     ],
 )
 def test_mistakes_are_told(exact_network, batches, options, message, unchecked):

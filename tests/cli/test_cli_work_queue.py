@@ -122,7 +122,7 @@ def test_a_run_that_ended_elsewhere_is_collected(tmp_path: Path):
     [
         ([{"study": "study"}], "queue.yaml: needs `jobs`, each with name, study and overrides"),
         ([{"name": "a/b"}], "queue.a/b.name='a/b': must be a name for a folder"),
-        ([{"name": "a", "state": "done"}], "queue.a.state='done': ready or paused"),
+        ([{"name": "a", "state": "done"}], "queue.a.state='done': must be ready or paused"),
         ([{"name": "a"}] * 2, "queue.yaml: two jobs have the same name"),
     ],
 )

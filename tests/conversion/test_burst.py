@@ -209,7 +209,7 @@ def test_a_spike_counts_something(exact_network, share):
 
 @pytest.mark.parametrize("convert", [burst.convert, group.convert])
 def test_a_relu_network_needs_images_and_a_rule(exact_network, convert):
-    with pytest.raises(ValueError, match=r"2: no calibration images .*data\.calibration"):
+    with pytest.raises(ValueError, match=r"2: there are no calibration images .*data\.calibration"):
         convert(exact_network("plain", ReLU), [], rule=largest)
     with pytest.raises(ValueError, match=r"2: has no threshold.*method\.rule"):
         convert(exact_network("plain", ReLU), [])

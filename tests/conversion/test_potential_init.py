@@ -162,7 +162,7 @@ def test_only_the_first_images_are_looked_at(exact_network, exact_images, batche
         (QUANTIZED, {"variant": "per_neuron"}, False, r"none; set data\.calibration"),
         (QUANTIZED, {"variant": "per_neuron", "images": 0}, True, r"method\.images=0"),
         (ReLU, {}, True, r"2: has no threshold.*method\.rule"),
-        (ReLU, {"rule": largest}, False, r"2: no calibration images.*data\.calibration"),
+        (ReLU, {"rule": largest}, False, r"2: there are no calibration images.*data\.calibration"),
         (nn.Tanh, {}, True, "has no QCFS or ReLU"),
     ],
 )

@@ -176,7 +176,7 @@ def test_negative_is_positive(exact_network, negative):
 
 def test_a_relu_network_needs_images_and_a_rule(exact_network):
     ann = exact_network("plain", ReLU)
-    with pytest.raises(ValueError, match=r"2: no calibration images .*data\.calibration"):
+    with pytest.raises(ValueError, match=r"2: there are no calibration images .*data\.calibration"):
         convert(ann, [], negative=1.0, v_initial=0.0, rule=largest)
     with pytest.raises(ValueError, match=r"2: has no threshold.*method\.rule"):
         convert(ann, [], negative=1.0, v_initial=0.0)

@@ -153,12 +153,12 @@ def test_takes_relu_networks(exact_network, batches):
 
 
 def test_needs_images(exact_network):
-    with pytest.raises(ValueError, match=r"^2: no calibration images .*data\.calibration"):
+    with pytest.raises(ValueError, match=r"^2: there are no calibration images .*data\.calibration"):
         convert(exact_network("plain", ReLU), [])
 
 
 def test_a_layer_that_is_never_active_is_named(exact_network, batches):
     ann = exact_network("plain", ReLU).double()
     ann[1].bias.data.fill_(-1000.0)
-    with pytest.raises(ValueError, match=r"^2: .*active"):
+    with pytest.raises(ValueError, match=r"^2: .*activates"):
         convert(ann, batches)

@@ -263,9 +263,9 @@ def test_values_are_drawn_evenly_and_extremes_are_kept():
     batch = torch.arange(1000.0).view(2, 500)
     observer = activation_observer("mse", Integers(8, False), momentum=0.9, percent=99.9, per_image=10)
     observer(batch)
-    kept = torch.cat(observer.kept, 1)
-    assert kept.shape == (1, 2 + 2 * 10)
-    assert {0.0, 999.0} <= set(kept.flatten().tolist())
+    samples = torch.cat(observer.samples, 1)
+    assert samples.shape == (1, 2 + 2 * 10)
+    assert {0.0, 999.0} <= set(samples.flatten().tolist())
 
 
 def test_a_layer_of_zeros_stays_zero():

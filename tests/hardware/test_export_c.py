@@ -203,7 +203,7 @@ def test_without_a_compiler(plain, data, tmp_path, monkeypatch):
 
 
 def test_refusals(plain, data, tmp_path, monkeypatch, exact_images):
-    with pytest.raises(ValueError, match="at least 1 image"):
+    with pytest.raises(ValueError, match="images=0: must be an integer of at least 1"):
         c.export(nn.Identity(), plain, data, tmp_path, images=0)
     monkeypatch.setattr(c_source, "LARGEST", 100)
     with pytest.raises(ValueError, match="188 weights are too many for C source code"):

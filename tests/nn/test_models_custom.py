@@ -392,7 +392,7 @@ def test_weights_fill_it_before_calibration(my_net, tmp_path, exact_images):
 MISTAKES = {
     "no such name": ("MyOtherNet", {}, "defines no class or function 'MyOtherNet'"),
     "imported": ("run", {}, "defines no class or function 'run'"),
-    "no network": ("nothing", {}, "gives a int, expected an nn.Module"),
+    "no network": ("nothing", {}, "returns a int, expected an nn.Module"),
 }
 
 

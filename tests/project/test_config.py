@@ -80,7 +80,7 @@ def test_every_data_set_names_real_parameters(compose_config, any_data):
     """Its files may not be here, so the names are compared with those of the loader and of what it passes them on to."""
     data = compose_config(f"data={any_data}").data
     taken = inspect.signature(get_method(data._target_)).parameters
-    passed_on = cut_files if ".folder." in data._target_ else cut
+    passed_on = cut_files if ".imagenet." in data._target_ else cut
     known = {*taken, *(inspect.signature(passed_on).parameters if "options" in taken else ())}
     assert set(data) - {"_target_"} <= known | {"augment"}
     for step in (*data.get("augment", ()), *data.get("prepare", ())):

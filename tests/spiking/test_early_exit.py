@@ -99,7 +99,11 @@ def test_what_cannot_leave_early_is_told_before_training():
         require_exit(asked, Multilabel(), valid=0)
     require_exit(Simulation(), Regress(), Timing(anytime=False), valid=0)
     model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.rand(40, 4)
-    refused = check(model, partial(find("mse"), simulate=asked, rule=least_squares), [(x, x[:, :2])], task=Regress())
+
+    def demand(snn, _):
+        require_exit(snn.simulation, Regress(), snn.timing)
+
+    refused = check(model, partial(find("mse"), simulate=asked, rule=least_squares), [(x, x[:, :2])], demands=[demand])
     assert "task=regress have no confidence" in str(refused.obstacles[0])
 
 

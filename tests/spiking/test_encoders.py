@@ -104,7 +104,7 @@ def test_every_method_takes_inputs_that_change_or_the_page_says_so(
         with suppress(ValueError):
             snn = snn or rehearse(method, exact_network("plain", activation), batches)
     if snn is None:
-        assert any_method == "finetune"
+        assert any_method in ("finetune", "spikingjelly_sta")  # it trains; it converts other layers
         return
     images = exact_images(5)
     over_time = images.expand(6, *images.shape)

@@ -70,6 +70,6 @@ def test_training_measures_before_each_epoch(exact_network, tiny_batches, open_t
 
 def test_without_held_out_images_there_is_nothing_to_measure_on(exact_network, tiny_batches):
     network, nothing = exact_network("plain", lambda: NoisyQCFS(4, 8.0)), tiny_batches(0)
-    with pytest.raises(ValueError, match=r"data\.valid=0 .* activation\.timesteps=null"):
+    with pytest.raises(ValueError, match=r"data\.valid=0: .* activation\.timesteps=null"):
         measure_noise(network, nothing)
     measure_noise(exact_network("plain"), nothing)  # of no concern to other activations

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from snnconv.runtime.error_notes import noting_inputs
 from snnconv.spiking.metrics import Measure, update
 from snnconv.spiking.tasks.readout import READOUTS
 
@@ -109,7 +110,8 @@ class Task:
         """Raise a ValueError unless outputs of `network` fit targets and metrics, on a few samples; its mode is restored."""
         was_training = network.training
         for inputs, targets in islice(batches, 1):
-            outputs = network.eval().to(inputs.device)(inputs[:2])
+            with noting_inputs(network, inputs, targets):
+                outputs = network.eval().to(inputs.device)(inputs[:2])
             self.require_targets(targets)
             self.require_outputs(outputs, targets[:2])
             for name, each in self.metrics.items():
@@ -124,18 +126,22 @@ class Task:
 
     def require_outputs(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise a ValueError unless `outputs` fit the `targets` of the same samples."""
+        if self.kind == "multiclass" and outputs.dim() > 1 and not targets.is_floating_point():
+            other = int(((targets < 0) | (targets >= outputs.shape[1])).sum())
+            if other:
+                raise ValueError(f"task={self.name}: {other} of {targets.numel()} targets are no class of the network, which has "
+                                 f"{outputs.shape[1]} outputs: targets are integers from 0 to {outputs.shape[1] - 1}")  # fmt: skip
         try:
             fits = self.right(outputs, targets).shape == (len(targets),)
             self.loss(outputs, targets)
         except (RuntimeError, IndexError, ValueError):
             fits = False
-        if not fits:
-            most = -1 if targets.is_floating_point() else int(targets.max())
-            largest = f" with classes up to {most}" if outputs.dim() > 1 and most >= outputs.shape[1] else ""
-            raise ValueError(
-                f"task={self.name}: the network returns {list(outputs.shape)}, the targets are {list(targets.shape)}{largest}; "
-                "choose another model (task=dense: model=unet), or another task"
-            )
+        if fits:
+            return
+        raise ValueError(
+            f"task={self.name}: the network returns {list(outputs.shape)}, the targets are {list(targets.shape)}; choose another "
+            "model (task=dense: model=unet), or another task"
+        )
 
     def require_scored(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise a ValueError unless `targets` fit the task and the outputs: else tensors could be broadcast to a wrong score."""
