@@ -47,9 +47,9 @@ def measure(name: str, method: str, settings: dict[str, Any], timesteps: int) ->
     total, errors = torch.zeros_like(target), []
     for t, logits in enumerate(snn.run(images[:1], timesteps), 1):
         total += logits[0]
-        errors.append(((total / t - target).norm() / target.norm()).item())
+        errors.append(float(f"{(total / t - target).norm() / target.norm():.5g}"))
     return {
-        "family": name, "method": method, "settings": settings, "errors": errors, "cpu_seconds": time.process_time() - start,
+        "family": name, "method": method, "settings": settings, "errors": errors, "cpu_seconds": round(time.process_time() - start, 1),
         "commit": commit(), "versions": versions(),
     }  # fmt: skip
 

@@ -36,8 +36,8 @@ def convert(
 
     A neuron that replaces an activation emits the largest level of which |v| reaches `share`; its v(0) is `v_initial` times the
     smallest level.  The paper's rule (1, ½) leaves in v, on average, a part of the next level, so every layer puts out too little,
-    which adds up over the layers of ReLU networks: on squeezenet1_1 the error at T = 8 is 0.52 (max_norm: 0.31).  With the nearest
-    level, `share` ¾ and `v_initial` ¼, nothing is left on average, and it is 0.08 (experiments/any_network).  Other non-linear
+    which adds up over the layers of ReLU networks: on squeezenet1_1 the error at T = 8 is 0.54 (max_norm: 0.31).  With the nearest
+    level, `share` ¾ and `v_initial` ¼, nothing is left on average, and it is 0.10 (experiments/any_network).  Other non-linear
     layers run as running means (the paper's expectation compensation); a signed neuron, which fires at 3/4 of a level and starts
     from v(0) = 0, encodes their outputs as spikes before the next weights.  θ is the trained threshold, or is computed by `rule`
     from calibration images.  ValueError for settings out of range, a network that cannot be converted, or missing images.
