@@ -49,8 +49,8 @@ def measure(name: str, method: str, settings: dict[str, Any], timesteps: int) ->
         total += logits[0]
         errors.append(float(f"{(total / t - target).norm() / target.norm():.5g}"))
     return {
-        "family": name, "method": method, "settings": settings, "errors": errors, "cpu_seconds": round(time.process_time() - start, 1),
-        "commit": commit(), "versions": versions(),
+        "family": name, "method": method, "settings": settings, "errors": errors,
+        "cpu_seconds": round(time.process_time() - start, 1), "commit": commit(), "versions": versions(),
     }  # fmt: skip
 
 
