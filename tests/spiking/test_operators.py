@@ -93,6 +93,16 @@ def test_schedules_and_chunks_give_the_same(case):
             torch.testing.assert_close(run(operator, signals, chunks, mode), whole, rtol=1e-12, atol=1e-12)
 
 
+def test_autocast_does_not_round_the_function(case):
+    """Differences of large sums would keep its error; training in bfloat16 applies autocast to the weights alone."""
+    function, signals = case
+    function, signals = function.float(), [signal.float() for signal in signals]
+    for operator in operators(function, signals):
+        expected = run(operator, signals)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(run(operator, signals), expected, rtol=0, atol=0)
+
+
 def test_samples_can_leave(case):
     """What stays goes on as it would have alone."""
     function, signals = case

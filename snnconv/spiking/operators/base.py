@@ -1,6 +1,7 @@
 """Base class of operators, and the module that gives an operator its time axis."""
 
 from abc import abstractmethod
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -42,12 +43,17 @@ class Operator(base.MemoryModule):
         return steps[0].unsqueeze(0) if len(steps) == 1 else torch.stack(steps)
 
     def evaluate(self, *signals: Tensor) -> Tensor:
-        """F in the precision of `signals`; its parameters are converted if the network is simulated in lower precision."""
+        """F in the precision of `signals`, without autocast; its parameters are converted if the network has another precision.
+
+        Operators take differences of large sums, so rounding of F would grow with the number of steps.
+        """
+        device, dtype = signals[0].device.type, signals[0].dtype
         parameters = dict(self.function.named_parameters())
-        if all(parameter.dtype == signals[0].dtype for parameter in parameters.values()):
-            return self.function(*signals)
-        converted = {name: parameter.to(signals[0].dtype) for name, parameter in parameters.items()}
-        return torch.func.functional_call(self.function, converted, signals)
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+            if all(parameter.dtype == dtype for parameter in parameters.values()):
+                return self.function(*signals)
+            converted = {name: parameter.to(dtype) for name, parameter in parameters.items()}
+            return torch.func.functional_call(self.function, converted, signals)
 
     def summed(self, name: str, signal: Tensor) -> Tensor:
         """The sum over time stored in memory `name`, plus `signal`; float32, or float64 for float64 signals."""
