@@ -8,13 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnconv.analysis.counterpart import counterpart
 from snnconv.analysis.ideal_networks import Clipped, clipped, evenly, instead
 from snnconv.analysis.layer_errors import LayerErrors, Watch
 from snnconv.runtime import distributed
 from snnconv.spiking.model import SpikingModel
-from snnconv.spiking.operators.base import Encoder
-from snnconv.spiking.operators.choice import none
-from snnconv.spiking.operators.placement import place_operators
 from snnconv.spiking.recording import recording
 from snnconv.spiking.tasks import CLASSIFY, Task
 
@@ -69,7 +67,7 @@ def decompose(
 
     Supports every method in which each step receives the image, because f(x) is computed by the neuron itself.  By construction the
     means of the parts add up to the mean error, and their shares to the squared error.  ValueError for a method in which only the
-    first steps receive the image, or without images.
+    first steps receive the image, without images, or if `snn` was not converted from `ann`.
     """
     if snn.timing.presented is not None:
         raise ValueError("in this method only the first steps receive the image, so there is no constant mean current; it has no "
@@ -78,7 +76,7 @@ def decompose(
     parts = snn.rounds(wanted)
     layers: list[LayerErrors] = []
     original, was_training = ann, ann.training
-    ann = beside(ann, snn).eval()
+    ann = counterpart(ann, snn, batches).eval()
     try:
         for part in parts:
             snn.prepare(part[-1])
@@ -114,15 +112,6 @@ def decompose(
         snn={t: rights.share(f"snn {t}") for t in wanted},
         clipped_at={t: limited.get(t, limited[wanted[-1]]) for t in wanted},
     )
-
-
-def beside(ann: nn.Module, snn: SpikingModel) -> nn.Module:
-    """`ann`, or a copy in which max pooling has the same position as in `snn`, before or after its activation.
-
-    A network with encoders for signed neurons (`analysis.counterpart`) already has it.
-    """
-    kinds = tuple({type(ann.get_submodule(path)) for path in snn.neurons()})
-    return ann if Encoder in kinds else place_operators(ann, kinds, none)
 
 
 class _Rights:

@@ -59,6 +59,9 @@ class Watch:
     def __call__(self, neuron: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         """Some steps of the neuron (a forward hook)."""
         (current,) = inputs
+        if current.shape[1:] != self.z.shape:
+            raise ValueError(f"model: {self.path} receives {list(self.z.shape)}, but the neuron there in snn receives "
+                             f"{list(current.shape[1:])}; pass the network from which snn was converted")  # fmt: skip
         sj.set_step_mode(self.twin, neuron.node.step_mode if hasattr(neuron, "node") else "m")
         meant = self.twin(self.z.expand(len(current), *self.z.shape))
         for step, (x, y, m) in enumerate(zip(current, output, meant, strict=True), 1):

@@ -269,3 +269,28 @@ def test_training_mode_switches_dropout_and_batch_norm():
     graph(images(8, 4))
     assert graph.bn.num_batches_tracked == 1
     assert not torch.equal(graph(images(8, 4)), graph(images(8, 4)))
+
+
+def test_a_hook_on_one_call_of_a_module_does_not_see_another_call():
+    act = nn.ReLU()
+    graph = capture(nn.Sequential(nn.Linear(3, 3), act, nn.Linear(3, 3), act), torch.rand(2, 3), (nn.ReLU,))
+    sites, calls = [module for module in graph.modules() if isinstance(module, nn.ReLU)], []
+    sites[0].register_forward_hook(lambda module, inputs, output: calls.append(module))
+    graph(torch.rand(2, 3))
+    assert len(sites) == 2
+    assert calls == sites[:1]
+
+
+@pytest.mark.parametrize("pool", [F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d])
+def test_adaptive_max_pooling_by_function(pool):
+    """Its export has the indices, too, which are not read."""
+    rank = int(pool.__name__[-2])
+
+    class Network(nn.Module):
+        def forward(self, x):
+            return pool(x, 2)
+
+    x = torch.rand(3, 2, *[5] * rank)
+    graph = capture(Network(), x)
+    assert [type(module).__name__ for module in graph.children()] == [f"AdaptiveMaxPool{rank}d"]
+    assert torch.equal(graph(x), pool(x, 2))

@@ -142,9 +142,9 @@ def pool_with_indices(kind: type[nn.Module], *names: str) -> Rule:
     pooling = pool(kind, *names)
 
     def lift(lifting: Any, node: fx.Node) -> Any:
-        if any(user.target is not operator.getitem or user.args[1] != 0 for user in node.users):
+        if any(user.target is not operator.getitem or (user.args[1] != 0 and user.users) for user in node.users):
             raise ValueError(f"{lifting.where(node)}: uses the indices of max pooling, which is not supported")
-        return (pooling(lifting, node),)
+        return (pooling(lifting, node), None)
 
     return lift
 

@@ -94,9 +94,9 @@ def simplest(module: nn.Module) -> nn.Module:
 
 
 def twin(module: nn.Module) -> nn.Module:
-    """Another module with the parameters and buffers of `module`."""
+    """Another module with the parameters and buffers of `module`; a hook on one is not a hook on the other."""
     other = copy.copy(module)
-    other._parameters, other._buffers = dict(module._parameters), dict(module._buffers)
+    vars(other).update({name: value.copy() for name, value in vars(module).items() if isinstance(value, dict)})
     return other
 
 
