@@ -10,6 +10,7 @@ pytestmark = pytest.mark.cli
 BASELINE, LEADERBOARD = (EVALUATE.with_name(f"{name}.py") for name in ("baseline", "leaderboard"))
 
 
+@pytest.mark.long
 def test_a_quantized_network_stands_beside_the_spiking_one(smoke: Path, tmp_path: Path):
     folder = copy_run(smoke, tmp_path / "run")
     text = succeed(BASELINE, "run=run", "baseline=ptq_static,qat", "baseline.activation_bits=3", cwd=tmp_path, **FRESH)

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.cli
 COMPRESS = EVALUATE.with_name("compress.py")
 
 
+@pytest.mark.long
 def test_a_ladder_of_run_folders(smoke: Path, tmp_path: Path):
     folder = copy_run(smoke, tmp_path / "run")
     options = ("compress=[prune30,sparse24]", "compress.fit.epochs=1", "timesteps=[2,4]")
@@ -104,6 +105,7 @@ def test_tells_what_is_wrong(smoke: Path, tmp_path: Path):
     assert not list(tmp_path.glob("run/compressed/*/*"))
 
 
+@pytest.mark.long
 def test_weights_are_trained_quantized_and_stay_so(tmp_path: Path):
     """weights=ternary from the first epoch on; converted again, they are the same."""
     from command import only_run

@@ -27,6 +27,7 @@ class Mine(nn.Module):
 """
 
 
+@pytest.mark.long
 def test_fine_tuned_resumed_and_evaluated(tmp_path: Path):
     """The weights may go once training has begun; the python file runs again only where it is trusted."""
     (tmp_path / "mine.py").write_text(MINE)

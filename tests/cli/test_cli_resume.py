@@ -98,6 +98,7 @@ runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds file names in /proc")
 def test_killed_in_the_middle_of_writing_every_kind_of_file(uninterrupted: Path, tmp_path: Path):
     """Each accident hits the resumed run of the one before; n counts the writes of that process."""

@@ -73,6 +73,7 @@ def test_a_run_that_fails_takes_no_other_with_it(tmp_path: Path):
     assert again.output.rstrip().endswith(f"1 of 2 runs finished. Summary: {sweep}")
 
 
+@pytest.mark.long
 def test_the_sweep_over_levels(tmp_path: Path):
     text = succeed(TRAIN, "-m", *TINY, "sweep=levels", "explain.images=0", cwd=tmp_path)
     assert "12 of 12 runs finished" in text

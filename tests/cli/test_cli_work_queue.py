@@ -54,6 +54,7 @@ def is_alive(process: int) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_the_smallest_priority_first_and_each_once(tmp_path: Path):
     queue = write(
         tmp_path,

@@ -80,6 +80,7 @@ def test_an_old_interrupted_run_resumes_to_the_same_network(tmp_path: Path):
     assert [line["epoch"] for line in lines] == list(range(6))
 
 
+@pytest.mark.long
 @pytest.mark.cli
 @pytest.mark.parametrize(("run", "sweep"), [("mlp", "methods_qcfs"), ("relu", "methods_relu")])
 def test_every_method_repeats_its_numbers_on_an_old_run(run: str, sweep: str, tmp_path: Path):

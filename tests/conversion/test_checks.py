@@ -250,7 +250,9 @@ MODELS = [pytest.param(name, marks=pytest.mark.long if name in DEEP else ()) for
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("activation", "method"), [("qcfs", "qcfs"), ("relu", "mse")])
+@pytest.mark.parametrize(
+    ("activation", "method"), [("qcfs", "qcfs"), pytest.param("relu", "mse", marks=pytest.mark.long)]
+)
 def test_every_model_is_convertible(name, activation, method, compose_config):
     """With nothing to warn of, untrained as it is."""
     if name == "timm":
