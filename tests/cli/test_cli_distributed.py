@@ -66,7 +66,7 @@ def test_fewer_images_than_processes(tmp_path: Path):
     assert "1 validation images for 2 processes: each needs at least one" in done.output
     done = torchrun(TRAIN, *SMOKE, "explain.images=1", "fit.epochs=1", cwd=tmp_path)
     assert done.status == 0, done.output
-    assert "report.html has no explanation: 1 images for 2 processes" in done.output
+    assert "report.html has no explanation: 1 images are too few for 2 processes" in done.output
     assert (only_run(tmp_path) / "result.json").is_file()
 
 
