@@ -54,7 +54,7 @@ def table() -> None:
             {**about, **_accuracies(entry["snn_accuracy"]), "study": entry["study"], "command": entry["source"]}
         )
     itables.init_notebook_mode(connected=False)
-    frame = pd.DataFrame(rows, dtype=object).fillna("")  # whole numbers stay whole beside empty cells
+    frame = pd.DataFrame(rows, dtype=object).fillna("")  # integers stay integers beside empty cells
     columns = [{"targets": [frame.columns.get_loc("command")], "className": "command"}]
     itables.show(
         frame, classes="display compact", columnDefs=columns, lengthMenu=[15, 50, 200], maxBytes=0, scrollX=True

@@ -1,1 +1,1 @@
-"""What a killed command leaves, compared with an uninterrupted one."""
+"""Files left by a killed command, compared with those of an uninterrupted one."""

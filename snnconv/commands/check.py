@@ -41,7 +41,7 @@ def main(run: Run) -> None:
 
 
 def _demands(run: Run, ann: nn.Module) -> list[Demand]:
-    """What a run does with the spiking network after its training, and the export that is asked for."""
+    """Steps of a run that follow its training, and the export that is asked for."""
     cfg, hydra = run.cfg, HydraConfig.get()
     task, valid = instantiate(cfg.task), int(cfg.data.get("valid") != 0)
     demands: list[Demand] = [

@@ -50,7 +50,7 @@ def dotted_keys() -> frozenset[str]:
 
 
 def places(key: str) -> list[tuple[str, str]]:
-    """Where a dotted key is set: (file in conf/, line with its default and comment), for each option that has the key."""
+    """(File in conf/, line with default and comment) for each option that sets a dotted key."""
     group, _, inner = key.partition(".")
     files = [("config.yaml", key), *((f"{group}/{option}.yaml", inner) for option in options(group) if inner)]
     return [(name, line) for name, path in files for line in _lines(CONF / name, path.split("."))]

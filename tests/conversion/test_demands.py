@@ -1,4 +1,4 @@
-"""What would stop a run after its training stops it before."""
+"""Errors that would stop a run after its training are raised before it."""
 
 import pytest
 import torch

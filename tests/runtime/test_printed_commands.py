@@ -29,7 +29,7 @@ STUBS = "".join(f"{name}() {{ printf '%s\\0' {name} \"$@\"; }}; " for name in ("
 
 
 def words(pasted: str) -> list[str]:
-    """What a program gets from a command line, or `snnconv` from the overrides that follow it."""
+    """Arguments that a program gets from a command line, or `snnconv` from the overrides that follow it."""
     text = pasted if pasted.startswith(("python ", "snnconv ", "wandb ")) else f"snnconv {pasted}"
     done = subprocess.run(["bash", "-c", STUBS + text], capture_output=True, check=True, text=True, cwd="/")
     assert done.stderr == ""
@@ -37,7 +37,7 @@ def words(pasted: str) -> list[str]:
 
 
 def values(pasted: str) -> dict:
-    """What a run gets from the overrides of a command line: through bash, Hydra's parser and OmegaConf."""
+    """Values that a run gets from the overrides of a command line, through bash, Hydra's parser and OmegaConf."""
     texts = [word for word in words(pasted) if "=" in word and not word.endswith(".py")]
     parsed = OverridesParser.create().parse_overrides(texts)
     cfg = OmegaConf.create({"levels": 8, **{each.key_or_group: each.value() for each in parsed}})
@@ -45,7 +45,7 @@ def values(pasted: str) -> dict:
 
 
 def message(function, *arguments) -> str:
-    """What a function that refuses its arguments says."""
+    """The message of a function that refuses its arguments."""
     with pytest.raises((ValueError, SystemExit)) as caught:
         function(*arguments)
     return str(caught.value)

@@ -144,7 +144,7 @@ def test_torchrun_is_asked_before_the_group_exists(monkeypatch):
 
 
 def test_paths_of_a_stored_configuration_are_those_of_today(tmp_path, monkeypatch):
-    """Where the run was started, or at the same place relative to a run folder that was moved; else as they were typed."""
+    """Paths from the folder where the run was started, or relative to a moved run folder; otherwise as they were typed."""
     run = tmp_path / "work" / "runs" / "one"
     (run / ".hydra").mkdir(parents=True)
     hydra = {"hydra": {"runtime": {"cwd": str(tmp_path / "work"), "output_dir": str(run)}}}

@@ -47,7 +47,7 @@ def exports(ann: nn.Module, snn: SpikingModel, images: Tensor) -> dict[str, str]
 
 
 def _builders(ann: nn.Module, snn: SpikingModel, images: Tensor) -> dict[str, Callable[[], Any]]:
-    """What builds the content of each format."""
+    """Functions that build the content of each format."""
 
     def nir() -> None:
         to_nir(normal_form(snn, images), images)
@@ -62,7 +62,7 @@ def _builders(ann: nn.Module, snn: SpikingModel, images: Tensor) -> dict[str, Ca
 
 
 def _over_time(snn: SpikingModel, images: Tensor) -> Callable[[], Any]:
-    """What builds the layers of the spiking network in ONNX."""
+    """Functions that build the layers of the spiking network in ONNX."""
     return lambda: normal_form(snn, images).graph(images[:1])
 
 
