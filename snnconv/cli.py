@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,30 @@ DEMO = "experiment=demo"  # used by `snnconv train` without arguments
 HELP = ("-h", "--help", "help")
 
 
+@contextmanager
+def _until_closed() -> Iterator[None]:
+    """Context that ends without an error if the reader of the output (`| head`) has closed it."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes when it ends
+
+
 def main() -> None:
     """Run the command line of `snnconv` or `python -m snnconv`."""
     path = Path(sys.argv[0])
     words = ["python", "-m", "snnconv"] if path.name == "__main__.py" else [path.stem]
     name, *arguments = sys.argv[1:] or ["help"]
+    if name in COMMANDS:
+        run(name, arguments, [*words, name])
+        return
+    with _until_closed():
+        _answer(name, arguments)
+
+
+def _answer(name: str, arguments: list[str]) -> None:
+    """Print help, the version, or what completion needs."""
     if name in HELP:
         from snnconv.commands.help import about, overview
 
@@ -44,8 +64,6 @@ def main() -> None:
         from snnconv.commands.completion import complete
 
         print(*complete(arguments), sep="\n")
-    elif name in COMMANDS:
-        run(name, arguments, [*words, name])
     else:
         sys.exit(f"snnconv {name}: no such command; there are {', '.join(COMMANDS)}, as in: snnconv train model=mlp")
 
@@ -66,9 +84,11 @@ def run(name: str, arguments: Sequence[str] | None = None, words: Sequence[str] 
         if set(arguments) & set(HELP[:2]):
             from snnconv.commands.help import page
 
-            print(page(name))
+            with _until_closed():
+                print(page(name))
         elif name == "leaderboard":
-            importlib.import_module("snnconv.commands.leaderboard").main(arguments)
+            with _until_closed():
+                importlib.import_module("snnconv.commands.leaderboard").main(arguments)
         else:
             _compose(name, arguments)
     except KeyboardInterrupt:  # before there is a run, whose message says how to continue
@@ -84,7 +104,7 @@ def _compose(name: str, arguments: list[str]) -> None:
     from hydra.errors import CompactHydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from snnconv.runtime import launch, mistakes, multirun
+    from snnconv.runtime import launch, mistakes, multirun, source_files
     from snnconv.runtime.configurations import CONF
 
     launch.register()
@@ -92,6 +112,7 @@ def _compose(name: str, arguments: list[str]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises errors instead of ending the process
     try:
         mistakes.require_words(arguments)
+        source_files.require_network(arguments)
     except ValueError as error:
         sys.exit(str(error))
     sys.argv = [sys.argv[0], *_completed(name, arguments)]

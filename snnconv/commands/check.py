@@ -3,23 +3,25 @@
 snnconv check model=resnet20 method=srp                           a network as built by train
 snnconv check model=custom model.path=my_net.py model.name=MyNet model.weights=my_net.pt      your own network
 snnconv check run=runs/… method=st_bif                            a trained network
-snnconv check model=vgg16 export=nir                              also check whether it can be exported
+snnconv check model=vgg16 export=onnx export.opset=13             also rehearse this export (weights=…, integer=…: likewise)
 
 Exit status 0: it can be converted; 1: it cannot.
 """
 
 import copy
+import re
 from dataclasses import replace
 
 import rich
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 from torch import nn
 
 from snnconv.conversion.checks import check
 from snnconv.conversion.demands import Demand, simulation
-from snnconv.hardware.export.allowed import allowing
+from snnconv.hardware.rehearsal import exporting, integers, untrained
 from snnconv.nn.graph.kinds import is_activation
 from snnconv.runtime.checkpoint import require_savable
 from snnconv.runtime.run import Run
@@ -35,23 +37,42 @@ def main(run: Run) -> None:
     classes = cfg.data.num_classes if instantiate(cfg.task).name == "classify" else None
     result = check(ann, instantiate(cfg.method), [(noise, torch.zeros(4).long())], calibrates=not cfg.run,
                    calibration=cfg.data.get("calibration"), classes=classes, encoder=instantiate(cfg.encoder),
-                   demands=_demands(run, ann))  # fmt: skip
+                   weights=instantiate(cfg.weights), demands=_demands(run, ann))  # fmt: skip
     replace(result, method=cfg.names.method).show(rich.get_console())
     raise SystemExit(bool(result.obstacles))
 
 
 def _demands(run: Run, ann: nn.Module) -> list[Demand]:
-    """Steps of a run that follow its training, and the export that is asked for."""
-    cfg, hydra = run.cfg, HydraConfig.get()
+    """Steps of a run that follow its training, and the export or the integer network that is asked for."""
+    cfg = run.cfg
     task, valid = instantiate(cfg.task), int(cfg.data.get("valid") != 0)
     demands: list[Demand] = [
         simulation(cfg.timesteps),
         lambda snn, _: require_exit(snn.simulation, task, snn.timing, valid),
     ]
-    if any(text.lstrip("+").startswith(("export=", "export.")) for text in hydra.overrides.task):
-        ann = copy.deepcopy(ann)
-        for module in ann.modules():
-            if is_activation(module) and module.threshold.isnan().any():  # type: ignore[union-attr, operator]
-                module.set_threshold(1.0)  # type: ignore[operator]  # calibration comes later
-        demands.append(allowing(hydra.runtime.choices["export"], ann))
-    return demands
+    return [*demands, *_of_hardware(cfg, ann)]
+
+
+def _of_hardware(cfg: DictConfig, ann: nn.Module) -> list[Demand]:
+    """The export and the integer network that the command line asks for, with their settings."""
+    hydra, demands = HydraConfig.get(), list[Demand]()
+    asked = {re.split(r"[=.]", text.lstrip("+"))[0] for text in hydra.overrides.task} & {"export", "integer"}
+    if asked and cfg.precision == "tf32":
+        raise ValueError("precision=tf32: spikes are compared exactly; use precision=float32")
+    calibration = cfg.data.get("calibration") != 0
+    final = cfg.run and any(is_activation(module) for module in ann.modules())  # weights and thresholds are trained
+    if "export" in asked:
+        ann = instantiate(cfg.weights)(_with_thresholds(ann))
+        demands.append(exporting(hydra.runtime.choices["export"], instantiate(cfg.export), ann, calibration))
+    if "integer" in asked:
+        demands.append(integers(cfg.timesteps, dict(cfg.integer), calibration))
+    return demands if final else [untrained(demand) for demand in demands]
+
+
+def _with_thresholds(ann: nn.Module) -> nn.Module:
+    """A copy of `ann` in which thresholds that calibration will compute are 1."""
+    ann = copy.deepcopy(ann)
+    for module in ann.modules():
+        if is_activation(module) and module.threshold.isnan().any():  # type: ignore[union-attr, operator]
+            module.set_threshold(1.0)  # type: ignore[operator]
+    return ann

@@ -43,7 +43,7 @@ def main(run: Run) -> None:
     # errors of conversion are raised now, not after hours of training
     classes = cfg.data.num_classes if task.name == "classify" else None
     demands = simulation(cfg.timesteps), lambda snn, _: require_exit(snn.simulation, task, snn.timing)
-    check(ann, convert, data.calibration, classes=classes, encoder=encoder, demands=demands).require()
+    check(ann, convert, data.calibration, classes=classes, encoder=encoder, weights=weights, demands=demands).require()
     task.try_out(ann, data.calibration)
     require_savable(ann)
     fit(ann, data.train, data.selecting(settings.select), settings, run, weights, task)  # 1. train

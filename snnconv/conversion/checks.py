@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -31,6 +32,7 @@ from snnconv.nn.graph.kinds import NORMS, is_activation
 from snnconv.spiking.encoders.base import InputEncoder
 from snnconv.spiking.operators.base import Site
 from snnconv.spiking.operators.placement import place_operators
+from snnconv.training.quantized_weights import Weights
 
 log = logging.getLogger(__name__)
 Batch = tuple[Tensor, Any]  # images, labels
@@ -45,6 +47,7 @@ def check(
     calibration: int | None = None,
     classes: int | None = None,
     encoder: InputEncoder | None = None,
+    weights: Weights | None = None,
     demands: Sequence[Demand] = (),
 ) -> Check:
     """Check of `ann` for the method `convert`, tried on a few images of `batches`.
@@ -53,7 +56,8 @@ def check(
     is not a positive number, and every error that the method raises in a rehearsal.  With `calibrates` an unknown θ (NaN) is not an
     obstacle, because calibration follows.  `calibration` is the number of images that calibration will have, by default
     `batches.count` if it exists; too few images for the method's rule are an obstacle.  `classes` is the number of outputs needed.
-    `demands` are applied to the spiking network of a rehearsal; their ValueErrors are obstacles.
+    The rehearsal uses `weights` (by default floats) and `encoder`, and `demands` are applied to its spiking network; their
+    ValueErrors are obstacles.
 
     Warnings do not prevent conversion: a batch norm between spikes that cannot be folded into a layer, a θ at its lower limit, and
     a θ more than 1000 times above or below the largest current of its layer.  The images may be noise: the currents are those of
@@ -94,7 +98,8 @@ def check(
         try:
             count = getattr(batches, "count", None)
             number = calibration if calibration is not None else count
-            snn = rehearse(convert, ann, few, number if isinstance(number, int) else None)
+            trial_run = functools.partial(rehearse, convert, calibration=number if isinstance(number, int) else None)
+            snn = (weights or Weights()).convert(trial_run, ann, few)
             neurons = snn.neurons() if snn is not None else {}
             if snn is not None and encoder is not None:
                 snn.encoded(encoder, few)

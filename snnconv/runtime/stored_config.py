@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 USED = {  # commands that use a group; in other commands a choice has no effect
     "encoder": ("train", "check", "evaluate", "compress", "integerize"),
     "weights": ("train", "check", "evaluate", "compress", "integerize", "export"),
-    "integer": ("integerize", "export"),
+    "integer": ("check", "integerize", "export"),
     "baseline": ("baseline",),
     "compress": ("compress",),
     "export": ("check", "export"),

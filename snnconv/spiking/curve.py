@@ -16,6 +16,15 @@ class Rates:
     layers: dict[str, float]
 
 
+class ByTimestep(dict[int, float]):
+    """Values by t; a KeyError lists the timesteps that were measured."""
+
+    def __missing__(self, t: object) -> float:
+        """Raise the KeyError."""
+        measured = ", ".join(map(str, self)) if len(self) <= ALL else f"{min(self)} to {max(self)}, {len(self)} values"
+        raise KeyError(f"{t!r}: accuracy was not measured after this number of timesteps; measured were {measured}")
+
+
 @dataclass(frozen=True)
 class Curve:
     """Accuracy and spike counts against timesteps t; `print(curve)` shows a table.
@@ -40,7 +49,7 @@ class Curve:
     @property
     def accuracy(self) -> dict[int, float]:
         """Fraction of images classified correctly, by t."""
-        return {t: correct / self.images for t, correct in self.correct.items()}
+        return ByTimestep({t: correct / self.images for t, correct in self.correct.items()})
 
     def __str__(self) -> str:
         last = max(self.correct)

@@ -68,14 +68,14 @@ class Weights:
     def convert(self, method: Callable[..., SpikingModel], ann: nn.Module, batches: Iterable) -> SpikingModel:
         """`ann` with quantized weights, converted by `method` to a spiking network.
 
-        Weights that the method changes, or that receive channels of different θ, are quantized again.
+        Weights that the method changes, or that receive channels of different θ, are quantized again.  None if `method`, a
+        rehearsal, returns None.
         """
         if self.bits is None:
             return method(ann, batches)
         ann = self(ann)
         snn, before = method(ann, batches), _layers(fold_batchnorm(ann))
-
-        return snn.changed(functools.partial(self._settled, before))
+        return snn and snn.changed(functools.partial(self._settled, before))
 
     @torch.no_grad()
     def _settled(self, before: Mapping[str, Any], network: nn.Module) -> nn.Module:

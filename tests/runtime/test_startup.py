@@ -200,3 +200,21 @@ def test_every_place_of_a_setting_is_a_line_of_that_file(key):
         lines = (configurations.CONF / file).read_text(encoding="utf-8").splitlines()
         assert line in [text.strip() for text in lines]
         assert line.startswith(f"{key.rpartition('.')[2]}:")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]], ids=" ".join)
+def test_a_reader_that_has_seen_enough_ends_the_help_quietly(arguments):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "snnconv", *arguments]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # before anything was written
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_a_wrong_network_file_is_told_before_torch_is_imported(tmp_path):
+    (tmp_path / "net.py").write_text("class Net(:\n    pass\n")
+    start = "from snnconv import cli; cli.main()"
+    settings = ("train", "model=custom", "model.path=net.py", "model.name=Net")
+    assert "torch" not in loaded_after(start, *settings, cwd=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"net.py"}

@@ -81,6 +81,16 @@ def record_runs(snn: SpikingModel) -> list[int]:
     return runs
 
 
+def test_a_timestep_that_was_not_measured_is_told_with_those_that_were(snn, test_set):
+    curve = accuracy_over_time(snn, test_set, [2, 5])
+    with pytest.raises(KeyError, match="9: accuracy was not measured .* measured were 2, 5"):
+        curve.accuracy[9]
+    assert curve.accuracy == dict(curve.accuracy)
+    many = accuracy_over_time(snn, test_set, 12)
+    with pytest.raises(KeyError, match="measured were 1 to 12, 12 values"):
+        many.accuracy[13]
+
+
 def test_an_anytime_model_runs_once_any_other_once_for_every_t(snn, test_set):
     runs = record_runs(snn)
     once = accuracy_over_time(snn, test_set, 4)

@@ -23,18 +23,6 @@ def exports_of(ann: nn.Module, snn: SpikingModel, batches: Iterable[tuple[Tensor
     return exports(ann, snn, torch.cat(images)) if images else None
 
 
-def allowing(format: str, ann: nn.Module) -> Callable[[SpikingModel, Tensor], None]:
-    """The demand (`conversion.demands`) for an export of `ann` and its spiking network; ValueError with the reason why not."""
-
-    def allowed(snn: SpikingModel, images: Tensor) -> None:
-        images = images.float().cpu()
-        reason = _reason({**_builders(ann, snn, images), "onnx_over_time": _over_time(snn, images)}[format])
-        if reason != ALLOWED:
-            raise ValueError(f"export={format}: {reason}")
-
-    return allowed
-
-
 @torch.no_grad()
 def exports(ann: nn.Module, snn: SpikingModel, images: Tensor) -> dict[str, str]:
     """For each format "allowed", or the reason why the network cannot be exported; `images` [N, …] are normalized.
@@ -59,11 +47,6 @@ def _builders(ann: nn.Module, snn: SpikingModel, images: Tensor) -> dict[str, Ca
         program_of(integerize(snn, [(images, None)]), images.shape[1:])
 
     return {"nir": nir, "onnx": onnx, "c": integers, "verilog": integers}
-
-
-def _over_time(snn: SpikingModel, images: Tensor) -> Callable[[], Any]:
-    """Functions that build the layers of the spiking network in ONNX."""
-    return lambda: normal_form(snn, images).graph(images[:1])
 
 
 def _reason(build: Callable[[], Any]) -> str:

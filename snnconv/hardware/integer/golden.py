@@ -8,8 +8,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from snnconv.hardware.integer.network import IntegerNetwork
+from snnconv.hardware.integer.network import IntegerNetwork, integerize
+from snnconv.hardware.integer.neuron import WidthError
 from snnconv.hardware.integer.program import Program, Step, program_of
+from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.recording import recording
 from snnconv.spiking.simulation import wanted_timesteps
 
@@ -57,6 +59,27 @@ def difference(actual: Outcome, expected: Outcome) -> str | None:
                 f"{path}: {int((values != other).sum())} {what} differ, first in timestep {step + 1} of image {image}"
             )
     return None
+
+
+def verified(
+    snn: SpikingModel,
+    calibration: Iterable,
+    test: Iterable,
+    timesteps: int | Sequence[int],
+    golden: int = 8,
+    **widths: Any,
+) -> tuple[IntegerNetwork, int]:
+    """The integer network of `snn` (`integerize` with `widths`), and the number of images on which it equals the golden model.
+
+    ValueError if a spike or logit differs on the first `golden` images of `test`.
+    """
+    if type(golden) is not int or golden < 0:
+        raise ValueError(f"integer.golden={golden!r}: must be an integer of at least 0; 0: no comparison")
+    network = integerize(snn, calibration, **widths)
+    different, compared = differing_spikes(network, test, timesteps, golden)
+    if different:
+        raise ValueError(f"{different} spikes or logits differ from the golden model on {compared} images")
+    return network, compared
 
 
 def differing_spikes(
@@ -128,7 +151,7 @@ def _over_channels(values: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 def _held(step: Step, sums: np.ndarray) -> np.ndarray:
     if sums.size and (sums.min() < INT32.min or sums.max() > INT32.max):
-        raise ValueError(f"{step.name}: sums from {sums.min()} to {sums.max()} exceed int32; use fewer weight bits")
+        raise WidthError(f"{step.name}: sums from {sums.min()} to {sums.max()} exceed int32; use fewer weight bits")
     return sums
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from snnconv.hardware.integer.accumulator import IntegerLayer
 from snnconv.hardware.integer.groups import Value
-from snnconv.hardware.integer.neuron import EXACT, IntegerIntegrateFire, require_width
+from snnconv.hardware.integer.neuron import EXACT, IntegerIntegrateFire, WidthError, require_width
 from snnconv.hardware.integer.operations import LOGITS, Times
 from snnconv.hardware.integer.plan import Plan
 from snnconv.hardware.integer.quantizer import Quantizer
@@ -69,7 +69,7 @@ class IntegerNetwork:
         """Raise a ValueError naming the first layer whose potentials exceeded the integers that float32 represents exactly."""
         for path, (least, most) in self.extremes().items():
             if max(-least, most) >= EXACT:
-                raise ValueError(f"{path}: its potentials exceed ±2^24 (from {least} to {most}); use fewer weight bits, fewer "
+                raise WidthError(f"{path}: its potentials exceed ±2^24 (from {least} to {most}); use fewer weight bits, fewer "
                                  "timesteps, or a saturating membrane (membrane_bits=24)")  # fmt: skip
 
 
@@ -159,7 +159,7 @@ def _neuron(path: str, neuron: Any, unit: Tensor, bits: int | None) -> IntegerIn
     theta = torch.as_tensor(neuron.threshold, dtype=torch.float64)
     threshold = (theta / unit.double()).round()
     if threshold.max() >= EXACT:
-        raise ValueError(f"{path}: its θ is {threshold.max():.3g} units, because it shares a current with neurons of a much "
+        raise WidthError(f"{path}: its θ is {threshold.max():.3g} units, because it shares a current with neurons of a much "
                          "smaller θ, but float32 represents integers only up to 2^24")  # fmt: skip
     if isinstance(neuron.v_initial, Tensor) and neuron.v_initial.dim() > 0:
         raise ValueError(
@@ -169,4 +169,4 @@ def _neuron(path: str, neuron: Any, unit: Tensor, bits: int | None) -> IntegerIn
     try:
         return IntegerIntegrateFire(threshold, v_initial, bits)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise WidthError(f"{path}: {error}") from error

@@ -10,6 +10,10 @@ from snnconv.spiking.neurons.base import Neuron, Node, per_channel
 EXACT = 2**24  # float32 holds every integer up to here
 
 
+class WidthError(ValueError):
+    """Numbers of these weights, thresholds and images do not fit their widths; other weights may fit."""
+
+
 def require_width(bits: int | None) -> None:
     """Raise a ValueError unless `bits` is None, or a width that float32 represents exactly."""
     if bits is not None and (isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 24):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from snnconv.hardware.integer.accumulator import FINEST, Accumulator, IntegerLayer, Term, Theta, accumulate, by_input
 from snnconv.hardware.integer.groups import Group, Value
-from snnconv.hardware.integer.neuron import EXACT
+from snnconv.hardware.integer.neuron import EXACT, WidthError
 from snnconv.hardware.integer.operations import LOGITS, Digitize, Requantize, Times
 from snnconv.hardware.integer.plan import Plan
 from snnconv.nn.quantization import Bits, largest_integer, over_outputs
@@ -55,7 +55,7 @@ class Quantizer:
         exact = {width: sums for width, sums in candidates.items() if sums.bound.max() < EXACT}
         if not exact:
             least = min(sums.bound.max().item() for sums in candidates.values())
-            raise ValueError(f"{group.name}: the current of a step could reach {least:.3g} units, but float32 represents integers "
+            raise WidthError(f"{group.name}: the current of a step could reach {least:.3g} units, but float32 represents integers "
                              "only up to 2^24; use fewer bits or image_bits, or a larger θ")  # fmt: skip
         width = min(exact, key=lambda width: exact[width].noise)
         self._require_weights(group, exact[width])
@@ -134,13 +134,13 @@ class Quantizer:
             enough = (bits for bits in range(self.membrane_bits + 1, 25)
                       if self._accumulate(group, sums.terms, membrane_bits=bits).loss <= LOST)  # fmt: skip
             if (bits := next(enough, None)) is not None:
-                raise ValueError(f"{message}; membrane_bits={self.membrane_bits}: this layer needs at least {bits}")
+                raise WidthError(f"{message}; membrane_bits={self.membrane_bits}: this layer needs at least {bits}")
         images = [term for term in sums.terms if term.value.signed and not isinstance(term.value.bound, Tensor)]
         for bits in range(15, 1, -1) if images else ():
             smaller = [Term(term.layer, _narrowed(term.value, bits)) if term in images else term for term in sums.terms]
             if self._accumulate(group, smaller).loss <= LOST:
-                raise ValueError(f"{message}; use image_bits={bits} or fewer")
-        raise ValueError(f"{message}; use fewer weight bits, or neurons of similar θ behind one sum")
+                raise WidthError(f"{message}; use image_bits={bits} or fewer")
+        raise WidthError(f"{message}; use fewer weight bits, or neurons of similar θ behind one sum")
 
     def _install(self, group: Group, sums: Accumulator, width: int | None) -> None:
         """Insert weights, shortcut factors and requantization into the network."""
