@@ -194,6 +194,10 @@ def explaining(*, images: int, costs: Mapping[str, Costs], **settings: Any) -> C
         tables_of(costs)
     if (first := settings.get("first_layer", "every_step")) not in FIRST_LAYER:
         raise ValueError(f"explain.first_layer={first!r}: must be {' or '.join(FIRST_LAYER)}")
+    for name, disturb in (settings.get("disturbances") or {}).items():
+        if not callable(disturb):
+            raise ValueError(f"explain.disturbances: {name}={disturb!r}: must be a function of (pixels, gradient), given by "
+                             "_target_ and _partial_: true (conf/explain/robustness.yaml)")  # fmt: skip
     return functools.partial(explain_run, images=images, costs=costs, **settings)
 
 

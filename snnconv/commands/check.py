@@ -17,20 +17,24 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from snnconv.conversion.checks import check
 from snnconv.conversion.demands import Demand, simulation
+from snnconv.data.splits import require_selection
 from snnconv.hardware.rehearsal import exporting, integers, untrained
 from snnconv.nn.graph.kinds import is_activation
 from snnconv.runtime.checkpoint import require_savable
 from snnconv.runtime.run import Run
 from snnconv.spiking.early_exit import require_exit
+from snnconv.spiking.tasks import Task
+from snnconv.training.distillation import require_teacher
 
 
 def main(run: Run) -> None:
     """Check one network for one method."""
     cfg = run.cfg
+    _require_settings(cfg)
     ann = run.load_ann() if cfg.run else instantiate(cfg.model)
     require_savable(ann)
     noise = torch.randn(4, *cfg.data.input_shape)
@@ -42,15 +46,37 @@ def main(run: Run) -> None:
     raise SystemExit(bool(result.obstacles))
 
 
+def _require_settings(cfg: DictConfig) -> None:
+    """ValueError for settings of the training and of the report that are out of range."""
+    instantiate(cfg.explain)
+    if cfg.data.get("calibration") == 0:
+        raise ValueError("data.calibration=0: must be at least 1, because conversion is tried on calibration images")
+    if cfg.run:
+        return
+    settings = instantiate(cfg.fit, compile=cfg.compile, precision=cfg.precision)
+    require_selection(settings.select, int(cfg.data.get("valid") != 0))
+    if settings.teacher:
+        require_teacher(settings.teacher)
+
+
 def _demands(run: Run, ann: nn.Module) -> list[Demand]:
     """Steps of a run that follow its training, and the export or the integer network that is asked for."""
     cfg = run.cfg
     task, valid = instantiate(cfg.task), int(cfg.data.get("valid") != 0)
     demands: list[Demand] = [
         simulation(cfg.timesteps),
+        lambda _, images: _try_out(task, _with_thresholds(ann), images),
         lambda snn, _: require_exit(snn.simulation, task, snn.timing, valid),
     ]
     return [*demands, *_of_hardware(cfg, ann)]
+
+
+@torch.no_grad()
+def _try_out(task: Task, ann: nn.Module, images: Tensor) -> None:
+    """ValueError if metrics do not fit the task; the targets are predictions."""
+    outputs = ann.eval()(images)
+    predictions = task.decide(outputs)
+    task.try_out(ann, [(images, predictions.to(outputs.dtype) if task.targets == "numbers" else predictions)])
 
 
 def _of_hardware(cfg: DictConfig, ann: nn.Module) -> list[Demand]:
@@ -59,13 +85,12 @@ def _of_hardware(cfg: DictConfig, ann: nn.Module) -> list[Demand]:
     asked = {re.split(r"[=.]", text.lstrip("+"))[0] for text in hydra.overrides.task} & {"export", "integer"}
     if asked and cfg.precision == "tf32":
         raise ValueError("precision=tf32: spikes are compared exactly; use precision=float32")
-    calibration = cfg.data.get("calibration") != 0
     final = cfg.run and any(is_activation(module) for module in ann.modules())  # weights and thresholds are trained
     if "export" in asked:
         ann = instantiate(cfg.weights)(_with_thresholds(ann))
-        demands.append(exporting(hydra.runtime.choices["export"], instantiate(cfg.export), ann, calibration))
+        demands.append(exporting(hydra.runtime.choices["export"], instantiate(cfg.export), ann))
     if "integer" in asked:
-        demands.append(integers(cfg.timesteps, dict(cfg.integer), calibration))
+        demands.append(integers(cfg.timesteps, dict(cfg.integer)))
     return demands if final else [untrained(demand) for demand in demands]
 
 

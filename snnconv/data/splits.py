@@ -40,10 +40,15 @@ class Splits:
 
         ValueError if there are none (data.valid=0: every training image trains).
         """
-        if select == "best" and self.valid.count == 0:
-            raise ValueError("data.valid=0 leaves no images for fit.select=best; use fit.select=last, or fit.select=test as "
-                             "the papers do")  # fmt: skip
+        require_selection(select, self.valid.count)
         return self.test if select == "test" else self.valid
+
+
+def require_selection(select: str, valid: int) -> None:
+    """ValueError if `fit.select` chooses an epoch on validation images and their number, `valid`, is 0."""
+    if select == "best" and valid == 0:
+        raise ValueError("data.valid=0 leaves no images for fit.select=best; use fit.select=last, or fit.select=test as "
+                         "the papers do")  # fmt: skip
 
 
 def hold_out(name: str, count: int, valid: int, calibration: int) -> tuple[Tensor, Tensor]:

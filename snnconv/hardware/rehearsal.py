@@ -17,11 +17,11 @@ from snnconv.spiking.model import SpikingModel
 log = logging.getLogger(__name__)
 
 
-def exporting(format: str, export: Callable[..., Any], ann: nn.Module, calibration: bool = True) -> Demand:
-    """The demand that `export` writes `ann` or its spiking network; without `calibration` there are no calibration images."""
+def exporting(format: str, export: Callable[..., Any], ann: nn.Module) -> Demand:
+    """The demand that `export` writes `ann` or its spiking network."""
 
     def exported(snn: SpikingModel, images: Tensor) -> None:
-        data = _data(images, calibration)
+        data = _data(images)
         with TemporaryDirectory() as folder:
             try:
                 export(ann, snn, data, Path(folder))
@@ -32,12 +32,12 @@ def exporting(format: str, export: Callable[..., Any], ann: nn.Module, calibrati
     return exported
 
 
-def integers(timesteps: Any, settings: dict[str, Any], calibration: bool = True) -> Demand:
+def integers(timesteps: Any, settings: dict[str, Any]) -> Demand:
     """The demand that the spiking network can be converted to integers with `settings` (conf/integer/)."""
     widths = {key: value for key, value in settings.items() if key != "beside_float"}
 
     def integerized(snn: SpikingModel, images: Tensor) -> None:
-        data = _data(images, calibration)
+        data = _data(images)
         verified(snn, data.calibration, data.test, timesteps, **widths)[0].require_exact()
 
     return integerized
@@ -55,6 +55,6 @@ def untrained(demand: Demand) -> Demand:
     return lenient
 
 
-def _data(images: Tensor, calibration: bool) -> SimpleNamespace:
+def _data(images: Tensor) -> SimpleNamespace:
     batches = [(images.float().cpu(), None)]
-    return SimpleNamespace(test=batches, calibration=batches if calibration else [])
+    return SimpleNamespace(test=batches, calibration=batches)

@@ -45,12 +45,20 @@ class Jsonl(Tracker):
 
     def __init__(self, file: str) -> None:
         self.file = Path(file)
+        if self.file.is_dir():
+            raise ValueError(
+                f"track.file={file}: is a folder; name a file in it, for example {self.file / 'results.jsonl'}"
+            )
+
+    def start(self, folder: Path, config: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Create the file, so that a place that cannot be written is reported at the start of the run."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.touch()
 
     def result(
         self, result: Mapping[str, Any], tables: Tables, figure: Path, page: Path, artifacts: Sequence[Path]
     ) -> None:
         """Append the result."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         files.append_line(self.file, dict(result))
 
 

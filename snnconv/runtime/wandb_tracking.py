@@ -11,6 +11,7 @@ from snnconv.runtime import files, program
 from snnconv.runtime.tracking import Tables, Tracker
 
 log = logging.getLogger(__name__)
+MODES = ("online", "offline", "shared", "disabled")  # of wandb.init
 AXES = {"epoch": ("fit", "theta"), "timesteps": ("snn", "firing_rate")}  # horizontal axis: groups of curves
 
 
@@ -31,6 +32,11 @@ class Wandb(Tracker):
         start_timeout: float = 30,
         finish_timeout: float = 600,
     ) -> None:
+        if mode not in (None, *MODES):
+            raise ValueError(f"track.mode={mode!r}: must be null, {', '.join(MODES[:-1])} or {MODES[-1]}")
+        for name, seconds in {"start_timeout": start_timeout, "finish_timeout": finish_timeout}.items():
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+                raise ValueError(f"track.{name}={seconds!r}: must be a number of seconds above 0")
         self.options: dict[str, Any] = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
         self.settings: dict[str, Any] = {
             "silent": True, "init_timeout": start_timeout, "finish_timeout": finish_timeout, "finish_timeout_raises": True

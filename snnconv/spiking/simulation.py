@@ -52,6 +52,9 @@ class Simulation:
                 raise ValueError(f"simulate.{name}={value!r}: must be {', '.join(allowed[:-1])} or {allowed[-1]}")
         if type(self.chunk) is not int or self.chunk < 1:
             raise ValueError(f"simulate.chunk={self.chunk!r}: must be an integer of at least 1 (timesteps)")
+        tolerance = self.exit_tolerance
+        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance <= 1:
+            raise ValueError(f"simulate.exit_tolerance={tolerance!r}: must be a number from 0 to 1")
         for name in ("channels_last", "event_driven", "fold_threshold"):
             if type(value := getattr(self, name)) is not bool:
                 raise ValueError(f"simulate.{name}={value!r}: must be true or false")

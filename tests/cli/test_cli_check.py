@@ -90,10 +90,23 @@ def test_wrong_input_is_told_without_a_traceback(pooled: list[str], smoke: Path,
     assert "Obstacle 1: method.warmup=0: must be an integer of at least 1" in text
     text = fail(CHECK, *SMOKE, "activation=relu", "method=percentile", "data.calibration=1", cwd=tmp_path)
     assert "needs at least 1000 activations, got " in text
-    text = fail(CHECK, *SMOKE, "simulate.exit=confidence", "data.valid=0", "export=nir", "method=srp", cwd=tmp_path)
+    text = fail(
+        CHECK, *SMOKE, "simulate.exit=confidence", "data.valid=0", "fit.select=last", "method=srp", cwd=tmp_path
+    )
     assert "simulate.exit=confidence: the threshold is chosen on validation images, but data.valid=0" in text
     text = fail(CHECK, *SMOKE, "export=nir", "method=st_bif", cwd=tmp_path)
     assert "Obstacle 1: export=nir: 3 (STBIF): only plain integrate-and-fire neurons can be exported" in text
+    text = fail(CHECK, *SMOKE, "export=onnx", "export.opset=12", cwd=tmp_path)
+    assert "Obstacle 1: export=onnx: export.opset=12: must be from 13" in text
+    text = fail(CHECK, *SMOKE, "integer=int4", "integer.golden=-1", cwd=tmp_path)
+    assert "Obstacle 1: integer.golden=-1: must be an integer of at least 0" in text
+    text = succeed(CHECK, *SMOKE, "integer=int4", "integer.membrane_bits=3", cwd=tmp_path)
+    assert "membrane_bits=3: this layer needs at least " in text
+    assert "training or calibration will change them" in text
+    assert "metric=mae: does not fit task=classify" in fail(CHECK, *SMOKE, "metric=[mae]", cwd=tmp_path)
+    assert "data.valid=0 leaves no images for fit.select=best" in fail(CHECK, *SMOKE, "data.valid=0", cwd=tmp_path)
+    assert "explain.disturbances: a=1: " in fail(CHECK, *SMOKE, "explain.disturbances={a: 1}", cwd=tmp_path)
+    assert "track.mode='bad': " in fail(CHECK, *SMOKE, "track=wandb", "track.mode=bad", cwd=tmp_path)
     assert "simulate.compile='fast': " in fail(CHECK, *SMOKE, "simulate.compile=fast", cwd=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"pooled.py", "other.pt"}
 

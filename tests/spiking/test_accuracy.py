@@ -83,7 +83,7 @@ def record_runs(snn: SpikingModel) -> list[int]:
 
 def test_a_timestep_that_was_not_measured_is_told_with_those_that_were(snn, test_set):
     curve = accuracy_over_time(snn, test_set, [2, 5])
-    with pytest.raises(KeyError, match="9: accuracy was not measured .* measured were 2, 5"):
+    with pytest.raises(KeyError, match=r"9: accuracy was not measured .* measured were 2, 5"):
         curve.accuracy[9]
     assert curve.accuracy == dict(curve.accuracy)
     many = accuracy_over_time(snn, test_set, 12)

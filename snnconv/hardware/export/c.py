@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from snnconv.hardware.export.c_source import write_c
+from snnconv.hardware.export.checking import require_settings
 from snnconv.hardware.export.example import example_of, write_all
 from snnconv.hardware.integer import file as integer_file
 from snnconv.hardware.integer import golden
@@ -37,6 +38,7 @@ def export(
     ValueError, without writing files: naming the layer, if a value differs; if the network has no integer counterpart; or if it has
     too many weights for C source code.
     """
+    require_settings(timesteps=timesteps, source=source)
     widths: dict[str, Any] = {"bits": bits, "image_bits": image_bits, "membrane_bits": membrane_bits}
     example = example_of(snn, data, images, timesteps, per_channel=per_channel, **widths)
     program = example.program

@@ -1,12 +1,29 @@
-"""Images for checking exported files."""
+"""Settings of exports, and images for checking the files."""
 
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from snnconv.data.batches import first_images
+from snnconv.runtime.settings import COUNT, SWITCH, require
+
+_RULES = {"timesteps": COUNT, **dict.fromkeys(("normalize", "per_channel", "source", "cells"), SWITCH)}
+
+
+def require_settings(**settings: Any) -> None:
+    """Raise a ValueError naming the first of these settings of an export whose value is of another kind."""
+    require(SimpleNamespace(**settings), {name: _RULES[name] for name in settings}, "export")
+
+
+def require_opset(opset: int, newest: int) -> None:
+    """Raise a ValueError unless the installed onnx, whose `newest` opset is given, can write `opset`."""
+    if isinstance(opset, bool) or not isinstance(opset, int) or not 13 <= opset <= newest:
+        raise ValueError(
+            f"export.opset={opset!r}: must be from 13 (one scale for each channel) to {newest} (the newest in onnx)"
+        )
 
 
 def images_to_compare(batches: Iterable[tuple[Tensor, Any]], count: int) -> Tensor:

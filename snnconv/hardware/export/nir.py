@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from snnconv.analysis.fan_out import LOGITS
-from snnconv.hardware.export.checking import images_to_compare
+from snnconv.hardware.export.checking import images_to_compare, require_settings
 from snnconv.hardware.export.nir_graph import package, replay, to_nir, write
 from snnconv.hardware.export.normal_form import NormalForm, normal_form
 from snnconv.readers.as_read import comparison
@@ -57,6 +57,7 @@ def export(
 
     ValueError naming the layer, without writing a file, if a value differs, or if NIR does not support an operation or neuron.
     """
+    require_settings(normalize=normalize)
     steps, shown = max(wanted_timesteps(timesteps)), images_to_compare(data.test, images)
     form = normal_form(snn, shown, normalize)
     graph = to_nir(form, shown)

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from snnconv.hardware.export.checking import images_to_compare
+from snnconv.hardware.export.checking import images_to_compare, require_settings
 from snnconv.hardware.export.onnx_comparison import FILE, beside, beside_floats, compared, int8_layers, openvino_logits
 from snnconv.hardware.export.onnx_graph import Built, package
 from snnconv.runtime import files
@@ -38,6 +38,7 @@ def export(
     ValueError naming the layer, without writing a file, if they differ by more than ties can cause, or if an operation is not
     supported.
     """
+    require_settings(per_channel=per_channel)
     shown = images_to_compare(data.test, images)
     built = Built(ann, shown, weight_bits, per_channel, opset)
     _describe(built, data)

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
+from snnconv.hardware.export.checking import require_opset
 from snnconv.hardware.export.normal_values import calls, site
 from snnconv.nn.activations.clipped_relu import ClippedReLU
 from snnconv.nn.activations.noisy_qcfs import NoisyQCFS
@@ -42,11 +43,7 @@ class Built:
         self, ann: nn.Module, example: Tensor, weight_bits: int | None, per_channel: bool = True, opset: int = 17
     ) -> None:
         onnx = package("onnx")
-        newest = onnx.defs.onnx_opset_version()
-        if isinstance(opset, bool) or not isinstance(opset, int) or not 13 <= opset <= newest:
-            raise ValueError(
-                f"export.opset={opset!r}: must be from 13 (one scale for each channel) to {newest} (the newest in onnx)"
-            )
+        require_opset(opset, onnx.defs.onnx_opset_version())
         if weight_bits is not None and largest_integer(weight_bits) > largest_integer(8):
             raise ValueError(f"export.weight_bits={weight_bits}: must be 2 to 8 (stored as int8), or null for float32")
         self.bits, self.per_channel = weight_bits, per_channel

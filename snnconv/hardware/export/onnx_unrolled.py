@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from snnconv.hardware.export.checking import images_to_compare
+from snnconv.hardware.export.checking import images_to_compare, require_opset, require_settings
 from snnconv.hardware.export.normal_form import normal_form
 from snnconv.hardware.export.onnx_graph import package
 from snnconv.nn.graph.trace import path_of
@@ -31,6 +31,7 @@ def export(
     On the first `images` test images, the outputs of onnxruntime are compared with the network whose weights the file holds.
     ValueError, without writing a file, if they differ by more than rounding.
     """
+    require_settings(timesteps=timesteps)
     shown = images_to_compare(data.test, images)
     form = normal_form(snn, shown)
     content = _Unrolled(form, shown, timesteps, opset).model.SerializeToString()
@@ -57,6 +58,7 @@ class _Unrolled:
 
     def __init__(self, form: Any, example: Tensor, timesteps: int, opset: int) -> None:
         onnx = package("onnx")
+        require_opset(opset, onnx.defs.onnx_opset_version())
         self.helper, self.numpy_helper = onnx.helper, onnx.numpy_helper
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from snnconv.hardware.export import verilog_tools
+from snnconv.hardware.export.checking import require_settings
 from snnconv.hardware.export.example import example_of, write_all
 from snnconv.hardware.export.verilog_design import design
 from snnconv.nn.quantization import Bits
@@ -26,6 +27,7 @@ def export(
     installed.  With `cells`, yosys counts the cells of each layer.  ValueError, without writing files, if a spike or logit differs
     from the golden model, or if the network has no integer counterpart.
     """
+    require_settings(timesteps=timesteps, cells=cells)
     widths: dict[str, Any] = {"bits": bits, "image_bits": image_bits, "membrane_bits": membrane_bits}
     example = example_of(snn, data, images, timesteps, per_channel=per_channel, **widths)
     if cells and not shutil.which("yosys"):

@@ -107,6 +107,10 @@ def integerize(
     exceed ±2^24, and if the widths are too small for the weights.
     """
     require_width(membrane_bits)
+    if type(per_channel) is not bool:
+        raise ValueError(f"per_channel={per_channel!r}: must be true or false")
+    if type(image_bits) is not int or not 2 <= image_bits <= 16:
+        raise ValueError(f"image_bits={image_bits!r}: must be an integer from 2 to 16")
     if not isinstance(snn.encoder, Direct):
         raise ValueError(
             f"encoder={snn.encoder.name}: an integer network takes the same inputs in every step; use encoder=direct"
