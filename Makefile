@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: help demo test long check lint setup smoke format gpu docs
+.PHONY: help demo test long check lint setup smoke format gpu gpu-pack docs
 .DEFAULT_GOAL := help
 
 help:
@@ -13,7 +13,8 @@ help:
 	@echo "make check   format, lint, types, import contracts, fast tests"
 	@echo "make smoke   the whole pipeline on synthetic data, in seconds"
 	@echo "make docs    the documentation, in docs/_build/html"
-	@echo "make gpu     what only a GPU can show, nine minutes of it; again to go on"
+	@echo "make gpu     what only a GPU can show, for SECONDS=540; again to go on"
+	@echo "make gpu-pack  a folder with wheels and data, for a GPU machine without a network"
 	@echo "make format  put the code in order"
 	@echo "make setup   only the environment (.venv)"
 
@@ -43,7 +44,10 @@ smoke: .venv/demo
 	$(BIN)/python train.py experiment=smoke
 
 gpu: .venv/dev
-	$(BIN)/python scripts/gpu.py
+	$(BIN)/python scripts/gpu.py --seconds $(or $(SECONDS),540)
+
+gpu-pack: .venv/dev
+	$(BIN)/python scripts/gpu_pack.py
 
 test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

@@ -43,23 +43,27 @@ def replace(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Lock `folder` against other processes that lock it, until this process ends; OSError if another process holds the lock.
+def held(path: Path, strict: bool = False) -> Iterator[int | None]:
+    """Lock a folder or file against other processes that lock it; BlockingIOError if another process holds the lock.
 
-    If the file system has no locks (Windows, some clusters), nothing is locked.
+    The lock ends with the context, or with the last process that inherited the handle, which is the context's value.
+    If the file system has no locks (Windows, some clusters), `strict` raises an OSError; otherwise nothing is locked.
     """
     if fcntl is None:
-        yield
+        if strict:
+            raise OSError(f"{path}: this system has no file locks")
+        yield None
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # NFS locks only what can be written
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise OSError(f"{folder}: another process is using this folder; wait until it ends") from error
-        except OSError:  # a file system without locks, as on some clusters
-            pass
-        yield
+            raise BlockingIOError(f"{path}: another process is using this folder; wait until it ends") from error
+        except OSError as error:  # as on some clusters
+            if strict:
+                raise OSError(f"{path}: this file system has no locks ({error.strerror})") from error
+        yield handle
     finally:
         os.close(handle)
 
