@@ -36,9 +36,8 @@ def main(run: Run) -> None:
     with run.timed("evaluate"):
         reached = measured(quantized.network, data.test, task)
     before = measured(ann, data.test, task)
-    costs: dict[str, Any] = {
-        **size(ann, quantized), **energy(ann, quantized, cfg.data.input_shape, tables)
-    }  # fmt: skip
+    shape = cfg.data.input_shape
+    costs: dict[str, Any] = {**size(ann, quantized, shape), **energy(ann, quantized, shape, tables)}
     from_torchao = {"torchao": environment.version("torchao")}
     provenance = environment.provenance(cfg.seed, run.device, cfg.precision)
     result = Baseline(

@@ -29,6 +29,7 @@ def main(run: Run) -> None:
     ann = weights(run.load_ann())
     data = instantiate(cfg.data)
     snn = weights.convert(instantiate(cfg.method), ann, data.calibration)
+    snn = snn.encoded(instantiate(cfg.encoder), data.calibration)
 
     if not distributed.is_main():  # one process writes
         return

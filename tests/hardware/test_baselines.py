@@ -384,6 +384,33 @@ def test_training_that_diverges_says_what_to_try(networks, data):
         qat(networks["relu"], data, epochs=1, lr=1e18)
 
 
+def branching() -> nn.Module:
+    """A network whose forward pass branches on the shape of its input, and calls functions."""
+
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.linear = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(64, 10)
+
+        def forward(self, x):
+            if x.dim() == 3:
+                x = x[None]
+            return self.linear(F.avg_pool2d(F.relu(self.norm(self.conv(x))), 2).flatten(1))
+
+    return Branching().eval()
+
+
+@pytest.mark.parametrize("quantize", [dynamic, static])
+def test_a_forward_pass_that_must_be_captured(quantize, data):
+    torch.manual_seed(0)
+    ann, images = branching(), next(iter(data.test))[0]
+    modules = nn.Sequential(ann.conv, ann.norm, nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), ann.linear)
+    expected, quantized = quantize(modules, data), quantize(ann, data)
+    assert torch.allclose(quantized.network(images), expected.network(images), atol=1e-5)
+    assert size(ann, quantized, (1, 8, 8)) == size(modules, expected, (1, 8, 8))
+    assert [each.macs for each in targets(ann, (1, 8, 8))] == [each.macs for each in targets(modules, (1, 8, 8))]
+
+
 # what it takes
 
 
@@ -391,11 +418,11 @@ def test_size_by_hand(networks, data):
     """72 + 1152 + 640 weights; 34 channels, so 34 scales and, batch norms folded, 34 biases; 5 ranges."""
     ann = networks["relu"]
     found = static(ann, data, weight_bits=4, activations="symmetric")
-    assert size(ann, found) == {"size_bytes": 1864 / 2 + 4 * (34 + 34 + 5), "float_bytes": 4 * (1864 + 34.0)}
+    assert size(ann, found, (1, 8, 8)) == {"size_bytes": 1864 / 2 + 4 * (34 + 34 + 5), "float_bytes": 4 * (1864 + 34.0)}
     affine = replace(found, settings=ptq.Settings(weight_bits=4, weights="affine"))
-    assert size(ann, affine)["size_bytes"] == 1864 / 2 + 4 * (34 + 2 * (34 + 5))
+    assert size(ann, affine, (1, 8, 8))["size_bytes"] == 1864 / 2 + 4 * (34 + 2 * (34 + 5))
     one = replace(found, settings=ptq.Settings(per_channel=False, activations="symmetric"), ranges=0)
-    assert size(ann, one)["size_bytes"] == 1864 + 4 * (34 + 3)
+    assert size(ann, one, (1, 8, 8))["size_bytes"] == 1864 + 4 * (34 + 3)
 
 
 def test_energy_by_hand(networks, data):

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from snnconv.analysis.costs import Costs
 from snnconv.analysis.fan_out import Target, fan_out
-from snnconv.hardware.baselines.ptq import Quantized
+from snnconv.hardware.baselines.ptq import Quantized, with_modules
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.nn.graph.kinds import NORMS, WEIGHTED
-from snnconv.nn.graph.relus import replace_relus
 from snnconv.nn.graph.rewrite import replace_modules
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
@@ -28,13 +28,13 @@ RULE = (
 )
 
 
-def size(ann: nn.Module, quantized: Quantized) -> dict[str, float]:
+def size(ann: nn.Module, quantized: Quantized, image_shape: Sequence[int]) -> dict[str, float]:
     """Bytes of the quantized network and of its float32 original, both with folded batch norms.
 
     Weights have their own bits.  Four bytes are counted for each scale (and zero point, if affine) of a layer or channel and of a
     stored activation range, for each bias, and for each factor and shift of a batch norm that cannot be folded.
     """
-    settings, folded = quantized.settings, fold_batchnorm(ann)
+    settings, folded = quantized.settings, _folded(ann, image_shape)
     layers: list[Any] = [module for module in folded.modules() if isinstance(module, WEIGHTED)]
     norms = sum(2 * module.num_features for module in folded.modules() if isinstance(module, NORMS))
     words = norms + sum(layer.bias.numel() for layer in layers if layer.bias is not None)
@@ -50,10 +50,13 @@ def size(ann: nn.Module, quantized: Quantized) -> dict[str, float]:
 
 def targets(ann: nn.Module, image_shape: Sequence[int]) -> list[Target]:
     """Operations for one image, layer by layer; ValueError if they cannot be counted (`fan_out.fan_out`)."""
-    trained = any(isinstance(module, QCFS) for module in ann.modules())
-    network = fold_batchnorm(ann if trained else replace_relus(ann, nn.ReLU))
-    counted = replace_modules(network, (QCFS, nn.ReLU), lambda _: OverTime(IntegrateFire(1.0)))
+    counted = replace_modules(_folded(ann, image_shape), (QCFS, nn.ReLU), lambda _: OverTime(IntegrateFire(1.0)))
     return fan_out(counted.cpu(), image_shape)[0]
+
+
+def _folded(ann: nn.Module, image_shape: Sequence[int]) -> nn.Module:
+    """`ann` with folded batch norms, and with every activation as a module."""
+    return fold_batchnorm(with_modules(ann, [torch.rand(2, *image_shape, device=next(ann.parameters()).device)]))
 
 
 def energy(

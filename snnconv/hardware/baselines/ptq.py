@@ -5,7 +5,8 @@ activation (of weight layers, biases, shortcuts) keep full width, as in fused in
 float32 holds integers times their scale.
 """
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from snnconv.data.batches import in_batches
+from snnconv.data.batches import first_images, in_batches
 from snnconv.data.splits import Splits
 from snnconv.hardware.baselines.observers import (
     OBSERVERS,
@@ -115,14 +116,25 @@ class Quantized:
 def dynamic(ann: nn.Module, data: Splits, task: Task = CLASSIFY, **settings: Any) -> Quantized:
     """`ann` with integer weights, and activations quantized with the range of each image.  A trained θ still clips."""
     chosen = Settings(**{**settings, "from_theta": False})
-    network, _ = prepared(fold_batchnorm(ann), chosen, PerImage)
+    network, _ = prepared(fold_batchnorm(with_modules(ann, first_images(data.calibration, 2))), chosen, PerImage)
     quantize_weights(network, chosen)
     return Quantized(network.eval(), chosen, 0)
 
 
 def static(ann: nn.Module, data: Splits, task: Task = CLASSIFY, **settings: Any) -> Quantized:
     """`ann` with integer weights and activations, with ranges from θ or from calibration images."""
-    return calibrated(fold_batchnorm(ann), data.calibration, Settings(**settings))
+    network = fold_batchnorm(with_modules(ann, first_images(data.calibration, 2)))
+    return calibrated(network, data.calibration, Settings(**settings))
+
+
+def with_modules(ann: nn.Module, images: Sequence[Tensor]) -> nn.Module:
+    """`ann` if its activations have a trained θ, else a copy in which every ReLU is a module.
+
+    A forward pass that cannot be traced is captured with the first of `images`.
+    """
+    if any(isinstance(module, QCFS) for module in ann.modules()):
+        return ann
+    return replace_relus(ann, nn.ReLU, images[0] if images else None)
 
 
 def calibrated(network: nn.Module, batches: Iterable[tuple[Tensor, Any]], settings: Settings) -> Quantized:
@@ -166,7 +178,7 @@ def prepared(
         )
 
     trained = any(isinstance(module, QCFS) for module in ann.modules())
-    network = replace_modules(ann, QCFS, requantized) if trained else replace_relus(ann, nn.ReLU)
+    network = replace_modules(ann, QCFS, requantized) if trained else copy.deepcopy(ann)
     _require_quantizable(network)
     modules, graph = dict(network.named_modules()), trace(network.eval())
     places: dict[fx.Node, Integers] = {}

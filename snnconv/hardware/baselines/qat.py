@@ -8,8 +8,9 @@ from typing import Any
 from rich.progress import track
 from torch import nn
 
+from snnconv.data.batches import first_images
 from snnconv.data.splits import Splits
-from snnconv.hardware.baselines.ptq import Quantized, Settings, calibrated
+from snnconv.hardware.baselines.ptq import Quantized, Settings, calibrated, with_modules
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.runtime import distributed
 from snnconv.runtime.run import TrainingError
@@ -50,7 +51,8 @@ def qat(
     if distributed.world_size() > 1:
         raise ValueError("baseline=qat: supports only one process; start it without torchrun")
     quantize = Settings(momentum=average, **settings)
-    quantized = calibrated(ann if quantize.per_channel else fold_batchnorm(ann), data.calibration, quantize)
+    network = with_modules(ann, first_images(data.calibration, 2))
+    quantized = calibrated(network if quantize.per_channel else fold_batchnorm(network), data.calibration, quantize)
     _train(quantized.network, data, fit, task)
     return replace(quantized, network=quantized.network.eval())
 

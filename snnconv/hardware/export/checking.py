@@ -1,4 +1,4 @@
-"""Settings of exports, and images for checking the files."""
+"""Requirements of exports: settings, images for checking files, and inputs that are the same in every step."""
 
 from collections.abc import Iterable
 from types import SimpleNamespace
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from snnconv.data.batches import first_images
 from snnconv.runtime.settings import COUNT, SWITCH, require
+from snnconv.spiking.encoders.direct import Direct
+from snnconv.spiking.model import SpikingModel
 
 _RULES = {"timesteps": COUNT, **dict.fromkeys(("normalize", "per_channel", "source", "cells"), SWITCH)}
 
@@ -24,6 +26,13 @@ def require_opset(opset: int, newest: int) -> None:
         raise ValueError(
             f"export.opset={opset!r}: must be from 13 (one scale for each channel) to {newest} (the newest in onnx)"
         )
+
+
+def require_direct_input(snn: SpikingModel) -> None:
+    """ValueError if the inputs of `snn` change over time: exported networks receive the image in every step."""
+    if not isinstance(snn.encoder, Direct):
+        raise ValueError(f"encoder={snn.encoder.name}: exported networks receive the same inputs in every step; use "
+                         "encoder=direct")  # fmt: skip
 
 
 def images_to_compare(batches: Iterable[tuple[Tensor, Any]], count: int) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from snnconv.hardware.export.checking import require_direct_input
 from snnconv.hardware.export.normal_rewriting import Rewriting
 from snnconv.hardware.export.normal_values import shaped
 from snnconv.spiking.model import SpikingModel
@@ -43,6 +44,7 @@ def normal_form(snn: SpikingModel, example: Tensor, unit: bool = True) -> Normal
 
     ValueError naming the layer for other neurons, and for operations that the normal form does not support.
     """
+    require_direct_input(snn)
     for path, neuron in snn.neurons().items():
         if type(neuron) is not IntegrateFire or snn.for_timesteps or snn.timing.presented or snn.timing.discard:
             raise ValueError(f"{path} ({type(neuron).__name__}): only plain integrate-and-fire neurons can be exported "
