@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snnconv.readers.graph_model import with_pulse
+
 
 def _spikingjelly(path: Path, images: int) -> Any:
     from spikingjelly.activation_based.nir_exchange import import_from_nir
@@ -71,11 +73,19 @@ def outputs_as_read(path: str | Path, tool: str, images: Tensor, timesteps: int)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet_logging():
         warnings.simplefilter("ignore")
         model, state, outputs = TOOLS[tool](Path(path), len(images)), None, []
-        for _ in range(timesteps):
-            result = model(images) if state is None else model(images, state)
+        pulse = _has_pulse(Path(path))
+        for t in range(timesteps):
+            x = with_pulse(images, t == 0) if pulse else images
+            result = model(x) if state is None else model(x, state)
             output, state = result if isinstance(result, tuple) else (result, None)
             outputs.append(output.clone())
         return torch.stack(outputs)
+
+
+def _has_pulse(path: Path) -> bool:
+    import nir
+
+    return "pulse" in nir.read(path).metadata
 
 
 def comparison(path: str | Path, images: Tensor, outputs: Tensor) -> dict[str, str]:

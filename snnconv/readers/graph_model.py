@@ -31,6 +31,7 @@ class GraphModel(nn.Module):
             raise ValueError(
                 f"{' → '.join(error.args[1])}: a cycle, which needs a delay that is not known here"
             ) from error
+        self.pulse, self.first = "pulse" in graph.metadata, True
         self.output = next(name for name in self.order if type(graph.nodes[name]).__name__ == "Output")
         self.neurons: dict[str, nn.Module] = {}
         self.layers: dict[str, nn.Module] = {}
@@ -47,11 +48,14 @@ class GraphModel(nn.Module):
 
     def reset(self) -> None:
         """Potentials become v(0)."""
+        self.first = True
         for neuron in self.neurons.values():
             neuron.reset()  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:
         """The output of one timestep; `spikes` holds those of every neuron, by the name of its node."""
+        if self.pulse:
+            x, self.first = with_pulse(x, self.first), False
         values: dict[str, Tensor] = {}
         for name in self.order:
             parts = [values[source] for source in self.sources[name]]
@@ -64,6 +68,11 @@ class GraphModel(nn.Module):
         """Outputs [T, N, K] of `timesteps` steps that all receive `x` [N, …], from v(0)."""
         self.reset()
         return torch.stack([self(x) for _ in range(timesteps)])
+
+
+def with_pulse(x: Tensor, first: bool) -> Tensor:
+    """Inputs [N, C, …] with one more channel, which is 1 in the first timestep and then 0."""
+    return torch.cat([x, torch.full_like(x[:, :1], float(first))], 1)
 
 
 def _neuron(name: str, node: Any, neuron: Callable[[Tensor, Tensor], nn.Module]) -> nn.Module:

@@ -11,6 +11,7 @@ from hardware_networks import NETWORKS, Signals, act
 from snnconv.conversion.methods import qcfs
 from snnconv.hardware.export import nir as export
 from snnconv.hardware.export.nir_graph import replay
+from snnconv.hardware.export.normal_form import normal_form
 from snnconv.readers.as_read import comparison
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
@@ -33,14 +34,14 @@ MORE = {
 }
 
 
-def written(name, folder, make_exact, exact_images):
+def written(name, folder, make_exact, exact_images, **settings):
     torch.manual_seed(2)
     network = MORE[name]().eval()
     snn = qcfs.convert(make_exact(network) if name == "ties" else network, [], neuron=IntegrateFire)
     x = exact_images(8, 1)
     x = x.squeeze(1) if name == "signals" else x
     path = folder / "network.nir"
-    export.export(None, snn, SimpleNamespace(test=[(x, None)]), folder, timesteps=T, images=4)
+    export.export(None, snn, SimpleNamespace(test=[(x, None)]), folder, timesteps=T, images=4, **settings)
     return path, x, *replay(nir.read(path), x, T)
 
 
@@ -58,6 +59,35 @@ def test_identical_spikes(tool, name, tmp_path, make_exact, exact_images):
     assert torch.equal(model.run(x, T), outputs)  # from v(0) again
     assert model.run(x[:3], T).shape == (T, 3, 3)
     assert any(0 < trains.float().mean() < 1 for trains in spikes.values())
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "signals"])
+def test_a_pulse_sets_v_initial(name, tmp_path, make_exact, exact_images):
+    _, _, outputs, spikes = written(name, tmp_path, make_exact, exact_images)
+    path, x, of_pulse, with_relay = written(name, tmp_path, make_exact, exact_images, v_initial="pulse")
+    graph = nir.read(path)
+    neurons = {node: each for node, each in graph.nodes.items() if type(each).__name__ == "IF"}
+    assert all(each.metadata["v_initial"] == 0 for each in neurons.values())
+    assert graph.nodes["input"].input_type["input"].tolist() == [x.shape[1] + 1, *x.shape[2:]]
+    assert torch.equal(of_pulse, outputs)
+    assert set(with_relay) - set(spikes) == {"relay"}
+    assert with_relay["relay"].float().mean() == 1 / T
+    assert with_relay["relay"][0].all()
+    for node, trains in spikes.items():
+        assert torch.equal(with_relay[node], trains), node
+    model = snnconv.readers.spikingjelly(path)
+    assert torch.equal(model.run(x, T), outputs)
+    assert torch.equal(model.run(x, T), outputs)
+
+
+def test_a_pulse_cannot_set_everything(tmp_path, exact_images):
+    x = exact_images(2, 1)
+    snn = qcfs.convert(nn.Sequential(nn.Conv2d(1, 2, 3, padding=3), act(), nn.Flatten(), nn.Linear(2 * 64, 3)).eval(), [],
+                       neuron=IntegrateFire)  # fmt: skip
+    with pytest.raises(ValueError, match=r"1: its size \[8, 8\] is larger than the image \[4, 4\]"):
+        export.to_nir(normal_form(snn, x), x, "pulse")
+    with pytest.raises(ValueError, match=r"export.v_initial=.pulsed.: must be metadata or pulse"):
+        export.export(None, snn, SimpleNamespace(test=[(x, None)]), tmp_path, v_initial="pulsed")
 
 
 def test_what_the_tools_read_by_themselves(tmp_path, make_exact, exact_images):

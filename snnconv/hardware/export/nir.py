@@ -34,7 +34,7 @@ from torch import Tensor
 
 from snnconv.analysis.fan_out import LOGITS
 from snnconv.hardware.export.checking import images_to_compare, require_settings
-from snnconv.hardware.export.nir_graph import package, replay, to_nir, write
+from snnconv.hardware.export.nir_graph import METADATA, PULSE, package, replay, to_nir, write
 from snnconv.hardware.export.normal_form import NormalForm, normal_form
 from snnconv.readers.as_read import comparison
 from snnconv.runtime import files
@@ -47,20 +47,24 @@ ROUNDING = 0.01  # largest share of spikes that may differ from the original net
 
 
 def export(
-    ann: Any, snn: SpikingModel, data: Any, folder: Path, *, images: int = 8, timesteps: Any = 32, normalize: bool = True
+    ann: Any, snn: SpikingModel, data: Any, folder: Path, *, images: int = 8, timesteps: Any = 32, normalize: bool = True,
+    v_initial: str = METADATA,
 ) -> dict[str, Any]:  # fmt: skip
     """Write `snn` to `folder`/network.nir; returns facts about the comparison.  `ann` is not needed.
 
     On the first `images` test images and at the largest of `timesteps`, every spike and logit of the replayed file is compared with
     the network whose weights it holds.  With `normalize`, thresholds are scaled to 1, except for neurons that share a current with
-    neurons of another θ.  This rounds the weights again, so spikes at ties may differ from `snn`; `rounding` counts them.
+    neurons of another θ.  This rounds the weights again, so spikes at ties may differ from `snn`; `rounding` counts them.  With
+    v_initial="pulse", the graph has one more input channel, whose pulse in the first timestep sets v(0) (`nir_pulse`).
 
     ValueError naming the layer, without writing a file, if a value differs, or if NIR does not support an operation or neuron.
     """
     require_settings(normalize=normalize)
     steps, shown = max(wanted_timesteps(timesteps)), images_to_compare(data.test, images)
     form = normal_form(snn, shown, normalize)
-    graph = to_nir(form, shown)
+    if v_initial not in (METADATA, PULSE):
+        raise ValueError(f"export.v_initial={v_initial!r}: must be {METADATA} or {PULSE}")
+    graph = to_nir(form, shown, v_initial)
     stream = io.BytesIO()
     write(stream, graph)
     facts = _compared(_read(stream, FILE), form, graph, snn, shown, steps, FILE)
@@ -79,7 +83,8 @@ def check(path: str | Path, snn: SpikingModel, images: Float[Tensor, "N *image"]
     """
     graph = _read(Path(path), str(path))
     form = normal_form(snn, images, bool(graph.metadata.get("normalize", True)))
-    return _compared(graph, form, to_nir(form, images), snn, images, timesteps, str(path))
+    expected = to_nir(form, images, PULSE if PULSE in graph.metadata else METADATA)
+    return _compared(graph, form, expected, snn, images, timesteps, str(path))
 
 
 def _compared(
@@ -97,7 +102,7 @@ def _compared(
                 f"{where}: {path}: {differing} of {theirs.numel()} values differ when the file is replayed"
             )
     snn_logits, snn_spikes = _run(exact, images.to(next(exact.network.parameters()).device), timesteps)
-    total = sum(x.numel() for x in spikes.values())
+    total = sum(x.numel() for x in spikes_of_form.values())
     rounded = sum(int((spikes[path] != snn_spikes[path]).sum()) for path in snn_spikes)
     if rounded > ROUNDING * total:
         raise ValueError(f"{where}: {rounded} of {total} spikes differ from the network before its weights were scaled, which is "
@@ -111,7 +116,10 @@ def _compared(
         "thresholds_of_1": len(form.scaled),
         "thresholds_kept": [path for path in form.thresholds if path not in form.scaled],
         "nodes": dict(Counter(type(node).__name__ for node in graph.nodes.values())),
-        "reset": "subtract, from v(0) = v_initial, by metadata; NIR's IF node resets to v_reset and starts from 0",
+        "reset": "subtract, by metadata; NIR's IF node resets to v_reset",
+        "v_initial": f"by {graph.metadata[PULSE]}"
+        if PULSE in graph.metadata
+        else "by metadata; NIR's IF node starts from 0",
     }
 
 

@@ -9,14 +9,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from snnconv.hardware.export.nir_pulse import MEANING, with_pulse
 from snnconv.hardware.export.normal_form import NormalForm
 from snnconv.nn.graph.trace import path_of
 from snnconv.readers.graph_model import SOFT, GraphModel
 from snnconv.spiking.network import OverTime
 
+METADATA, PULSE = "metadata", "pulse"  # where a graph states v(0)
 
-def to_nir(form: NormalForm, example: Float[Tensor, "N *image"]) -> Any:
-    """The network as a nir.NIRGraph for images of the shape of `example`; nodes have the paths of modules, additions are edges."""
+
+def to_nir(form: NormalForm, example: Float[Tensor, "N *image"], v_initial: str = METADATA) -> Any:
+    """The network as a nir.NIRGraph for images of the shape of `example`; nodes have the paths of modules, additions are edges.
+
+    `v_initial` is "metadata", or "pulse" if a pulse in the input sets v(0) (`nir_pulse`).
+    """
     nir, modules = package(), dict(form.model.network.named_modules())
     nodes: dict[str, Any] = {}
     edges: list[tuple[str, str]] = []
@@ -37,8 +43,11 @@ def to_nir(form: NormalForm, example: Float[Tensor, "N *image"]) -> Any:
         nodes[name] = _node(nir, form, name, modules.get(name), before=shapes[0], after=shapes[-1], op=node.op)
         edges += [(source, name) for part in inputs for source in part]
         terms[node] = [name]
-    metadata = {"input": "constant", "readout": "mean", "dt": 1.0, "normalize": int(form.unit), "made_by": "snnconv"}
-    return nir.NIRGraph(nodes, edges, metadata=metadata)
+    metadata: dict[str, Any] = {"input": "constant", "readout": "mean", "dt": 1.0, "normalize": int(form.unit)}
+    if v_initial == PULSE:
+        nodes, edges = with_pulse(nir, nodes, edges, SOFT)
+        metadata["pulse"] = MEANING
+    return nir.NIRGraph(nodes, edges, metadata={**metadata, "made_by": "snnconv"})
 
 
 def _node(nir: Any, form: NormalForm, name: str, module: Any, *, before: np.ndarray, after: np.ndarray, op: str) -> Any:
