@@ -1,10 +1,13 @@
 """The exports that a network allows are those whose export succeeds."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from snnconv.conversion.methods import burst, qcfs
-from snnconv.hardware.export.allowed import ALLOWED, allowing, exports
+from snnconv.hardware.export import onnx_unrolled
+from snnconv.hardware.export.allowed import ALLOWED, exports
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.spiking.encoders.phase import Phase
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
@@ -32,12 +35,15 @@ def test_reasons(exact_network, exact_images):
     assert answers["verilog"] == answers["c"]
 
 
-def test_inputs_that_change_over_time(exact_network, exact_images):
+def test_inputs_that_change_over_time(exact_network, exact_images, tmp_path):
     pytest.importorskip("nir")
     images = exact_images(4)
     ann = exact_network("plain", lambda: QCFS(4), seed=3)
     snn = qcfs.convert(ann, [], neuron=IntegrateFire).encoded(Phase(bits=4), [(images, None)])
     answers = exports(ann, snn, images)
     assert all(answers[name].startswith("encoder=phase: ") for name in ("nir", "c", "verilog"))
-    with pytest.raises(ValueError, match=r"export=onnx_over_time: encoder=phase: .*; use encoder=direct"):
-        allowing("onnx_over_time", ann)(snn, images)
+    with pytest.raises(
+        ValueError, match=r"encoder=phase: exported networks receive the same inputs in every step; use "
+    ):
+        onnx_unrolled.export(ann, snn, SimpleNamespace(test=[(images, None)]), tmp_path)
+    assert not list(tmp_path.iterdir())
