@@ -76,7 +76,7 @@ def _weights(nir: Any, space: Any, matrix: np.ndarray, after: Any = None, name: 
     stride = [max((size - 1) // (n - 1), 1) if n > 1 else 1 for size, n in zip(space, after, strict=True)]
     kernel = [int(size - (n - 1) * step) for size, n, step in zip(space, after, stride, strict=True)]
     weight = np.zeros((*matrix.shape, *kernel), np.float32)
-    weight[(..., *[0] * len(kernel))] = matrix
+    weight.reshape(*matrix.shape, -1)[:, :, 0] = matrix
     bias, zeros, ones = np.zeros(len(matrix), np.float32), [0] * len(kernel), [1] * len(kernel)
     if len(kernel) == 1:
         return nir.Conv1d(int(space[0]), weight, int(stride[0]), 0, 1, 1, bias)
