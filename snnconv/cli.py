@@ -112,6 +112,7 @@ def _compose(name: str, arguments: list[str]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises errors instead of ending the process
     try:
         mistakes.require_words(arguments)
+        mistakes.require_no_reference("working directory", str(Path.cwd()))
         source_files.require_network(arguments)
     except ValueError as error:
         sys.exit(str(error))

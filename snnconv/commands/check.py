@@ -24,6 +24,7 @@ from snnconv.conversion.demands import Demand, simulation
 from snnconv.data.splits import require_selection
 from snnconv.hardware.rehearsal import exporting, integers, untrained
 from snnconv.nn.graph.kinds import is_activation
+from snnconv.runtime import launch
 from snnconv.runtime.checkpoint import require_savable
 from snnconv.runtime.run import Run
 from snnconv.spiking.early_exit import require_exit
@@ -81,14 +82,14 @@ def _try_out(task: Task, ann: nn.Module, images: Tensor) -> None:
 
 def _of_hardware(cfg: DictConfig, ann: nn.Module) -> list[Demand]:
     """The export and the integer network that the command line asks for, with their settings."""
-    hydra, demands = HydraConfig.get(), list[Demand]()
-    asked = {re.split(r"[=.]", text.lstrip("+"))[0] for text in hydra.overrides.task} & {"export", "integer"}
+    demands = list[Demand]()
+    asked = {re.split(r"[=.]", text.lstrip("+"))[0] for text in launch.typed()} & {"export", "integer"}
     if asked and cfg.precision == "tf32":
         raise ValueError("precision=tf32: spikes are compared exactly; use precision=float32")
     final = cfg.run and any(is_activation(module) for module in ann.modules())  # weights and thresholds are trained
     if "export" in asked:
         ann = instantiate(cfg.weights)(_with_thresholds(ann))
-        demands.append(exporting(hydra.runtime.choices["export"], instantiate(cfg.export), ann))
+        demands.append(exporting(HydraConfig.get().runtime.choices["export"], instantiate(cfg.export), ann))
     if "integer" in asked:
         demands.append(integers(cfg.timesteps, dict(cfg.integer)))
     return demands if final else [untrained(demand) for demand in demands]

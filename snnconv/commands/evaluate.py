@@ -25,6 +25,7 @@ def main(run: Run) -> None:
     ann = weights(run.load_ann())
     data = instantiate(cfg.data)
     task = instantiate(cfg.task).prepared(data.train.labels)
+    task.try_out(ann, data.calibration)
     require_exit(Simulation.of(cfg.simulate), task, valid=data.valid.count)
     convert = instantiate(cfg.method)
     explain = instantiate(cfg.explain)

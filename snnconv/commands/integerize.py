@@ -35,6 +35,7 @@ def main(run: Run) -> None:
     ann = run.load_ann()
     data = instantiate(cfg.data)
     task = instantiate(cfg.task).prepared(data.train.labels)
+    task.try_out(ann, data.calibration)
     weights = instantiate(cfg.weights)
     snn = weights.convert(instantiate(cfg.method), weights(ann), data.calibration).for_task(task)
     snn = snn.encoded(instantiate(cfg.encoder), data.calibration)

@@ -13,7 +13,7 @@ import rich
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from snnconv.results.figures import plot_curves
@@ -43,7 +43,7 @@ class Summary(Callback):
         hydra, error = config.hydra, job_return._return_value
         if hydra.mode != RunMode.MULTIRUN:
             return
-        job = {"folder": hydra.runtime.output_dir, "overrides": list(hydra.overrides.task)}
+        job = {"folder": hydra.runtime.output_dir, "overrides": OmegaConf.to_container(hydra.overrides.task)}
         if job_return.status == JobStatus.FAILED:
             log.debug("The error in full:", exc_info=error)
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None

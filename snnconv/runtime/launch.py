@@ -15,8 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
-from snnconv.runtime import program
+from snnconv.runtime import mistakes, program
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,12 @@ def _make(folder: Path, exist_ok: bool) -> None:
     _made.extend(new)
 
 
+def typed() -> list[str]:
+    """The overrides of this command as they were typed, with interpolations (${…})."""
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return overrides
+
+
 def sweep_name() -> str | None:
     """The name of the sweep that this run belongs to, None outside a sweep."""
     hydra = HydraConfig.get()
@@ -117,7 +124,13 @@ class Folder(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check `hydra.run.dir`."""
-        folder = Path(config.hydra.run.dir)
+        try:
+            folder = Path(config.hydra.run.dir)
+        except InterpolationKeyError as error:  # Hydra would add a warning
+            words: Any = OmegaConf.to_container(config.hydra.overrides)
+            sys.exit(mistakes.reference(error, [*words["task"], *words["hydra"]]))
+        if "${" in str(folder):
+            sys.exit(f"hydra.run.dir={folder}: {mistakes.RESERVED}")
         if not _is_main():
             return
         if config.resume and folder.absolute() != Path(config.resume).absolute():

@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterable, Sequence
 
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from snnconv.runtime import configurations, program
 
+RESERVED = "${…} refers to another setting, so paths and names cannot contain ${; rename the file or folder"
 OPTIONAL = ("experiment", "sweep")  # groups for which Hydra ignores an unknown option
 
 
@@ -23,6 +24,8 @@ def message(error: CompactHydraException | OmegaConfBaseException, overrides: Se
         return (
             f"{group}={option}: no such option{nearest(option, error.options)}; there are: {', '.join(error.options)}"
         )
+    if isinstance(error, InterpolationKeyError) or "Interpolation key" in str(error):
+        return reference(error, overrides)
     text = str(error)
     if match := re.match(r"Ambiguous value for argument '(.*)'", text):
         key, _, values = match[1].partition("=")
@@ -31,6 +34,19 @@ def message(error: CompactHydraException | OmegaConfBaseException, overrides: Se
         key = next(filter(None, match.groups())).split("@")[0].replace("/", ".")
         return unknown(key, overrides)
     return text.partition("\n")[0]
+
+
+def reference(error: Exception, overrides: Iterable[str]) -> str:
+    """The message about an interpolation ${…} of a key that does not exist."""
+    reason = re.search(r"Interpolation key '.*?' not found", str(error))
+    typed = next((f"{text}: " for text in overrides if "${" in text), "")
+    return f"{typed}{reason[0] if reason else error}; {RESERVED}"
+
+
+def require_no_reference(key: str, text: str) -> None:
+    """Raise a ValueError if the value `text` of `key` contains ${, which would be read as an interpolation."""
+    if "${" in text:
+        raise ValueError(f"{key}={text}: {RESERVED}")
 
 
 def unknown(key: str, overrides: Sequence[str] = ()) -> str:

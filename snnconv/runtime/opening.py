@@ -11,9 +11,9 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from torch import distributed as dist
 
 from snnconv.runtime import (
@@ -52,7 +52,7 @@ def open_run(cfg: DictConfig) -> Iterator[Run]:
     run, failed = None, True
     try:
         environment.commit()  # of the code that was loaded
-        cfg = stored_config.settle(cfg, hydra.overrides.task)
+        cfg = stored_config.settle(cfg, launch.typed())
         device = environment.choose_device(cfg.device)
         environment.set_precision(cfg.precision)
         environment.set_threads(cfg.threads)
@@ -106,10 +106,12 @@ def header(command: str, cfg: DictConfig, folder: Path) -> str:
     shape, count = "×".join(map(str, cfg.data.input_shape)), torch.get_num_threads()
     threads = f", {count} thread{'s' * (count != 1)}" if cfg.device == "cpu" else ""
     kind = "outputs" if cfg.task.targets == "numbers" else "classes"
+    encoder = get_class(cfg.encoder["_target_"]).name
+    coding = "" if encoder == "direct" else f", encoder {encoder}"
     place = "" if command == "check" else f"; {os.path.relpath(folder)}"
     return (
         f"{command}: {cfg.names.model} on {cfg.names.data} ({shape}, {cfg.data.num_classes} {kind}), L = {cfg.levels}, "
-        f"method {cfg.names.method}\n{cfg.device}{threads}, {cfg.precision}{place}"
+        f"method {cfg.names.method}{coding}\n{cfg.device}{threads}, {cfg.precision}{place}"
     )
 
 
@@ -139,6 +141,8 @@ def explain(error: BaseException) -> str:
         text = str(error)
         key = key or text.rpartition("full_key: ")[2] if "full_key: " in text else key
         error = error.__cause__
+    if isinstance(error, InterpolationKeyError):
+        return mistakes.reference(error, launch.typed())
     if key and (argument := re.search(r"unexpected keyword argument '(\w+)'", str(error))):
-        return mistakes.unknown(f"{key}.{argument[1]}", HydraConfig.get().overrides.task)
+        return mistakes.unknown(f"{key}.{argument[1]}", launch.typed())
     return with_notes(error) + (f"  (in the configuration: {key})" if key else "")

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import yaml
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,6 +18,7 @@ from snnconv.runtime import (
     checkpoint,
     distributed,
     files,
+    launch,
 )
 from snnconv.runtime.recipe import recipe
 from snnconv.runtime.tracking import Patient, Tracker
@@ -93,7 +93,7 @@ class Run:
 
     def load_ann(self) -> nn.Module:
         """The trained network of `run=`, on the device of this run; `model.path=` may give a new path of its Python file."""
-        given = any(text.lstrip("+").startswith("model.path=") for text in HydraConfig.get().overrides.task)
+        given = any(text.lstrip("+").startswith("model.path=") for text in launch.typed())
         path = self.cfg.model.path if given else None
         return checkpoint.load_ann(self.cfg.run, trust=self.cfg.trust, path=path).to(self.device)
 

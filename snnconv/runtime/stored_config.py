@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def _ladder(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, Any]
     folder = Path(cfg.resume)
     first, choices = _stored(folder, [key for key in cfg if key not in LATER])
     _require_kind(first, folder, "compress")
-    typed = [str(text) for text in read_stored(folder / ".hydra" / "overrides.yaml", [])]
+    typed = [str(text) for text in OmegaConf.to_container(read_stored(folder / ".hydra" / "overrides.yaml", []))]
     first.run = cfg.run or user_files.locate(str(first.run), folder, Path.is_dir)
     first.names.method = choices["method"]
     settled = _continued(first, typed, choices)
@@ -150,6 +150,7 @@ def _continued(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, A
         change(stored, cfg, overrides, allowed, verb, lambda key: is_as_stored(key, cfg, chosen, stored, names))
         if cfg.run:
             _tell_if_unfinished(source, planned)
+            _tell_if_chosen_anew(source, overrides, chosen, names)
             for key in ANEW:
                 stored[key] = cfg[key]
             _settle_weights(stored.weights, before)
@@ -162,6 +163,19 @@ def _continued(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, A
             stored.model.weights = None  # the initial weights are no longer needed
         stored.names.method = cfg.names.method if cfg.run else names["method"]
     return stored
+
+
+def _tell_if_chosen_anew(
+    run: Path, overrides: Sequence[str], chosen: Mapping[str, Any], before: Mapping[str, Any]
+) -> None:
+    """Warn if `run` was itself evaluated with another encoder, neuron or operators, and the command line does not choose them."""
+    job = HydraConfig.get().job.name
+    for group in ("encoder", "neuron", "operators"):
+        used = job in USED.get(group, (job,)) and job not in ("baseline", "export")
+        given = any(re.split(r"[=.]", override.lstrip("+"))[0] == group for override in overrides)
+        if used and not given and before.get(group, chosen[group]) != chosen[group]:
+            log.warning("run=%s: its results were measured with %s=%s; %s uses %s=%s unless it is given",
+                        run, group, before[group], job, group, chosen[group])  # fmt: skip
 
 
 def _tell_if_unfinished(run: Path, epochs: int) -> None:
@@ -202,6 +216,20 @@ def resolve(cfg: DictConfig) -> DictConfig:
     The checked configuration is the one that is built: no interpolation is left that could have another value later.
     """
     plain = OmegaConf.to_container(cfg, resolve=True)
+    for key, text in _texts(plain):
+        mistakes.require_no_reference(key, text)
     if cfg.resume or cfg.run:
         require_trusted(plain, cfg.trust)
     return OmegaConf.create(plain)  # type: ignore[return-value]
+
+
+def _texts(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """All texts in nested mappings and lists, each with its key."""
+    if isinstance(config, str):
+        yield key, config
+    elif isinstance(config, Mapping):
+        for name, value in config.items():
+            yield from _texts(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(config, list):
+        for value in config:
+            yield from _texts(value, key)

@@ -401,3 +401,31 @@ def test_a_run_folder_that_cannot_be_a_folder(tmp_path: Path):
     text = fail(TRAIN, *SMOKE, "hydra.run.dir=runs/here", cwd=tmp_path)
     assert "runs/here: is not writable (Not a directory); choose another folder with hydra.run.dir=…" in text
     assert (tmp_path / "runs").read_text() == "a file"
+
+
+def test_a_path_that_reads_as_a_reference_is_refused_and_a_reference_works(tmp_path: Path):
+    for word, refused in {
+        "data.root=a${b}": "data.root=a${b}: Interpolation key 'b' not found",
+        "hydra.run.dir=a${b}": "hydra.run.dir=a${b}: Interpolation key 'b' not found",
+        r"hydra.run.dir=a\${b}": "cannot contain ${",
+        r"names.model=a\${b}": "names.model=a${b}: ${…} refers to another setting",
+    }.items():
+        text = fail(
+            TRAIN,
+            "model=mlp",
+            "track=none",
+            "data=fashion_mnist" if "root" in word else "data=digits",
+            word,
+            cwd=tmp_path,
+        )
+        assert refused in text, text
+        assert "paths and names cannot contain ${; rename the file or folder" in text
+        assert "Warning" not in text
+        assert not list(tmp_path.iterdir())
+    assert "run=a${b}: " in fail(EVALUATE, "run=a${b}", cwd=tmp_path)
+    (tmp_path / "a${b}").mkdir()
+    assert "working directory=" in fail(TRAIN, *SMOKE, cwd=tmp_path / "a${b}")
+    settings = ("timesteps=${levels}", "levels=3", "hydra.run.dir=runs/L${levels}", "explain.images=0")
+    succeed(TRAIN, *SMOKE, *settings, cwd=tmp_path)
+    assert [*json.loads((tmp_path / "runs" / "L3" / "result.json").read_text())["snn_accuracy"]] == ["1", "2", "3"]
+    succeed(EVALUATE, "run=runs/L3", "timesteps=${levels}", "explain.images=0", cwd=tmp_path)

@@ -126,3 +126,15 @@ print(accuracy(ann, instantiate(data.data).test))
     command = [sys.executable, "-c", program, str(smoke)]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), text=True, capture_output=True, check=True)
     assert float(done.stdout) == json.loads((smoke / "result.json").read_text())["ann_accuracy"]
+
+
+def test_another_encoder_than_that_of_the_run_is_told(smoke: Path, tmp_path: Path):
+    folder = copy_run(smoke, tmp_path / "copy")
+    file = folder / ".hydra" / "hydra.yaml"
+    file.write_text(file.read_text().replace("encoder: direct", "encoder: ttfs"))
+    quick = ("run=copy", "explain.images=0", "timesteps=1")
+    note = "run=copy: its results were measured with encoder=ttfs; evaluate uses encoder=direct unless it is given"
+    assert note in succeed(EVALUATE, *quick, cwd=tmp_path)
+    text = succeed(EVALUATE, *quick, "encoder=ttfs", cwd=tmp_path)
+    assert "its results were measured" not in text
+    assert "method qcfs, encoder ttfs" in text
