@@ -106,7 +106,7 @@ def header(command: str, cfg: DictConfig, folder: Path) -> str:
     shape, count = "×".join(map(str, cfg.data.input_shape)), torch.get_num_threads()
     threads = f", {count} thread{'s' * (count != 1)}" if cfg.device == "cpu" else ""
     kind = "outputs" if cfg.task.targets == "numbers" else "classes"
-    encoder = get_class(cfg.encoder["_target_"]).name
+    encoder = getattr(get_class(cfg.encoder["_target_"]), "name", "direct")
     coding = "" if encoder == "direct" else f", encoder {encoder}"
     place = "" if command == "check" else f"; {os.path.relpath(folder)}"
     return (

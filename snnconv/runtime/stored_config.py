@@ -104,10 +104,10 @@ def _ladder(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, Any]
     folder = Path(cfg.resume)
     first, choices = _stored(folder, [key for key in cfg if key not in LATER])
     _require_kind(first, folder, "compress")
-    typed = [str(text) for text in OmegaConf.to_container(read_stored(folder / ".hydra" / "overrides.yaml", []))]
+    typed: Any = OmegaConf.to_container(read_stored(folder / ".hydra" / "overrides.yaml", []))
     first.run = cfg.run or user_files.locate(str(first.run), folder, Path.is_dir)
     first.names.method = choices["method"]
-    settled = _continued(first, typed, choices)
+    settled = _continued(first, [str(text) for text in typed], choices)
     with open_dict(settled):
         change(
             settled,
