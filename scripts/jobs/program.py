@@ -3,6 +3,7 @@
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from rich.console import Console
 
@@ -20,21 +21,21 @@ def add_arguments(parser: ArgumentParser, seconds: float) -> None:
                         help="stop after so many seconds; the next call resumes (default: %(default)s)")  # fmt: skip
 
 
-def run_program(build: Callable[[], Queue], options: Namespace) -> None:
-    """Work off the queue and print its jobs; a mistake or a signal ends the process with one line."""
+def run_program(build: Callable[[], Queue], options: Namespace, act: Callable[[Queue], None] | None = None) -> None:
+    """Work off the queue (by `act`) and print its jobs; a mistake or a signal ends the process with one line."""
     try:
         queue = build()
         if not options.list:
             queue.work.mkdir(parents=True, exist_ok=True)
             stop_on_signals()
-            with files.held(queue.work):
+            with nullcontext() if queue.shared else files.held(queue.work):
                 if options.retry:
                     queue.retry()
-                work(queue, options.seconds)
+                act(queue) if act else work(queue, options.seconds)
         Console(width=130).print(queue.table())
     except Stopped:
         sys.exit("Stopped; start it again to go on.")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
         sys.exit(str(error))
 
 

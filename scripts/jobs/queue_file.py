@@ -67,6 +67,14 @@ def read_queue(path: Path) -> list[Job]:
     return sorted(jobs, key=lambda job: job.priority)
 
 
+def read_settings(path: Path, executor: str) -> dict[str, Any]:
+    """The entry of an executor in `executors` of a queue file."""
+    try:
+        return dict((_read(path).get("executors") or {}).get(executor) or {})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: executors.{executor} must be settings with names ({error})") from error
+
+
 def _read(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -56,14 +56,20 @@ def run(
                         process.wait(patience)
 
 
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """Let the system send this signal to this process when its parent ends (Linux)."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        libc.prctl(1, number)  # PR_SET_PDEATHSIG
+
+
 def _as_child(parent: int) -> Callable[[], None]:
     """Preparation of a process: take the lowest priority, and end if the parent is killed (Linux)."""
-    libc = ctypes.CDLL(None)
+    ctypes.CDLL(None)  # loaded before the fork
 
     def prepare() -> None:
         os.nice(19)
-        if hasattr(libc, "prctl"):
-            libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; SIGINT may be swallowed by an import
+        end_with_parent(signal.SIGKILL)  # SIGINT may be swallowed by an import
         if os.getppid() != parent:
             os._exit(1)
 

@@ -17,8 +17,6 @@ def message(error: CompactHydraException | OmegaConfBaseException, overrides: Se
     """A message of one or two lines about a command line, without Hydra's advice to append with `+`."""
     if isinstance(error, OverrideParseException):
         return _grammar(error.override)
-    if isinstance(error, MissingConfigException) and "launcher/submitit" in str(error.missing_cfg_file):
-        return "hydra/launcher=…: jobs on a cluster need submitit: pip install 'snnconv[cluster]'"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         return (
