@@ -175,6 +175,7 @@ def change_json(path: Path, change) -> None:
     path.write_text(json.dumps(content))
 
 
+@pytest.mark.long
 def test_stored_networks_that_are_damaged_foreign_old_or_evil(smoke: Path, tmp_path: Path):
     flag = tmp_path / "exploded"
     bad = {name: copy_run(smoke, tmp_path / name) for name in (

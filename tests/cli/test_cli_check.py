@@ -37,6 +37,7 @@ def pooled(tmp_path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_a_model_is_told_layer_by_layer(tmp_path: Path):
     text = succeed(CHECK, "model=mlp", "data=imagenet", "levels=4", "track=wandb", cwd=tmp_path, **FRESH)
     assert "│ 1 " in text
@@ -76,6 +77,7 @@ def test_a_run_is_checked_and_left_alone(smoke: Path, tmp_path: Path):
     assert {path.name for path in tmp_path.iterdir()} == {"copy"}
 
 
+@pytest.mark.long
 def test_wrong_input_is_told_without_a_traceback(pooled: list[str], smoke: Path, tmp_path: Path):
     assert "run=runs/x: not a run folder with a trained network" in fail(CHECK, "run=runs/x", cwd=tmp_path)
     assert "resume=… is for " in fail(CHECK, f"resume={smoke}", cwd=tmp_path)
@@ -111,6 +113,7 @@ def test_wrong_input_is_told_without_a_traceback(pooled: list[str], smoke: Path,
     assert {path.name for path in tmp_path.iterdir()} == {"pooled.py", "other.pt"}
 
 
+@pytest.mark.long
 def test_a_terminal_without_greek_letters(tmp_path: Path):
     text = succeed(CHECK, "model=mlp", cwd=tmp_path, env=environment(PYTHONIOENCODING="ascii"))
     assert r"\u03b8 = 8" in text

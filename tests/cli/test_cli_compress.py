@@ -127,6 +127,7 @@ def test_weights_are_trained_quantized_and_stay_so(tmp_path: Path):
     assert "so zeros of pruning cannot be distinguished" in fail(COMPRESS, given, "compress=sparse24", cwd=tmp_path)
 
 
+@pytest.mark.long
 def test_weights_of_few_bits_are_trained_in_the_last_stage(smoke: Path, tmp_path: Path):
     folder = copy_run(smoke, tmp_path / "run")
     options = ("compress=[prune30,sparse24]", "weights=int4", "compress.fit.epochs=1", "timesteps=[2]")

@@ -36,6 +36,7 @@ def torchrun(script: Path, *arguments: str, cwd: Path, **options):
     return run(TORCHRUN[0], *TORCHRUN[1:], str(script), *arguments, cwd=cwd, **options)
 
 
+@pytest.mark.long
 def test_two_processes_do_the_job_of_one(tmp_path: Path):
     cwd, scratch = tmp_path / "work", tmp_path / "scratch"
     cwd.mkdir()

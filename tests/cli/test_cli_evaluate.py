@@ -17,6 +17,7 @@ def curve(folder: Path) -> dict[str, float]:
     return json.loads((folder / "result.json").read_text())["snn_accuracy"]
 
 
+@pytest.mark.long
 def test_again_with_other_timesteps_and_another_schedule(smoke: Path, tmp_path: Path):
     """In a copy elsewhere, from another working directory; only evaluations/ is written."""
     folder = copy_run(smoke, tmp_path / "copy")
@@ -48,6 +49,7 @@ def test_again_with_other_timesteps_and_another_schedule(smoke: Path, tmp_path: 
     assert not list(cwd.iterdir())
 
 
+@pytest.mark.long
 def test_a_setting_of_several_methods_is_one_of_each(smoke: Path, tmp_path: Path):
     """Though the default method, which is not among them, has no such setting."""
     copy = copy_run(smoke, tmp_path / "copy")
@@ -73,6 +75,7 @@ def test_several_runs_and_schedules_at_once(smoke: Path, tmp_path: Path):
     assert len(list(tmp_path.glob("*/evaluations/qcfs/*"))) == 4
 
 
+@pytest.mark.long
 def test_runs_of_older_versions_go_on(smoke: Path, tmp_path: Path):
     """Which stored neither what a report explains nor tables of costs; either may be chosen for any run.
 

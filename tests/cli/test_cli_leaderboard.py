@@ -21,6 +21,7 @@ def results(folder: Path) -> dict[str, dict]:
     return {path.parts[-3]: json.loads(path.read_text()) for path in paths}
 
 
+@pytest.mark.long
 def test_methods_of_one_command_become_rows_of_one_table(smoke: Path, tmp_path: Path):
     """One of them cannot take this network; the others do not suffer."""
     folder = copy_run(smoke, tmp_path / "copy")

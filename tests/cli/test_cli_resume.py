@@ -60,6 +60,7 @@ def assert_same(folder: Path, reference: Path) -> None:
     assert same_state(state(folder), state(reference))
 
 
+@pytest.mark.long
 def test_killed_three_times(uninterrupted: Path, tmp_path: Path):
     process = start(TRAIN, LONG, tmp_path)
     for epochs in (2, 5, 9):
@@ -133,6 +134,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(uninterrupted: Path, tmp_path: Path)
     assert_same(folder, uninterrupted)
 
 
+@pytest.mark.long
 def test_a_finished_run_is_evaluated_again_to_the_same_numbers(smoke: Path, tmp_path: Path):
     folder = copy_run(smoke, tmp_path / "moved")
     before = outcome(folder)

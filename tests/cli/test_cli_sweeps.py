@@ -22,6 +22,7 @@ def summary(cwd: Path) -> list[dict]:
     return json.loads(path.read_text())
 
 
+@pytest.mark.long
 def test_a_sweep_ends_with_a_table_a_picture_and_a_line_per_run(tmp_path: Path):
     text = succeed(TRAIN, "-m", *TINY, "levels=4,8", "seed=0,1", "track=jsonl", cwd=tmp_path)
     lines = [line for line in text.splitlines() if line.startswith("│ levels=")]

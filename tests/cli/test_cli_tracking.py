@@ -30,6 +30,7 @@ pytestmark = pytest.mark.cli
 WANDB = (*SMOKE, "track=wandb", "timesteps=4")
 
 
+@pytest.mark.long
 def test_offline_wandb_holds_everything_and_says_how_to_upload(tmp_path: Path):
     text = succeed(TRAIN, *WANDB, cwd=tmp_path)
     folder = only_run(tmp_path)
@@ -97,6 +98,7 @@ def test_a_resumed_run_is_the_same_run_in_wandb(uninterrupted: Path, tmp_path: P
     assert outcome(folder)["network"] == outcome(uninterrupted)["network"]
 
 
+@pytest.mark.long
 def test_the_runs_of_a_sweep_stand_together(tmp_path: Path):
     succeed(TRAIN, "-m", *WANDB, "levels=2,4", cwd=tmp_path)
     (sweep,) = tmp_path.glob("runs/sweeps/*")

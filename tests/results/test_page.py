@@ -135,6 +135,7 @@ def test_a_method_without_a_mean_current_has_energy_but_no_errors(write):
     assert "Why the accuracy differs" not in words
 
 
+@pytest.mark.long
 def test_disturbed_images_where_they_were_asked_for(write):
     assert "Disturbed images" not in write("qcfs")
     words = " ".join(Page(write("qcfs", explained="robustness")).text)
@@ -156,6 +157,7 @@ def test_classes_and_layers(write, monkeypatch):
     assert "Test images by class" not in words
 
 
+@pytest.mark.long
 def test_compares_what_lies_in_the_run_folder(write):
     first = write("qcfs")
     assert "Methods on this network" not in first
