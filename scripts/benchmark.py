@@ -1,6 +1,8 @@
 """Time and memory of quantized training and spiking simulation, as ratios to plain baselines measured in one process.
 
 python scripts/benchmark.py [--quick] [--json FILE] [--only training,simulation,…] [--models resnet18,vgg16]
+python scripts/benchmark.py --peers digits,cifar10 --weights resnet20-12fca82f.th --json experiments/peers/peers.jsonl
+                                        other tools on the same trained network and images (needs the extra `peers`)
 
 The variants of a group run in turns, round after round; a figure is the median over the rounds, with the extremes beside it,
 and a ratio is the median of the ratios round by round.  Memory is the peak of tensors allocated by one call (on
@@ -8,6 +10,7 @@ CUDA: by the allocator), without workspaces inside kernels and without tensors t
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -15,6 +18,9 @@ from typing import Any
 
 import torch
 from benchmarks import groups
+from benchmarks.peer_networks import cifar10_resnet20, digits_cnn, images
+from benchmarks.peer_rows import accuracy, compare
+from benchmarks.peer_table import peer_table
 from benchmarks.subjects import MODELS
 from benchmarks.timing import DEVICE, Report
 from hydra import compose, initialize_config_dir
@@ -32,6 +38,7 @@ GROUPS: dict[str, Callable] = {
     "explanation": groups.explained,
     "scaling": groups.scaling,  # once, of the first model
 }
+NETWORKS = {"digits": "CNN on digits", "cifar10": "ResNet-20 on CIFAR-10"}
 DEFAULT = "training,simulation,curve,conversion,explanation,scaling"
 
 
@@ -46,7 +53,16 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--peers", type=partial(names, NETWORKS), help=f"compare tools on some of {', '.join(NETWORKS)}"
+    )
+    parser.add_argument("--weights", type=Path, help="weights of the ResNet-20 for --peers cifar10")
+    parser.add_argument("--timesteps", type=int, nargs="+", default=[8, 32], help="T of --peers (default: 8 32)")
+    parser.add_argument("--images", type=int, default=300, help="test images of --peers (default: 300)")
     options = parser.parse_args()
+    if options.peers:
+        compare_peers(options)
+        return
     models, plan = options.models, groups.Plan(options.batch, options.rounds, methods=methods)
     if options.quick:
         models, plan = ["mlp"], groups.Plan(batch=64, rounds=2, quick=True, methods=methods)
@@ -57,6 +73,27 @@ def main() -> None:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(options.json, {**about, "rows": report.rows})
+
+
+def compare_peers(options: argparse.Namespace) -> None:
+    """Print the table of all tools and append its rows to --json."""
+    all_rows = []
+    for name in options.peers:
+        if name == "cifar10" and not options.weights:
+            sys.exit("--peers cifar10: needs --weights resnet20-12fca82f.th (akamaster/pytorch_resnet_cifar10)")
+        network, data = digits_cnn() if name == "digits" else cifar10_resnet20(options.weights)
+        batch = 20 if options.quick else 100
+        calibration = images(data.calibration, 100 if options.quick else 1000, 100)
+        test = images(data.test, 2 * batch if options.quick else options.images, batch)
+        about = {"network": NETWORKS[name], "ann_accuracy": accuracy(network, test), **facts()}
+        for timesteps in options.timesteps:
+            rows = [row | about for row in compare(network, calibration, test, timesteps)]
+            print(peer_table(rows), "", sep="\n", flush=True)
+            all_rows += rows
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        for row in all_rows:
+            files.append_line(options.json, row)
 
 
 def names(choices: Iterable[str], text: str) -> list[str]:

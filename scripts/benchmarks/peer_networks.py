@@ -1,0 +1,87 @@
+"""Trained ReLU networks for the comparison with other tools, every ReLU a module of its own, and their images."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snnconv.data.splits import Splits
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+class Block(nn.Module):
+    """Residual block of akamaster/pytorch_resnet_cifar10, with shortcuts of option A."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
+        self.bn1, self.relu1 = nn.BatchNorm2d(width), nn.ReLU()
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2, self.relu2 = nn.BatchNorm2d(width), nn.ReLU()
+        self.padding = width // 4 if stride > 1 else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Stride 2 halves height and width."""
+        out = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        if self.padding:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.padding, self.padding))
+        return self.relu2(out + x)
+
+
+class ResNet20(nn.Module):
+    """Modules have the names of the published weights (`resnet20-12fca82f.th`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1, self.relu = nn.BatchNorm2d(16), nn.ReLU()
+        widths = [(16, 16, 1), (16, 32, 2), (32, 64, 2)]
+        for index, (channels, width, stride) in enumerate(widths, 1):
+            blocks = [Block(channels, width, stride), Block(width, width, 1), Block(width, width, 1)]
+            self.add_module(f"layer{index}", nn.Sequential(*blocks))
+        self.pool, self.linear = nn.AdaptiveAvgPool2d(1), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        x = self.layer3(self.layer2(self.layer1(self.relu(self.bn1(self.conv1(x))))))
+        return self.linear(self.pool(x).flatten(1))
+
+
+def cifar10_resnet20(weights: Path) -> tuple[nn.Module, Splits]:
+    """The published ResNet-20 on CIFAR-10, with the normalization of its training."""
+    network, state = ResNet20(), torch.load(weights, weights_only=True)["state_dict"]
+    network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
+    norm = ("data.mean=[0.485,0.456,0.406]", "data.std=[0.229,0.224,0.225]")
+    return network.eval(), _data("data=cifar10", *norm)
+
+
+def digits_cnn() -> tuple[nn.Module, Splits]:
+    """A small convolutional network, trained for 20 epochs on the bundled digits."""
+    import snnconv
+
+    data = _data("data=digits")
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64),
+        nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.AvgPool2d(2),
+        nn.Flatten(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10),
+    )  # fmt: skip
+    snnconv.fit(network, data.train, data.valid, epochs=20, lr=0.05)
+    return network.eval(), data
+
+
+def images(batches: Any, count: int, batch: int) -> list[tuple[Tensor, Tensor]]:
+    """The first `count` normalized images and labels in batches."""
+    parts = list(batches)
+    x, y = torch.cat([part[0] for part in parts])[:count], torch.cat([part[1] for part in parts])[:count]
+    return list(zip(x.split(batch), y.split(batch), strict=True))
+
+
+def _data(*overrides: str) -> Splits:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return instantiate(compose("config", ["device=cpu", *overrides]).data)
