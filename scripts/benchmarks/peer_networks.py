@@ -54,7 +54,7 @@ class ResNet20(nn.Module):
 
 def cifar10_resnet20(weights: Path) -> tuple[nn.Module, Splits]:
     """The published ResNet-20 on CIFAR-10, with the normalization of its training."""
-    network, state = ResNet20(), torch.load(weights, weights_only=True)["state_dict"]
+    network, state = ResNet20(), torch.load(weights, map_location="cpu", weights_only=True)["state_dict"]
     network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
     norm = ("data.mean=[0.485,0.456,0.406]", "data.std=[0.229,0.224,0.225]")
     return network.eval(), _data("data=cifar10", *norm)

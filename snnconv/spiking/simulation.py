@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-SCHEDULES, PRECISIONS, EXITS = ("auto", "step", "layer"), ("float32", "tf32", "bf16"), ("none", "confidence")
+from snnconv.spiking.exit_rules import RULES
+
+SCHEDULES, PRECISIONS, EXITS = ("auto", "step", "layer"), ("float32", "tf32", "bf16"), ("none", *RULES)
 COMPILES = (
     "none",
     "default",
@@ -31,7 +33,7 @@ class Simulation:
     compile   "none", or a mode of `torch.compile` for the network after the first neurons ("default", "reduce-overhead" for CUDA
               graphs, …).  A smaller last batch is padded, so nothing is compiled twice; a batch that shrinks over time (early
               exit) is padded to a power of two.
-    exit, exit_tolerance   early exit: see early_exit.py.
+    exit, exit_tolerance   early exit: see early_exit.py and exit_rules.py.
     """
 
     schedule: str = "auto"

@@ -13,7 +13,8 @@ from snnconv.conversion.methods.qcfs import convert
 from snnconv.conversion.registry import find
 from snnconv.conversion.rules import least_squares
 from snnconv.data.batches import Batches
-from snnconv.spiking.early_exit import THRESHOLDS, choose_threshold, early_exit, require_exit
+from snnconv.spiking.early_exit import NEVER, choose_threshold, early_exit, require_exit
+from snnconv.spiking.exit_rules import RULES, Patience
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.simulation import Simulation, Timing
 from snnconv.spiking.tasks import Dense, Multilabel, Regress, running_mean
@@ -29,41 +30,84 @@ def snn(exact_network):
     )
 
 
+def unchanged(means, t: int) -> int:
+    """For how many steps the prediction of step t has been that of the steps before."""
+    predictions = means[: t + 1].argmax(-1).tolist()
+    return next((k for k in range(1, t + 1) if predictions[t - k] != predictions[t]), t + 1) - 1
+
+
+# Of one image: the score after step t, from its mean outputs [T, K].
+SCORES = {
+    "confidence": lambda means, t: means[t].softmax(-1).max().item(),
+    "margin": lambda means, t: (t + 1) * (means[t].sort().values[-1] - means[t].sort().values[-2]).item(),
+    "patience": unchanged,
+}
+
+
 def literally(snn, batches, threshold: float) -> tuple[float, float]:
-    """Accuracy and mean timesteps when each image leaves at its first confident step."""
-    right, steps = 0, 0
+    """Accuracy and mean timesteps when each image leaves at its first certain step."""
+    right, steps, score = 0, 0, SCORES[snn.simulation.exit]
     for images, labels in batches:
         means = running_mean(snn(images, T))
         for n, label in enumerate(labels.tolist()):
-            confident = [t for t in range(T) if means[t, n].softmax(-1).max() >= threshold]
-            t = confident[0] if confident else T - 1
+            certain = [t for t in range(T) if score(means[:, n], t) >= threshold]
+            t = certain[0] if certain else T - 1
             right += means[t, n].argmax().item() == label
             steps += t + 1
     return right / batches.count, steps / batches.count
 
 
-def test_equals_the_literal_early_exit(snn, tiny_batches):
+@pytest.mark.parametrize("rule", RULES)
+def test_equals_the_literal_early_exit(snn, tiny_batches, rule):
+    snn.simulation = replace(snn.simulation, exit=rule, exit_tolerance=0.1)
     valid, test = tiny_batches(24, 6), tiny_batches(17, 5)
     early = early_exit(snn, valid, test, T)
     accuracy, mean_timesteps = literally(snn, test, early.threshold)
-    assert (early.accuracy, early.mean_timesteps) == (accuracy, mean_timesteps)
-    assert (early.full_accuracy, early.full_timesteps) == (literally(snn, test, 2.0)[0], T)
+    assert (early.accuracy, early.mean_timesteps, early.rule) == (accuracy, mean_timesteps, rule)
+    assert mean_timesteps < T
+    assert (early.full_accuracy, early.full_timesteps) == (literally(snn, test, NEVER)[0], T)
 
 
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("tolerance", [0.0, 0.1, 1.0])
-def test_the_threshold_is_the_quickest_that_costs_at_most_the_tolerance(snn, tiny_batches, tolerance):
-    snn.simulation, valid = replace(snn.simulation, exit_tolerance=tolerance), tiny_batches(24, 6)
+def test_the_threshold_is_the_quickest_that_costs_at_most_the_tolerance(snn, tiny_batches, tolerance, rule):
+    snn.simulation = replace(snn.simulation, exit=rule, exit_tolerance=tolerance)
+    valid, thresholds = tiny_batches(24, 6), RULES[rule].thresholds
     accuracy, mean_timesteps = literally(snn, valid, choose_threshold(snn, valid, T))
-    least = literally(snn, valid, 2.0)[0] - tolerance - 1e-12
+    least = literally(snn, valid, NEVER)[0] - tolerance - 1e-12
     assert accuracy >= least
-    for threshold in THRESHOLDS[::8]:
+    for threshold in thresholds[:: len(thresholds) // 8]:
         other_accuracy, other_timesteps = literally(snn, valid, threshold)
         assert other_accuracy < least or other_timesteps >= mean_timesteps
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_a_chunk_is_left_at_its_end_with_the_score_of_every_step(snn, tiny_batches, rule):
+    """Images leave as with single steps, later by what is left of the chunk; patience counts inside the chunk too."""
+    batches = tiny_batches(24, 6)
+    snn.simulation = replace(snn.simulation, exit=rule, schedule="layer", chunk=2, exit_tolerance=0.1)
+    early = early_exit(snn, batches, batches, T)
+    steps, score = 0, SCORES[rule]
+    for images, _ in batches:
+        means = running_mean(snn(images, T))
+        for n in range(len(images)):
+            steps += next((t + 1 for t in range(1, T, 2) if score(means[:, n], t) >= early.threshold), T)
+    assert early.mean_timesteps == steps / 24
+
+
+def test_a_rule_starts_with_the_readout(snn, tiny_batches):
+    """Steps before `readout_from` have no score."""
+    snn.latency = replace(snn.latency, readout_from=4)
+    snn.simulation = replace(snn.simulation, exit="patience", exit_tolerance=1.0)
+    early = early_exit(snn, tiny_batches(24, 6), tiny_batches(17, 5), T)
+    assert early.threshold == Patience.thresholds[0]
+    assert early.mean_timesteps >= 5
+
+
 @pytest.mark.parametrize("name", ["multilabel", "dense"])
-def test_other_tasks_leave_by_their_own_confidence(name):
-    """Image by image: the first step whose confidence reaches the threshold."""
+@pytest.mark.parametrize("rule", RULES)
+def test_other_tasks_leave_by_their_own_scores(name, rule):
+    """Image by image: the first step whose score reaches the threshold."""
     torch.manual_seed(0)
     dense = name == "dense"
     head = [nn.Conv2d(4, 3, 1)] if dense else [nn.Flatten(), nn.Linear(64, 3)]
@@ -72,15 +116,16 @@ def test_other_tasks_leave_by_their_own_confidence(name):
     targets = torch.randint(3, (20, 4, 4)) if dense else torch.randint(2, (20, 3)).float()
     batches = Batches(images, targets, 6, [0.5], [0.05])
     task = Dense() if dense else Multilabel()
-    snn = snnconv.convert(network, batches, simulation={"exit": "confidence", "exit_tolerance": 0.1}).for_task(task)
+    snn = snnconv.convert(network, batches, simulation={"exit": rule, "exit_tolerance": 0.1}).for_task(task)
     snn.simulation = replace(snn.simulation, schedule="step")
     early = early_exit(snn, batches, batches, T)
     score, steps = 0.0, 0
     for inputs, wanted in batches:
         means = running_mean(snn(inputs, T))
         for n in range(len(inputs)):
-            confident = [t for t in range(T) if task.confidence(means[t, n : n + 1]) >= early.threshold]
-            t = confident[0] if confident else T - 1
+            alone = RULES[rule](task)
+            scores = [float(alone.score(means[t, n : n + 1], t + 1)) for t in range(T)]
+            t = next((t for t, score in enumerate(scores) if score >= early.threshold), T - 1)
             score += float(task.right(means[t, n : n + 1], wanted[n : n + 1]))
             steps += t + 1
     assert early.accuracy == pytest.approx(score / 20)
@@ -119,12 +164,13 @@ def test_a_model_that_has_to_know_t_cannot_exit(snn, tiny_batches):
 
 
 def test_the_exit_is_a_known_one(exact_network):
-    with pytest.raises(ValueError, match=r"simulate\.exit='patience'"):
-        convert(exact_network(), [], neuron=IntegrateFire, simulate={"exit": "patience"})
+    with pytest.raises(ValueError, match=r"simulate\.exit='hurry'"):
+        convert(exact_network(), [], neuron=IntegrateFire, simulate={"exit": "hurry"})
 
 
 def test_a_report_is_plain_values(snn, tiny_batches):
     report = early_exit(snn, tiny_batches(24, 6), tiny_batches(), T).as_dict()
+    assert report.pop("rule") == "confidence"
     assert {type(value) for value in report.values()} <= {int, float}
     assert torch.tensor(list(report.values())).isfinite().all()
 

@@ -24,7 +24,7 @@ def test_a_mapping_may_hold_some_settings():
     [
         ({"schedule": "fast"}, "simulate.schedule='fast': must be auto, step or layer"),
         ({"precision": "fp8"}, "simulate.precision='fp8': must be float32, tf32 or bf16"),
-        ({"exit": "patience"}, "simulate.exit='patience': must be none or confidence"),
+        ({"exit": "hurry"}, "simulate.exit='hurry': must be none, confidence, margin or patience"),
         ({"chunk": 0}, "simulate.chunk=0"),
         ({"channels_last": 1}, "simulate.channels_last=1: must be true or false"),
         ({"chunks": 8}, "simulate.chunks: no such setting"),

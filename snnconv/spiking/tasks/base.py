@@ -62,11 +62,15 @@ class Task:
         """The confidence in the prediction of every sample, at most 1, for `outputs` [N, …], or [T, N, …]."""
         raise NotImplementedError
 
-    def require_confidence(self) -> None:
-        """ValueError for a task whose outputs have no confidence."""
+    def margin(self, outputs: Tensor) -> Float[Tensor, "*T N"]:
+        """The distance of the outputs of every sample from those with another prediction, for `outputs` [N, …], or [T, N, …]."""
+        raise NotImplementedError
+
+    def require_confidence(self, exit: str = "confidence") -> None:
+        """ValueError for a task whose outputs have no confidence; `exit` is the rule that needs it."""
         if type(self).confidence is Task.confidence:
             raise ValueError(
-                f"simulate.exit=confidence: the outputs of task={self.name} have no confidence; use simulate.exit=none"
+                f"simulate.exit={exit}: the outputs of task={self.name} have no confidence; use simulate.exit=none"
             )
 
     def shown(self, outputs: Tensor) -> Tensor:

@@ -57,6 +57,11 @@ class Classify(Task):
         """The largest probability of every sample."""
         return outputs.softmax(-1).amax(-1)
 
+    def margin(self, outputs: Tensor) -> Float[Tensor, "*T N"]:
+        """The difference of the two largest outputs of every sample."""
+        largest = outputs.topk(2, -1).values
+        return largest[..., 0] - largest[..., 1]
+
     def shown(self, outputs: Tensor) -> Tensor:
         """Outputs in the form that metrics expect."""
         return outputs.softmax(1)

@@ -39,6 +39,11 @@ class Dense(Classify):
         """The largest probability of a pixel, mean over the pixels of every sample."""
         return outputs.softmax(-3).amax(-3).mean((-2, -1))
 
+    def margin(self, outputs: Tensor) -> Float[Tensor, "*T N"]:
+        """The difference of the two largest outputs of a pixel, mean over the pixels of every sample."""
+        largest = outputs.topk(2, -3).values
+        return (largest.select(-3, 0) - largest.select(-3, 1)).mean((-2, -1))
+
     def fits(self, targets: Tensor) -> bool:
         """Whether `targets` have the type and shape of this task."""
         return targets.dim() > 1 and not targets.is_floating_point()

@@ -53,6 +53,10 @@ class Multilabel(Task):
         """The probability of the least certain decision on every sample."""
         return outputs.abs().sigmoid().amin(-1)
 
+    def margin(self, outputs: Tensor) -> Float[Tensor, "*T N"]:
+        """The distance from 0 of the output that is closest to 0."""
+        return outputs.abs().amin(-1)
+
     def shown(self, outputs: Tensor) -> Tensor:
         """Outputs in the form that metrics expect."""
         return outputs.sigmoid()
