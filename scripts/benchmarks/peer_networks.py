@@ -33,6 +33,10 @@ class Block(nn.Module):
         return self.relu2(out + x)
 
 
+def _stage(channels: int, width: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(Block(channels, width, stride), Block(width, width, 1), Block(width, width, 1))
+
+
 class ResNet20(nn.Module):
     """Modules have the names of the published weights (`resnet20-12fca82f.th`)."""
 
@@ -40,10 +44,7 @@ class ResNet20(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1, self.relu = nn.BatchNorm2d(16), nn.ReLU()
-        widths = [(16, 16, 1), (16, 32, 2), (32, 64, 2)]
-        for index, (channels, width, stride) in enumerate(widths, 1):
-            blocks = [Block(channels, width, stride), Block(width, width, 1), Block(width, width, 1)]
-            self.add_module(f"layer{index}", nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3 = _stage(16, 16, 1), _stage(16, 32, 2), _stage(32, 64, 2)
         self.pool, self.linear = nn.AdaptiveAvgPool2d(1), nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
