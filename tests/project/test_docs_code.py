@@ -1,5 +1,6 @@
 """Code in README and docs runs: Python blocks on a small network, commands as far as Hydra composes them."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -91,3 +92,15 @@ def test_commands_compose(line, overrides, compose_config):
 
 def test_there_are_commands_to_compose():
     assert len(_commands()) > 15
+
+
+def test_every_notebook_installs_snnconv_where_it_is_missing():
+    """So that it opens on Colab or Kaggle; the built page leaves this cell out."""
+    first = []
+    for path in sorted(Path("examples").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        first.append(next(cell for cell in cells if cell["cell_type"] == "code"))
+    assert len(first) > 5
+    assert all("%pip install" in "".join(cell["source"]) for cell in first)
+    assert all(cell["metadata"] == {"tags": ["remove-cell"]} for cell in first)
+    assert len({"".join(cell["source"]) for cell in first}) == 1
