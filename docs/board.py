@@ -1,5 +1,6 @@
 """Every recorded result as a table that can be sorted and filtered, and as curves that can be compared."""
 
+from itertools import cycle
 from typing import Any
 
 import itables
@@ -7,7 +8,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from generate import published, results
 from IPython.display import HTML
-from plotly.colors import qualitative
 
 from snnconv.spiking.latency import latency_class
 
@@ -62,18 +62,30 @@ def table() -> None:
 
 
 def curves() -> HTML:
-    """Accuracy against timesteps of the best run (at its largest T) of each method, on CIFAR-10; L = 4 is shown at first."""
+    """Accuracy against timesteps of the best run (at its largest T) of each method, on CIFAR-10; L = 4 is shown at first.
+
+    A method has one color, a network with its L one style of line.
+    """
     best: dict[tuple, dict[str, Any]] = {}
     for result in results():
         key = (result["method"], result["model"], result.get("levels"))
         if result["data"] == "cifar10" and _last(result) > _last(best.get(key)):
             best[key] = result
+    methods = sorted({method for method, _, _ in best})
+    colors = {method: _color(i, len(methods)) for i, method in enumerate(methods)}
+    networks = sorted({(model, levels) for _, model, levels in best}, key=lambda pair: (pair[1] != 4, str(pair)))
+    dashes = dict(zip(networks, cycle(("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")), strict=False))
     figure = go.Figure()
     for (method, model, levels), result in sorted(best.items(), key=lambda item: str(item[0])):
         accuracy = {int(t): 100 * value for t, value in result["snn_accuracy"].items()}
-        name = f"{method}, {model}, L={levels} ({latency_class(result['latency'])})"
-        shown = True if levels == 4 else "legendonly"
-        figure.add_scatter(x=list(accuracy), y=list(accuracy.values()), name=name, mode="lines+markers", visible=shown)
+        figure.add_scatter(
+            x=list(accuracy),
+            y=list(accuracy.values()),
+            name=f"{method}, {model}, L={levels} ({latency_class(result['latency'])})",
+            mode="lines+markers",
+            line={"color": colors[method], "dash": dashes[model, levels]},
+            visible=True if levels == 4 else "legendonly",
+        )
     times = [2**k for k in range(8)]
     figure.update_xaxes(type="log", title="timesteps T", tickvals=times, ticktext=[str(t) for t in times])
     figure.update_yaxes(title="test accuracy in percent")
@@ -82,7 +94,6 @@ def curves() -> HTML:
     figure.update_layout(
         height=1000,
         legend={"orientation": "h", "y": -0.15},
-        colorway=qualitative.Dark24,
         template="plotly_white",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -90,6 +101,11 @@ def curves() -> HTML:
         margin={"t": 30},
     )
     return HTML(figure.to_html(full_html=False, include_plotlyjs=True))
+
+
+def _color(index: int, count: int) -> str:
+    """Hues in two lightnesses that stand out from white and from black."""
+    return f"hsl({360 * index // count}, 75%, {(42, 62)[index % 2]}%)"
 
 
 def _last(result: dict[str, Any] | None) -> float:

@@ -31,7 +31,7 @@ html_math_renderer = "mathml"
 
 html_theme = "furo"
 html_static_path = ["_static"]
-html_css_files = ["dark.css"]
+html_css_files = ["pages.css"]
 html_title = f"snnconv {version}"
 html_theme_options = {"navigation_with_keys": True}
 
