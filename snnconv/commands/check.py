@@ -52,6 +52,9 @@ def _require_settings(cfg: DictConfig) -> None:
     instantiate(cfg.explain)
     if cfg.data.get("calibration") == 0:
         raise ValueError("data.calibration=0: must be at least 1, because conversion is tried on calibration images")
+    if cfg.task.targets == "numbers" and cfg.data["_target_"].startswith("snnconv.data.") and "targets" not in cfg.data:
+        raise ValueError(f"targets of data={cfg.names.data} are classes, integers [N], and this task needs numbers; choose "
+                         "task=classify, or data=arrays or data=table")  # fmt: skip
     if cfg.run:
         return
     settings = instantiate(cfg.fit, compile=cfg.compile, precision=cfg.precision)
@@ -76,7 +79,13 @@ def _demands(run: Run, ann: nn.Module) -> list[Demand]:
 def _try_out(task: Task, ann: nn.Module, images: Tensor) -> None:
     """ValueError if metrics do not fit the task; the targets are predictions."""
     outputs = ann.eval()(images)
-    predictions = task.decide(outputs)
+    try:
+        predictions = task.decide(outputs)
+    except IndexError as error:  # of maps, which these outputs are not
+        raise ValueError(
+            f"task={task.name}: the network returns {list(outputs.shape)}, and targets are {task.expects}; choose another "
+            "model (task=dense: model=unet), or another task"
+        ) from error
     task.try_out(ann, [(images, predictions.to(outputs.dtype) if task.targets == "numbers" else predictions)])
 
 

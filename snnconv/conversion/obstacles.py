@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from snnconv.nn.graph.kinds import NORMS, Kinds, is_activation, is_linear
-from snnconv.nn.graph.sites import OPERATORS
+from snnconv.nn.graph.sites import OPERATORS, instead_of_relu
 from snnconv.nn.graph.trace import path_of, trace
 from snnconv.spiking.operators.base import Encoder, Site
 
@@ -69,11 +69,13 @@ def obstacles(network: nn.Module, kind: Kinds) -> list[Obstacle]:
     """The obstacles to converting `network`, for activations of `kind`."""
     if not any(isinstance(module, kind) for module in network.modules()):
         others = sorted({type(m).__name__ for m in network.modules() if is_activation(m) or isinstance(m, nn.ReLU)})
+        reason = f"{type(network).__name__} has no {_names(kind)}: nothing to convert"
+        if not others and (computed := instead_of_relu(network)):
+            return [Obstacle(f"{reason}; {computed}")]
         return [
             Obstacle(
-                f"{type(network).__name__} has no {_names(kind)}: nothing to convert; its activations are "
-                f"{' and '.join(others) or 'of no known kind'}: choose a method that starts from these "
-                "(docs/methods.md lists them), or another activation=…"
+                f"{reason}; its activations are {' and '.join(others) or 'of no known kind'}: choose a method that starts "
+                "from these (docs/methods.md lists them), or another activation=…"
             )
         ]
     try:

@@ -69,7 +69,7 @@ def settle(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         raise ValueError(
             f"trust={settled.trust!r}: must be a list of packages and .py files, [package, examples/net.py]"
         )
-    begins = HydraConfig.get().job.name == "train" and not settled.resume
+    begins = HydraConfig.get().job.name in ("train", "check") and not (settled.resume or settled.run)
     if begins and settled.fit.epochs == 0 and not settled.model.get("weights"):
         raise ValueError("fit.epochs=0 does not train the network, but no weights are given; set model.weights=…, or train "
                          "with fit.epochs of at least 1")  # fmt: skip

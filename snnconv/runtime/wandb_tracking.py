@@ -11,6 +11,7 @@ from snnconv.runtime import files, program
 from snnconv.runtime.tracking import Tables, Tracker
 
 log = logging.getLogger(__name__)
+FORBIDDEN = r"/\#?%:"  # in the name of a project, by the rules of W&B
 MODES = ("online", "offline", "shared", "disabled")  # of wandb.init
 AXES = {"epoch": ("fit", "theta"), "timesteps": ("snn", "firing_rate")}  # horizontal axis: groups of curves
 
@@ -32,6 +33,10 @@ class Wandb(Tracker):
         start_timeout: float = 30,
         finish_timeout: float = 600,
     ) -> None:
+        if not project or len(project) > 128 or set(project) & set(FORBIDDEN):
+            raise ValueError(
+                f"track.project={project!r}: must be a name of 1 to 128 characters without any of {FORBIDDEN}"
+            )
         if mode not in (None, *MODES):
             raise ValueError(f"track.mode={mode!r}: must be null, {', '.join(MODES[:-1])} or {MODES[-1]}")
         for name, seconds in {"start_timeout": start_timeout, "finish_timeout": finish_timeout}.items():

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.nn.graph.kinds import WEIGHTED
 from snnconv.nn.quantization import Bits, largest_integer, quantize
 from snnconv.spiking.model import SpikingModel
+
+Model = TypeVar("Model", bound=SpikingModel | None)  # None: the result of some rehearsals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ class Weights:
                 for layer, weight in zip(layers.values(), floats, strict=True):
                     layer.weight.data.copy_(weight)
 
-    def convert(self, method: Callable[..., SpikingModel], ann: nn.Module, batches: Iterable) -> SpikingModel:
+    def convert(self, method: Callable[..., Model], ann: nn.Module, batches: Iterable) -> Model:
         """`ann` with quantized weights, converted by `method` to a spiking network.
 
         Weights that the method changes, or that receive channels of different θ, are quantized again.  None if `method`, a
@@ -75,7 +77,7 @@ class Weights:
             return method(ann, batches)
         ann = self(ann)
         snn, before = method(ann, batches), _layers(fold_batchnorm(ann))
-        return snn and snn.changed(functools.partial(self._settled, before))
+        return snn and snn.changed(functools.partial(self._settled, before))  # type: ignore[return-value, union-attr]
 
     @torch.no_grad()
     def _settled(self, before: Mapping[str, Any], network: nn.Module) -> nn.Module:

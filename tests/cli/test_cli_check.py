@@ -105,6 +105,10 @@ def test_wrong_input_is_told_without_a_traceback(pooled: list[str], smoke: Path,
     text = succeed(CHECK, *SMOKE, "integer=int4", "integer.membrane_bits=3", cwd=tmp_path)
     assert "membrane_bits=3: this layer needs at least " in text
     assert "training or calibration will change them" in text
+    assert "targets of data=synthetic are classes" in fail(CHECK, *SMOKE, "task=regress", cwd=tmp_path)
+    assert "task=dense: the network returns [4, 10]" in fail(CHECK, *SMOKE, "task=dense", cwd=tmp_path)
+    assert "fit.epochs=0 does not train the network" in fail(CHECK, *SMOKE, "fit.epochs=0", cwd=tmp_path)
+    assert "track.project='a/b': " in fail(CHECK, *SMOKE, "track=wandb", "track.project=a/b", cwd=tmp_path)
     assert "metric=mae: does not fit task=classify" in fail(CHECK, *SMOKE, "metric=[mae]", cwd=tmp_path)
     assert "data.valid=0 leaves no images for fit.select=best" in fail(CHECK, *SMOKE, "data.valid=0", cwd=tmp_path)
     assert "explain.disturbances: a=1: " in fail(CHECK, *SMOKE, "explain.disturbances={a: 1}", cwd=tmp_path)

@@ -16,7 +16,7 @@ from snnconv.nn.graph.kinds import RELU_CALLS
 from snnconv.nn.graph.leaves import is_plain_relu
 from snnconv.nn.graph.names import numbered_name
 from snnconv.nn.graph.rewrite import set_submodule
-from snnconv.nn.graph.sites import OPERATORS
+from snnconv.nn.graph.sites import instead_of_relu
 from snnconv.nn.graph.trace import path_of, trace
 
 log = logging.getLogger(__name__)
@@ -77,10 +77,8 @@ def _in_place_of(site: nn.Module, make: Make) -> nn.Module:
 
 
 def _no_relu(captured: nn.Module) -> str:
-    others = {type(m).__name__: path for path, m in reversed([*captured.named_modules()]) if isinstance(m, OPERATORS)}
-    listed = ", ".join(f"{kind} ({path})" for kind, path in reversed(others.items()))
-    remedy = f"it computes {listed}; use nn.ReLU or nn.ReLU6 where neurons are needed" if listed else "it is linear"
-    return f"{type(captured).__name__}: contains no ReLU that could be replaced; {remedy}"
+    reason = instead_of_relu(captured) or "it is linear"
+    return f"{type(captured).__name__}: contains no ReLU that could be replaced; {reason}"
 
 
 def _is_as_good(network: nn.Module, captured: nn.Module, example: Tensor) -> bool:

@@ -129,3 +129,13 @@ OPERATORS = (
 def is_site(module: nn.Module) -> bool:
     """Does `module` stand for one call, so that it may hold a state over time?"""
     return isinstance(module, (nn.ReLU, *OPERATORS)) or is_activation(module)
+
+
+def instead_of_relu(network: nn.Module) -> str:
+    """The non-linear layers of a network without ReLU, each with the first path, and the remedy; "" if it has none."""
+    layers: dict[str, str] = {}
+    for path, module in network.named_modules():
+        if isinstance(module, OPERATORS):
+            layers.setdefault(type(module).__name__, path)
+    listed = ", ".join(f"{kind} ({path})" for kind, path in layers.items())
+    return f"it computes {listed}; use nn.ReLU or nn.ReLU6 where neurons are needed" if listed else ""
