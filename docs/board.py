@@ -100,7 +100,7 @@ def curves() -> HTML:
         font_color="#808080",
         margin={"t": 30},
     )
-    return HTML(figure.to_html(full_html=False, include_plotlyjs=True))
+    return HTML(figure.to_html(full_html=False, include_plotlyjs=True, config={"responsive": True}))
 
 
 def _color(index: int, count: int) -> str:
