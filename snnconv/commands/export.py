@@ -16,6 +16,7 @@ import rich
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from snnconv.hardware.integer.sensitivity import settle_layers
 from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.run import Run
 
@@ -25,9 +26,12 @@ def main(run: Run) -> None:
     cfg = run.cfg
     if cfg.precision == "tf32":
         raise ValueError("precision=tf32: spikes are compared exactly; use precision=float32")
-    export, weights = instantiate(cfg.export), instantiate(cfg.weights)
+    weights = instantiate(cfg.weights)
     ann = weights(run.load_ann())
     data = instantiate(cfg.data)
+    if "layers" in cfg.export:  # an integer network
+        settle_layers(cfg.integer, ann, data.calibration)
+    export = instantiate(cfg.export)
     snn = weights.convert(instantiate(cfg.method), ann, data.calibration)
     snn = snn.encoded(instantiate(cfg.encoder), data.calibration)
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import rich
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from rich.table import Table
 
 from snnconv.hardware.integer.golden import verified
 from snnconv.hardware.integer.network import IntegerNetwork, in_real_units
 from snnconv.hardware.integer.program import program_of
 from snnconv.hardware.integer.ranges import membrane_bits
+from snnconv.hardware.integer.sensitivity import settle_layers
 from snnconv.results.records import IntegerResult
 from snnconv.results.summary import stored_weights, task_facts
 from snnconv.runtime import distributed, environment, files
@@ -39,8 +41,10 @@ def main(run: Run) -> None:
     weights = instantiate(cfg.weights)
     snn = weights.convert(instantiate(cfg.method), weights(ann), data.calibration).for_task(task)
     snn = snn.encoded(instantiate(cfg.encoder), data.calibration)
-    settings = dict(cfg.integer)
+    settle_layers(cfg.integer, ann, data.calibration)
+    settings: Any = OmegaConf.to_container(cfg.integer, resolve=True)
     golden, beside_float = settings.pop("golden"), settings.pop("beside_float", True)
+    settings.pop("average_bits", None)
     network, compared = verified(snn, data.calibration, data.test, cfg.timesteps, golden, **settings)
 
     curves = {
@@ -57,7 +61,7 @@ def main(run: Run) -> None:
         membrane_bits_bound=_bound(network, data.test, cfg.timesteps) if compared else None,
         **network.summary(),
         **task_facts(task, **{name: _metrics(curve) for name, curve in curves.items()}),
-        integer={**settings},
+        integer={key: value for key, value in settings.items() if key != "layers" or value},
         network=run.network(),
         weights=stored_weights(cfg),
         model=cfg.names.model,

@@ -34,7 +34,7 @@ def exporting(format: str, export: Callable[..., Any], ann: nn.Module) -> Demand
 
 def integers(timesteps: Any, settings: dict[str, Any]) -> Demand:
     """The demand that the spiking network can be converted to integers with `settings` (conf/integer/)."""
-    widths = {key: value for key, value in settings.items() if key != "beside_float"}
+    widths = {key: value for key, value in settings.items() if key not in ("beside_float", "average_bits")}
 
     def integerized(snn: SpikingModel, images: Tensor) -> None:
         data = _data(images)

@@ -1,6 +1,8 @@
 """Weights as small integers times a scale: symmetric, so zero stays zero; one scale per layer or per output channel."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from jaxtyping import Float
@@ -34,6 +36,30 @@ def over_outputs(values: Float[Tensor, " C"], like: Float[Tensor, "C *rest"]) ->
 def stored_bits(bits: Bits) -> int:
     """Bits of one weight in memory."""
     return STORED[bits] if isinstance(bits, str) else bits
+
+
+class LayerBits:
+    """The bits of every weight layer: `bits`, or those of the first pattern of `layers` that matches its path.
+
+    Patterns are those of fnmatch ("layer3.*.conv1").  ValueError for an unsupported number of bits.
+    """
+
+    def __init__(self, bits: Bits = 8, layers: Mapping[str, Bits] | None = None) -> None:
+        self.bits = bits
+        self.layers = {str(pattern): value for pattern, value in (layers or {}).items()}  # 3 is a path, too
+        for each in (bits, *self.layers.values()):
+            largest_integer(each)
+
+    def of(self, path: str) -> Bits:
+        """Bits of the layer at `path`."""
+        return next((bits for pattern, bits in self.layers.items() if fnmatchcase(path, pattern)), self.bits)
+
+    def require_matches(self, paths: Iterable[str], what: str = "layers") -> None:
+        """Raise a ValueError naming the setting `what` if a pattern matches none of `paths`."""
+        paths = list(paths)
+        unused = [pattern for pattern in self.layers if not any(fnmatchcase(path, pattern) for path in paths)]
+        if unused:
+            raise ValueError(f"{what}: no layer with weights matches {', '.join(unused)}; there are {', '.join(paths)}")
 
 
 def largest_integer(bits: Bits) -> int:

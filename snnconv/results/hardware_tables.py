@@ -118,8 +118,11 @@ def _name(settings: Mapping[str, Any]) -> str:
     bits = settings["bits"]
     name = "ternary" if bits == 2 else bits.replace("_", " ") if isinstance(bits, str) else f"int{bits}"
     clipped = "" if settings["membrane_bits"] is None else f", membranes of {settings['membrane_bits']} bits"
+    name += ", other bits in some layers" if settings.get("layers") else ""
     return f"{name}, a scale for each {'channel' if settings['per_channel'] else 'layer'}{clipped}"
 
 
 def _trained(one: IntegerResult) -> str:
-    return f"{one.weights['bits']} bits" if one.weights and one.weights["train"] else "float"
+    if not one.weights or not one.weights["train"]:
+        return "float"
+    return f"{one.weights['bits']} bits" + (", other bits in some layers" if one.weights.get("layers") else "")

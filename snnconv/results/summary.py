@@ -108,7 +108,8 @@ def stored_weights(cfg: DictConfig) -> dict[str, Any] | None:
     if cfg.weights.bits is None:
         return None
     trained = bool(cfg.weights.train and cfg.fit.epochs)
-    return {"bits": cfg.weights.bits, "per_channel": cfg.weights.per_channel, "train": trained}
+    layers = {"layers": dict(cfg.weights.layers)} if cfg.weights.get("layers") else {}
+    return {"bits": cfg.weights.bits, "per_channel": cfg.weights.per_channel, "train": trained, **layers}
 
 
 AUTO = {"_target_": "snnconv.spiking.operators.choice.auto", "_partial_": True}  # conf/operators/auto.yaml

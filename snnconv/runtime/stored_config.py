@@ -194,7 +194,7 @@ def _settle_weights(weights: Any, before: Any) -> None:
         raise ValueError(
             f"weights=float: this network was trained with weights of {before['bits']} bits and has no float weights"
         )
-    if job != "compress" and OmegaConf.to_container(weights) != before:  # compress trains, too
+    if job != "compress" and OmegaConf.to_container(weights) != {"layers": None, **before}:  # compress trains, too
         weights.train = False
 
 

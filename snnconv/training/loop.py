@@ -102,7 +102,7 @@ def _epochs(
     """Train, evaluate, report and save, starting with epoch `first`; `facts` are stored with every state."""
     ann, settings, weights = trainer.ann, trainer.settings, trainer.weights
     trained = settings.epochs and weights.train and weights.bits is not None
-    quantized = {"weights": {"bits": weights.bits, "per_channel": weights.per_channel}} if trained else {}
+    quantized = {"weights": weights.facts()} if trained else {}
     best, score = recorder.best(), "test_accuracy" if settings.select == "test" else "valid_accuracy"
     if settings.select == "test":
         log.warning(

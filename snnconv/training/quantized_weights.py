@@ -4,7 +4,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.nn.graph.kinds import WEIGHTED
-from snnconv.nn.quantization import Bits, largest_integer, quantize
+from snnconv.nn.quantization import Bits, LayerBits, quantize
 from snnconv.spiking.model import SpikingModel
 
 Model = TypeVar("Model", bound=SpikingModel | None)  # None: the result of some rehearsals
@@ -22,19 +22,26 @@ Model = TypeVar("Model", bound=SpikingModel | None)  # None: the result of some 
 class Weights:
     """Number format of the weights of convolutions and linear layers (`conf/weights/`); biases stay floats.
 
-    `bits` None: floats; 2: ternary; "binary" and "power_of_two" as in `quantize`.
+    `bits` None: floats; 2: ternary; "binary" and "power_of_two" as in `quantize`.  `layers` sets other bits for layers whose path
+    matches a pattern (`LayerBits`).
 
     There is one scale for each output channel, or for the layer.  With `train`, training always uses quantized weights, with a
-    straight-through gradient for the float weights.  ValueError for an unsupported number of bits.
+    straight-through gradient for the float weights.  ValueError for an unsupported number of bits, and for `layers` without `bits`.
     """
 
     bits: Bits | None = None
     per_channel: bool = True
     train: bool = True
+    layers: Mapping[str, Bits] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", dict(self.layers or {}))
         if self.bits is not None:
-            largest_integer(self.bits)
+            LayerBits(self.bits, self.layers)
+        elif self.layers:
+            raise ValueError(
+                "weights.layers: needs weights.bits, the bits of all other layers; use weights=int8_per_channel"
+            )
         if type(self.per_channel) is not bool or type(self.train) is not bool:
             raise ValueError(
                 f"weights.per_channel={self.per_channel!r}, weights.train={self.train!r}: must be true or false"
@@ -45,9 +52,19 @@ class Weights:
         if self.bits is None:
             return network
         network = copy.deepcopy(network)
-        for layer in _layers(network).values():
-            layer.weight.data = self._quantized(layer.weight)
+        layers = _layers(network)
+        LayerBits(self.bits, self.layers).require_matches(layers, "weights.layers")
+        for path, layer in layers.items():
+            layer.weight.data = self._quantized(path, layer.weight)
         return network
+
+    def bits_of(self, path: str) -> Bits | None:
+        """Bits of the weights of the layer at `path`; None for floats."""
+        return None if self.bits is None else LayerBits(self.bits, self.layers).of(path)
+
+    def facts(self) -> dict[str, Any]:
+        """The format for JSON."""
+        return {"bits": self.bits, "per_channel": self.per_channel, **({"layers": self.layers} if self.layers else {})}
 
     @contextmanager
     def trained(self, network: nn.Module) -> Iterator[None]:
@@ -58,8 +75,8 @@ class Weights:
         layers = _layers(network) if self.bits is not None and self.train else {}
         floats = [layer.weight.data.clone() for layer in layers.values()]
         with torch.no_grad():
-            for layer in layers.values():
-                layer.weight.data.copy_(self._quantized(layer.weight))
+            for path, layer in layers.items():
+                layer.weight.data.copy_(self._quantized(path, layer.weight))
         try:
             yield
         finally:
@@ -84,12 +101,13 @@ class Weights:
         """`network`, in which weights that differ from those `before` conversion by more than a factor are quantized."""
         for path, layer in _layers(network).items():
             if path not in before or not _proportional(layer.weight, before[path].weight):
-                layer.weight = nn.Parameter(self._quantized(layer.weight))
+                layer.weight = nn.Parameter(self._quantized(path, layer.weight))
         return network
 
-    def _quantized(self, weight: Tensor) -> Tensor:
-        assert self.bits is not None
-        return quantize(weight.detach(), self.bits, self.per_channel).values
+    def _quantized(self, path: str, weight: Tensor) -> Tensor:
+        bits = self.bits_of(path)
+        assert bits is not None
+        return quantize(weight.detach(), bits, self.per_channel).values
 
 
 def _layers(network: nn.Module) -> dict[str, Any]:

@@ -48,6 +48,41 @@ def levels_used(weight: torch.Tensor, per_channel: bool) -> int:
     return max(len(torch.unique((row / row.abs().max()).abs().mul(1e4).round())) for row in rows)
 
 
+def test_other_bits_in_some_layers(ann, open_tiny_run, tiny_batches):
+    """The first pattern that matches counts; training, conversion and evaluation keep the bits of each layer."""
+    weights = Weights(bits=8, layers={"4": "binary", "[47]": 3})
+    expected = {"0.weight": 8, "4.weight": "binary", "7.weight": 3}
+    before = copy.deepcopy(ann.state_dict())
+    for name, tensor in weights(ann).state_dict().items():
+        values = quantize(before[name], expected[name]).values if name in expected else before[name]
+        assert torch.equal(tensor, values), name
+    with weights.trained(ann):
+        assert all(
+            torch.equal(ann.state_dict()[name], quantize(before[name], bits).values) for name, bits in expected.items()
+        )
+    fit(
+        ann,
+        tiny_batches(32, 8, shuffle=True),
+        tiny_batches(20, 8),
+        Fit(epochs=1, lr=0.05, batch_size=8),
+        open_tiny_run(),
+        weights,
+    )
+    assert levels_used(ann[4].weight, per_channel=True) == 1
+    snn = weights.convert(lambda network, batches: qcfs.convert(network, batches, neuron=IntegrateFire), ann, [])
+    assert levels_used(snn.network.get_submodule("4").weight, per_channel=True) == 1
+    assert weights.facts() == {"bits": 8, "per_channel": True, "layers": {"4": "binary", "[47]": 3}}
+
+
+def test_other_bits_that_cannot_be(ann):
+    with pytest.raises(ValueError, match=r"weights.layers: no layer with weights matches conv\*; there are 0, 4, 7"):
+        Weights(bits=8, layers={"conv*": 4})(ann)
+    with pytest.raises(ValueError, match=r"weights.layers: needs weights.bits"):
+        Weights(layers={"0": 4})
+    with pytest.raises(ValueError, match=r"bits=1: weights have 2"):
+        Weights(bits=8, layers={"0": 1})
+
+
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_weights_lie_on_their_grid(ann, bits, per_channel):

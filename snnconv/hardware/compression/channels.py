@@ -33,7 +33,7 @@ def prune_channels(
 
     ValueError for ratios out of range, for patterns that match no layer, and if nothing can be pruned.
     """
-    ratios = dict(ratios or {})
+    ratios = {str(pattern): value for pattern, value in (ratios or {}).items()}
     for name, value in {"ratio": ratio, **ratios}.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
             raise ValueError(f"compress: {name}={value!r}: must be at least 0 and below 1 (share of the channels)")

@@ -43,7 +43,11 @@ def split_convolutions(
         )
     if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
         raise ValueError(f"compress: multiple={multiple!r}: must be an integer of at least 1")
-    network, given_ranks, patterns = copy.deepcopy(network), dict(ranks or {}), tuple(except_for)
+    network, given_ranks, patterns = (
+        copy.deepcopy(network),
+        {str(key): rank for key, rank in (ranks or {}).items()},
+        tuple(except_for),
+    )
     unused, done, whole = set(given_ranks), 0, list[str]()
     layers = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     for path, layer in layers:

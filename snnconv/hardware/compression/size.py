@@ -16,10 +16,9 @@ def size(network: nn.Module, weights: Weights | None = None) -> dict[str, int]:
     Weights have the bits of `weights`; biases, and one scale per output channel of quantized weights, have 32 bits.  If two of
     every four weights along the input channels are 0, the other two are stored, each with two bits for its position.
     """
-    bits = weights.bits if weights else None
-    width, total = 32 if bits is None else stored_bits(bits), {"parameters": 0, "nonzero": 0, "bits": 0}
+    total = {"parameters": 0, "nonzero": 0, "bits": 0}
     folded = fold_batchnorm(network)
-    layers = {id(module.weight): module for module in folded.modules() if isinstance(module, WEIGHTED)}
+    layers = {id(module.weight): path for path, module in folded.named_modules() if isinstance(module, WEIGHTED)}
     for parameter in folded.parameters():
         count = parameter.numel()
         total["parameters"] += count
@@ -27,6 +26,8 @@ def size(network: nn.Module, weights: Weights | None = None) -> dict[str, int]:
         if id(parameter) not in layers:
             total["bits"] += 32 * count
             continue
+        bits = weights.bits_of(layers[id(parameter)]) if weights else None
+        width = 32 if bits is None else stored_bits(bits)
         total["bits"] += count // 2 * (width + 2) if two_of_four(parameter) else count * width
         total["bits"] += 32 * len(parameter) if width < 32 else 0
     return total

@@ -7,6 +7,7 @@ the spikes of every layer; snn.h is its interface, snn_weights.h holds its const
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,6 +30,7 @@ FLAGS = ("-std=c99", "-O2", "-DSNN_MAIN")
 def export(
     ann: Any, snn: SpikingModel, data: Any, folder: Path, *, images: int = 4, timesteps: int = 8, source: bool = True,
     bits: Bits = 8, per_channel: bool = True, image_bits: int = 8, membrane_bits: int | None = None,
+    layers: Mapping[str, Bits] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the integer network of `snn` (`integer.integerize`) to `folder`; returns facts about the comparison.
 
@@ -39,7 +41,7 @@ def export(
     too many weights for C source code.
     """
     require_settings(timesteps=timesteps, source=source)
-    widths: dict[str, Any] = {"bits": bits, "image_bits": image_bits, "membrane_bits": membrane_bits}
+    widths: dict[str, Any] = {"bits": bits, "layers": layers, "image_bits": image_bits, "membrane_bits": membrane_bits}
     example = example_of(snn, data, images, timesteps, per_channel=per_channel, **widths)
     program = example.program
     contents = {"snn.npz": integer_file.packed(program, example.images, example.outcome)}

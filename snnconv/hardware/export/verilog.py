@@ -5,6 +5,7 @@ input of 0 costs one cycle, any other input one cycle for each sum that it contr
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +21,7 @@ from snnconv.spiking.model import SpikingModel
 def export(
     ann: Any, snn: SpikingModel, data: Any, folder: Path, *, images: int = 2, timesteps: int = 4, cells: bool = False,
     bits: Bits = 8, per_channel: bool = True, image_bits: int = 8, membrane_bits: int | None = None,
+    layers: Mapping[str, Bits] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the integer network of `snn` as Verilog to `folder`; returns facts about its simulation.
 
@@ -28,7 +30,7 @@ def export(
     from the golden model, or if the network has no integer counterpart.
     """
     require_settings(timesteps=timesteps, cells=cells)
-    widths: dict[str, Any] = {"bits": bits, "image_bits": image_bits, "membrane_bits": membrane_bits}
+    widths: dict[str, Any] = {"bits": bits, "layers": layers, "image_bits": image_bits, "membrane_bits": membrane_bits}
     example = example_of(snn, data, images, timesteps, per_channel=per_channel, **widths)
     if cells and not shutil.which("yosys"):
         raise ValueError("export.cells=true: needs yosys, which is not installed; install it or use export.cells=false")

@@ -59,6 +59,7 @@ class Term:
     layer: Any
     value: Value
     requantize: Requantize | None = None
+    bits: Bits = 8
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Accumulator:
 
 
 def accumulate(
-    terms: list[Term], shortcuts: list[Value], theta: Theta | None, *, bits: Bits = 8, per_channel: bool = True,
+    terms: list[Term], shortcuts: list[Value], theta: Theta | None, *, per_channel: bool = True,
     membrane_bits: int | None = None, finest: int = FINEST, passed: bool = False,
 ) -> Accumulator:  # fmt: skip
     """The accumulator of weight layers (`terms`) and `shortcuts`, read by neurons of threshold `theta`.
@@ -94,7 +95,7 @@ def accumulate(
     into `membrane_bits`.
     """
     weights = [term.layer.weight * by_input(term.layer, term.value.scale) for term in terms]
-    scales = [quantize(weight, bits, per_channel).scale for weight in weights]
+    scales = [quantize(weight, term.bits, per_channel).scale for weight, term in zip(weights, terms, strict=True)]
     wanted = torch.full_like(scales[0], RESOLUTION if len(terms) + len(shortcuts) > 1 else 1)
     scale = torch.stack(scales).amin(0)
     if theta is not None:
@@ -108,16 +109,16 @@ def accumulate(
     up, down = torch.zeros_like(unit), torch.zeros_like(unit)  # bounds of the positive and of the negative sums
     for weight, scale, term in zip(weights, scales, terms, strict=True):
         multiplier = (scale / unit * (1 - 1e-6)).ceil().clamp_min(1)  # up, so that no weight is cut off
-        rounded = quantize_to(multiplier * unit, weight, bits, per_channel)
+        rounded = quantize_to(multiplier * unit, weight, term.bits, per_channel)
         bias = torch.zeros_like(unit) if term.layer.bias is None else (term.layer.bias / unit).round()
-        layers.append(IntegerLayer(bits, rounded.integers, multiplier, bias))
+        layers.append(IntegerLayer(term.bits, rounded.integers, multiplier, bias))
         positive, negative = _bounds(layers[-1], term)
         up += bias.abs() + positive
         down += bias.abs() + negative
         typical = by_input(term.layer, term.value.bound) / TYPICAL
         error = ((rounded.values - weight) * typical) ** 2 + (0 if term.requantize is None else weight**2 / 12)
         noise += error.flatten(1).sum(1)
-        losses.append(_loss(weight, rounded.values, quantize(weight, bits, per_channel).values))
+        losses.append(_loss(weight, rounded.values, quantize(weight, term.bits, per_channel).values))
     factors = [(value.scale / unit).round().float() for value in shortcuts]
     for factor, value in zip(factors, shortcuts, strict=True):
         up += factor * value.bound

@@ -10,7 +10,7 @@ example.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from snnconv.hardware.integer.operations import LOGITS, Times
 from snnconv.hardware.integer.plan import Plan
 from snnconv.hardware.integer.quantizer import Quantizer
 from snnconv.nn.graph.folding import fold_amplitudes
-from snnconv.nn.quantization import Bits, largest_integer, stored_bits
+from snnconv.nn.quantization import Bits, LayerBits, largest_integer, stored_bits
 from snnconv.spiking.encoders.direct import Direct
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
@@ -84,6 +84,7 @@ def integerize(
     batches: Iterable[tuple[Tensor, Any]],
     *,
     bits: Bits = 8,
+    layers: Mapping[str, Bits] | None = None,
     per_channel: bool = True,
     image_bits: int = 8,
     membrane_bits: int | None = None,
@@ -95,6 +96,7 @@ def integerize(
         batches: batches (calibration images [N, …], targets); the largest pixel sets the unit of images, targets are not used.
         bits: bits of weights, after the θ of the neurons before them and batch norms are folded in; 2: ternary;
             "binary" and "power_of_two" as in `nn.quantization`.
+        layers: other bits for weight layers whose path matches a pattern, {pattern: bits}; the first match counts.
         per_channel: a scale for each output channel, or one for the layer.
         image_bits: bits of the integer images.
         membrane_bits: bits of saturating potentials; None: as many as needed.  Units are chosen so that θ fits.
@@ -107,6 +109,7 @@ def integerize(
     exceed ±2^24, and if the widths are too small for the weights.
     """
     require_width(membrane_bits)
+    widths = LayerBits(bits, layers)
     if type(per_channel) is not bool:
         raise ValueError(f"per_channel={per_channel!r}: must be true or false")
     if type(image_bits) is not int or not 2 <= image_bits <= 16:
@@ -123,7 +126,8 @@ def integerize(
     images = [x for x, _ in batches]
     bound = largest_integer(image_bits)
     plan = Plan(network, Value(_largest_pixel(images) / bound, bound, signed=True), images[0][:1].float().cpu())
-    quantizer = Quantizer(plan, images, bits, per_channel, membrane_bits)
+    widths.require_matches(dict.fromkeys(plan.weighted()), "integer.layers")
+    quantizer = Quantizer(plan, images, widths, per_channel, membrane_bits)
     for group in plan.groups:
         quantizer.quantize(group)
     for path, unit in quantizer.units.items():

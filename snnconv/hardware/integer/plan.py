@@ -62,6 +62,10 @@ class Plan:
         for node in self.gone:
             self.graph.erase_node(node)
 
+    def weighted(self) -> list[str]:
+        """Paths of the weight layers."""
+        return [str(node.target) for group in self.groups for node, _ in group.layers]
+
     def add(self, name: str, module: nn.Module) -> str:
         """Add `module` to the network, at the top level, under an unused name, and return the name."""
         name = name.replace(".", "_").replace(" ", "_")

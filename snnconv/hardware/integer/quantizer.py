@@ -1,5 +1,6 @@
 """Selection of the accumulator of every group of a plan, and insertion of its integers into the network."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from snnconv.hardware.integer.groups import Group, Value
 from snnconv.hardware.integer.neuron import EXACT, WidthError
 from snnconv.hardware.integer.operations import LOGITS, Digitize, Requantize, Times
 from snnconv.hardware.integer.plan import Plan
-from snnconv.nn.quantization import Bits, largest_integer, over_outputs
+from snnconv.nn.quantization import LayerBits, largest_integer, over_outputs
 from snnconv.spiking.network import OverTime
 
 WIDTHS = range(16, 7, -1)  # bits of a sum that goes on to a weight layer
@@ -32,7 +33,7 @@ class Quantizer:
     """
 
     def __init__(
-        self, plan: Plan, images: list[Tensor], bits: Bits, per_channel: bool, membrane_bits: int | None
+        self, plan: Plan, images: list[Tensor], bits: LayerBits, per_channel: bool, membrane_bits: int | None
     ) -> None:
         self.plan, self.images = plan, images
         self.bits, self.per_channel, self.membrane_bits = bits, per_channel, membrane_bits
@@ -70,7 +71,7 @@ class Quantizer:
             given = (value, None) if value.group is None else self._received(value.group, layer, width)
             if given is None:
                 return None
-            terms.append(Term(layer, *given))
+            terms.append(Term(layer, *given, bits=self.bits.of(str(node.target))))
         return terms
 
     def _received(self, source: Group, layer: Any, width: int | None) -> tuple[Value, Requantize | None] | None:
@@ -89,7 +90,6 @@ class Quantizer:
     def _accumulate(self, group: Group, terms: list[Term], **other: Any) -> Accumulator:
         """The accumulator of `group`; where an image is its input, in the finest unit that leaves room for `STEPS` steps."""
         settings: dict[str, Any] = {
-            "bits": self.bits,
             "per_channel": self.per_channel
             and LOGITS not in group.readers,  # logits are compared, so they share a unit
             "membrane_bits": self.membrane_bits,
@@ -137,7 +137,9 @@ class Quantizer:
                 raise WidthError(f"{message}; membrane_bits={self.membrane_bits}: this layer needs at least {bits}")
         images = [term for term in sums.terms if term.value.signed and not isinstance(term.value.bound, Tensor)]
         for bits in range(15, 1, -1) if images else ():
-            smaller = [Term(term.layer, _narrowed(term.value, bits)) if term in images else term for term in sums.terms]
+            smaller = [
+                replace(term, value=_narrowed(term.value, bits)) if term in images else term for term in sums.terms
+            ]
             if self._accumulate(group, smaller).loss <= LOST:
                 raise WidthError(f"{message}; use image_bits={bits} or fewer")
         raise WidthError(f"{message}; use fewer weight bits, or neurons of similar θ behind one sum")
