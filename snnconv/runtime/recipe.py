@@ -34,7 +34,10 @@ def recipe(cfg: DictConfig) -> str | None:
         for part in ("model", "data", "fit", "calibration")
     }  # fmt: skip
     if plain["weights"]["bits"] is not None and plain["weights"]["train"]:
-        settings["weights"] = {key: value for key, value in plain["weights"].items() if key != "layers" or value}
+        layers = plain["weights"].pop("layers", None)
+        settings["weights"] = plain["weights"]
+        if layers:  # in order: the first pattern that matches counts
+            settings["weights"]["layers"] = [[str(pattern), bits] for pattern, bits in layers.items()]
     not_learned = ("metrics", "readout", *([] if plain.get("task", {}).get("label_weights") else ["label_weights"]))
     task = {key: value for key, value in plain.get("task", {}).items() if key not in not_learned}
     if not task.get("_target_", ".Classify").endswith(".Classify") or task.get("class_weights"):
