@@ -108,7 +108,9 @@ def stored_weights(cfg: DictConfig) -> dict[str, Any] | None:
     if cfg.weights.bits is None:
         return None
     trained = bool(cfg.weights.train and cfg.fit.epochs)
-    layers = {"layers": {str(key): bits for key, bits in cfg.weights.layers.items()}} if cfg.weights.get("layers") else {}
+    layers = (
+        {"layers": {str(key): bits for key, bits in cfg.weights.layers.items()}} if cfg.weights.get("layers") else {}
+    )
     return {"bits": cfg.weights.bits, "per_channel": cfg.weights.per_channel, "train": trained, **layers}
 
 
