@@ -1,6 +1,7 @@
 """The ONNX file: activation for activation what torch computes but for ties, and told apart from any other network."""
 
 import functools
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -14,10 +15,12 @@ from torch.nn import functional as F
 
 from networks import Net
 from snnconv.conversion.methods import qcfs
+from snnconv.data.batches import Batches
 from snnconv.hardware.export import onnx_comparison, onnx_graph
 from snnconv.hardware.export import onnx_unrolled as unrolled
 from snnconv.hardware.export.onnx import FILE, check, export
 from snnconv.hardware.export.onnx_comparison import int8_layers
+from snnconv.hardware.export.onnx_metadata import describe
 from snnconv.nn.activations.clipped_relu import ClippedReLU
 from snnconv.nn.activations.noisy_qcfs import NoisyQCFS
 from snnconv.nn.activations.qcfs import QCFS
@@ -308,4 +311,18 @@ def test_int8_layers_are_counted(written):
     _, path = written
     assert int8_layers(path.read_bytes()) == "1 of 4"
     keys = {entry.key for entry in onnx.load(path).metadata_props}
-    assert {"weight_bits", "levels"} <= keys
+    assert {"weight_bits", "levels", "method"} <= keys
+
+
+def test_metadata():
+    """Pixels 0…255 become inputs by scale and offset, and by mean and standard deviation."""
+    pixels = torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8)
+    batches = Batches(pixels, torch.zeros(12, dtype=torch.int64), 12, [0.25], [0.5])
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], []))
+    describe(model, SimpleNamespace(test=batches), ["cat", "dog"], method="qcfs")
+    found = {entry.key: entry.value for entry in model.metadata_props}
+    inputs = next(iter(batches))[0]
+    scale, offset, mean, std = (json.loads(found[f"image_{name}"])[0] for name in ("scale", "offset", "mean", "std"))
+    assert torch.allclose(pixels * scale + offset, inputs, atol=1e-6)
+    assert torch.allclose((pixels / 255 - mean) / std, inputs, atol=1e-5)
+    assert (json.loads(found["class_names"]), found["method"]) == (["cat", "dog"], "qcfs")

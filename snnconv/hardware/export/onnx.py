@@ -15,6 +15,7 @@ layers that onnxruntime computes in int8; the first layer, whose input is a floa
 import importlib
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from torch import Tensor, nn
 from snnconv.hardware.export.checking import images_to_compare, require_settings
 from snnconv.hardware.export.onnx_comparison import FILE, beside, beside_floats, compared, int8_layers, openvino_logits
 from snnconv.hardware.export.onnx_graph import Built, package
+from snnconv.hardware.export.onnx_metadata import describe
 from snnconv.runtime import files
 
 
 def export(
     ann: nn.Module, snn: Any, data: Any, folder: Path, *, images: int = 8, weight_bits: int | None = 8,
-    per_channel: bool = True, opset: int = 17,
+    per_channel: bool = True, opset: int = 17, class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write `ann` to `folder`/network.onnx; returns facts about the comparison.  `snn` is not needed.
 
@@ -41,7 +43,12 @@ def export(
     require_settings(per_channel=per_channel)
     shown = images_to_compare(data.test, images)
     built = Built(ann, shown, weight_bits, per_channel, opset)
-    _describe(built, data)
+    levels = {
+        path: int(built.modules[str(node.target)].levels)
+        for node, (path, integers, _) in built.sites.items()
+        if integers
+    }
+    describe(built.model, data, class_names, method="quantized ANN", levels=json.dumps(levels))
     content = built.model.SerializeToString()
     facts = compared(content, built, shown, FILE)
     facts |= beside_floats(built, ann, shown) | {"int8_layers": int8_layers(content)}
@@ -72,19 +79,3 @@ def check(path: str | Path, ann: nn.Module, images: Float[Tensor, "N *image"]) -
                 f"{path}: {different[0]} differs from the network; the file was changed or is of another network"
             )
     return compared(Path(path).read_bytes(), built, images, str(path))
-
-
-def _describe(built: Built, data: Any) -> None:
-    """Add metadata: images = pixels · image_scale + image_offset, by channel, and the levels of each activation."""
-    for name in ("scale", "offset"):
-        values = getattr(data.test, name, None)
-        if values is not None:
-            entry = built.model.metadata_props.add()
-            entry.key, entry.value = f"image_{name}", json.dumps(torch.as_tensor(values).flatten().tolist())
-    levels = {
-        path: int(built.modules[str(node.target)].levels)
-        for node, (path, integers, _) in built.sites.items()
-        if integers
-    }
-    entry = built.model.metadata_props.add()
-    entry.key, entry.value = "levels", json.dumps(levels)

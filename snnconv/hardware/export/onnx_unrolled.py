@@ -4,6 +4,7 @@ Every timestep repeats the layers, which share their weights.  A neuron is Add â
 the mean over time.  Spikes of neuron `a` in timestep t (from 1) are the tensor `t<t>.a`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from snnconv.hardware.export.checking import images_to_compare, require_opset, require_settings
 from snnconv.hardware.export.normal_form import normal_form
 from snnconv.hardware.export.onnx_graph import package
+from snnconv.hardware.export.onnx_metadata import describe
 from snnconv.nn.graph.trace import path_of
 from snnconv.runtime import files
 from snnconv.spiking.model import SpikingModel
@@ -24,7 +26,15 @@ TOLERANCE = 1e-4  # of the outputs, relative to the largest
 
 
 def export(
-    ann: Any, snn: SpikingModel, data: Any, folder: Path, *, images: int = 4, timesteps: int = 4, opset: int = 17
+    ann: Any,
+    snn: SpikingModel,
+    data: Any,
+    folder: Path,
+    *,
+    images: int = 4,
+    timesteps: int = 4,
+    opset: int = 17,
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Write `snn` over `timesteps` steps to `folder`/network_over_time.onnx; returns facts.  `ann` is not needed.
 
@@ -34,7 +44,9 @@ def export(
     require_settings(timesteps=timesteps)
     shown = images_to_compare(data.test, images)
     form = normal_form(snn, shown)
-    content = _Unrolled(form, shown, timesteps, opset).model.SerializeToString()
+    model = _Unrolled(form, shown, timesteps, opset).model
+    describe(model, data, class_names, method=snn.method or "", timesteps=str(timesteps))
+    content = model.SerializeToString()
     expected = form.model(shown, timesteps).mean(0)
     runtime = package("onnxruntime")
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
