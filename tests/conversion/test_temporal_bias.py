@@ -24,14 +24,14 @@ def same(a, b):
 class Literal(nn.Module):
     """An IF neuron that the network calls once a step; in step t its potential is lowered by bias[t] first."""
 
-    def __init__(self, threshold: float, timesteps: int) -> None:
+    def __init__(self, threshold: float, timesteps: int, no_debt: bool = False) -> None:
         super().__init__()
-        self.threshold = threshold
+        self.threshold, self.no_debt = threshold, no_debt
         self.bias = [0.0] * timesteps
         self.restart()
 
     def restart(self):
-        self.v, self.t, self.inputs = self.threshold / 2, 0, []
+        self.v, self.t, self.inputs, self.fired = self.threshold / 2, 0, [], False
 
     def forward(self, x):
         self.inputs.append(x)
@@ -41,15 +41,18 @@ class Literal(nn.Module):
         self.v = self.v + x
         spikes = torch.where(self.v >= self.threshold, self.threshold, 0.0).to(x)
         self.v = self.v - spikes
+        self.fired = self.fired | (spikes > 0)
+        if self.no_debt:
+            self.v = torch.where(self.fired, self.v, self.v.clamp_min(0))
         self.t += 1
         return spikes
 
 
-def literal_network(ann: nn.Module, thresholds: dict[str, float], timesteps: int) -> nn.Module:
+def literal_network(ann: nn.Module, thresholds: dict[str, float], timesteps: int, no_debt: bool = False) -> nn.Module:
     network = copy.deepcopy(ann)
     for path, threshold in thresholds.items():
         parent, _, leaf = path.rpartition(".")
-        setattr(network.get_submodule(parent), leaf, Literal(threshold, timesteps))
+        setattr(network.get_submodule(parent), leaf, Literal(threshold, timesteps, no_debt))
     return network
 
 
@@ -69,14 +72,14 @@ def outputs(ann: nn.Module, images: torch.Tensor, path: str) -> torch.Tensor:
     return seen[0]
 
 
-def calibrate_literally(ann, thresholds, parts, alpha, timesteps) -> nn.Module:
+def calibrate_literally(ann, thresholds, parts, alpha, timesteps, no_debt=False) -> nn.Module:
     """Per batch, layer and step: fire, compare with the ANN, move the bias of the step, fire again with what it now is."""
-    network = literal_network(ann, thresholds, timesteps)
+    network = literal_network(ann, thresholds, timesteps, no_debt)
     for images in parts:
         for path, threshold in thresholds.items():
             simulate(network, images, timesteps)
             neuron, target = network.get_submodule(path), outputs(ann, images, path)
-            inputs, v = neuron.inputs, threshold / 2
+            inputs, v, fired = neuron.inputs, threshold / 2, torch.zeros_like(target).bool()
             for t in range(timesteps):
                 old = (
                     neuron.bias[t]
@@ -91,6 +94,8 @@ def calibrate_literally(ann, thresholds, parts, alpha, timesteps) -> nn.Module:
                     new[c] += alpha * ((spikes - target[:, c]).sum() / spikes.numel())
                     raised[:, c] -= new[c]
                 v = raised - threshold * (raised >= threshold).double()
+                fired |= raised >= threshold
+                v[~fired] = v[~fired].clamp_min(0) if no_debt else v[~fired]
                 neuron.bias[t] = new
     return network
 
@@ -119,6 +124,17 @@ def test_equals_the_literal_calibration(exact_network, batches, images, kind, se
     assert expected.ne(qcfs(ann, [], neuron=IntegrateFire)(images, T)).any()
     for path, neuron in snn.neurons().items():
         same(neuron.node.bias, -torch.stack(literal.get_submodule(path.removesuffix(".neuron")).bias))
+
+
+def test_without_debt_equals_the_literal_calibration(exact_network, batches, images):
+    ann = exact_network("residual", seed=3).double()
+    thresholds = {path: m.threshold.item() for path, m in ann.named_modules() if isinstance(m, QCFS)}
+    parts = torch.cat([images for images, _ in batches]).split(4)
+    literal = calibrate_literally(ann, thresholds, parts, 0.5, T, no_debt=True)
+    expected = simulate(literal, images, T)
+    for schedule in SCHEDULES:
+        same(convert(ann, batches, no_debt=True, simulate=schedule)(images, T), expected)
+    assert expected.ne(convert(ann, batches)(images, T)).any()
 
 
 @pytest.mark.parametrize("kind", ["plain", "residual"])

@@ -9,6 +9,7 @@ from spikingjelly.activation_based import base, functional
 
 from snnconv.nn.functional import qcfs
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire, IntegrateFireNode
+from snnconv.spiking.neurons.no_debt import NoDebtIntegrateFire
 
 DYADIC = st.integers(-2048, 2048).map(lambda k: k / 256)
 
@@ -98,6 +99,32 @@ def test_nothing_is_lost(currents, exponent, v0):
     neuron = IntegrateFire(threshold, v_initial=v0)
     output = neuron(current)
     same(neuron.node.v, v0 * threshold + current.sum(0) - output.sum(0))
+
+
+def literal_without_debt(currents: list[float], threshold: float) -> list[float]:
+    v, fired, output = threshold / 2, False, []
+    for x in currents:
+        v += x
+        spike = v >= threshold
+        v -= threshold * spike
+        fired = fired or spike
+        if not fired and v < 0:
+            v = 0.0
+        output.append(threshold * spike)
+    return output
+
+
+@given(currents=st.lists(DYADIC, min_size=1, max_size=32), exponent=st.integers(-2, 2))
+def test_without_debt_equals_the_loop(currents, exponent):
+    threshold = 2.0**exponent
+    output = NoDebtIntegrateFire(threshold)(torch.tensor(currents, dtype=torch.float64).view(-1, 1))
+    assert output.flatten().tolist() == literal_without_debt(currents, threshold)
+
+
+@given(current=st.floats(-8, 8, width=32), timesteps=st.integers(1, 16))
+def test_constant_current_leaves_no_debt(current, timesteps):
+    x = torch.full((timesteps, 1), current, dtype=torch.float64)
+    same(NoDebtIntegrateFire(1.0)(x), IntegrateFire(1.0)(x))
 
 
 def test_unevenness_by_hand():
