@@ -91,9 +91,9 @@ def _problem(
     if module is not None and isinstance(module, kind):
         return _problem_of_activation(node, module, uses)
     if isinstance(module, NORMS) and module.running_mean is None and after_spikes:
-        return "uses batch statistics, which differ in every step", "use track_running_stats=True"
+        return "uses batch statistics, which differ in every timestep", "use track_running_stats=True"
     if node.target is F.dropout and node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True):
-        return "dropout that is active in evaluation", "pass training=self.training, or use nn.Dropout"
+        return "dropout is active in evaluation", "pass training=self.training, or use nn.Dropout"
     if is_linear(node, module) or isinstance(module, Site):
         return None
     if isinstance(module, OPERATORS) and not after_spikes:

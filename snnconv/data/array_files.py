@@ -16,7 +16,9 @@ KINDS = (".npz", ".npy", ".pt", ".safetensors")
 
 
 def array_of(content: Mapping[str, Tensor], role: str, part: str, path: Path, alone: bool) -> Tensor:
-    """The array of a file that holds the inputs or the targets of a part."""
+    """Array with the inputs or the targets (`role`) of one part of the data, from the arrays of a file.
+
+    `alone`: a file with a single array needs no name.  ValueError listing the arrays of the file."""
     lower = {key.lower(): value for key, value in content.items()}
     for name in (f"{name}{ending}" for ending in (f"_{part}", "") for name in NAMES[role]):
         if name in lower:
@@ -25,15 +27,17 @@ def array_of(content: Mapping[str, Tensor], role: str, part: str, path: Path, al
         return next(iter(content.values()))
     there = ", ".join(f"{key} {list(value.shape)}" for key, value in content.items()) or "nothing"
     raise ValueError(f"{path}: holds {there}; expected {role} under one of the names {', '.join(NAMES[role])}"
-                     f" (or with _{part} behind it); two files are data.{part}=[inputs,targets]")  # fmt: skip
+                     f" (or with the suffix _{part}); for two files, set data.{part}=[inputs,targets]")  # fmt: skip
 
 
 def arrays_in(path: Path) -> dict[str, Tensor]:
-    """The arrays of a file by name; nothing is unpickled."""
+    """Arrays of a file by name; an array without a name has the name "".  Nothing is unpickled.
+
+    FileNotFoundError, or ValueError naming a file of another type or a damaged one."""
     if path.suffix not in KINDS:
-        raise ValueError(f"{path}: files of type {', '.join(KINDS)} are read")
+        raise ValueError(f"{path}: unsupported type of file; supported are {', '.join(KINDS)}")
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; data.root is the folder in which data.train, … are looked up")
+        raise FileNotFoundError(f"{path}: no such file; paths in data.train, … are relative to data.root")
     try:
         if path.suffix == ".npz":
             with np.load(path) as file:
@@ -47,9 +51,9 @@ def arrays_in(path: Path) -> dict[str, Tensor]:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, ValueError, OSError, RuntimeError, EOFError, KeyError, TypeError) as error:
         first = str(error).partition("\n")[0]
-        raise ValueError(f"{path}: damaged, or holds objects that are no arrays ({first}); save plain arrays, for example "
+        raise ValueError(f"{path}: damaged, or holds objects that are not arrays ({first}); save plain arrays, for example "
                          "numpy.savez(file, x=inputs, y=targets)") from error  # fmt: skip
-    except Exception as error:  # zipfile and safetensors have classes of their own
+    except Exception as error:  # zipfile and safetensors raise errors of other classes
         raise ValueError(f"{path}: damaged ({type(error).__name__}: {error})") from error
     stored = dict(zip(("x", "y"), stored, strict=False)) if isinstance(stored, tuple | list) else stored
     stored = {"": stored} if isinstance(stored, Tensor) else stored
@@ -63,6 +67,6 @@ def arrays_in(path: Path) -> dict[str, Tensor]:
 def _tensor(array: np.ndarray) -> Tensor:
     if array.dtype.kind not in "buif":
         raise ValueError(f"an array of {array.dtype}")
-    if array.dtype.kind == "u" and array.dtype != np.uint8:  # torch computes with few of them
+    if array.dtype.kind == "u" and array.dtype != np.uint8:  # torch implements few operations for other unsigned types
         array = array.astype(np.int64)
     return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))

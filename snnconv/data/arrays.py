@@ -35,18 +35,18 @@ def arrays(
     target_std: Any = None,
     **options: Any,
 ) -> Splits:
-    """Arrays of a user's as `Splits`.
+    """Arrays of your own as `Splits`.
 
     root    folder of the files.
     train   a file that holds inputs and targets, or two files [inputs, targets].
     test    the same, or a share (0.2) or a number of the training samples; null: the test part of the training file
             (arrays named `x_test`, `y_test`), or a fifth of the samples.
     valid   the same; the share or number is taken from the samples that train.
-    layout  of the channels of inputs [M, …]: "first", "last", or "none" (an axis is added); "auto": first, and ValueError where
-            that looks wrong.
-    targets "classes": integers are classes, floats are numbers; "numbers": integers are numbers, too.
+    layout  position of the channel dimension of inputs [M, …]: "first", "last", or "none" (a dimension is added); "auto":
+            first, but ValueError if the shape looks like another layout.
+    targets "classes": integers are classes, floats are numbers; "numbers": integers are numbers too.
 
-    uint8 are pixels, scaled to 0…1; any other type is taken as it is, in float32.
+    uint8 inputs are pixels and are scaled to 0…1; inputs of any other type are converted to float32 and not scaled.
     """
     name = str(train)
     training, testing = _train_and_test(root, train, test, layout, targets)
@@ -59,7 +59,7 @@ def _train_and_test(root: str, train: Source, test: Source, layout: str, targets
         if value not in allowed:
             raise ValueError(f"data.{key}={value!r}: must be {', '.join(allowed[:-1])} or {allowed[-1]}")
     if not isinstance(train, str | Sequence):
-        raise ValueError("data.train: name a file (.npz, .npy, .pt, .safetensors), data.train=x.npz, or two, "
+        raise ValueError("data.train: expected one file (.npz, .npy, .pt, .safetensors), data.train=x.npz, or two, "
                          "data.train=[x.npy,y.npy]")  # fmt: skip
     training = read(Path(root), train, "train", layout, targets)
     if isinstance(test, str | Sequence):
@@ -74,14 +74,16 @@ def read(root: Path, source: str | Sequence[str], part: str, layout: str = "auto
     """Inputs and targets of one part of the data ("train", "valid", "test"); ValueError naming file, array and row."""
     names = [source] if isinstance(source, str) else list(source)
     if len(names) not in (1, 2):
-        raise ValueError(f"data.{part}={names}: one file, or two, [inputs, targets]")
+        raise ValueError(f"data.{part}={names}: expected one file, or two: [inputs, targets]")
     paths = [root / name for name in names]
     contents = [arrays_in(path) for path in paths]
     x = array_of(contents[0], "inputs", part, paths[0], alone=len(paths) == 2)
     y = array_of(contents[-1], "targets", part, paths[-1], alone=len(paths) == 2)
     inputs, wanted = as_inputs(x, layout, paths[0]), as_targets(y, targets, paths[-1])
     if not len(inputs):
-        raise ValueError(f"{paths[0]}: inputs {list(inputs.shape)}, no samples")
+        raise ValueError(f"{paths[0]}: inputs have the shape {list(inputs.shape)}, so there are no samples")
     if len(inputs) != len(wanted):
-        raise ValueError(f"{paths[0]}: {len(inputs)} inputs, but {len(wanted)} targets in {paths[-1]}; one for each")
+        raise ValueError(
+            f"{paths[0]}: {len(inputs)} inputs, but {len(wanted)} targets in {paths[-1]}; expected one target for each input"
+        )
     return inputs, wanted

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches of uint8 images [N, C, H, W], each image drawn on its own, on any device."""
+"""Augmentation of whole batches of uint8 images [N, C, H, W], each image with its own random parameters, on any device."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ Images = UInt8[Tensor, "N C H W"]
 
 
 class RandomCrop:
-    """Pad with black and cut the original size out again at a random place (He et al., 2016, use 4 pixels on CIFAR)."""
+    """Pad with zeros and crop to the original size at a random position (He et al., 2016, use 4 pixels on CIFAR)."""
 
     def __init__(self, padding: int) -> None:
         if padding < 1:
@@ -31,25 +31,25 @@ class RandomCrop:
 
 
 class RandomFlip:
-    """Mirror left and right with probability one half."""
+    """Flip each image horizontally with probability 0.5."""
 
     def __call__(self, images: Images, generator: torch.Generator) -> Images:
-        """Images, about half of them mirrored."""
+        """Images, about half of them flipped."""
         flip = torch.rand(len(images), generator=generator, device=images.device) < 0.5
         return torch.where(flip[:, None, None, None], images.flip(-1), images)
 
 
 class AlternatingFlip:
-    """Mirror each image left and right in every other epoch; in the first, a random half of them.
+    """Flip each image horizontally in every second epoch: a random half in the first, the other half in the next.
 
-    Two epochs in a row show both sides of every image, where `RandomFlip` repeats one half the time.  Source:
-    cifar10-airbench (K. Jordan, 2024).  For sets that lie in memory (`data.batches.Batches`).
+    Two consecutive epochs contain both versions of every image; with `RandomFlip`, half of the images have the same version
+    twice.  Only for data sets in memory (`data.batches.Batches`).  Source: cifar10-airbench (K. Jordan, 2024).
     """
 
-    by_image = True  # is called with the numbers of the images and of the epoch
+    by_image = True  # receives the indices of the images and the epoch too
 
     def __call__(self, images: Images, generator: torch.Generator, indices: Tensor, epoch: int) -> Images:
-        """Images, about half of them mirrored."""
+        """Images, about half of them flipped."""
         first = indices * 2654435761 >> 16  # Knuth's multiplicative hash: one fixed bit for each image
         flip = ((first + epoch) & 1).bool()
         return torch.where(flip[:, None, None, None], images.flip(-1), images)
@@ -58,7 +58,7 @@ class AlternatingFlip:
 class Cutout:
     """Blank one square of `size` pixels, centred anywhere, with `fill` per channel (DeVries & Taylor, 2017).
 
-    The papers cut after normalization, so their hole is the mean colour: pass it as `fill`, 0…1 per channel.
+    The papers cut after normalization, so the square has the mean colour: pass that as `fill`, 0…1 per channel.
     """
 
     def __init__(self, size: int, fill: Sequence[float]) -> None:
@@ -67,7 +67,7 @@ class Cutout:
         self.size, self.fill = size, list(fill)
 
     def __call__(self, images: Images, generator: torch.Generator) -> Images:
-        """Images with one hole each; it may reach over the border."""
+        """Images with one blank square each; it may extend beyond the border."""
         count, _, height, width = images.shape
         device = images.device
         y = torch.randint(height, (count, 1), generator=generator, device=device) - self.size // 2
@@ -81,34 +81,34 @@ class Cutout:
 
 
 class EachImage:
-    """Any transform of torchvision's v2 for uint8 images, drawn anew for each image of the batch; works on the CPU."""
+    """Any transform of torchvision.transforms.v2 for uint8 images, with new random parameters for each image; runs on the CPU."""
 
     def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
         self.transform = transform
 
     def __call__(self, images: Images, generator: torch.Generator) -> Images:
-        """Transformed images.  The draws depend on `generator` alone, and torch's own generator is left as it was."""
+        """Transformed images.  They depend only on `generator`; the state of torch's default generator does not change."""
         seed = int(torch.randint(2**31, (), generator=generator, device=images.device))
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # v2 draws from this one, and only from this one
+            torch.default_generator.manual_seed(seed)  # v2 draws only from this generator
             return torch.stack([self.transform(image) for image in images.cpu()]).to(images.device)
 
 
 class AutoAugment:
-    """AutoAugment's CIFAR-10 policy, one of 25 pairs of operations per image (Cubuk et al., 2019); uncovered pixels are `fill`.
+    """AutoAugment's CIFAR-10 policy, one of 25 pairs of operations per image (Cubuk et al., 2019); new pixels are `fill`.
 
-    The operations are torchvision's, which differ from the copy in the QCFS repositories (Preprocess/augment.py) in details:
-    there shears are bicubic, rotations go one way only, and the second equalization of one pair has probability 0.8, not 0.6.
-    Images for which the same operation was drawn go through it together, on their device.
+    The operations are torchvision's, which differ from the copy in the QCFS repositories (Preprocess/augment.py) in three
+    details: there shears are bicubic, rotations have one direction only, and the second equalization of one pair has probability
+    0.8, not 0.6.  All images with the same operation are processed together, on their device.
     """
 
     def __init__(self, fill: int = 128) -> None:
-        from torchvision.transforms import v2  # takes a second, so only who uses it waits
+        from torchvision.transforms import v2  # imported here because it takes a second
 
         self.policy = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=fill)
 
     def __call__(self, images: Images, generator: torch.Generator) -> Images:
-        """Images after the two operations drawn for each."""
+        """Images after two random operations each."""
         images = images.clone()
         for operation, chosen in self.draw(len(images), generator).items():
             where = torch.tensor(chosen, device=images.device)

@@ -1,4 +1,4 @@
-"""Folders of image files, one for each class."""
+"""Image files in one folder per class."""
 
 import logging
 from pathlib import Path
@@ -9,9 +9,10 @@ Files = list[tuple[str, str]]  # path and class of every image
 
 
 def by_class(folder: Path, remedy: str, warn: bool = False) -> Files:
-    """The images below a folder, whose subfolders are the classes; one without an image is none, which the log says with `warn`.
+    """Path and class of every image in the subfolders of a folder; each subfolder is a class.
 
-    FileNotFoundError without images, or without subfolders.
+    A subfolder without images is not a class; with `warn` a warning is logged for it.  FileNotFoundError if there are no images
+    or no subfolders.
     """
     from torchvision.datasets.folder import IMG_EXTENSIONS, ImageFolder
 
@@ -20,17 +21,19 @@ def by_class(folder: Path, remedy: str, warn: bool = False) -> Files:
     try:
         images = ImageFolder(folder, allow_empty=True)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{folder}: not there, or no folders of classes in it; {remedy}") from error
+        raise FileNotFoundError(
+            f"{folder}: no such folder, or it has no subfolders (one per class); {remedy}"
+        ) from error
     if not images.samples:
-        raise FileNotFoundError(f"{folder}: no images in its folders (files of type {kinds}); {remedy}")
+        raise FileNotFoundError(f"{folder}: no images (files of type {kinds}) in its subfolders; {remedy}")
     full = {label for _, label in images.samples}
     for label, name in enumerate(images.classes):
         if warn and label not in full and not name.startswith((".", "_")):
-            log.warning("%s: no images in it (files of type %s), so it is no class", folder / name, kinds)
+            log.warning("%s: ignored, because it holds no images (files of type %s)", folder / name, kinds)
     return [(path, images.classes[label]) for path, label in images.samples]
 
 
 def some(names: set[str], most: int = 3) -> str:
-    """A few of `names`, and how many more there are."""
+    """The first `most` of `names`, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(sorted(names)[:most]) + more if names else "none"

@@ -1,4 +1,4 @@
-"""Events of cameras as frames [T, C, H, W]: N-MNIST, DVS128 Gesture, CIFAR10-DVS, and files in the same layout."""
+"""Data of event cameras as frames [T, C, H, W]: N-MNIST, DVS128 Gesture, CIFAR10-DVS, and your own files."""
 
 import contextlib
 import importlib
@@ -22,7 +22,7 @@ REMEDY = "data.root holds train/ and test/ with a folder of .npz files for each 
 
 
 def find(**settings: Any) -> dict[str, Any]:
-    """Classes, shape, and the deviation of the training frames; the mean is left at 0, so that no event stays no input."""
+    """Classes, shape, and the deviation of the training frames; the mean is 0, so a pixel without events stays 0."""
     names = ("root", "set", "frames", "pool", "test", "size")
     train, _, classes = read(**{name: settings[name] for name in names})
     values = train[0].float()
@@ -46,16 +46,16 @@ def events(
     """Recordings as `Splits`: inputs [`frames`, 2, H, W] hold the number of events of each pixel and polarity.
 
     set     "nmnist", "dvs_gesture" or "cifar10_dvs", read by SpikingJelly from the published files in `root`; or "folder": `root`
-            has train/ and test/ with a folder for each class, which holds .npz files of "frames" [T, C, H, W], or of events
-            "t", "x", "y", "p", which are divided into `frames` parts of equally many.
-    pool    events of `pool`×`pool` pixels are added up.
-    size    height and width of events in files; by default that of the array "size" in a file, or what its events need.
+            has train/ and test/ with a folder for each class, which holds .npz files with "frames" [T, C, H, W], or with events
+            "t", "x", "y", "p", which are divided into `frames` parts of equal number.
+    pool    events of `pool`×`pool` pixels are summed.
+    size    height and width of events in files; by default the array "size" of a file, or the largest coordinates plus one.
     test    share or number of the recordings, for sets without a test part.
     """
     train, tested, classes = read(root, set, frames, pool, test, size)
     if class_names is not None and list(class_names) != classes:
         raise ValueError(
-            f"{root}: has the classes {', '.join(classes)}; this run was made with {', '.join(class_names)}"
+            f"{root}: has the classes {', '.join(classes)}; this run was trained with {', '.join(class_names)}"
         )
     return cut_own(set, train, tested, **options)
 
@@ -65,7 +65,7 @@ def read(root: str, set: str, frames: int, pool: int, test: float, size: Any = N
     if type(frames) is not int or frames < 1 or type(pool) is not int or pool < 1:
         raise ValueError(f"data.frames={frames}, data.pool={pool}: must be integers of at least 1")
     if size is not None and not (len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
-        raise ValueError(f"data.size={list(size)}: [height, width] of the camera in pixels, [34,34]")
+        raise ValueError(f"data.size={list(size)}: expected [height, width] of the camera in pixels, such as [34,34]")
     if set == "folder":
         classes = _classes(Path(root) / "train")
         parts = [_folder(Path(root) / part, classes, frames, pool, size) for part in ("train", "test")]
@@ -76,12 +76,12 @@ def read(root: str, set: str, frames: int, pool: int, test: float, size: Any = N
     try:
         kind = getattr(importlib.import_module(f"spikingjelly.datasets.{module}"), name)
     except (ImportError, RuntimeError, OSError) as error:
-        raise ValueError(f"data.set={set}: SpikingJelly's data sets import torchaudio, which fails here ({error}); install "
-                         "one that fits torch, or data.set=folder data.root=…/events_np data.size=[H,W]") from error  # fmt: skip
+        raise ValueError(f"data.set={set}: SpikingJelly's data sets need torchaudio, which cannot be imported ({error}); install "
+                         "the version that matches torch, or use data.set=folder") from error  # fmt: skip
     if not any((Path(root) / part).is_dir() for part in ("events_np", "download", "extract")):
         files = ", ".join(file for file, *_ in kind.resource_url_md5())
-        raise FileNotFoundError(f"{root}: no events_np/ and no download/; put {files} into {Path(root) / 'download'} (its license "
-                                "has to be accepted where it is published), or point data.root=… there")  # fmt: skip
+        raise FileNotFoundError(f"{root}: no events_np/ and no download/; put {files} into {Path(root) / 'download'} (accept the "
+                                "license where it is published), or set data.root to the folder of download/")  # fmt: skip
     settings = {"data_type": "frame", "frames_number": frames, "split_by": "number"}
     with contextlib.redirect_stdout(io.StringIO()):
         if set == "cifar10_dvs":
@@ -98,17 +98,17 @@ def _all(recordings: Any, pool: int) -> Pair:
 
 
 def _folder(folder: Path, classes: list[str], frames: int, pool: int, size: Any) -> Pair:
-    """Every recording below a folder; ValueError naming a file that holds something else."""
+    """Every recording below a folder; ValueError naming a file with other contents or another shape."""
     recordings, labels = [], []
     if unknown := [name for name in _classes(folder) if name not in classes]:
-        raise ValueError(f"{folder}: classes that are no training classes: {', '.join(unknown)}")
+        raise ValueError(f"{folder}: holds classes that the training set lacks: {', '.join(unknown)}")
     for label, name in enumerate(classes):
         for path in sorted((folder / name).glob("*.npz")):
             recordings.append(pooled(recording_of(path, frames, size), pool))
             labels.append(label)
             if recordings[-1].shape != recordings[0].shape:
-                raise ValueError(f"{path}: frames {list(recordings[-1].shape)}, of others {list(recordings[0].shape)}; cut all "
-                                 "alike (events: data.size=[H,W])")  # fmt: skip
+                raise ValueError(f"{path}: frames have shape {list(recordings[-1].shape)}, those of other files "
+                                 f"{list(recordings[0].shape)}; all must be equal (for events set data.size=[H,W])")  # fmt: skip
     if not recordings:
         raise FileNotFoundError(f"{folder}: no .npz files in it; {REMEDY}")
     return compact(torch.stack(recordings)), torch.tensor(labels)

@@ -1,4 +1,4 @@
-"""Facts that a data set finds in its files: classes, shape, mean and deviation, for settings that are left null."""
+"""Values computed from the files of a data set (classes, shape, mean, standard deviation) for settings that are null."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 F = TypeVar("F", bound=Callable)
-UNLABELLED = 255  # class of the pixels of a map that count neither in the loss nor in a metric
+UNLABELLED = 255  # class of the pixels of a map that neither the loss nor a metric counts
 ROWS = 2**22  # values that are summed at once
 
 
 def finds(facts: Callable[..., Mapping[str, Any]]) -> Callable[[F], F]:
-    """Decorator: `facts(**settings)` are the values of the settings of a data set that its configuration leaves null."""
+    """Decorator of a data set: `facts(**settings)` returns the values for settings that are null in its configuration."""
 
     def decorate(data: F) -> F:
         data.find = facts  # type: ignore[attr-defined]
@@ -22,9 +22,9 @@ def finds(facts: Callable[..., Mapping[str, Any]]) -> Callable[[F], F]:
 
 
 def moments(inputs: Tensor, axes: int = 0) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation by channel of [M, C, …], of pixels in 0…1 where inputs are uint8.
+    """Mean and standard deviation of each channel of inputs [M, C, …]; uint8 inputs are scaled to 0…1 first.
 
-    `axes` is the number of axes between samples and channels.  A constant channel has deviation 1.
+    `axes` is the number of axes between samples and channels.  The deviation of a constant channel is 1.
     """
     flat = inputs.flatten(0, axes) if axes else inputs
     each = max(1, ROWS // max(1, flat[0].numel()))
@@ -40,14 +40,14 @@ def moments(inputs: Tensor, axes: int = 0) -> tuple[list[float], list[float]]:
 
 
 def _rounded(values: Tensor) -> list[float]:
-    """Numbers with six digits, which are enough and can be read."""
+    """Numbers rounded to six digits."""
     return [float(f"{value:.6g}") for value in values.tolist()]
 
 
 def facts_of(inputs: Tensor, targets: Tensor, axes: int = 0) -> dict[str, Any]:
     """`input_shape`, `mean`, `std`, `num_classes` (or the number of outputs), and moments of targets that are numbers.
 
-    Targets are as `as_targets` has them.
+    `targets` are those that `as_targets` returns.
     """
     mean, std = moments(inputs, axes)
     facts: dict[str, Any] = {"input_shape": list(inputs.shape[1:]), "mean": mean, "std": std}

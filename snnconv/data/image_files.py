@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 from snnconv.data.batches import Batches
 from snnconv.runtime.seed import derive
 
-Steps = Sequence[Callable[[Any], Any]]  # from one PIL image to the next
+Steps = Sequence[Callable[[Any], Any]]  # functions from a PIL image to a PIL image
 
 
 def transform(name: str, **options: Any) -> Callable[[Any], Any]:
-    """The transform `name` of torchvision.transforms.v2; ValueError if there is none.  It is drawn anew for each image."""
-    from torchvision.transforms import v2  # takes a second, so only who uses it waits
+    """The transform `name` of torchvision.transforms.v2; random for each image.  ValueError if there is none."""
+    from torchvision.transforms import v2  # imported here because it takes a second
 
     kind = getattr(v2, name, None)
     if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
@@ -27,19 +27,19 @@ def transform(name: str, **options: Any) -> Callable[[Any], Any]:
 
 
 class ImageFiles(Dataset):
-    """Image files as uint8 RGB of one shape, a batch at a time: what a worker process does."""
+    """Image files as uint8 RGB of one shape, one batch per item; runs in a worker process."""
 
     def __init__(self, paths: Sequence[str], shape: Sequence[int], steps: Steps) -> None:
         from torchvision.transforms import v2
 
-        # one block of memory: each worker would come to own a copy of a million python strings
+        # one array: of a list of strings each worker would get a copy in time, as reference counts change
         self.paths = np.array([os.fsencode(path) for path in paths], dtype=bytes)
         self.shape, self.transform = tuple(shape), v2.Compose([*steps, v2.PILToTensor()])
 
     def __getitem__(self, batch: tuple[list[int], tuple[int, ...]]) -> UInt8[Tensor, "N C H W"] | ValueError | OSError:
-        """The images of these indices; what is drawn for one depends on the keys and its index alone.
+        """Images [N, C, H, W] of the indices in `batch`; random parameters depend only on the keys and the index.
 
-        An error is returned for the caller to raise: a DataLoader would bury its one line in a worker's traceback.
+        An error is returned, not raised, because a DataLoader would add the worker's traceback to its message.
         """
         indices, keys = batch
         with torch.random.fork_rng(devices=[]):
@@ -55,21 +55,21 @@ class ImageFiles(Dataset):
 
         try:
             picture = pil_loader(path)
-        except Exception as error:  # a damaged file can raise almost anything
-            raise OSError(f"{path}: damaged, or no image ({type(error).__name__}: {error}); replace it by the original, "
+        except Exception as error:  # a damaged file can raise errors of many classes
+            raise OSError(f"{path}: damaged, or not an image ({type(error).__name__}: {error}); replace it with the original, "
                           "or remove it") from error  # fmt: skip
-        torch.default_generator.manual_seed(seed)  # v2 draws from this one, and only from this one
+        torch.default_generator.manual_seed(seed)  # v2 draws only from this generator
         image = self.transform(picture)
         if image.shape != self.shape:
-            raise ValueError(f"{path}: becomes {list(image.shape)}, data.input_shape says {list(self.shape)}; "
-                             "change that, or the sizes in data.augment and data.prepare")  # fmt: skip
+            raise ValueError(f"{path}: has shape {list(image.shape)} after the transforms, data.input_shape is {list(self.shape)}; "
+                             "change data.input_shape, or the sizes in data.augment and data.prepare")  # fmt: skip
         return image
 
 
 class FolderBatches(Batches):
-    """`Batches` of a set that does not fit on the device: `workers` processes decode, each `prefetch` batches ahead.
+    """`Batches` of a set that does not fit on the device: `workers` processes decode files, each up to `prefetch` batches ahead.
 
-    The augmentation of an image depends on (`seed`, epoch, the image) alone, however many workers and processes there are.
+    The augmentation of an image depends only on (`seed`, epoch, the image), not on the number of workers or processes.
     """
 
     def __init__(
@@ -92,12 +92,12 @@ class FolderBatches(Batches):
         keys = (self.seed, self.epoch)
         loader = DataLoader(
             self.images,
-            batch_size=None,  # an index is a batch
+            batch_size=None,  # an index stands for a batch
             sampler=[(indices.tolist(), keys) for indices in batches],
             num_workers=self.workers,
             prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # not torch's own, which is left as it was
+            generator=torch.Generator(),  # so that the state of torch's default generator does not change
         )
         generator = self._generator()
         for indices, images in zip(batches, loader, strict=True):

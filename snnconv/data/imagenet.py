@@ -1,4 +1,4 @@
-"""ImageNet and Tiny-ImageNet: a folder of images for each class, decoded by worker processes while the network computes."""
+"""ImageNet and Tiny-ImageNet: a folder of images for each class, decoded by worker processes."""
 
 import os
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ PARTS = {
 
 IMAGENET = (
     "torchvision cannot download ImageNet: get ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
-    "ILSVRC2012_devkit_t12.tar.gz from image-net.org (it asks for an account), put them there and let "
-    "torchvision.datasets.ImageNet(folder, 'train') and (folder, 'val') unpack them: train/ and val/ then hold a folder of "
-    "images for each class; or point data.root=… or SNNCONV_DATA at the folder that holds them"
+    "ILSVRC2012_devkit_t12.tar.gz from image-net.org (it asks for an account), put them there and unpack "
+    "them with torchvision.datasets.ImageNet(folder, 'train') and (folder, 'val'): train/ and val/ then hold a folder of "
+    "images for each class; or set data.root or SNNCONV_DATA to the folder that holds them"
 )
 TINY_IMAGENET = (
     "torchvision cannot download Tiny-ImageNet: get tiny-imagenet-200.zip (Stanford, CS231n) and unpack it there: train/ then "
     "holds a folder for each class, val/ holds images/ and val_annotations.txt (or a folder for each class); "
-    "or point data.root=… or SNNCONV_DATA at the folder that holds them"
+    "or set data.root or SNNCONV_DATA to the folder that holds them"
 )
 
 
@@ -46,7 +46,8 @@ def tiny_imagenet(root: str, **options: Any) -> Splits:
     """
     folder = _located(root, "tiny-imagenet-200", TINY_IMAGENET)
     val = _part(folder, "test", TINY_IMAGENET)
-    published = (val / "images").is_dir() and any((val / "images").iterdir())  # some move them into folders of classes
+    # some users move them into folders of classes
+    published = (val / "images").is_dir() and any((val / "images").iterdir())
     test = _annotated(val) if published else by_class(val, TINY_IMAGENET)
     return cut_files(folder, by_class(_part(folder, "train", TINY_IMAGENET), TINY_IMAGENET), test, **options)
 
@@ -71,18 +72,18 @@ def cut_files(
     prefetch: int = 2,
     eval_batch_size: int = 100,
 ) -> Splits:
-    """`Splits` of image files: `augment` leads from a PIL image to the network's input in training, `prepare` elsewhere.
+    """`Splits` of image files: `augment` are the transforms of a PIL image in training, `prepare` those in evaluation.
 
     Classes are numbered in the order of their names.  `valid` and `calibration` are cut from `train` as in `splits.cut`.
-    ValueError where the files are not what was announced.
+    ValueError if the classes of the files do not fit `num_classes`, or differ between training and test.
     """
     classes, tested = ({name for _, name in part} for part in (train, test))
     if len(classes) != num_classes:
-        raise ValueError(f"{folder / 'train'}: images of {len(classes)} classes, data.num_classes={num_classes}; "
-                         "an unpacking that was cut short?")  # fmt: skip
+        raise ValueError(f"{folder / 'train'}: has images of {len(classes)} classes, but data.num_classes={num_classes}; "
+                         "is the archive unpacked completely?")  # fmt: skip
     if classes != tested:
-        raise ValueError(f"{folder / 'val'}: its classes are not those of {folder / 'train'}: lacks {some(classes - tested)}; "
-                         f"has besides {some(tested - classes)}")  # fmt: skip
+        raise ValueError(f"{folder / 'val'}: its classes differ from those of {folder / 'train'}: "
+                         f"missing {some(classes - tested)}; additional {some(tested - classes)}")  # fmt: skip
     numbers = {name: number for number, name in enumerate(sorted(classes))}
 
     def batches(files: Files, size: int, steps: Steps, **options: Any) -> FolderBatches:
@@ -102,13 +103,13 @@ def cut_files(
 
 
 def _part(folder: Path, role: str, remedy: str) -> Path:
-    """The subfolder of the training or test images, by one of its usual names; FileNotFoundError that says which were tried."""
+    """Subfolder of the training or test images, by one of its usual names; FileNotFoundError listing these names."""
     folders = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else {}
     for name in PARTS[role]:
         if name in folders:
             return folders[name]
     present = ", ".join(sorted(path.name for path in folders.values())[:8]) or "none"
-    raise FileNotFoundError(f"{folder}: no folder of {role} images; looked for {', '.join(PARTS[role])}; there are: {present}; "
+    raise FileNotFoundError(f"{folder}: no folder of {role} images; expected {', '.join(PARTS[role])}; it holds: {present}; "
                             f"{remedy}")  # fmt: skip
 
 
@@ -126,15 +127,17 @@ def _annotated(folder: Path) -> Files:
     table = folder / "val_annotations.txt"
     if not table.is_file():
         raise FileNotFoundError(
-            f"{table}: not there, so the classes of {folder / 'images'} are unknown; {TINY_IMAGENET}"
+            f"{table}: no such file, so the classes of {folder / 'images'} are unknown; {TINY_IMAGENET}"
         )
     rows = [line.split("\t") for line in table.read_text(errors="replace").splitlines()]
     if not rows:
-        raise ValueError(f"{table}: empty; unpack it again")
+        raise ValueError(f"{table}: empty file; unpack the archive again")
     for number, row in enumerate(rows, 1):
         if len(row) < 2:
-            raise ValueError(f"{table}: line {number} is damaged; expected an image, a tab, its class; unpack it again")
+            raise ValueError(
+                f"{table}: line {number} is damaged; expected an image, a tab, its class; unpack the archive again"
+            )
     missing = {row[0] for row in rows} - set(os.listdir(folder / "images"))
     if missing:
-        raise ValueError(f"{folder / 'images'}: lacks {some(missing)} of {table.name}; unpack it again")
+        raise ValueError(f"{folder / 'images'}: lacks {some(missing)} of {table.name}; unpack the archive again")
     return [(str(folder / "images" / row[0]), row[1]) for row in rows]

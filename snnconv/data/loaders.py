@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """The device of the first parameter or buffer of `network`; the CPU if it has none.  TypeError if it is no network."""
+    """The device of the first parameter or buffer of `network`; the CPU if it has none.  TypeError if it is not an nn.Module."""
     if not isinstance(network, nn.Module):
         raise TypeError(f"{type(network).__name__}: expected a network, an nn.Module with its weights loaded")
     tensors = (*network.parameters(), *network.buffers())
@@ -18,9 +18,9 @@ def device_of(network: nn.Module) -> torch.device:
 class Loader:
     """Batches (inputs, targets) on `device` from any iterable of such pairs, or of inputs alone.
 
-    A tensor [N, …] is one batch of inputs, and a tuple (inputs [N, …], targets [N, …]) of tensors is one batch.  Where there is
-    no target, or none that is a tensor, targets are zeros [N]; with `labelled` that is a ValueError.  An iterator, which gives its
-    items once, is read into memory.  TypeError naming the item if it is neither a tensor nor a sequence that starts with one.
+    A tensor [N, …] is one batch of inputs, and a tuple (inputs [N, …], targets [N, …]) of tensors is one batch.  If there
+    are no targets, or they are not a tensor, targets are zeros [N]; with `labelled` this is a ValueError.  An iterator, which can
+    be read only once, is read into memory.  TypeError naming an item that is neither a tensor nor a sequence that starts with one.
     """
 
     def __init__(self, source: Any, device: torch.device | str, *, labelled: bool = False) -> None:
@@ -42,7 +42,7 @@ class Loader:
             yield inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
 
     def _counted(self) -> tuple[int, int]:
-        """Batches and samples of one pass; where the source does not state them, a pass counts them."""
+        """Number of batches and of samples in one pass; counted in a pass if the source does not provide them."""
         if self._sizes is None:
             sampler = getattr(self.source, "sampler", None)
             if getattr(self.source, "batch_sampler", None) is not None and isinstance(sampler, Sized):
@@ -53,16 +53,16 @@ class Loader:
         return self._sizes
 
     def __len__(self) -> int:
-        """Batches in one pass."""
+        """Number of batches in one pass."""
         return self._counted()[0]
 
     @property
     def count(self) -> int:
-        """Samples in one pass."""
+        """Number of samples in one pass."""
         return self._counted()[1]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass, where the source or its sampler has a `set_epoch`."""
+        """Call `set_epoch` of the source and of its sampler, if they have it."""
         for part in (self.source, getattr(self.source, "sampler", None)):
             if hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)  # type: ignore[union-attr]
@@ -80,7 +80,7 @@ class Loader:
 
 
 def _is_batch(source: tuple) -> bool:
-    """Is this (inputs, targets), one batch, and not a tuple of batches of inputs?"""
+    """Whether `source` is one batch (inputs, targets), and not a tuple of batches of inputs."""
     if len(source) != 2 or not all(isinstance(part, Tensor) and part.dim() for part in source):
         return False
     inputs, targets = source
@@ -92,7 +92,7 @@ def _pair(item: Any, labelled: bool = False) -> tuple[Tensor, Tensor]:
     parts = item if isinstance(item, tuple | list) else (item,)
     if not parts or not isinstance(parts[0], Tensor) or not parts[0].dim():
         raise TypeError(
-            f"a batch is {type(item).__name__}: expected a tensor of inputs [N, …], or (inputs, targets) with inputs first"
+            f"a batch has type {type(item).__name__}: expected a tensor of inputs [N, …], or (inputs, targets) with inputs first"
         )
     targets = parts[1] if len(parts) > 1 else None
     if not (isinstance(targets, Tensor) and targets.dim() and len(targets) == len(parts[0])):

@@ -1,4 +1,4 @@
-"""Signals [C, L] for one-dimensional convolutions: a synthetic set like an electrocardiogram."""
+"""Signals [C, L] for one-dimensional convolutions: a synthetic data set similar to electrocardiograms."""
 
 from typing import Any
 
@@ -7,18 +7,18 @@ import torch
 
 from snnconv.data.splits import Pair, Splits, cut
 
-SHORTEST = 32  # samples of a signal
+SHORTEST = 32  # samples per signal
 RHYTHMS = ("normal", "fast", "irregular", "wide beats")
 
 
 def ecg(*, train: int, test: int, length: int, noise: float, class_names: Any = None, **options: Any) -> Splits:
-    """Synthetic signals [1, `length`] in the likeness of an electrocardiogram, as `Splits`.
+    """Synthetic signals [1, `length`], similar to electrocardiograms, as `Splits`.
 
-    Four classes that a cardiologist tells apart by shape and by distance of the beats: normal, fast, irregular (no P wave), and
-    wide beats.  Every signal has its own rate, phase, amplitude and noise.  No patient's data.
+    Four classes, which differ in shape and distance of the beats: normal, fast, irregular (no P wave), and wide beats.  Rate,
+    phase, amplitude and noise are random for every signal.  No data of patients.
     """
     if type(length) is not int or length < SHORTEST:
-        raise ValueError(f"data.length={length}: an integer of at least {SHORTEST}, the length that beats need")
+        raise ValueError(f"data.length={length}: must be an integer of at least {SHORTEST}")
     generator = np.random.default_rng(0)
     return cut("ecg", _draw(train, length, noise, generator), _draw(test, length, noise, generator), **options)
 

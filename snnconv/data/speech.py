@@ -20,10 +20,10 @@ def find_words(**settings: Any) -> dict[str, Any]:
 
 @finds(find_words)
 def speech_commands(root: str, *, bands: int, class_names: Any, valid: Any = None, **options: Any) -> Splits:
-    """Speech Commands (Warden, 2018): words of one second as log-mel spectra [`bands`, 101], a channel for each band.
+    """Speech Commands (Warden, 2018): words of one second as log-mel spectra [`bands`, 101], one channel per band.
 
-    Found in `root`/speech_commands or in `root` itself: a folder of WAV files for each word, testing_list.txt and
-    validation_list.txt.  The published lists are the test and the validation set.
+    `root`/speech_commands or `root` holds a folder of WAV files for each word, testing_list.txt and validation_list.txt.
+    These published lists define the test and the validation set.
     """
     folder = _folder(root)
     train, held, test = _spoken(folder, list(class_names), bands)
@@ -36,11 +36,11 @@ def _folder(root: str) -> Path:
         if (folder / "testing_list.txt").is_file() and (folder / "validation_list.txt").is_file():
             return folder
     raise FileNotFoundError(f"{Path(root) / 'speech_commands'}: no testing_list.txt and validation_list.txt there or in {root}; "
-                            "get speech_commands_v0.02.tar.gz (Google, 2018), or point data.root=… at its folder")  # fmt: skip
+                            "unpack speech_commands_v0.02.tar.gz (Google, 2018) there, or set data.root to its folder")  # fmt: skip
 
 
 def _words(folder: Path) -> list[str]:
-    """The words that have a folder of recordings; `_background_noise_` is none."""
+    """Words that have a folder of recordings, without `_background_noise_`."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(("_", ".")))
 
 
@@ -50,13 +50,13 @@ def _spoken(folder: Path, words: list[str], bands: int) -> tuple[Pair, Pair, Pai
     parts: dict[str, tuple[list[Tensor], list[int]]] = {name: ([], []) for name in ("training", *lists)}
     for number, word in enumerate(words):
         if not (folder / word).is_dir():
-            raise FileNotFoundError(f"{folder / word}: no such folder; data.class_names are the folders of words")
+            raise FileNotFoundError(f"{folder / word}: no such folder; data.class_names lists folders of words")
         for path in sorted((folder / word).glob("*.wav")):
             part = next((name for name, files in lists.items() if f"{word}/{path.name}" in files), "training")
             parts[part][0].append(log_mel(path, bands))
             parts[part][1].append(number)
     if empty := [name for name, (spectra, _) in parts.items() if not spectra]:
-        raise ValueError(f"{folder}: no recordings for {' and '.join(empty)}; unpack it again")
+        raise ValueError(f"{folder}: no recordings for {' and '.join(empty)}; unpack the archive again")
     train, held, test = ((torch.stack(spectra), torch.tensor(labels)) for spectra, labels in parts.values())
     return train, held, test
 
@@ -68,7 +68,7 @@ def log_mel(path: Path, bands: int, seconds: float = 1.0) -> Tensor:
     try:
         rate, samples = wavfile.read(path)
     except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: damaged, or no WAV file ({error})") from error
+        raise ValueError(f"{path}: damaged, or not a WAV file ({error})") from error
     if samples.dtype != np.int16 or samples.ndim != 1:
         raise ValueError(f"{path}: {samples.dtype} {list(samples.shape)}; expected one channel of 16 bits")
     wave = torch.zeros(int(seconds * rate))

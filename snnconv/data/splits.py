@@ -1,4 +1,4 @@
-"""The four roles of data, and how a set held in memory is cut into them."""
+"""The four roles of data, and the division of a data set in memory into them."""
 
 import logging
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Splits:
-    """The four roles of data.  Only `test` is ever reported, and only once."""
+    """Data of a run in four roles.  Reported accuracy is that on `test`, evaluated once."""
 
     train: Batches  # augmented, shuffled
     valid: Batches  # held out from the training set; selects checkpoints and settings
@@ -25,9 +25,9 @@ class Splits:
     test: Batches
 
     def __post_init__(self) -> None:
-        """ValueError, in every process, where one of several would be left without images and the others wait for it."""
+        """ValueError in every process if one of several would have no images; otherwise the others would wait for it."""
         if 0 < self.train.count < self.train.batch_size:
-            log.warning("fit.batch_size=%d: more than the %d training images, so an epoch is one smaller batch",
+            log.warning("fit.batch_size=%d: larger than the training set of %d images, so an epoch is one smaller batch",
                         self.train.batch_size, self.train.count)  # fmt: skip
         for role, batches in (("training", self.train), ("validation", self.valid), ("test", self.test)):
             if 0 < batches.count < distributed.world_size():
@@ -36,9 +36,9 @@ class Splits:
                 )
 
     def selecting(self, select: str) -> Batches:
-        """The images on which `fit.select` chooses the epoch to keep: `valid`, or `test` where it says so.
+        """Images on which `fit.select` chooses the epoch to keep: `test` if `select` is "test", else `valid`.
 
-        ValueError if there are none (data.valid=0: every training image trains).
+        ValueError if there are none (data.valid=0).
         """
         require_selection(select, self.valid.count)
         return self.test if select == "test" else self.valid
@@ -52,9 +52,9 @@ def require_selection(select: str, valid: int) -> None:
 
 
 def hold_out(name: str, count: int, valid: int, calibration: int) -> tuple[Tensor, Tensor]:
-    """Indices of the images that train (the first `calibration` of them calibrate), and of those that validate.
+    """Indices of the training images (the first `calibration` are the calibration images) and of the validation images.
 
-    The same for every seed.  ValueError if there are not that many.
+    They are the same for every seed.  ValueError if there are too few images.
     """
     if not 0 <= valid < count or not 0 < calibration <= count - valid:
         raise ValueError(f"{name}: cannot hold out {valid} validation and {calibration} calibration of {count} images")
@@ -66,23 +66,25 @@ Pair = tuple[Tensor, Tensor]  # inputs [M, C, …], targets [M, …]
 
 
 def counted(key: str, value: float, count: int) -> int:
-    """A number of samples: `value`, or that share of `count`; ValueError naming the setting `key` unless some are left."""
+    """A number of samples: `value`, or that share of `count`; ValueError naming the setting `key` unless 0 ≤ number < `count`."""
     number = round(value * count) if isinstance(value, float) and value < 1 else value
     if isinstance(value, bool) or number != int(number) or not 0 <= number < count:
-        raise ValueError(f"{key}={value}: a share of the {count} samples (0.2), or a number of them")
+        raise ValueError(
+            f"{key}={value}: expected a share of the {count} samples (such as 0.2), or an integer below {count}"
+        )
     return int(number)
 
 
 def division(name: str, targets: Tensor, test: float) -> tuple[list[int], list[int]]:
     """Indices of training and of test samples: `test` is a share or a number, the same for every seed.
 
-    Every class keeps its share, where `targets` are classes and each of them has samples enough.
+    The division is stratified if `targets` are classes and each class has enough samples.
     """
     from sklearn.model_selection import train_test_split
 
     number, classes = counted("data.test", test, len(targets)), None
     if number < 1:
-        raise ValueError(f"{name}: data.test={test} leaves no test samples of {len(targets)}")
+        raise ValueError(f"{name}: data.test={test} of {len(targets)} samples leaves no test samples")
     if targets.dim() == 1 and not targets.is_floating_point():
         sizes = targets.unique(return_counts=True)[1]
         classes = targets if sizes.min() > 1 and min(number, len(targets) - number) >= len(sizes) else None
@@ -99,7 +101,7 @@ def divided(name: str, samples: Pair, test: float) -> tuple[Pair, Pair]:
 def cut_own(
     name: str, train: Pair, test: Pair, *, held: Pair | None = None, valid: float, calibration: int, **options: Any
 ) -> Splits:
-    """`cut` of a user's samples: `held` are validation samples, or `valid` a share; at most `calibration` samples calibrate."""
+    """`cut` for a user's samples: `valid` may be a share, and `calibration` is reduced to the number of training samples."""
     number = 0 if held else counted("data.valid", valid, len(train[0]))
     most = min(calibration, len(train[0]) - number)
     return cut(name, train, test, held=held, valid=number, calibration=most, **options)
@@ -125,14 +127,15 @@ def cut(
 ) -> Splits:
     """`Splits` of (images uint8 or float [M, C, …], targets [M, …]) pairs; `held` are validation samples of their own.
 
-    `valid` images (0: none) are held out of `train` and the first `calibration` of the remaining ones calibrate.  Which ones does
-    not depend on `seed`, so runs with different seeds are comparable.  ValueError where the data are not what was announced.
+    `valid` images (0: none) are held out of `train`, and the first `calibration` of the others are the calibration images.  The
+    choice does not depend on `seed`, so runs with different seeds are comparable.  ValueError if shapes or targets do not fit
+    `input_shape` and `num_classes`.
     """
     parts = {"training": train, "test": test, **({"validation": held} if held else {})}
     for part, (images, labels) in parts.items():
         if list(images.shape[1:]) != list(input_shape):
             raise ValueError(
-                f"{name}: {part} images are {list(images.shape[1:])}, data.input_shape says {list(input_shape)}"
+                f"{name}: {part} images are {list(images.shape[1:])}, but data.input_shape is {list(input_shape)}"
             )
         if len(images) != len(labels):
             raise ValueError(f"{name}: {len(images)} {part} images but {len(labels)} labels")
@@ -156,12 +159,12 @@ def _require_targets(name: str, part: str, targets: Tensor, num_classes: int) ->
     if targets.is_floating_point():
         if len(targets) == 0 or targets.dim() < 2 or targets.shape[1] != num_classes:
             raise ValueError(f"{name}: {part} targets are {list(targets.shape)}, expected [{len(targets)}, {num_classes}, …] "
-                             f"(data.num_classes={num_classes}: numbers for each sample)")  # fmt: skip
+                             f"(data.num_classes={num_classes} numbers for each sample)")  # fmt: skip
         return
     wrong = (targets < 0) | (targets >= num_classes)
     if targets.dim() > 1:
         wrong &= targets != UNLABELLED
     if len(targets) == 0 or wrong.any():
         value = f"label {int(targets[wrong][0])} ({int(wrong.sum())} such labels)" if wrong.any() else "no labels"
-        raise ValueError(f"{name}: {part} {value}, expected 0…{num_classes - 1} (data.num_classes={num_classes}; it is found in "
-                         "the training samples unless it is given)")  # fmt: skip
+        raise ValueError(f"{name}: {part} {value}, expected 0…{num_classes - 1} (data.num_classes={num_classes}; if null, it is "
+                         "computed from the training samples)")  # fmt: skip

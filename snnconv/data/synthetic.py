@@ -1,4 +1,4 @@
-"""Random images of any shape with labels that can be learned: for tests, timing and dry runs."""
+"""Random images of any shape with labels that a network can learn, for tests and timing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,10 @@ from snnconv.data.splits import Splits, cut
 def synthetic(
     *, num_classes: int, input_shape: Sequence[int], train: int, test: int, noise: float = 0.5, **options: Any
 ) -> Splits:
-    """One random prototype image a class plus Gaussian noise of `noise` times its spread, as `Splits`."""
+    """For each class a random prototype image plus Gaussian noise of `noise` times its deviation, as `Splits`."""
     if train < num_classes or test < num_classes:
         raise ValueError(
-            f"synthetic: {train} training and {test} test images for {num_classes} classes; at least one each"
+            f"synthetic: {train} training and {test} test images for {num_classes} classes; expected at least one for each class"
         )
     generator = torch.Generator().manual_seed(0)
     prototypes = torch.randn(num_classes, *input_shape, generator=generator)

@@ -11,7 +11,7 @@ from snnconv.data.csv_file import _order, numbers_of, rows_of
 from snnconv.data.facts import facts_of, finds
 from snnconv.data.splits import Pair, Splits, cut_own, divided
 
-MOST_CLASSES = 20  # of a table, unless each has two rows or more
+MOST_CLASSES = 20  # upper bound, unless classes have two rows or more on average
 
 
 def find(**settings: Any) -> dict[str, Any]:
@@ -41,18 +41,18 @@ def table(
     target_std: Any = None,
     **options: Any,
 ) -> Splits:
-    """The rows of a CSV file as `Splits`: inputs [M, C] are all columns but the `target` and those to `drop`.
+    """Rows of a CSV file as `Splits`: inputs [M, C] are all columns except `target` and `drop`.
 
     targets  "classes": the values of one column, numbers or words, are classes, in sorted order; "numbers": one or several
              columns of numbers.
-    test     share or number of rows that are the test set, the same for every seed.
+    test     share or number of rows of the test set, which are the same for every seed.
     """
-    samples, found, classes = read(file, target, drop, targets)
-    if columns is not None and list(columns) != found:
-        raise ValueError(f"{file}: has the columns {', '.join(found)}; this run was made with {', '.join(columns)}")
+    samples, inputs, classes = read(file, target, drop, targets)
+    if columns is not None and list(columns) != inputs:
+        raise ValueError(f"{file}: has the columns {', '.join(inputs)}; this run was trained with {', '.join(columns)}")
     if class_names is not None and list(class_names) != list(classes or []):
         raise ValueError(
-            f"{file}: has the classes {', '.join(classes or [])}; this run was made with {', '.join(class_names)}"
+            f"{file}: has the classes {', '.join(classes or [])}; this run was trained with {', '.join(class_names)}"
         )
     train, tested = divided(str(file), samples, test)
     return cut_own(str(file), train, tested, **options)
@@ -61,16 +61,18 @@ def table(
 def read(
     file: str, target: str | Sequence[str], drop: Sequence[str], targets: str
 ) -> tuple[Pair, list[str], list[str] | None]:
-    """The samples of a file, the names of the input columns, and of the classes if there are any."""
+    """Samples of a file, names of the input columns, and names of the classes (None if targets are numbers)."""
     if targets not in ("classes", "numbers"):
         raise ValueError(f"data.targets={targets!r}: must be classes or numbers")
     if not file or not target:
-        raise ValueError("data=table: name the file and the column to learn, data.file=x.csv data.target=price")
+        raise ValueError(
+            "data=table: expected a file and the column to predict, such as data.file=x.csv data.target=price"
+        )
     header, rows = rows_of(Path(file))
     wanted = [target] if isinstance(target, str) else list(target)
     for key, names in (("target", wanted), ("drop", drop)):
         if missing := [name for name in names if name not in header]:
-            raise ValueError(f"data.{key}={missing[0]}: no column of {file}; there are {', '.join(header)}")
+            raise ValueError(f"data.{key}={missing[0]}: not a column of {file}; its columns are {', '.join(header)}")
     columns = [name for name in header if name not in (*wanted, *drop)]
     if not columns:
         raise ValueError(f"{file}: no columns are left as inputs")
@@ -79,7 +81,7 @@ def read(
         return (inputs, numbers_of(file, header, rows, wanted)), columns, None
     if len(wanted) > 1:
         raise ValueError(
-            f"data.target={wanted}: classes stand in one column; several columns of numbers are task=regress"
+            f"data.target={wanted}: expected one column of classes; for several columns of numbers use task=regress"
         )
     place = header.index(wanted[0])
     values = [row.cells[place] for row in rows]
@@ -89,7 +91,7 @@ def read(
     classes = sorted(set(values), key=_order)
     if len(classes) > max(MOST_CLASSES, len(rows) // 2):
         raise ValueError(f"{file}: column {wanted[0]} holds {len(classes)} different values in {len(rows)} rows, too many for "
-                         "classes; numbers are learned by task=regress")  # fmt: skip
+                         "classes; use task=regress to predict numbers")  # fmt: skip
     numbers = {name: number for number, name in enumerate(classes)}
     return (inputs, torch.tensor([numbers[value] for value in values])), columns, classes
 

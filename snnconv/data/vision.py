@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def cifar10(root: str, **options: Any) -> Splits:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 colour images of 32×32, 10 classes."""
-    from torchvision import datasets  # takes a second, so only who uses it waits
+    from torchvision import datasets  # imported here because it takes a second
 
     return _cifar(datasets.CIFAR10, root, "labels", **options)
 
@@ -51,7 +51,7 @@ def fashion_mnist(root: str, **options: Any) -> Splits:
 
 
 def _provide(kind: Any, root: str, folder: Path, names: Sequence[str]) -> None:
-    """Make sure that the files are there: use what is, download what is not, else say what to put where."""
+    """Download the data set unless all its files exist; FileNotFoundError naming the missing files if that fails."""
     missing = [name for name in names if not (folder / name).is_file()]
     if not missing:
         return
@@ -59,14 +59,14 @@ def _provide(kind: Any, root: str, folder: Path, names: Sequence[str]) -> None:
     created = not Path(root).exists()
     try:
         kind(root, download=True)
-    except Exception as error:  # whatever the network, the server or the disk raise: the remedy is the same
+    except Exception as error:  # network, server and disk raise errors of many classes; the remedy is the same
         if created and Path(root).is_dir() and not any(path.is_file() for path in Path(root).rglob("*")):
             for path in sorted(Path(root).rglob("*"), reverse=True):
                 path.rmdir()
             Path(root).rmdir()
         raise FileNotFoundError(
             f"{kind.__name__}: {folder} lacks {', '.join(missing)}, and the download failed ({error}); put the files there, "
-            "or point data.root=… or SNNCONV_DATA at the folder that holds them"
+            "or set data.root or SNNCONV_DATA to the folder that holds them"
         ) from error
 
 
@@ -89,7 +89,7 @@ def _cifar(kind: Any, root: str, label_key: str, **options: Any) -> Splits:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """CIFAR's files are pickles; this reads NumPy arrays and plain values from them, and runs nothing else."""
+    """Unpickler for CIFAR's files that restores only NumPy arrays and plain values, and refuses any other class or function."""
 
     ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype", "_frombuffer", "encode"})
     MODULES = frozenset({"numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy._core.numeric", "_codecs"})
@@ -97,7 +97,7 @@ class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module in self.MODULES and name in self.ALLOWED:
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
+        raise pickle.UnpicklingError(f"it contains {module}.{name}, which is not an array")
 
 
 def _cifar_file(path: Path, label_key: str, md5: str) -> tuple[Tensor, Tensor]:
@@ -109,11 +109,11 @@ def _cifar_file(path: Path, label_key: str, md5: str) -> tuple[Tensor, Tensor]:
         labels = torch.tensor(content[label_key])
         if images.dtype != np.uint8 or labels.shape != (len(images),):
             raise ValueError(f"{images.dtype} images {images.shape}, labels {tuple(labels.shape)}")
-    except Exception as error:  # a damaged pickle can raise almost anything
+    except Exception as error:  # a damaged pickle can raise errors of many classes
         raise ValueError(
-            f"{path}: damaged, or not CIFAR's python version ({type(error).__name__}: {error}); "
+            f"{path}: damaged, or not of the python version of CIFAR ({type(error).__name__}: {error}); "
             f"expected 'data' and '{label_key}'; remove the folder to download it again"
         ) from error
     if hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5:
-        log.info("%s differs from the published file (MD5); used as it is", path)
+        log.info("%s differs from the published file (MD5); it is used nevertheless", path)
     return torch.from_numpy(images.copy()), labels

@@ -120,7 +120,7 @@ def test_data_that_are_not_there(tmp_path: Path):
     offline = environment(http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
     text = fail(TRAIN, "data=cifar10", "data.root=nowhere", "model=mlp", cwd=tmp_path, env=offline)
     assert "nowhere/cifar-10-batches-py lacks data_batch_1" in text
-    assert "point data.root=… or SNNCONV_DATA at the folder that holds them" in text
+    assert "set data.root or SNNCONV_DATA to the folder that holds them" in text
     assert not list(tmp_path.iterdir())
 
 
@@ -158,7 +158,7 @@ def test_data_files_that_are_damaged_or_wrong(tmp_path: Path):
     text = fail(TRAIN, "-m", "data=cifar10", f"data.root={roots}", *settings, cwd=cwd)
     for name in ("truncated/cifar-10-batches-py/data_batch_2", "foreign/cifar-10-batches-py/data_batch_3",
                  "evil/cifar-10-batches-py/test_batch"):  # fmt: skip
-        assert f"{tmp_path}/{name}: damaged, or not CIFAR's python version" in text
+        assert f"{tmp_path}/{name}: damaged, or not of the python version of CIFAR" in text
     assert "1 of 4 runs finished" in text  # so the made-up files are what a good file looks like
     assert not flag.exists()
 

@@ -70,7 +70,7 @@ BROKEN = {
     "functional ReLU": (lambda: Net(FunctionalReLU()), "body (ReLU): cannot be converted to spikes", "replace it by QCFS"),
     "batch norm by batch": (
         lambda: Net(nn.BatchNorm2d(4, track_running_stats=False)),
-        "body (BatchNorm2d): uses batch statistics, which differ in every step",
+        "body (BatchNorm2d): uses batch statistics, which differ in every timestep",
         "use track_running_stats=True",
     ),
     "θ < 0": (lambda: with_threshold(-1.0, Bare), "act2 (Bare): θ = -1, L = 4", "must be a positive number; train again"),

@@ -101,7 +101,7 @@ def test_thresholds_stay_below_a_clip():
 
 
 REFUSED = {
-    "dropout": (lambda net, x: net.b(F.dropout(F.relu(net.a(x)), 0.5)), "is active in evaluation; write F.dropout"),
+    "dropout": (lambda net, x: net.b(F.dropout(F.relu(net.a(x)), 0.5)), "is active in evaluation; use F.dropout"),
     "several outputs": (lambda net, x: (net.b(F.relu(net.a(x))), x), "returns a tuple of 2"),
     "noise": (lambda net, x: net.b(F.relu(net.a(x) + torch.rand(4).to(x))), "different outputs for the same images"),
 }

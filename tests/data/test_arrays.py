@@ -115,9 +115,9 @@ def test_numbers_are_measured_and_kept_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("content", "settings", "text"),
     [
-        ({"x": np.zeros((4, 8, 8, 3)), "y": np.zeros(4, int)}, {}, "look like channels last; say so with data.layout=last"),
-        ({"x": np.zeros((4, 8, 8), np.uint8), "y": np.zeros(4, int)}, {}, r"grey images \(data.layout=none\)"),
-        ({"x": np.zeros(4), "y": np.zeros(4, int)}, {}, r"inputs \[4\]; expected \[M, C"),
+        ({"x": np.zeros((4, 8, 8, 3)), "y": np.zeros(4, int)}, {}, "look like channels last; set data.layout=last"),
+        ({"x": np.zeros((4, 8, 8), np.uint8), "y": np.zeros(4, int)}, {}, r"data.layout=none for grey images"),
+        ({"x": np.zeros(4), "y": np.zeros(4, int)}, {}, r"inputs have shape \[4\]; expected \[M, C"),
         ({"x": np.zeros((4, 2)), "y": np.zeros(3, int)}, {}, "4 inputs, but 3 targets"),
         ({"x": np.zeros((4, 2)), "y": np.array([0, 1, -1, 0])}, {}, "target -1 in row 2"),
         ({"x": np.array([[0, 0], [0, np.nan]]), "y": np.zeros(2, int)}, {}, "the input in row 1 is not finite"),
@@ -126,7 +126,7 @@ def test_numbers_are_measured_and_kept_as_they_are(tmp_path):
         ({"x": np.array(["a", "b"]), "y": np.zeros(2, int)}, {}, "an array of <U1"),
         ({"a": np.zeros((4, 2)), "y": np.zeros(4, int)}, {}, r"holds a \[4, 2\], y \[4\]; expected inputs under one of"),
         ({"x": np.zeros((4, 2)), "y": np.zeros(4, int)}, {"layout": "fist"}, "data.layout='fist': must be auto, first, last"),
-        ({"x": np.zeros((4, 2)), "y": np.zeros(4, int)}, {"test": 9}, "data.test=9: a share of the 4 samples"),
+        ({"x": np.zeros((4, 2)), "y": np.zeros(4, int)}, {"test": 9}, "data.test=9: expected a share of the 4 samples"),
     ],
 )  # fmt: skip
 def test_wrong_arrays_are_told_with_the_remedy(tmp_path, content, settings, text):
@@ -139,15 +139,19 @@ def test_no_file_is_unpickled(tmp_path):
     np.save(tmp_path / "own.npy", np.array([print, 1], dtype=object), allow_pickle=True)
     torch.save({"x": print}, tmp_path / "own.pt")
     for name in ("own.npy", "own.pt"):
-        with pytest.raises(ValueError, match="damaged, or holds objects that are no arrays"):
+        with pytest.raises(ValueError, match="damaged, or holds objects that are not arrays"):
             load(tmp_path, [name, name])
 
 
 def test_missing_damaged_and_foreign_files_are_named(tmp_path):
     (tmp_path / "own.npz").write_bytes(b"no archive")
     (tmp_path / "own.mat").write_bytes(b"")
-    for name, text in {"own.npz": "damaged", "own.mat": "files of type .npz, .npy", "gone.npz": "no such file"}.items():
+    for name, text in {
+        "own.npz": "damaged",
+        "own.mat": "unsupported type of file; supported are .npz, .npy",
+        "gone.npz": "no such file",
+    }.items():
         with pytest.raises((ValueError, FileNotFoundError), match=text):
             load(tmp_path, name)
-    with pytest.raises(ValueError, match="name a file"):
+    with pytest.raises(ValueError, match="expected one file"):
         load(tmp_path, None)

@@ -31,9 +31,9 @@ def test_floats_are_taken_as_they_are():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mean": [0.5, 0.5]}, r"data.mean has 2 values, the images \[3, 4, 4\] have 3 channels: one for each"),
-        ({"std": [0.5] * 4}, r"data.std has 4 values, the images \[3, 4, 4\] have 3 channels"),
-        ({"std": [0.5, 0.0, 0.5]}, r"data.std=\[0.5, 0.0, 0.5\]: positive numbers"),
+        ({"mean": [0.5, 0.5]}, r"data.mean has 2 values; expected 1, or 3: one for each channel of images \[3, 4, 4\]"),
+        ({"std": [0.5] * 4}, r"data.std has 4 values; expected 1, or 3"),
+        ({"std": [0.5, 0.0, 0.5]}, r"data.std=\[0.5, 0.0, 0.5\]: must be positive"),
         ({"images": torch.zeros(2, 3, 4, 4, dtype=torch.int64)}, "images of torch.int64: expected uint8 .* or floats"),
     ],
 )

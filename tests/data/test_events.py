@@ -86,9 +86,9 @@ def test_published_sets_are_read_by_spikingjelly(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("content", "text"), [
     ({"a": np.zeros(3)}, r"bad\.npz: holds a; expected frames, or t, x, y, p"),
     ({"frames": np.zeros((3, 2, 6, 8))}, r"frames \[3, 2, 6, 8\]; expected \[4, C, H, W\]"),
-    ({"frames": np.zeros((4, 2, 5, 8))}, r"frames \[4, 2, 5, 8\], of others \[4, 2, 6, 8\]"),
-    (recording(0, 3), "3 events for data.frames=4"),
-    ({**recording(0), "x": np.full(50, 9)}, r"bad\.npz: x in 9…9, .* expected 0 and more, below 8, 6 and 2"),
+    ({"frames": np.zeros((4, 2, 5, 8))}, r"frames have shape \[4, 2, 5, 8\], those of other files \[4, 2, 6, 8\]"),
+    (recording(0, 3), "3 events, expected at least data.frames=4"),
+    ({**recording(0), "x": np.full(50, 9)}, r"bad\.npz: x in 9…9, .* expected x in 0…7, y in 0…5, p in 0…1"),
 ])  # fmt: skip
 def test_wrong_recordings_are_named(tmp_path, content, text):
     write(tmp_path)

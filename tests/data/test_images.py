@@ -166,27 +166,27 @@ def test_a_folder_that_is_not_there(load, tmp_path):
 
 def test_a_test_folder_without_training(load, tmp_path):
     write(tmp_path / "test", 2)
-    with pytest.raises(FileNotFoundError, match="there is test, but none of train, training"):
+    with pytest.raises(FileNotFoundError, match="has test, but no folder train or training"):
         load()
 
 
 def test_images_that_lie_in_no_folder_of_a_class(load, tmp_path):
     photograph(tmp_path / "one.png", (1, 2, 3))
-    with pytest.raises(FileNotFoundError, match="no folders of classes in it"):
+    with pytest.raises(FileNotFoundError, match="no such folder, or it has no subfolders"):
         load()
 
 
 def test_a_class_that_is_only_tested(load, tmp_path):
     write(tmp_path / "train", 4)
     photograph(tmp_path / "test" / "moon" / "0.png", (250, 250, 200))
-    with pytest.raises(ValueError, match=r"the test images have classes that are no training classes: moon"):
+    with pytest.raises(ValueError, match=r"the test images have classes that the training set lacks: moon"):
         load()
 
 
 def test_a_damaged_file_is_named(load, tmp_path):
     write(tmp_path, 4)
     (tmp_path / "apple" / "1.png").write_bytes(b"no picture")
-    with pytest.raises(OSError, match=r"apple.1\.png: damaged, or no image"):
+    with pytest.raises(OSError, match=r"apple.1\.png: damaged, or not an image"):
         load()
 
 

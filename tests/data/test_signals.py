@@ -88,5 +88,5 @@ def test_wrong_recordings_are_named(words):
     with pytest.raises(ValueError, match=r"9\.wav: float32 .*expected one channel of 16 bits"):
         find_words(root=str(words), class_names=None, bands=20)
     (words / "speech_commands" / "left" / "9.wav").write_bytes(b"no sound")
-    with pytest.raises(ValueError, match=r"9\.wav: damaged, or no WAV file"):
+    with pytest.raises(ValueError, match=r"9\.wav: damaged, or not a WAV file"):
         find_words(root=str(words), class_names=None, bands=20)

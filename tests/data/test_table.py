@@ -57,18 +57,22 @@ def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "changes", "text"),
     [
-        (["a,kind", "1,x", "two,y", "3,x"], {}, "line 3, column a: 'two' where a number is expected; .*data.drop=.a."),
-        (["a,kind", "1,x", ",y", "3,x"], {}, "line 3, column a: nothing where a number"),
-        (["a,kind", "1,x", "nan,y", "3,x"], {}, "line 3, column a: 'nan'"),
-        (["a,kind", "1,x", "2,y,z", "3,x"], {}, "line 3 has 3 cells, the line of names 2"),
+        (["a,kind", "1,x", "two,y", "3,x"], {}, "line 3, column a: got 'two', expected a number; .*data.drop=.a."),
+        (["a,kind", "1,x", ",y", "3,x"], {}, "line 3, column a: got nothing, expected a number"),
+        (["a,kind", "1,x", "nan,y", "3,x"], {}, "line 3, column a: got 'nan'"),
+        (["a,kind", "1,x", "2,y,z", "3,x"], {}, "line 3 has 3 cells, but there are 2 column names"),
         (["a,kind", "1,x", "2,", "3,x"], {}, "line 3 has no kind; fill it in"),
-        (["a,kind", "1,x", "2,y"], {"target": "price"}, "data.target=price: no column of .*; there are a, kind"),
-        (["a,kind", "1,x", "2,y"], {"drop": ["b"]}, "data.drop=b: no column"),
+        (
+            ["a,kind", "1,x", "2,y"],
+            {"target": "price"},
+            "data.target=price: not a column of .*; its columns are a, kind",
+        ),
+        (["a,kind", "1,x", "2,y"], {"drop": ["b"]}, "data.drop=b: not a column"),
         (["a,kind", "1,x", "2,y"], {"drop": ["a"]}, "no columns are left as inputs"),
-        (["a,kind", "1,x", "2,y"], {"targets": "numbers"}, "line 2, column kind: 'x'"),
+        (["a,kind", "1,x", "2,y"], {"targets": "numbers"}, "line 2, column kind: got 'x'"),
         (["a,kind", "1,x", "2,y"], {"targets": "class"}, "data.targets='class': must be classes or numbers"),
-        (["1,2", "3,4", "5,6"], {"target": "1"}, "its first line holds numbers"),
-        (["a,a", "3,4", "5,6"], {"target": "a"}, "two columns have one name"),
+        (["1,2", "3,4", "5,6"], {"target": "1"}, "the first line holds numbers"),
+        (["a,a", "3,4", "5,6"], {"target": "a"}, "two columns have the same name"),
         (["a,kind"], {}, "1 lines; expected a line of column names"),
     ],
 )
@@ -81,10 +85,10 @@ def test_a_table_that_changed_is_refused(iris, tmp_path):
     _, facts = load(iris)
     other = write(tmp_path / "y.csv", ["width,length,price,kind", *[f"1,2,{n},a0" for n in range(9)]])
     with pytest.raises(
-        ValueError, match="has the columns width, length, price; this run was made with length, width, price"
+        ValueError, match="has the columns width, length, price; this run was trained with length, width, price"
     ):
         table(other, **SETTINGS, **facts, **PLAIN)
     with pytest.raises(FileNotFoundError, match=r"gone\.csv: no such file"):
         load(str(tmp_path / "gone.csv"))
-    with pytest.raises(ValueError, match="name the file and the column"):
+    with pytest.raises(ValueError, match="expected a file and the column"):
         load("")

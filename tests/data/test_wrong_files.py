@@ -25,13 +25,13 @@ EVENTS = {"t": np.arange(8), "x": np.arange(8) % 4, "y": np.arange(8) % 4, "p": 
 @pytest.mark.parametrize(
     ("events", "text"),
     [
-        ({"p": EVENTS["p"] * 2 - 1}, r"polarities p are −1 and 1; store 0 and 1, p = \(p \+ 1\) // 2"),
-        ({"t": EVENTS["t"][::-1]}, r"t falls from event to event; sort the events by time"),
-        ({"x": EVENTS["x"][:5]}, r"t \[8\], x \[5\], y \[8\], p \[8\]; one of each for an event"),
-        ({"x": EVENTS["x"] + 2}, r"x in 2…5, .* expected 0 and more, below 4, 4 and 2 \(data\.size"),
-        ({"x": np.array([None] * 8, dtype=object)}, "no .npz file of plain arrays"),
+        ({"p": EVENTS["p"] * 2 - 1}, r"polarities p are −1 and 1, expected 0 and 1; store \(p \+ 1\) // 2"),
+        ({"t": EVENTS["t"][::-1]}, r"t decreases between events; sort the events by time"),
+        ({"x": EVENTS["x"][:5]}, r"t \[8\], x \[5\], y \[8\], p \[8\]; expected four arrays of the same length"),
+        ({"x": EVENTS["x"] + 2}, r"x in 2…5, .* expected x in 0…3, y in 0…3, p in 0…1 \(data\.size"),
+        ({"x": np.array([None] * 8, dtype=object)}, "not an .npz file of plain arrays"),
         ({"x": np.array(["a"] * 8)}, "x is an array of <U1; expected numbers"),
-        ({"frames": np.full((2, 2, 4, 4), np.nan)}, "frames with values that are NaN or infinite"),
+        ({"frames": np.full((2, 2, 4, 4), np.nan)}, "frames contain NaN or infinity"),
     ],
 )
 def test_events(tmp_path: Path, events, text):
@@ -41,7 +41,7 @@ def test_events(tmp_path: Path, events, text):
 
 
 def test_settings():
-    with pytest.raises(ValueError, match=r"data\.size=\[8\]: \[height, width\]"):
+    with pytest.raises(ValueError, match=r"data\.size=\[8\]: expected \[height, width\]"):
         read_events("nowhere", "folder", 4, 1, 0.1, [8])
     with pytest.raises(ValueError, match=r"data\.length=4: .* at least 32"):
         ecg(train=8, test=8, length=4, noise=0.1)
@@ -50,8 +50,8 @@ def test_settings():
 @pytest.mark.parametrize(
     ("lines", "text"),
     [
-        (["a,kind", "1,x", "", "3", "4,y"], "line 4 has 1 cells, the line of names 2; a ',' too few or too many"),
-        (["a;kind", "1,5;x", "2;y"], "line 2, column a: '1,5' .*write decimals with a point"),
+        (["a,kind", "1,x", "", "3", "4,y"], "line 4 has 1 cells, but there are 2 column names"),
+        (["a;kind", "1,5;x", "2;y"], "line 2, column a: got '1,5', .*use a decimal point"),
         (["a,kind", *(f"{n},{n * 1.5}" for n in range(30))], "column kind holds 30 different values in 30 rows, .*task=regress"),
     ],
 )  # fmt: skip
@@ -69,9 +69,9 @@ def test_a_cell_may_hold_a_line_break_in_quotes(tmp_path: Path):
 
 def test_arrays(tmp_path: Path):
     np.savez(tmp_path / "empty.npz", x=np.zeros((0, 3)), y=np.zeros(0, int))
-    with pytest.raises(ValueError, match=r"empty\.npz: inputs \[0, 3\], no samples"):
+    with pytest.raises(ValueError, match=r"empty\.npz: inputs have the shape \[0, 3\], so there are no samples"):
         read(tmp_path, "empty.npz", "train")
-    with pytest.raises(ValueError, match=r"y\.npy: the targets are a single number"):
+    with pytest.raises(ValueError, match=r"y\.npy: targets are a single number"):
         as_targets(torch.tensor(3), "classes", "y.npy")
     maps = torch.ones(2, 1, 4, 4, dtype=torch.uint8)
     for each in (maps, maps.movedim(1, 3)):
@@ -102,9 +102,13 @@ def test_folders(tmp_path: Path, caplog):
         assert {name for _, name in parts(tmp_path, 0.5, warn=True)["train"]} == {"a", "b"}
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [str(tmp_path / "empty")]
     for size in (0, [8], [8, -1]):
-        with pytest.raises(ValueError, match=r"data\.image_size=.*: the side of a square, 64, or \[height, width\]"):
+        with pytest.raises(
+            ValueError, match=r"data\.image_size=.*: expected the side of a square, such as 64, or \[height, width\]"
+        ):
             find(root=str(tmp_path), test=0.5, image_size=size)
     (tmp_path / "other" / "c").mkdir(parents=True)
     (tmp_path / "other" / "c" / "x.heic").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"other: no images in its folders \(files of type \.jpg, .*\.webp\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"other: no images \(files of type \.jpg, .*\.webp\) in its subfolders"
+    ):
         parts(tmp_path / "other", 0.5)

@@ -1,1 +1,1 @@
-"""Networks as graphs of operations: tracing, kinds of operations, rewriting, folding."""
+"""Graphs of the operations of a network: capture, tracing, kinds of operations, rewriting, folding."""

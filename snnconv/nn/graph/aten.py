@@ -1,8 +1,8 @@
-"""Rules that say what an ATen call of an exported network becomes in the captured graph.
+"""Rules that translate the ATen calls of an exported network to nodes of the captured graph.
 
 A rule takes the `Lifting` and the node and returns the node of the new graph.  Calls with weights, pooling, activations and
-operators become modules; sums, products with constants and reshapings become functions of torch, so that later passes meet the
-same few targets in every network; any other call stays the ATen call that it is, for `kinds` to judge.
+operators become modules; sums, products with constants and reshapings become functions of torch, so that later passes handle
+the same few targets in every network; any other call stays an ATen call, and `kinds` decides whether it is linear.
 """
 
 import torch
@@ -16,7 +16,7 @@ from snnconv.nn.graph.batch_axis import shape
 from snnconv.nn.graph.calls import operation
 from snnconv.nn.graph.sites import Extremum, Product, Quotient
 
-SAME = ("detach", "alias", "clone", "contiguous", "to", "lift_fresh_copy", "_to_copy", "type_as")  # pass on their input
+SAME = ("detach", "alias", "clone", "contiguous", "to", "lift_fresh_copy", "_to_copy", "type_as")  # return their input
 BY_ROWS = (
     "linear", "dropout", "relu", "hardtanh", "clamp", "gelu", "silu", "sigmoid", "tanh", "hardswish", "leaky_relu", "layer_norm",
     "add", "sub", "mul", "div", "neg", "opaque", "detach", "clone", "contiguous",
@@ -91,5 +91,5 @@ RULES = _rules()
 
 
 def rule(node: fx.Node) -> Rule:
-    """The rule for `node`."""
+    """The rule for the call of `node`; `plain` if there is none."""
     return RULES.get(operation(node), plain)

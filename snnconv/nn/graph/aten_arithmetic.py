@@ -1,4 +1,6 @@
-"""Rules for ATen calls of arithmetic: linear with constants, operators of two or three signals, formulas of one."""
+"""Rules for ATen calls of arithmetic: linear functions with constants, operators of one, two or three signals.
+
+A signal is a tensor that depends on the image."""
 
 import operator
 from collections.abc import Callable
@@ -15,13 +17,13 @@ from snnconv.nn.graph.sites import Attention, Elementwise, MatMul, Reduction
 
 
 def rsub(lifting: Any, node: fx.Node) -> Any:
-    """A difference whose first part is the second argument."""
+    """rsub(x, other) as other − x."""
     (x, other, *_), _ = lifting.arguments(node)
     return lifting.function(node, operator.sub, other, x)
 
 
 def two(make: Callable[[], nn.Module]) -> Rule:
-    """Linear with a constant; an operator site of two signals."""
+    """The call unchanged if one argument is a constant; the module `make()` if both are signals."""
 
     def lift(lifting: Any, node: fx.Node) -> Any:
         signals = [a for a in node.args[:2] if isinstance(a, fx.Node) and lifting.is_signal(a)]
@@ -35,7 +37,7 @@ def two(make: Callable[[], nn.Module]) -> Rule:
 
 
 def matmul(lifting: Any, node: fx.Node) -> Any:
-    """A linear layer, a product with a constant, or an operator of two signals."""
+    """nn.Linear, a product with a constant, or `MatMul` of two signals."""
     signals = [n for n in node.all_input_nodes if lifting.is_signal(n)]
     if len(signals) == 2:
         equation = node.args[0] if operation(node) == "einsum" else None
@@ -52,7 +54,7 @@ def matmul(lifting: Any, node: fx.Node) -> Any:
 
 
 class _Einsum:
-    """torch.einsum of one equation."""
+    """torch.einsum with a fixed equation."""
 
     def __init__(self, equation: str) -> None:
         self.equation = equation
@@ -67,13 +69,13 @@ def _require_images_kept(lifting: Any, node: fx.Node) -> None:
 
 
 def attention(lifting: Any, node: fx.Node) -> Any:
-    """Scaled dot-product attention as one operator of three signals."""
+    """Scaled dot-product attention as the module `Attention` of three signals."""
     given = bound(node)
     mask = given["attn_mask"]
     if given["dropout_p"]:
         raise ValueError(f"{lifting.where(node)}: {ACTIVE_DROPOUT}")
     if mask is not None and lifting.is_signal(mask):
-        raise ValueError(f"{lifting.where(node)}: an attention mask that depends on the image")
+        raise ValueError(f"{lifting.where(node)}: its attention mask depends on the image; expected a constant mask")
     settings = {
         name: given[name] for name in ("is_causal", "scale", "enable_gqa") if given.get(name) not in (None, False)
     }
@@ -84,18 +86,18 @@ def attention(lifting: Any, node: fx.Node) -> Any:
 
 
 def formula(lifting: Any, node: fx.Node) -> Any:
-    """An operator site for a formula of one signal, element by element."""
+    """A module `Elementwise` for an elementwise function of one signal."""
     return _formula(lifting, node, Elementwise)
 
 
 def reduction(lifting: Any, node: fx.Node) -> Any:
-    """An operator site for a formula of one signal that relates elements of each image."""
+    """A module `Reduction` for a function of one signal that combines elements of each image."""
     require_apart(lifting, node)
     source = node.all_input_nodes[0]
     if batch_axis(node) is None:
         raise ValueError(f"{lifting.where(node)}: {MIXES}")
     if lifting.is_signal(source) and batch_axis(source):
-        raise ValueError(f"{lifting.where(node)}: takes dimension 0 for the images; put the batch in front")
+        raise ValueError(f"{lifting.where(node)}: expects the images in dimension 0; move the batch there")
     return _formula(lifting, node, Reduction)
 
 

@@ -1,4 +1,4 @@
-"""Shared parts of the rules for ATen calls: calls that stay calls, refusals, paths."""
+"""Shared parts of the rules for ATen calls: calls that stay calls, refused calls, paths of modules."""
 
 import operator
 from collections.abc import Callable
@@ -31,12 +31,12 @@ MOVES = {
     "numpy_T",
     "mT",
     "squeeze",
-}  # `dim` names no sum
+}  # `dim` is not a dimension of summation
 MIXES = "mixes the images of a batch; the output for an image must depend only on that image"
 
 
 def refuse(reason: str) -> Rule:
-    """A rule that refuses the call with `reason`."""
+    """A rule that raises ValueError with `reason`."""
 
     def rule(lifting: Any, node: fx.Node) -> Any:
         raise ValueError(f"{lifting.where(node)}: {reason}")
@@ -45,7 +45,7 @@ def refuse(reason: str) -> Rule:
 
 
 def plain(lifting: Any, node: fx.Node) -> Any:
-    """The same call, as a function of torch where there is one."""
+    """The same call, with a function of torch as target if there is one."""
     if operation(node) not in MOVES and hasattr(node.target, "_schema"):
         require_apart(lifting, node)
     if node.target is operator.getitem and isinstance(parts := lifting.values[node.args[0]], tuple):
@@ -59,7 +59,7 @@ def plain(lifting: Any, node: fx.Node) -> Any:
 
 
 def require_apart(lifting: Any, node: fx.Node) -> None:
-    """ValueError where `node` works along the dimension of the images."""
+    """ValueError if `node` operates along the dimension of the images."""
     arguments = bound(node)
     tensors = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor) and lifting.is_signal(n)]
     if not tensors:
@@ -77,7 +77,7 @@ def require_apart(lifting: Any, node: fx.Node) -> None:
 
 
 def same(lifting: Any, node: fx.Node) -> Any:
-    """The input itself, unless its dtype changes."""
+    """The input, or a call if its dtype changes."""
     source: Any = node.all_input_nodes[0]
     if source.meta["val"].dtype == node.meta["val"].dtype:
         return lifting.values[source]
@@ -85,17 +85,17 @@ def same(lifting: Any, node: fx.Node) -> Any:
 
 
 def nothing(lifting: Any, node: fx.Node) -> None:
-    """No node: the call has no effect on values."""
+    """No node, because the call does not change values."""
     return None
 
 
 def path_beside(lifting: Any, node: fx.Node) -> str:
-    """The path for a call that is not its module's only purpose: the calling module's, and the name of the operation."""
+    """Path of a new module for a call: the path of the module that calls `node`, and the name of the operation."""
     return lifting.path_for(node, operation(node))
 
 
 def layer_path(lifting: Any, node: fx.Node, weight: Tensor | None) -> str:
-    """The path of the module that owns `weight`, or one beside."""
+    """Path of the module that owns `weight`, or a new path in the module that calls `node`."""
     name = lifting.names.get(id(weight), "") if weight is not None else ""
     owner, _, leaf = name.rpartition(".")
     if owner and leaf in ("weight", "running_mean") and not lifting.has_children(owner):

@@ -12,20 +12,20 @@ from snnconv.nn.graph.batch_axis import shape
 from snnconv.nn.graph.calls import bound, operation
 from snnconv.nn.graph.sites import MatMul
 
-ACTIVE_DROPOUT = (
-    "dropout that is active in evaluation; write F.dropout(x, p, training=self.training), or use nn.Dropout"
-)
+ACTIVE_DROPOUT = "dropout is active in evaluation; use F.dropout(x, p, training=self.training), or use nn.Dropout"
 
 
 def layer(kind: type[nn.Module], *names: str) -> Rule:
-    """A layer with weights; `names` are the arguments that follow weight and bias."""
+    """Rule for a layer of `kind` with weights; `names` are its arguments after weight and bias.
+
+    With weights that depend on the image the call becomes `MatMul`."""
 
     def lift(lifting: Any, node: fx.Node) -> Any:
         given = bound(node)
         source, weight = given["input"], given["weight"]
         if lifting.is_signal(weight):
             settings = {name: given[name] for name in names}
-            product = MatMul(_Settled(getattr(F, operation(node)), settings))
+            product = MatMul(_WithSettings(getattr(F, operation(node)), settings))
             if given["bias"] is not None:
                 raise ValueError(f"{lifting.where(node)}: its weights depend on the image; expected constant weights")
             return lifting.module(product, path_beside(lifting, node), node, source, weight)
@@ -34,7 +34,7 @@ def layer(kind: type[nn.Module], *names: str) -> Rule:
         tensors: dict[str, Any] = {
             n: lifting.values[given[n]] if given[n] is not None else None for n in ("weight", "bias")
         }
-        layer = _made(kind, tensors["weight"], {name: given[name] for name in names})
+        layer = _empty_layer(kind, tensors["weight"], {name: given[name] for name in names})
         key = (kind, id(tensors["weight"]), id(tensors["bias"]), str(sorted((n, str(given[n])) for n in names)))
         layer = lifting.shared(key, layer, tensors)
         return lifting.module(layer, layer_path(lifting, node, tensors["weight"]), node, source)
@@ -42,8 +42,8 @@ def layer(kind: type[nn.Module], *names: str) -> Rule:
     return lift
 
 
-class _Settled:
-    """A function of two tensors whose other arguments are settled."""
+class _WithSettings:
+    """A function of two tensors with fixed other arguments."""
 
     def __init__(self, function: Callable[..., Tensor], settings: dict[str, Any]) -> None:
         self.function, self.settings = function, settings
@@ -52,8 +52,8 @@ class _Settled:
         return self.function(a, b, **self.settings)
 
 
-def _made(kind: Any, weight: Tensor, settings: dict[str, Any]) -> nn.Module:
-    """A layer of `kind` for `weight`, its tensors still to be set."""
+def _empty_layer(kind: Any, weight: Tensor, settings: dict[str, Any]) -> nn.Module:
+    """A layer of `kind` with the shape of `weight`, without data (device "meta")."""
     if kind is nn.Linear:
         return nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     groups, spatial = settings["groups"], tuple(weight.shape[2:])
@@ -64,12 +64,12 @@ def _made(kind: Any, weight: Tensor, settings: dict[str, Any]) -> nn.Module:
 
 
 def batch_norm(lifting: Any, node: fx.Node) -> Any:
-    """Batch norm with stored statistics, or instance norm."""
+    """nn.BatchNorm with running statistics, or nn.InstanceNorm."""
     given = bound(node)
     if given.get("training") or given.get("use_input_stats") or given.get("running_mean") is None:
         if operation(node) == "instance_norm":
             return _instance_norm(lifting, node)
-        raise ValueError(f"{lifting.where(node)}: uses batch statistics, which differ in every step; use "
+        raise ValueError(f"{lifting.where(node)}: uses batch statistics, which differ in every timestep; use "
                          "nn.BatchNorm2d with track_running_stats=True, and call it in eval mode")  # fmt: skip
     names = ("weight", "bias", "running_mean", "running_var")
     tensors: dict[str, Any] = {name: lifting.values[given[name]] if given[name] is not None else None for name in names}
@@ -80,7 +80,7 @@ def batch_norm(lifting: Any, node: fx.Node) -> Any:
 
 
 def norm(make: Callable[[dict[str, Any]], nn.Module]) -> Rule:
-    """Layer, group and root-mean-square norm: operators with weights."""
+    """Rule for a norm with weights, which `make` constructs (layer, group and root-mean-square norm)."""
 
     def lift(lifting: Any, node: fx.Node) -> Any:
         given = bound(node)
@@ -102,7 +102,7 @@ def _instance_norm(lifting: Any, node: fx.Node) -> Any:
 
 
 def one(make: Callable[[dict[str, Any]], nn.Module], argument: str = "self") -> Rule:
-    """A module of one signal, made from the arguments by name."""
+    """Rule for a module of one signal, which `make` constructs from the arguments of the call by name."""
 
     def lift(lifting: Any, node: fx.Node) -> Any:
         given = bound(node)
@@ -113,7 +113,7 @@ def one(make: Callable[[dict[str, Any]], nn.Module], argument: str = "self") -> 
 
 
 def dropout(kind: Callable[[int], type[nn.Module]]) -> Rule:
-    """Dropout of the kind for the rank of its input, off in evaluation."""
+    """Rule for dropout that is inactive in evaluation; `kind` returns the class for the rank of the input."""
 
     def lift(lifting: Any, node: fx.Node) -> Any:
         given = bound(node)
@@ -126,7 +126,7 @@ def dropout(kind: Callable[[int], type[nn.Module]]) -> Rule:
 
 
 def pool(kind: type[nn.Module], *names: str) -> Rule:
-    """Pooling with the arguments called `names`."""
+    """Rule for pooling of class `kind` with the arguments `names`."""
 
     def make(given: dict[str, Any]) -> nn.Module:
         settings: dict[str, Any] = {
@@ -138,7 +138,7 @@ def pool(kind: type[nn.Module], *names: str) -> Rule:
 
 
 def pool_with_indices(kind: type[nn.Module], *names: str) -> Rule:
-    """A pooling that also tells places, which nobody may read."""
+    """Rule for pooling that also returns indices; ValueError if the indices are used."""
     pooling = pool(kind, *names)
 
     def lift(lifting: Any, node: fx.Node) -> Any:
@@ -150,7 +150,7 @@ def pool_with_indices(kind: type[nn.Module], *names: str) -> Rule:
 
 
 def interpolate(mode: str) -> Rule:
-    """Interpolation to a size or by factors."""
+    """Rule for interpolation with `mode`, to a size or by factors."""
 
     def lift(lifting: Any, node: fx.Node) -> Any:
         given = bound(node)

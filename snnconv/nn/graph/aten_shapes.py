@@ -1,4 +1,4 @@
-"""Rules for ATen calls that move or repeat the elements of a tensor, or make one in the shape of another."""
+"""Rules for ATen calls that move or repeat the elements of a tensor, or create a tensor in the shape of another."""
 
 import operator
 import sys
@@ -21,11 +21,11 @@ FACTORIES = (
     "zeros_like",
     "ones_like",
     "full_like",
-)  # read a shape, no data
+)  # read only the shape of their argument
 
 
 def reshape(lifting: Any, node: fx.Node) -> Any:
-    """A reshaping that leaves the images apart from each other."""
+    """A reshaping that does not mix images."""
     source: Any = node.args[0]
     if not lifting.is_signal(source):
         return expand(lifting, node)
@@ -40,7 +40,7 @@ def reshape(lifting: Any, node: fx.Node) -> Any:
 
 
 def _reordered(lifting: Any, node: fx.Node) -> Any:
-    """A reshaping of [P, N, …] to [P·N, …] or back: the graph holds the rows of an image together, [N·P, …]."""
+    """A reshaping of [P, N, …] to [P·N, …] or back: in the graph the P rows of an image are adjacent, [N·P, …]."""
     source: Any = node.args[0]
     before, after, x = shape(source), shape(node), lifting.values[source]
     old, new = batch_axis(source) or 0, batch_axis(node) or 0
@@ -54,12 +54,12 @@ def _reordered(lifting: Any, node: fx.Node) -> Any:
         apart = lifting.function(node, torch.reshape, x, (-1, *after[:new], *after[new + 1 :]))
         return lifting.function(node, torch.movedim, apart, 0, new)
     raise ValueError(
-        f"{lifting.where(node)}: {MIXES}, and this reshaping joins them with other dimensions; put the batch in front"
+        f"{lifting.where(node)}: {MIXES}, and this reshaping joins them with other dimensions; make the batch the first dimension"
     )
 
 
 def squeeze(lifting: Any, node: fx.Node) -> Any:
-    """Dimensions of one element are dropped; the batch is never one of them."""
+    """torch.squeeze of constant dimensions of size 1; the batch dimension is never removed."""
     source: Any = node.args[0]
     dims = bound(node).get("dim")
     rank = source.meta["val"].dim()
@@ -70,7 +70,7 @@ def squeeze(lifting: Any, node: fx.Node) -> Any:
 
 
 def sliced(lifting: Any, node: fx.Node) -> Any:
-    """Part of a dimension, as indexing."""
+    """A slice of one dimension as indexing."""
     if tuple(map(str, shape(node.args[0]))) == tuple(map(str, shape(node))) and bound(node)["step"] == 1:  # type: ignore[arg-type]
         return lifting.values[node.args[0]]
     require_apart(lifting, node)
@@ -82,7 +82,7 @@ def sliced(lifting: Any, node: fx.Node) -> Any:
 
 
 def transposed(lifting: Any, node: fx.Node) -> Any:
-    """The last two dimensions, or all, in the other order."""
+    """A transposition as torch.permute: the last two dimensions, or all dimensions, in reverse order."""
     source: Any = node.args[0]
     rank = source.meta["val"].dim()
     order = (*range(rank - 2), rank - 1, rank - 2) if operation(node) in ("mT", "t") else tuple(reversed(range(rank)))
@@ -90,7 +90,7 @@ def transposed(lifting: Any, node: fx.Node) -> Any:
 
 
 def repeat(lifting: Any, node: fx.Node) -> Any:
-    """Copies along dimensions that are not the batch."""
+    """A repetition along dimensions other than the batch."""
     source: Any = node.args[0]
     if not lifting.is_signal(source):
         return expand(lifting, node)
@@ -102,7 +102,7 @@ def repeat(lifting: Any, node: fx.Node) -> Any:
 
 
 def expand(lifting: Any, node: fx.Node) -> Any:
-    """A tensor with more elements: of each image, or a constant for every image."""
+    """An expansion of a signal, or of a constant for every image."""
     source: Any = node.all_input_nodes[0] if node.all_input_nodes else None
     value = lifting.values.get(source)
     if lifting.is_signal(source):
@@ -113,7 +113,7 @@ def expand(lifting: Any, node: fx.Node) -> Any:
     axis = batch_axis(node) or 0
     sizes = [size if isinstance(size, int) else 1 for size in shape(node)]
     if isinstance(value, Tensor) and operation(node) == "expand":
-        one = lifting.argument(value)  # itself, so that it stays a parameter
+        one = lifting.argument(value)  # the same object, so that it stays a parameter
     elif isinstance(value, Tensor):
         one = lifting.argument(value.expand(sizes) if value.numel() == 1 else value.reshape(sizes))
     else:
@@ -129,7 +129,7 @@ def expand(lifting: Any, node: fx.Node) -> Any:
 
 
 def for_every_image(constant: Tensor, like: Tensor, axis: int, axis_of_like: int, sizes: tuple[int, ...]) -> Tensor:
-    """`constant` for every image of `like`, the images as dimension `axis` of the result, whose other `sizes` are given."""
+    """`constant` expanded to `sizes`, with the number of images in `like` as the size of dimension `axis`."""
     return constant.expand(*(like.shape[axis_of_like] if i == axis else size for i, size in enumerate(sizes)))
 
 
@@ -137,7 +137,7 @@ fx.wrap("for_every_image")
 
 
 def filled(lifting: Any, node: fx.Node, sizes: list[int]) -> Tensor:
-    """The result of a factory call for one image."""
+    """Result of a factory call such as zeros_like, for one image."""
     values = {
         "zeros": 0.0,
         "ones": 1.0,
@@ -155,7 +155,7 @@ def filled(lifting: Any, node: fx.Node, sizes: list[int]) -> Tensor:
 
 
 def factory(lifting: Any, node: fx.Node) -> Any:
-    """A constant in the shape of a signal."""
+    """A constant in the shape of a signal (zeros_like, new_ones, …)."""
     axis = batch_axis(node) or 0
     sizes = [size if isinstance(size, int) else 1 for size in shape(node)]
     like: Any = node.all_input_nodes[0]

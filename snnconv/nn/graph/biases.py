@@ -1,4 +1,4 @@
-"""Biases as part of what a network is given: scaled with the images, they can be given in parts."""
+"""Biases as a second input of a network, so that image and biases can be scaled together and presented in parts."""
 
 import copy
 from typing import Any
@@ -15,7 +15,7 @@ from snnconv.nn.graph.trace import Operation, path_of, trace
 
 
 class One(Operation):
-    """A number 1 for each sample of a batch: [N, …] → [N]."""
+    """Ones for the samples of a batch: [N, …] → [N]."""
 
     def forward(self, x: Float[Tensor, "N *shape"]) -> Float[Tensor, " N"]:
         """Ones."""
@@ -23,9 +23,9 @@ class One(Operation):
 
 
 class Shift(Operation):
-    """x + one · bias: `bias` [C] meets dimension `axis` of x, and `one` [N] says how much of it each sample gets.
+    """x + one · bias: `bias` [C] along dimension `axis` of x, with one factor for each sample in `one` [N].
 
-    Dimension `batch` of x holds the samples, one row or several consecutive ones (windows of attention) for each.
+    Dimension `batch` of x is the batch; each sample has one row or several consecutive rows (windows of attention).
     """
 
     def __init__(self, bias: Tensor, axis: int, batch: int = 0) -> None:
@@ -40,19 +40,19 @@ class Shift(Operation):
 
 
 def homogeneous(network: nn.Module, kind: type) -> nn.Module:
-    """A copy of `network`, which computes the same, whose biases are multiplied by a 1 that is made from the images (`One`).
+    """A copy of `network` with the same outputs, whose biases are multiplied by a 1 computed from the images (`One`).
 
-    What `surgery.split` leaves after the first modules of `kind` is then linear, without a constant, in what those emit and in
-    what it is given: to scale what it is given is to scale image and biases alike.  ValueError naming any other constant there.
+    The part of the network after the first modules of `kind` (`split`) is then linear without a constant in its inputs, so
+    scaling its inputs scales image and biases alike.  ValueError naming any other constant in this part.
     """
     network = copy.deepcopy(network)
     modules, graph = dict(network.named_modules()), trace(network, (kind,))
     image, *nodes = graph.nodes
     with graph.inserting_after(image):
         one = graph.call_module(_add(network, "one", One()), (image,))
-    given: set[fx.Node] = {image}  # what depends on the image
-    after: set[fx.Node] = set()  # what `split` leaves after the first of `kind`
-    shifts: dict[str, str | None] = {}  # paths of layers, to that of what has become of their biases
+    given: set[fx.Node] = {image}  # nodes that depend on the image
+    after: set[fx.Node] = set()  # nodes of the second part of `split`
+    shifts: dict[str, str | None] = {}  # path of each layer → path of its bias module
     for node in nodes:
         path, module = str(node.target), modules[str(node.target)] if node.op == "call_module" else None
         if given.intersection(node.all_input_nodes):
@@ -74,15 +74,15 @@ def homogeneous(network: nn.Module, kind: type) -> nn.Module:
                 shifted = graph.call_module(shifted_by, (node, one))
             shifted.meta["batch_axis"] = node.meta.get("batch_axis", 0)
             node.replace_all_uses_with(shifted, delete_user_cb=lambda user, shifted=shifted: user is not shifted)
-            for known in (given, after):
-                known.update({shifted} if node in known else ())
+            for nodes_of_kind in (given, after):
+                nodes_of_kind.update({shifted} if node in nodes_of_kind else ())
     changed = fx.GraphModule(network, graph, class_name=type(network).__name__)
     changed.meta.update(getattr(network, "meta", {}))
     return changed
 
 
 def _add(network: nn.Module, path: str, module: nn.Module) -> str:
-    """Put `module` at `path` of `network`, or beside what stands there, and say where."""
+    """Add `module` to `network` at `path`, or at a free name if the path exists; returns the path."""
     taken = {path for path, _ in (*network.named_modules(), *network.named_parameters(), *network.named_buffers())}
     path = free_name(path, taken)
     set_submodule(network, path, module)
@@ -90,7 +90,7 @@ def _add(network: nn.Module, path: str, module: nn.Module) -> str:
 
 
 def _adds_a_constant(node: fx.Node, given: set[fx.Node]) -> bool:
-    """Does `node` add something that does not depend on the image?"""
+    """Whether `node` adds a value that does not depend on the image."""
     if node.target is F.pad:
         return bool(node.kwargs.get("value", node.args[3] if len(node.args) > 3 else 0))
     parts: Any = node.args[0] if node.target is torch.cat else node.args[:2]
@@ -101,7 +101,7 @@ def _adds_a_constant(node: fx.Node, given: set[fx.Node]) -> bool:
 
 
 def _take_bias(module: Any, batch: int) -> Shift | None:
-    """Removes the constant that `module`, a layer or batch norm, adds to its input, and returns it; None if there is none."""
+    """Remove the bias of `module`, a layer or batch norm, and return it; None if there is none."""
     if isinstance(module, NORMS) and module.running_mean is not None:
         zeros, statistics = (
             module.running_mean.new_zeros(1, module.num_features),

@@ -1,4 +1,4 @@
-"""The new graph while it grows: modules and tensors at their paths, calls in the place of ATen calls."""
+"""Construction of the captured graph: modules and tensors at their paths, and calls that replace ATen calls."""
 
 import itertools
 from typing import Any
@@ -15,14 +15,14 @@ from snnconv.nn.graph.calls import operation
 from snnconv.nn.graph.sites import is_site
 from snnconv.nn.graph.trace import stack_of
 
-Signal = fx.Node  # of the new graph: depends on the image
+Signal = fx.Node  # node of the new graph that depends on the image
 
 
 class Builder:
-    """The graph of `network`, a copy that may be used up, as it is built from `program`, its export in eval mode.
+    """Builds the graph of `network` from `program`, its export in eval mode.  `network` is a copy that may be changed.
 
-    `values` holds, for every node of the export, a tensor that does not depend on the image, `SIZE` (a number that depends on the
-    size of the batch), or a node of the new graph.
+    `values` maps each node of the export to a tensor (a constant), `SIZE` (a number that depends on the batch size), or a node of
+    the new graph (a signal, which depends on the image).
     """
 
     SIZE = object()
@@ -32,14 +32,16 @@ class Builder:
         self.root, self.graph = nn.Module(), fx.Graph()
         self.values: dict[fx.Node, Any] = {}
         tensors = (*network.named_parameters(), *network.named_buffers())
-        self.names = {id(tensor): name for name, tensor in reversed(tensors)}  # of the tensors of the network
-        self.origins: dict[int, str] = {}  # of constants: the paths of the modules that compute them
-        self.paths: dict[int, str] = {}  # of modules and tensors that stand in the new graph, by identity
-        self.alive: list[Any] = []  # what `paths` knows by identity
-        self.layers: dict[Any, nn.Module] = {}  # made for calls of functions
+        self.names = {
+            id(tensor): name for name, tensor in reversed(tensors)
+        }  # names of the tensors of the network, by identity
+        self.origins: dict[int, str] = {}  # of constants, by identity: path of the module that computes them
+        self.paths: dict[int, str] = {}  # of modules and tensors of the new graph, by identity
+        self.alive: list[Any] = []  # references that keep the identities in `paths` valid
+        self.layers: dict[Any, nn.Module] = {}  # layers that replace calls of functions
 
     def where(self, node: fx.Node) -> str:
-        """`node` in words."""
+        """Description of `node` for messages."""
         return where(node)
 
     def path_of(self, node: fx.Node) -> str:
@@ -47,25 +49,25 @@ class Builder:
         return path_of_call(node)
 
     def is_signal(self, node: Any) -> bool:
-        """Does `node` of the export depend on the image?"""
+        """Whether `node` of the export depends on the image."""
         return isinstance(node, fx.Node) and isinstance(self.values[node], Signal)
 
     def path_for(self, node: fx.Node, name: str) -> str:
-        """The path of the module that calls `node` if that is all it is for, else that path and `name`."""
+        """Path of a new module for `node`: that of the calling module if it has no other content, else that path and `name`."""
         path = path_of_call(node)
         module = self.network.get_submodule(path)
         if path and not [*module.children()] and not [*module.parameters()]:
             return path
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):  # nothing stands below a layer
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):  # a layer has no submodules
             return f"{path}_{name}"
         return f"{path}.{name}" if path else name
 
     def has_children(self, path: str) -> bool:
-        """Is the module at `path` of the network made of others?"""
+        """Whether the module at `path` of the network has submodules."""
         return bool([*self.network.get_submodule(path).children()])
 
     def shared(self, key: Any, layer: nn.Module, tensors: dict[str, Tensor | None]) -> nn.Module:
-        """`layer` with `tensors`, or the one that was made for the same `key`."""
+        """`layer` with `tensors`, or the layer that was created before for the same `key`."""
         if key not in self.layers:
             self.layers[key] = self.fill(layer, tensors)
             self.alive += tensors.values()
@@ -85,7 +87,7 @@ class Builder:
         return module
 
     def argument(self, value: Any) -> Any:
-        """`value` as an argument in the new graph: tensors are attributes, zero-dimensional ones numbers."""
+        """`value` as an argument in the new graph: tensors become attributes, and zero-dimensional tensors numbers."""
         if not isinstance(value, Tensor):
             return value
         name = self.names.get(id(value))
@@ -103,16 +105,16 @@ class Builder:
         return args, kwargs
 
     def function(self, node: fx.Node, target: Any, *args: Any, **kwargs: Any) -> Signal:
-        """A call of the function `target` in the place of `node`."""
+        """A call of the function `target` that replaces `node`."""
         call = self.graph.call_function(target, args, kwargs)
         call.meta["nn_module_stack"] = dict(stack_of(node))
         return call
 
     def module(self, module: nn.Module, path: str, node: fx.Node, *sources: fx.Node) -> Signal:
-        """A call of `module` on the values of `sources`, nodes of the export, in the place of `node`.
+        """A call of `module` on the values of `sources`, nodes of the export, that replaces `node`.
 
-        It stands at `path`, or beside what stands there.  A layer that is called again keeps its path; what stands for a single
-        call (`is_site`) gets a path for each, and sees the batch as dimension 0.
+        The module is added at `path`, or at a numbered path if that exists.  A layer that is called again keeps its path; a
+        module that represents a single call (`is_site`) gets a path for each call, and its inputs have the batch as dimension 0.
         """
         axes = [batch_axis(source) or 0 for source in sources]
         module = leaves.simplest(module)
@@ -144,7 +146,7 @@ class Builder:
         return call
 
     def attach(self, path: str, value: Any) -> None:
-        """Let `value`, a module or tensor, stand at `path` of the new network."""
+        """Add `value`, a module or tensor, to the new network at `path`."""
         parent, _, leaf = path.rpartition(".")
         owner = self.root
         for name in parent.split(".") if parent else ():
@@ -159,11 +161,11 @@ class Builder:
         self.alive.append(value)
 
     def free(self, path: str) -> str:
-        """`path`, or `path`_2, …: the first at which nothing stands."""
+        """The first of `path`, `path`_2, … that does not exist."""
         numbered = (path if n == 1 else f"{path}_{n}" for n in itertools.count(1))
-        return next(p for p in numbered if not self._stands(p))
+        return next(p for p in numbered if not self._exists(p))
 
-    def _stands(self, path: str) -> bool:
+    def _exists(self, path: str) -> bool:
         owner: Any = self.root
         for name in path.split("."):
             if not hasattr(owner, name):
@@ -179,5 +181,5 @@ def path_of_call(node: fx.Node) -> str:
 
 
 def where(node: fx.Node) -> str:
-    """`node` in words: the path of its module and the call."""
+    """Description of `node` for messages: the path of its module and the operation."""
     return f"{path_of_call(node) or 'the network itself'} (calls {operation(node)})"

@@ -1,4 +1,4 @@
-"""Calls of ATen operators in an exported graph: their names, arguments and what shares memory."""
+"""Calls of ATen operators in an exported graph: names, arguments, and tensors that share memory."""
 
 from typing import Any
 
@@ -6,27 +6,27 @@ from torch import fx
 
 
 def operation(node: fx.Node) -> str:
-    """The name of what `node` calls, without overload: "conv2d", "relu" (also for relu_), "add"."""
+    """Name of the operator that `node` calls, without overload: "conv2d", "relu" (also for relu_), "add"."""
     schema = getattr(node.target, "_schema", None)
     name = schema.name.partition("::")[2] if schema else str(getattr(node.target, "__name__", node.target))
     return name.removesuffix("_") if not name.startswith("__") else name
 
 
 def is_mutable(node: fx.Node) -> bool:
-    """Does `node` change its first argument?"""
+    """Whether `node` changes its first argument in place."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable
 
 
 def bound(node: fx.Node) -> dict[str, Any]:
-    """The arguments of `node` by name, defaults included."""
+    """Arguments of `node` by name, including defaults."""
     arguments = node.target._schema.arguments  # type: ignore[union-attr]
     given = dict(zip((argument.name for argument in arguments), node.args, strict=False))
     return {a.name: node.kwargs.get(a.name, given.get(a.name, a.default_value)) for a in arguments}
 
 
 def _viewed(node: fx.Node) -> fx.Node | None:
-    """The node whose memory `node` shows, None if it has its own."""
+    """The node of which `node` is a view; None if it is not a view."""
     schema = getattr(node.target, "_schema", None)
     if schema is None or not any(result.alias_info for result in schema.returns) or not node.args:
         return None
@@ -34,7 +34,7 @@ def _viewed(node: fx.Node) -> fx.Node | None:
 
 
 def alias(source: fx.Node, node: fx.Node) -> fx.Node | None:
-    """A view of what `source` shows that is read after `node`, which changes it in place; None if there is none."""
+    """A node that shares memory with `source` and is used after `node`, which changes `source` in place; None if there is none."""
     root = source
     while (base := _viewed(root)) is not None:
         root = base
@@ -48,7 +48,7 @@ def alias(source: fx.Node, node: fx.Node) -> fx.Node | None:
 
 
 def unchanged(source: fx.Node) -> list[fx.Node]:
-    """`source` and the nodes that it is, changed in place: the same tensor."""
+    """`source` and the nodes of which it is the result of changes in place: all are the same tensor."""
     nodes = [source]
     while is_mutable(nodes[-1]) and isinstance(nodes[-1].args[0], fx.Node):
         nodes.append(nodes[-1].args[0])

@@ -1,4 +1,4 @@
-"""Networks whose symbolic trace already is what `capture` would make of them."""
+"""Networks whose symbolic trace has the form that `capture` returns."""
 
 import copy
 import operator
@@ -19,14 +19,14 @@ CALLS = (*(f for f in LINEAR_FUNCTIONS if f is not F.dropout), *LINEAR_METHODS, 
 
 
 def is_canonical(network: nn.Module, kinds: tuple[type, ...] = ()) -> bool:
-    """Is it obvious that `network` calls only modules of torch, activations, modules of `kinds` and linear functions?
+    """Whether `network` certainly calls only modules of torch, activations, modules of `kinds` and linear functions.
 
-    Each activation is called once and does not change a value that is read elsewhere, each module has one name, and the forward
-    pass takes and returns one tensor.
+    Each activation is called once and does not change a value in place that is used elsewhere, each module has one name, and the
+    forward pass has one tensor as input and one as output.
     """
     if is_captured(network):
         return True
-    network = copy.deepcopy(network).eval()  # a forward pass may change it, and tracing keeps constants there
+    network = copy.deepcopy(network).eval()  # a forward pass may change attributes, and tracing stores constants there
     try:
         graph = trace(network, kinds)
     except ValueError:
@@ -63,7 +63,7 @@ def _is_obvious(node: fx.Node, network: nn.Module, kinds: tuple[type, ...], name
 
 
 def _keeps_images(node: fx.Node) -> bool:
-    """Is it obvious that `node` leaves the images where they are, dimension 0, and each alone?"""
+    """Whether `node` certainly keeps the batch as dimension 0 and does not mix images."""
     rest: Any = (*node.args[1:], *node.kwargs.values())
     if node.target is getattr:
         return rest == ("shape",)

@@ -57,7 +57,7 @@ def _export(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram
     """The export of `network` for any batch size; ValueError if it fails, or if the output is not a tensor."""
     try:
         program = _exported(network, example, strict=False)
-    except Exception as error:  # the user's forward pass may raise errors of any type
+    except Exception as error:  # the user's forward pass may raise errors of any class
         try:
             if "Constraints violated" not in str(error):
                 raise
@@ -83,7 +83,7 @@ def _exported(network: nn.Module, example: Tensor, strict: bool) -> torch.export
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without advice on how to export and the graphs of failed exports, of no use here."""
+    """Suppress messages of torch.export about failed exports."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

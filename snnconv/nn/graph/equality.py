@@ -11,9 +11,9 @@ from snnconv.nn.graph.sites import is_site
 from snnconv.nn.graph.trace import path_of, trace
 
 EXACT = 1e-5  # largest difference in float64, as a share of the largest output
-ROUNDED = 1e-2  # the same for networks that compute in a precision of their own
-IMAGES = 2  # that are compared
-Outputs = dict[str, Tensor]  # by path of the module, in order; "" is the network
+ROUNDED = 1e-2  # the same for networks that cannot compute in float64
+IMAGES = 2  # number of images that are compared
+Outputs = dict[str, Tensor]  # by path of the module, in order of the calls; "" is the network
 
 
 @torch.no_grad()
@@ -30,21 +30,23 @@ def require_equal(network: nn.Module, captured: nn.Module, images: Tensor, kinds
             with torch.random.fork_rng(devices=[]):
                 _compare(network, captured, images[:IMAGES].to(like.device, dtype), tolerance, kinds)
             return
-        except (RuntimeError, TypeError):  # a precision or a shape that does not fit
+        except (RuntimeError, TypeError):  # unsupported precision, or a wrong shape
             continue
 
 
 @torch.no_grad()
 def differ_in_training(network: nn.Module, copied: nn.Module, images: Tensor) -> bool:
-    """Do two networks compute something else for two of `images` in training mode, with the same random numbers?"""
+    """Whether outputs for two of `images` differ between two networks in training mode, with the same random numbers."""
     like = next((t for t in (*network.parameters(), *network.buffers()) if t.is_floating_point()), images)
     for dtype, tolerance in ((torch.float64, EXACT), (like.dtype, ROUNDED)):
         inputs = images[:IMAGES].to(like.device, dtype)
         try:
-            own, other = (_in_training(candidate, inputs) for candidate in (network, copied))
-        except (RuntimeError, TypeError, ValueError):  # a precision or a shape that does not fit
+            expected, actual = (_in_training(candidate, inputs) for candidate in (network, copied))
+        except (RuntimeError, TypeError, ValueError):  # unsupported precision, or a wrong shape
             continue
-        return not isinstance(own, Tensor) or _parting({"": own}, {"": other}, tolerance) is not None
+        return (
+            not isinstance(expected, Tensor) or _first_difference({"": expected}, {"": actual}, tolerance) is not None
+        )
     return False
 
 
@@ -59,13 +61,13 @@ def _compare(
 ) -> None:
     name = type(network).__name__
     plain = copy.deepcopy(network).eval().to(images.dtype)
-    own = _watched(plain, images)
-    if (path := _parting(own, _watched(plain, images), tolerance)) is not None:
+    expected = _module_outputs(plain, images)
+    if (path := _first_difference(expected, _module_outputs(plain, images), tolerance)) is not None:
         raise ValueError(f"{name}: has different outputs for the same images in eval mode, first at {path}: it is random (active "
                          "dropout: pass training=self.training) or has a state; both cannot be converted")  # fmt: skip
     graph = copy.deepcopy(captured).eval().to(images.dtype)
     outputs = _computed(graph, images, kinds)
-    if (path := _parting(own, outputs, tolerance)) is not None:
+    if (path := _first_difference(expected, outputs, tolerance)) is not None:
         raise ValueError(f"{name}: the output of its graph differs from its forward pass, first at {path}")
     folded = _computed(fold_batchnorm(graph), images, kinds)
     at_sites = {
@@ -73,15 +75,15 @@ def _compare(
         for p, x in outputs.items()
         if not p or is_site(graph.get_submodule(p)) or isinstance(graph.get_submodule(p), kinds)
     }
-    if (path := _parting(at_sites, folded, tolerance)) is not None:
+    if (path := _first_difference(at_sites, folded, tolerance)) is not None:
         raise ValueError(f"{name}: its output changes when batch norms are folded into layers, first at {path}")
 
 
-def _watched(network: nn.Module, images: Tensor) -> Outputs:
-    """Outputs of the modules of `network` and of the network for `images`, in a forward pass of its own; the first call of each."""
+def _module_outputs(network: nn.Module, images: Tensor) -> Outputs:
+    """Outputs of the modules of `network`, each of the first call, and of the network, for `images`."""
     outputs: Outputs = {}
 
-    def watch(path: str) -> Any:
+    def recorder(path: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and path not in outputs:
                 outputs[path] = output.clone()
@@ -89,7 +91,7 @@ def _watched(network: nn.Module, images: Tensor) -> Outputs:
         return hook
 
     hooks = [
-        m.register_forward_hook(watch(path)) for path, m in network.named_modules() if path and not [*m.children()]
+        m.register_forward_hook(recorder(path)) for path, m in network.named_modules() if path and not [*m.children()]
     ]
     try:
         result = network(images.clone())
@@ -100,7 +102,7 @@ def _watched(network: nn.Module, images: Tensor) -> Outputs:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps the first output of every module."""
+    """Runs a graph and records the first output of every module."""
 
     def __init__(self, network: nn.Module, kinds: tuple[type, ...]) -> None:
         super().__init__(fx.GraphModule(network, trace(network, kinds)))
@@ -108,7 +110,7 @@ class _Recorder(fx.Interpreter):
         self.outputs: Outputs = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """One operation."""
+        """Run one operation."""
         output = super().run_node(n)
         if n.op == "call_module" and isinstance(output, Tensor):
             self.outputs.setdefault(path_of(n), output.clone())
@@ -121,8 +123,8 @@ def _computed(network: nn.Module, images: Tensor, kinds: tuple[type, ...]) -> Ou
     return recorder.outputs | ({"": result} if isinstance(result, Tensor) else {})
 
 
-def _parting(first: Outputs, second: Outputs, tolerance: float) -> str | None:
-    """The first path at which outputs differ, if those of the networks do; None if they agree."""
+def _first_difference(first: Outputs, second: Outputs, tolerance: float) -> str | None:
+    """The first path at which outputs differ; None if the outputs of the networks agree."""
 
     def differ(path: str) -> bool:
         a, b = first[path], second[path]

@@ -28,7 +28,7 @@ def fold_amplitudes(network: nn.Module, kind: type) -> nn.Module:
             for layer in (modules[str(call.target)] for call in calls):
                 layer.weight = nn.Parameter(
                     layer.weight * _by_input(layer, neuron.amplitude)
-                )  # its own, if it was shared
+                )  # a copy for this neuron, if it was shared
             neuron.amplitude = 1.0
     return network
 
@@ -46,7 +46,7 @@ def unfold_amplitudes(network: nn.Module, kind: type) -> nn.Module:
 
 
 def _feeding_weights(network: nn.Module, kind: type) -> Iterator[tuple[Any, list[fx.Node], dict[str, nn.Module]]]:
-    """The neurons of `network` that feed weight layers only, with the calls of these layers, and all modules by path."""
+    """Neurons of `network` that feed only weight layers, with the calls of these layers; and all modules by path."""
     modules = dict(network.named_modules())
     nodes = trace(network, (kind,)).nodes
     uses = Counter(node.target for node in nodes if node.op == "call_module")
@@ -60,7 +60,7 @@ def _feeding_weights(network: nn.Module, kind: type) -> Iterator[tuple[Any, list
 
 
 def _carries(layer: Any, amplitude: Any, node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Can the weights of `layer`, which `node` calls, take over `amplitude`, a number or [C]?"""
+    """Whether `amplitude`, a number or [C], can be folded into the weights of `layer`, which `node` calls."""
     if not isinstance(amplitude, torch.Tensor):
         return True
     if isinstance(layer, nn.Linear):  # flattened, channel by channel
@@ -69,7 +69,7 @@ def _carries(layer: Any, amplitude: Any, node: fx.Node, modules: dict[str, nn.Mo
 
 
 def _is_flat(value: Any, modules: dict[str, nn.Module]) -> bool:
-    """Is `value` surely [N, features]?"""
+    """Whether the shape of `value` is certainly [N, features]."""
     if not isinstance(value, fx.Node) or value.op == "placeholder":
         return False
     if value.op == "call_module":
@@ -85,7 +85,7 @@ def _is_flat(value: Any, modules: dict[str, nn.Module]) -> bool:
 
 
 def _by_input(layer: Any, amplitude: Any) -> Any:
-    """`amplitude` shaped to scale the inputs that the weights of `layer` meet."""
+    """`amplitude` in a shape that scales the input channels of the weights of `layer`."""
     if not isinstance(amplitude, torch.Tensor):
         return amplitude
     amplitude = amplitude.to(layer.weight)
@@ -95,7 +95,7 @@ def _by_input(layer: Any, amplitude: Any) -> Any:
 
 
 def _weights_fed_by(node: fx.Node, modules: dict[str, nn.Module], uses: Counter) -> list[fx.Node] | None:
-    """The calls of weight layers that `node` feeds; None if it also feeds anything else."""
+    """Calls of weight layers that `node` feeds; None if it also feeds other operations."""
     layers: list[fx.Node] = []
     for user in node.users:
         module = modules[str(user.target)] if user.op == "call_module" else None

@@ -1,4 +1,4 @@
-"""Kinds of operations: what carries spikes as it carries activations, what an activation is."""
+"""Kinds of operations: linear ones, which spikes and activations pass through alike, and activations."""
 
 import operator
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from snnconv.nn.graph.calls import operation
 
-# What acts on every timestep alone and is linear (or affine), so that it carries spikes as it carries activations.
+# Operations on each timestep separately that are linear or affine, so spikes pass through them like activations.
 LINEAR_MODULES = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
     nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
@@ -55,12 +55,12 @@ WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 RELU_CALLS = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 SUMS = (*ADDITIONS, operator.sub, torch.sub, "sub")
-PASSING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)  # pass on what they receive, in eval mode
+PASSING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)  # return their input in eval mode
 RESHAPING = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Does `module` follow the activation protocol?  (Asks without reading `threshold`, which tracing would record.)"""
+    """Whether `module` follows the activation protocol.  Does not read `threshold`, because tracing would record that."""
     return hasattr(module, "set_threshold") and hasattr(module, "levels")
 
 
@@ -114,7 +114,7 @@ LINEAR_CALLS = {
     "repeat_interleave",
     "avg_pool2d",
     "adaptive_avg_pool2d",
-}  # names of functions in captured graphs that are linear in what depends on the image
+}  # names of functions in captured graphs that are linear in the signal
 PRODUCTS = {"matmul", "bmm", "einsum", "mm"}  # linear if one factor is a constant
 
 
@@ -122,7 +122,7 @@ Kinds = type | tuple[type, ...]
 
 
 def is_linear(node: fx.Node, module: nn.Module | None) -> bool:
-    """Does `node`, which runs `module` (None: calls a function), carry spikes as it carries activations?"""
+    """Whether `node`, which runs `module` (None: calls a function), is linear or affine in the signal."""
     if node.op == "call_module":
         return isinstance(module, LINEAR_MODULES)
     if node.target in (*SCALING, *DIVISIONS):

@@ -1,4 +1,4 @@
-"""Modules that the captured graph of a network holds as they are."""
+"""Modules that stay unchanged in the captured graph of a network."""
 
 import copy
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ SPELLINGS = (
     nn.Threshold,
     nn.LeakyReLU,
     nn.RReLU,
-)  # of ReLU, with the right numbers: see `simplest`
+)  # equal to ReLU for some settings: see `simplest`
 
 
 @torch.library.custom_op("snnconv::opaque", mutates_args=())
 def opaque(x: Tensor) -> Tensor:
-    """A call that export takes as one: element by element, in the shape of `x`."""
+    """An operation that torch.export does not decompose: a copy of `x`."""
     return x.clone()
 
 
@@ -38,22 +38,22 @@ def _(x: Tensor) -> Tensor:
 
 
 class Opaque(nn.Module):
-    """Stands for `module`, an operation of ours or a user's, in an export: its inputs are calls of `opaque`, in order."""
+    """Replaces `module` in an export, so that its inputs are marked by calls of `opaque`, in order."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, *signals: Tensor) -> Any:
-        """The output of the module; an activation, which keeps the shape, is not run."""
+        """Output of the module; an activation is not run, since it keeps the shape."""
         inputs = [opaque(signal) for signal in signals]
         return inputs[0] if is_activation(self.module) else self.module(*inputs)
 
 
 def is_opaque(module: nn.Module, kinds: tuple[type, ...] = ()) -> bool:
-    """Is `module` one operation whatever it computes: an activation with a threshold, or an operation of ours?
+    """Whether the graph holds `module` as one operation: an activation with a threshold, an `Operation`, or one of `kinds`.
 
-    A subclass of ReLU is one of `kinds` only if it computes what ReLU computes.
+    A subclass of nn.ReLU counts as nn.ReLU in `kinds` only if its forward pass is that of nn.ReLU.
     """
     if isinstance(module, nn.ReLU) and not isinstance(module, Operation):
         return issubclass(nn.ReLU, kinds) and is_plain_relu(module)
@@ -61,17 +61,17 @@ def is_opaque(module: nn.Module, kinds: tuple[type, ...] = ()) -> bool:
 
 
 def is_plain_relu(module: nn.Module) -> bool:
-    """Is `module` a ReLU, with nothing overridden or attached that changes what it computes?"""
+    """Whether `module` has the forward pass of nn.ReLU and no hooks."""
     return type(module).forward is nn.ReLU.forward and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def original(module: nn.Module) -> nn.Module:
-    """The module for which `module` stands."""
+    """The module that an `Opaque` replaces; any other module itself."""
     return module.module if isinstance(module, Opaque) else module
 
 
 def stays(module: nn.Module) -> bool:
-    """Is `module` exactly one of torch.nn, with nothing attached that changes what it computes, or a stand-in?"""
+    """Whether `module` stays one operation: an `Opaque`, or a module of torch.nn without submodules and hooks."""
     if isinstance(module, Opaque):
         return True
     plain = type(module).__module__.startswith("torch.nn.modules.") and not isinstance(module, COMPOSED)
@@ -79,7 +79,7 @@ def stays(module: nn.Module) -> bool:
 
 
 def simplest(module: nn.Module) -> nn.Module:
-    """`module` as the fewest kinds of activation express it; a ReLU does not work in place."""
+    """`module`, or an equivalent nn.ReLU, `BoundedReLU` or nn.LeakyReLU; activations do not work in place."""
     if isinstance(module, nn.ReLU6 | nn.Hardtanh) and module.min_val == 0 and module.max_val > 0:
         return BoundedReLU(float(module.max_val))
     if isinstance(module, nn.RReLU):
@@ -89,26 +89,26 @@ def simplest(module: nn.Module) -> nn.Module:
     if isinstance(module, nn.Threshold) and module.threshold == module.value == 0:
         return nn.ReLU()
     if getattr(module, "inplace", False):
-        module.inplace = False  # type: ignore[assignment]  # the graph says who reads what
+        module.inplace = False  # type: ignore[assignment]  # the graph would not show the change
     return module
 
 
 def twin(module: nn.Module) -> nn.Module:
-    """Another module with the parameters and buffers of `module`; a hook on one is not a hook on the other."""
+    """A copy of `module` that shares its parameters and buffers, but not its hooks."""
     other = copy.copy(module)
     vars(other).update({name: value.copy() for name, value in vars(module).items() if isinstance(value, dict)})
     return other
 
 
 def takes_axis(module: nn.Module, axis: int, source: fx.Node) -> bool:
-    """Does `module`, no site, work with the images as dimension `axis` of what `source` gives?"""
+    """Whether `module` (not `is_site`) allows the batch as dimension `axis` of its input, the output of `source`."""
     if isinstance(module, nn.Linear):
         return axis != source.meta["val"].dim() - 1
     return isinstance(module, (*PASSING, nn.Dropout3d, nn.AlphaDropout, nn.Flatten, nn.Unflatten))
 
 
 def works_along(module: nn.Module, axis: int, source: fx.Node) -> bool:
-    """Does `module`, a site, relate what lies along dimension `axis` of what `source` gives?"""
+    """Whether `module` (`is_site`) combines elements along dimension `axis` of its input, the output of `source`."""
     rank = source.meta["val"].dim()
     if isinstance(module, nn.LayerNorm):
         return axis >= rank - len(module.normalized_shape)
@@ -117,7 +117,7 @@ def works_along(module: nn.Module, axis: int, source: fx.Node) -> bool:
 
 
 def moved(module: nn.Module, axes: Sequence[int], sources: Sequence[fx.Node], node: fx.Node) -> nn.Module:
-    """`module`, a site, for inputs whose images have moved to the front from dimensions `axes`; ValueError if there is none."""
+    """`module` (`is_site`) for inputs whose batch was moved from dimensions `axes` to 0; ValueError if that is impossible."""
     ranks = {source.meta["val"].dim() for source in sources}
     (axis, *others), rank = set(axes), max(ranks)
     alike = not others and len(ranks) == 1 and batch_axis(node) == axis
@@ -144,5 +144,5 @@ def moved(module: nn.Module, axes: Sequence[int], sources: Sequence[fx.Node], no
     if alike and isinstance(module, nn.LayerNorm | MatMul | Attention) and axis < rank - last:
         return module
     raise ValueError(
-        f"{type(module).__name__}: takes dimension 0 for the images, which are dimension {axis} here; put the batch in front"
+        f"{type(module).__name__}: expects the images in dimension 0, but they are in dimension {axis}; move the batch there"
     )

@@ -1,4 +1,4 @@
-"""The ATen calls of an exported network as modules and functions of an ordinary graph."""
+"""Translation of the ATen calls of an exported network to modules and functions of a `torch.fx` graph."""
 
 from typing import Any
 
@@ -20,20 +20,18 @@ from snnconv.nn.graph.trace import stack_of
 class Lifting(Builder):
     """Builds the graph of a network from its export in eval mode.
 
-    The call of a torch module becomes that module at its own path; the other calls become what `aten.RULES` says.
+    The call of a module of torch stays a call of that module at its path; other calls follow the rules in `aten.RULES`.
     """
 
     def __init__(self, network: nn.Module, program: ExportedProgram) -> None:
         super().__init__(network, program)
-        self.rows: dict[
-            fx.Node, int
-        ] = {}  # rows of an image, where the export has them before the images and the graph behind
+        self.rows: dict[fx.Node, int] = {}  # rows per image: [P·N, …] in the export, [N·P, …] in the graph
         self.signals: list[fx.Node] = []  # the latest nodes of the export that depend on the image
         self.calls = self._module_calls()
         self.inside = {node for nodes in self.calls.values() for node in nodes}
 
     def run(self) -> fx.GraphModule:
-        """The graph.  ValueError naming a call that it cannot hold."""
+        """Return the graph; ValueError naming a call that cannot be captured."""
         self._inputs()
         for node in self.program.graph.nodes:
             if node.op == "call_function":
@@ -46,11 +44,11 @@ class Lifting(Builder):
                 self.graph.output(self.argument(self.values[result]))
             elif node.op != "placeholder":
                 raise ValueError(
-                    f"{where(node)}: calls a function on functions ({node.target}), which cannot be captured"
+                    f"{where(node)}: calls a higher-order function ({node.target}), which cannot be captured"
                 )
-        whole = fx.GraphModule(self.root, self.graph)
-        whole.graph.eliminate_dead_code()
-        return fx.GraphModule(self.root, whole.graph, class_name=type(self.network).__name__)
+        captured = fx.GraphModule(self.root, self.graph)
+        captured.graph.eliminate_dead_code()
+        return fx.GraphModule(self.root, captured.graph, class_name=type(self.network).__name__)
 
     def _inputs(self) -> None:
         tensors = {**self.program.state_dict, **self.program.constants}
@@ -63,13 +61,13 @@ class Lifting(Builder):
             else:
                 self.values[node] = tensors[str(spec.target)]
 
-    # calls of modules that stay
+    # calls of modules that stay one operation
 
     def _module_calls(self) -> dict[fx.Node, list[fx.Node]]:
-        """The nodes of every call of a module that stays, by the one that gives its output."""
+        """Nodes of every call of a module that stays one operation, by the node of its output."""
         calls: dict[str, list[fx.Node]] = {}
         for node in self.program.graph.nodes:
-            if (call := self._kept_call(node)) is not None:
+            if (call := self._module_call(node)) is not None:
                 calls.setdefault(call, []).append(node)
         by_output = {}
         for nodes in calls.values():
@@ -78,21 +76,21 @@ class Lifting(Builder):
                 by_output[leaving[0]] = nodes
         return by_output
 
-    def _kept_call(self, node: fx.Node) -> str | None:
-        """The call of the module around `node` that stays as one operation; None if there is none."""
+    def _module_call(self, node: fx.Node) -> str | None:
+        """Key of the call of the module around `node` that stays one operation; None if there is none."""
         for call, (path, _) in stack_of(node):
             if leaves.stays(self.network.get_submodule(path)):
                 return call
         return None
 
-    def _kept_path(self, node: fx.Node) -> str:
-        """The path of the module around `node` that stays as one operation."""
+    def _module_path(self, node: fx.Node) -> str:
+        """Path of the module around `node` that stays one operation."""
         return next(path for _, (path, _) in stack_of(node) if leaves.stays(self.network.get_submodule(path)))
 
     def _call_module(self, node: fx.Node, nodes: list[fx.Node]) -> bool:
-        """Put the module whose call `nodes` is in their place; False unless it is called on one signal."""
+        """Replace `nodes`, the call of a module, by the module; returns False unless it is called on one signal."""
         sources = {a for n in nodes for a in n.all_input_nodes if a not in nodes and isinstance(self.values[a], Signal)}
-        path = self._kept_path(node)
+        path = self._module_path(node)
         module = leaves.original(self.network.get_submodule(path))
         if isinstance(self.network.get_submodule(path), leaves.Opaque):
             inputs: list[Any] = [n.args[0] for n in nodes if operation(n) == "opaque"]
@@ -118,7 +116,7 @@ class Lifting(Builder):
     # single calls
 
     def _call(self, node: fx.Node) -> None:
-        """Find the value of `node`."""
+        """Set the value of `node`."""
         if node in self.inside:
             if node not in self.calls or self._call_module(node, self.calls[node]):
                 return
@@ -128,7 +126,7 @@ class Lifting(Builder):
             self._alone(node)
 
     def _alone(self, node: fx.Node) -> None:
-        """Find the value of `node`, which no module stands for."""
+        """Set the value of `node`, which is not part of a module that stays one operation."""
         inputs = [self.values[source] for source in node.all_input_nodes]
         if isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool)):
             self.values[node] = self.SIZE
@@ -146,31 +144,31 @@ class Lifting(Builder):
                 self.changed(node.args[0], node)
 
     def _signal(self, node: fx.Node) -> None:
-        """A call that depends on the image."""
+        """Set the value of `node`, a call that depends on the image."""
         if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].is_complex():
             raise ValueError(
                 f"{where(node)}: computes with complex numbers, which cannot be converted; use real tensors"
             )
-        found = activation(node, self.values)
+        relu = activation(node, self.values)
         self._require_rows(node)
-        if found is None:
+        if relu is None:
             self.values[node] = aten.rule(node)(self, node)
         else:
-            module, source = found
+            module, source = relu
             self.values[node] = self.module(module, self.path_for(node, "relu"), node, source)
 
     def _require_rows(self, node: fx.Node) -> None:
-        """Let `node` keep the order of rows that it gets (`rows`); ValueError where it depends on that order."""
+        """Record that the output of `node` has the order of rows of its inputs (`rows`); ValueError if it depends on the order."""
         orders = {self.rows.get(source) for source in node.all_input_nodes if self.is_signal(source)}
         if orders in ({None}, set()) or operation(node) in RESHAPINGS:
             return
         if len(orders) > 1 or operation(node) not in aten.BY_ROWS or batch_axis(node) != 0:
-            raise ValueError(f"{where(node)}: {MIXES}, and a reshaping before it joins them with other dimensions; put the "
-                             "batch in front")  # fmt: skip
+            raise ValueError(f"{where(node)}: {MIXES}, and a reshaping before it joins them with other dimensions; make the "
+                             "batch the first dimension")  # fmt: skip
         self.rows[node] = orders.pop()  # type: ignore[assignment]
 
     def _constant(self, node: fx.Node) -> Any:
-        """A value computed from constants alone, computed now; a parameter that passes unchanged stays the parameter."""
+        """The value of `node`, which depends only on constants; an unchanged parameter stays the same object."""
         inputs = [self.values[source] for source in node.all_input_nodes]
         if is_mutable(node) and id(inputs[0]) in self.names:
             raise ValueError(f"{where(node)}: changes {self.names[id(inputs[0])]}, a tensor of the network, in the forward pass; "
@@ -185,7 +183,7 @@ class Lifting(Builder):
         return result
 
     def changed(self, source: Any, node: fx.Node) -> None:
-        """From `node` on, which works in place, `source` has the value of `node`."""
+        """Give `source`, which `node` changes in place, the value of `node`."""
         other = alias(source, node)
         if other is not None:
             raise ValueError(f"{where(node)}: changes in place a value that is also used elsewhere ({other.name}); write y = f(x) "

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def free_name(name: str, taken: Container[str]) -> str:
-    """`name`, with as many underscores behind it as it takes to be free.
+    """`name` with the smallest number of trailing underscores that makes it free.
 
     >>> free_name("act", {"act", "act_"})
     'act__'

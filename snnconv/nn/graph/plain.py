@@ -1,6 +1,6 @@
-"""Graphs of modules as plain values and tensors, and back: what a file needs to rebuild a network without its source code.
+"""Conversion of graph modules to plain values and tensors, from which `rebuild` restores a network without its source code.
 
-Nothing is unpickled and no name is imported that is not on the lists below, so a file from elsewhere cannot run code.  A module is
+Nothing is unpickled, and only names on the lists of `plain_names` are imported, so a file cannot run other code.  A module is
 its class, its plain attributes, its tensors and its children; a call of a function is the function's name.
 """
 
@@ -55,14 +55,14 @@ def _reach(network: nn.Module, path: str) -> Any:
 
 
 def _name(node: fx.Node) -> str:
-    """The target of `node`, as a name that `_Restore` knows."""
+    """Name of the target of `node`, for `rebuild`."""
     if node.op != "call_function":
         return str(node.target)
     return function_name(node.target)  # type: ignore[arg-type]
 
 
 class _Store:
-    """Collects tensors while values become plain."""
+    """Converts values to plain values, and collects their tensors."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -81,9 +81,9 @@ class _Store:
             raise ValueError(
                 f"{path}: {kind} cannot be saved; supported are only layers of torch.nn and neurons of snnconv"
             )
-        own = {key: value for key, value in vars(module).items() if key not in OF_EVERY_MODULE}
+        stored = {key: value for key, value in vars(module).items() if key not in OF_EVERY_MODULE}
         try:
-            attributes = {key: self.value(value, f"{path}.{key}") for key, value in own.items()}
+            attributes = {key: self.value(value, f"{path}.{key}") for key, value in stored.items()}
         except ValueError as error:
             raise ValueError(f"{path} ({type(module).__name__}): {error}") from error
         named: dict[str, Mapping[str, Tensor | None]] = {"parameters": module._parameters, "buffers": module._buffers}

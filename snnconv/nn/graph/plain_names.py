@@ -10,7 +10,7 @@ from torch import nn
 
 from snnconv.nn.graph.aten_shapes import for_every_image
 
-# Modules of Python whose network classes may be rebuilt.
+# Python modules whose network classes may be restored.
 CLASSES = (
     "torch.nn.modules.", "snnconv.nn.activations.", "snnconv.nn.graph.", "snnconv.spiking.network.", "snnconv.spiking.neurons.",
     "snnconv.spiking.operators.", "spikingjelly.activation_based.neuron.", "spikingjelly.activation_based.surrogate.",
@@ -60,4 +60,4 @@ def named_function(name: str) -> Any:
     parts = name.split(".")
     if len(parts) == 3 and parts[0] == "aten" and "file" not in parts[1] and PATH.fullmatch(name):
         return getattr(getattr(torch.ops.aten, parts[1]), parts[2])
-    raise ValueError(f"{name!r}: no function that a saved network may call")
+    raise ValueError(f"{name!r}: not a function that a saved network may call")

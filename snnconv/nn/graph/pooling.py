@@ -1,4 +1,4 @@
-"""Average pooling in a graph: modules and functions, over windows or adaptive, read into one description."""
+"""Average pooling in a graph: one description of modules and functions, with windows or adaptive."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class AveragePool:
-    """Average pooling over windows; or adaptive, to `output_size` elements an axis.
+    """Average pooling over windows, or adaptive pooling to `output_size` elements per dimension.
 
-    Sizes are integers, or one for each axis of space.  `stride` is that of the windows, never None.
+    Sizes are integers, or one integer for each spatial dimension.  `stride` is never None.
     """
 
     kernel_size: Any = None
@@ -33,24 +33,24 @@ class AveragePool:
 
     @property
     def adaptive(self) -> bool:
-        """Is the size of the output given, and not that of the windows?"""
+        """Whether the size of the output is given, and not that of the windows."""
         return self.kernel_size is None
 
     @property
     def whole(self) -> bool:
-        """Is it adaptive, to one element: the mean over all of space?"""
+        """Whether it is global: adaptive pooling to one element."""
         return self.adaptive and set(_sizes(self.output_size)) == {1}
 
     @property
     def plain(self) -> bool:
-        """Are all windows of one size and divided by it?  (Then pooling is a sum, scaled by one number.)"""
+        """Whether all windows have the same size and divisor, so that pooling is a sum times one number."""
         if self.adaptive:
             return self.whole
         counted = self.count_include_pad or not any(_sizes(self.padding))
         return counted and not self.ceil_mode and self.divisor_override is None
 
     def window(self, space: Sequence[int]) -> tuple[Any, Any, Any]:
-        """Kernel, stride and padding of each axis for an input of `space` [H, W]; the mean over all of space is one window."""
+        """Kernel size, stride and padding of each dimension for an input of size `space` [H, W]; global pooling is one window."""
         if self.whole:
             return tuple(space), tuple(space), (0,) * len(space)
         kernel, stride, padding = (_sizes(size, len(space)) for size in (self.kernel_size, self.stride, self.padding))
@@ -58,7 +58,7 @@ class AveragePool:
 
 
 def average_pool(node: fx.Node, module: nn.Module | None) -> AveragePool | None:
-    """The average pooling of `node`, which runs `module` (None: calls a function); None if it is none.
+    """Description of the average pooling of `node`, which runs `module` (None: calls a function); None for other operations.
 
     >>> import torch
     >>> class Net(nn.Module):
@@ -84,12 +84,12 @@ def average_pool(node: fx.Node, module: nn.Module | None) -> AveragePool | None:
 
 
 def _arguments(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:
-    """The arguments of a call behind its input, by name."""
+    """Arguments of a call after the input, by name."""
     positional = node.args if "input" in node.kwargs else node.args[1:]
     named = {name: value for name, value in node.kwargs.items() if name != "input"}
     return {**dict(zip(names, positional, strict=False)), **named}
 
 
 def _sizes(size: Any, axes: int = 1) -> tuple[int, ...]:
-    """One size for each axis."""
+    """One size for each dimension."""
     return (size,) * axes if isinstance(size, int) else tuple(size)

@@ -1,4 +1,4 @@
-"""A network rebuilt from plain values and tensors, the inverse of `plain.to_plain`."""
+"""Restoration of a network from plain values and tensors, the inverse of `plain.to_plain`."""
 
 import importlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from snnconv.nn.graph.plain_names import CLASSES, METHODS, OF_EVERY_MODULE, PATH
 
 
 def from_plain(plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> fx.GraphModule:
-    """The network that `to_plain` described; ValueError for anything that it cannot have written."""
+    """The network from the results of `to_plain`; ValueError for any other content."""
     try:
         return _Restore(tensors).network(plain)
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
@@ -49,14 +49,14 @@ class _Restore:
         if op == "call_function":
             target = named_function(target)
         elif op == "call_method" and target not in METHODS:
-            raise ValueError(f"{target!r}: no method that a saved network may call")
+            raise ValueError(f"{target!r}: not a method that a saved network may call")
         elif op not in ("placeholder", "output", "call_module", "get_attr", "call_method") or not PATH.fullmatch(
             target
         ):
-            raise ValueError(f"{op} {target!r}: no step of a saved network")
+            raise ValueError(f"{op} {target!r}: not an operation of a saved network")
         args, kwargs = self.value(plain["args"]), self.value(plain["kwargs"])
         if not all(name.isidentifier() for name in kwargs):
-            raise ValueError(f"{kwargs}: no arguments of a call")
+            raise ValueError(f"{kwargs}: not the arguments of a call")
         return graph.create_node(op, target, args, kwargs, name=plain["name"])
 
     def tensor(self, plain: Mapping[str, Any]) -> Tensor:
@@ -71,16 +71,16 @@ class _Restore:
     def module(self, plain: Mapping[str, Any]) -> nn.Module:
         kind = plain["class"]
         if not kind.startswith(CLASSES) or not PATH.fullmatch(kind):
-            raise ValueError(f"{kind!r}: no layer that a saved network may hold")
+            raise ValueError(f"{kind!r}: not a layer that a saved network may contain")
         place, _, name = kind.rpartition(".")
         found = getattr(importlib.import_module(place), name)
         if not (isinstance(found, type) and issubclass(found, nn.Module)):
-            raise ValueError(f"{kind!r}: no layer that a saved network may hold")
+            raise ValueError(f"{kind!r}: not a layer that a saved network may contain")
         module = found.__new__(found)
         nn.Module.__init__(module)
         for key, value in plain["attributes"].items():
             if key in OF_EVERY_MODULE or callable(getattr(found, key, None)):
-                raise ValueError(f"{kind}.{key}: no file may replace this attribute")
+                raise ValueError(f"{kind}.{key}: this attribute cannot be set by a file")
             module.__dict__[key] = self.value(value)
         for key, value in plain["parameters"].items():
             module.register_parameter(key, None if value is None else self.tensor(value))  # type: ignore[arg-type]
@@ -115,13 +115,13 @@ class _Restore:
             found := getattr(torch, content), getattr(torch, kind)
         ):
             return found
-        raise ValueError(f"{kind!r}: no value of a saved network")
+        raise ValueError(f"{kind!r}: not a value of a saved network")
 
 
 def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """The module that holds `path`, made of empty ones where there is none, and the last name of `path`."""
+    """The parent module of `path`, created if it does not exist, and the last name of `path`."""
     if not PATH.fullmatch(path):
-        raise ValueError(f"{path!r}: no path in a network")
+        raise ValueError(f"{path!r}: not a path of a module")
     *parents, leaf = path.split(".")
     for name in parents:
         if name not in root._modules:
@@ -131,7 +131,7 @@ def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
 
 
 def _place(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` at `path`; what lies there already becomes its children."""
+    """Add `module` at `path`; the children of a module that is there already become its children."""
     parent, leaf = _parent(root, path)
     before = parent._modules.get(leaf)
     for name, child in before.named_children() if before is not None else ():

@@ -1,4 +1,4 @@
-"""Activations by what they compute: ReLU and clipped ReLU in any spelling, found by trying the formula on numbers."""
+"""Recognition of ReLU and clipped ReLU in any form, by evaluating formulas on test values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,13 +16,13 @@ NONLINEAR = {
     "trunc", "zeros_like", "ones_like", "full_like", "pow", "square", "sqrt", "rsqrt", "exp", "log", "log1p", "expm1", "sin", "cos",
     "atan", "erf", "reciprocal", "softsign", "frac",
 }  # fmt: skip
-LARGEST = 4  # the place of the largest of NUMBERS
-LONGEST = 12  # calls in a formula
+LARGEST = 4  # index of the largest of NUMBERS
+LONGEST = 12  # largest number of calls in a formula
 NUMBERS = torch.cat([torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4]), torch.linspace(-12.3, 12.7, 4001)]).double()
 
 
 def activation(end: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[nn.Module, fx.Node] | None:
-    """The ReLU or clipped ReLU that the node `end` of an export is the value of, and the node of its input; None if it is none."""
+    """The ReLU or clipped ReLU whose output is the node `end` of an export, and the node of its input; None if there is none."""
     if operation(end) not in (AFFINE | NONLINEAR) - {"clone", "detach"}:
         return None
     formula: list[fx.Node] = [end]
@@ -41,7 +41,7 @@ def activation(end: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[nn.Module, 
         if latest.op != "call_function" or operation(latest) not in AFFINE | NONLINEAR:
             return None
         if operation(end) in AFFINE and values[latest].meta.get("is_relu"):
-            return None  # what follows an activation is scaled or shifted, and carried as that
+            return None  # an affine function after an activation is kept as an operation
         if any(user not in formula and user < end for user in latest.users) and is_mutable(latest):
             return None
         formula.insert(0, latest)
@@ -50,7 +50,7 @@ def activation(end: fx.Node, values: Mapping[fx.Node, Any]) -> tuple[nn.Module, 
 
 
 def compute(formula: list[fx.Node], source: fx.Node, values: Mapping[fx.Node, Any]) -> Tensor | None:
-    """The result of the calls of `formula` for `NUMBERS` in the place of `source`; None if they fail on them."""
+    """Result of the calls of `formula` with `NUMBERS` as the value of `source`; None if they fail."""
     results: dict[fx.Node, Any] = {source: NUMBERS.clone()}
     try:
         for node in formula:
@@ -64,7 +64,7 @@ def compute(formula: list[fx.Node], source: fx.Node, values: Mapping[fx.Node, An
 
 
 def _named(y: Tensor | None) -> nn.Module | None:
-    """ReLU or clipped ReLU, if `y` is what it makes of `NUMBERS`."""
+    """ReLU or clipped ReLU if `y` is its output for `NUMBERS`, else None."""
     if y is None or y.shape != NUMBERS.shape or y[NUMBERS <= 0].any():
         return None
     ceiling = y[LARGEST].item()

@@ -29,7 +29,7 @@ def replace_relus(network: nn.Module, make: Make, example: Tensor | None = None)
     If the forward pass calls only modules and linear functions, the copy has the structure of `network`, with new modules for
     nn.ReLU, F.relu and x.relu(); the module for a function is called "relu" in the module that calls it (layer1.0.relu,
     layer1.0.relu_2, …).  Any other network needs an `example`, a batch of inputs; it is captured (`graph.capture`), which finds
-    ReLU and clipped ReLU in every form.  The module for a clipped ReLU has the largest value as `ceiling`.  Weights keep their
+    ReLU and clipped ReLU in any form.  The module for a clipped ReLU has the largest value as `ceiling`.  Weights keep their
     names.  A warning lists the parts of a captured network that are not trained as in `network`.
 
     ValueError if there is no ReLU, or if the output of the copy would differ.
@@ -48,7 +48,7 @@ def replace_relus(network: nn.Module, make: Make, example: Tensor | None = None)
     require_equal(network, captured, example)
     if copied is not None and _is_as_good(network, captured, example):
         return copied
-    _tell_what_does_not_train(network, captured, example)
+    _warn_of_untrained(network, captured, example)
     return _with_modules(captured, make)
 
 
@@ -63,7 +63,7 @@ def _with_modules(captured: nn.Module, make: Make) -> nn.Module:
 
 
 def _in_place_of(site: nn.Module, make: Make) -> nn.Module:
-    """The module for a ReLU, clipped or not; a clipped one is not replaced by one that does not clip."""
+    """The module that replaces a ReLU or clipped ReLU; ValueError if a clipped ReLU would lose its limit."""
     module: Any = make()
     ceiling = getattr(site, "ceiling", None)
     if ceiling is None:
@@ -82,7 +82,7 @@ def _no_relu(captured: nn.Module) -> str:
 
 
 def _is_as_good(network: nn.Module, captured: nn.Module, example: Tensor) -> bool:
-    """Does tracing find the same ReLUs as capture, and leave what the network computes, in training too?"""
+    """Whether tracing finds the same ReLUs as capture, and the outputs are the same, in training mode too."""
     relus = _traced(network, nn.ReLU)
     by_tracing, by_capture = (
         [type(m) for m in candidate.modules() if isinstance(m, nn.ReLU)] for candidate in (relus, captured)
@@ -96,8 +96,8 @@ def _is_as_good(network: nn.Module, captured: nn.Module, example: Tensor) -> boo
     return not differ_in_training(network, relus, example)
 
 
-def _tell_what_does_not_train(network: nn.Module, captured: nn.Module, example: Tensor) -> None:
-    """Warn of parameters that the captured network holds as constants, and of a training mode that it does not have."""
+def _warn_of_untrained(network: nn.Module, captured: nn.Module, example: Tensor) -> None:
+    """Log a warning for parameters that are constants in the captured network, and for different outputs in training mode."""
     name, trained = type(network).__name__, [p for p in captured.parameters() if p.requires_grad]
     tensors = dict(network.named_parameters())
     idle = [n for n in _used(network, example) if not any(torch.equal(tensors[n], parameter) for parameter in trained)]
@@ -108,7 +108,7 @@ def _tell_what_does_not_train(network: nn.Module, captured: nn.Module, example: 
 
 
 def _used(network: nn.Module, example: Tensor) -> Iterator[str]:
-    """The names of the parameters on which the output depends; none where that cannot be told, as operations work in place."""
+    """Names of the parameters on which the output depends; empty if operations in place prevent the gradient computation."""
     network = copy.deepcopy(network).eval().requires_grad_()
     like = next(network.parameters(), example)
     try:
@@ -125,7 +125,7 @@ def _used(network: nn.Module, example: Tensor) -> Iterator[str]:
 def _traced(network: nn.Module, make: Make) -> nn.Module:
     """A copy of `network` with `make()` for nn.ReLU, F.relu and x.relu(), by symbolic tracing.
 
-    ValueError where that fails, finds no ReLU, or cannot keep what the network computes.
+    ValueError if tracing fails, finds no ReLU, or would change the outputs.
     """
     network = copy.deepcopy(network)
     modules = dict(network.named_modules())
@@ -156,7 +156,7 @@ def _traced(network: nn.Module, make: Make) -> nn.Module:
 
 
 def _trace_for_both_modes(network: nn.Module) -> fx.Graph:
-    """The graph of `network`; ValueError if it differs between training and evaluation, which tracing could not tell."""
+    """The graph of `network`; ValueError if it differs between training and evaluation, which a traced graph cannot represent."""
     was_training = network.training
     graphs = [trace(network.train(mode)) for mode in (True, False)]
     network.train(was_training)
@@ -175,7 +175,7 @@ def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def _require_replaceable(node: fx.Node, modules: dict[str, nn.Module]) -> None:
-    """ValueError where a ReLU writes into a value that is read again elsewhere, which its replacement would not do."""
+    """ValueError if a ReLU changes a value in place that is used elsewhere, which its replacement would not do."""
     if node.op == "call_module":
         inplace = getattr(modules[str(node.target)], "inplace", False)
     else:

@@ -1,4 +1,4 @@
-"""Changing trained networks: modules in the place of others, one network as two.  Every function returns a copy."""
+"""Replacement of modules in trained networks."""
 
 import copy
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from snnconv.nn.graph.kinds import Kinds
 
 
 def set_submodule(network: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` in the place `path` of `network`, under all names of the module that stands there."""
+    """Replace the module at `path` of `network` by `module`, in place, under all names of the old module."""
     parent, _, leaf = path.rpartition(".")
     owner = network.get_submodule(parent)
     before = owner._modules.get(leaf)
@@ -21,7 +21,7 @@ def set_submodule(network: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def replace_modules(network: nn.Module, kind: Kinds, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """A copy of `network` in which every `kind` is replaced by `make(module)`."""
+    """A copy of `network` in which every module of class `kind` is replaced by `make(module)`."""
     network = copy.deepcopy(network)
     for path in [path for path, module in network.named_modules() if isinstance(module, kind)]:
         set_submodule(network, path, make(network.get_submodule(path)))

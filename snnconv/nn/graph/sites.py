@@ -1,17 +1,17 @@
-"""Modules that stand at the non-linear calls of a captured network (`capture`), one for each call.
+"""Modules for the non-linear operations of a captured network (`capture`), one module per call.
 
 Contract with `spiking.operators`.  In a captured graph every call that is not linear is a `call_module` node whose module is a
 leaf that no other node uses.  Its arguments are tensors that depend on the image, with the batch as axis 0 ([N, …], later
 [T·N, …]), and so is its one output; constants (masks, scales) are attributes of the module.  `set_submodule(network, node.target,
-…)` may therefore replace it by anything of the same signature.  `OPERATORS` lists the classes:
+…)` may therefore replace it by any module of the same signature.  `OPERATORS` lists the classes:
 
 one signal    max, adaptive max and L_p pooling; GELU, SiLU, Hardswish, Hardsigmoid, Sigmoid, Tanh, LeakyReLU, PReLU, …; Softmax,
-              LogSoftmax; LayerNorm, GroupNorm, InstanceNorm, LocalResponseNorm, all of torch.nn; `Elementwise`, any other formula
-              of one signal; `Reduction`, one that relates elements of it
+              LogSoftmax; LayerNorm, GroupNorm, InstanceNorm, LocalResponseNorm, all of torch.nn; `Elementwise`, any other function
+              of one signal by element; `Reduction`, a function that combines elements
 two or more   `Product` (a·b), `Quotient` (a/b), `Extremum` (maximum or minimum), `MatMul` (matmul, einsum, layers with computed
               weights), `Attention` (q, k, v)
 
-Calling the module gives the function F of the operator; none of them has a state.
+The forward pass computes the function F of the operator; no module has a state.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from snnconv.nn.graph.trace import Operation
 
 
 class BoundedReLU(Operation, nn.ReLU):
-    """min(max(x, 0), `ceiling`): ReLU6, hardtanh(0, c), clamp(0, c).  A threshold above `ceiling` is never of use."""
+    """min(max(x, 0), `ceiling`): ReLU6, hardtanh(0, c), clamp(0, c).  A threshold above `ceiling` is not useful."""
 
     def __init__(self, ceiling: float) -> None:
         super().__init__()
@@ -36,12 +36,12 @@ class BoundedReLU(Operation, nn.ReLU):
         return input.clamp(0, self.ceiling)
 
     def extra_repr(self) -> str:
-        """Shown by print(network)."""
+        """Arguments that print(network) shows."""
         return f"ceiling={self.ceiling:g}"
 
 
 class Product(Operation):
-    """a · b of two signals, as a gate computes it; they may be broadcast."""
+    """a · b of two signals, such as a gate, with broadcasting."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """The product."""
@@ -57,7 +57,7 @@ class Quotient(Operation):
 
 
 class Extremum(Operation):
-    """The larger or the smaller of two signals, by element: `function` is torch.maximum or torch.minimum."""
+    """Elementwise maximum or minimum of two signals: `function` is torch.maximum or torch.minimum."""
 
     def __init__(self, function: Callable[..., Tensor] = torch.maximum) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class MatMul(Operation):
 
 
 class Attention(Operation):
-    """softmax(q kᵀ · scale + mask) v: scaled dot-product attention of three signals, with a constant `mask` or none."""
+    """softmax(q kᵀ · scale + mask) v: scaled dot-product attention of three signals, with a constant `mask` or None."""
 
     mask: Tensor | None
 
@@ -96,23 +96,23 @@ class Attention(Operation):
 
 
 class Elementwise(Operation):
-    """A formula of one signal, element by element, that is no activation by name; `formula` is the graph of its calls."""
+    """An elementwise function of one signal without a class in torch.nn; `formula` is the graph of its calls."""
 
     def __init__(self, formula: fx.GraphModule, name: str) -> None:
         super().__init__()
         self.formula, self.name = formula, name
 
     def forward(self, x: Tensor) -> Tensor:
-        """The formula's value."""
+        """The value of the function."""
         return self.formula(x)
 
     def extra_repr(self) -> str:
-        """Shown by print(network)."""
+        """Arguments that print(network) shows."""
         return self.name
 
 
 class Reduction(Elementwise):
-    """A formula of one signal that relates elements of it, such as a norm along some dimensions."""
+    """A function of one signal that combines elements of each image, such as a norm along some dimensions."""
 
 
 OPERATORS = (
@@ -127,7 +127,7 @@ OPERATORS = (
 
 
 def is_site(module: nn.Module) -> bool:
-    """Does `module` stand for one call, so that it may hold a state over time?"""
+    """Whether `module` represents a single call, so that its replacement may have a state over time."""
     return isinstance(module, (nn.ReLU, *OPERATORS)) or is_activation(module)
 
 

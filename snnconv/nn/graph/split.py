@@ -1,4 +1,4 @@
-"""One network as several: at the neurons, or between one neuron and the next."""
+"""Division of a network into parts: at the neurons, or between consecutive neurons."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from snnconv.nn.graph.trace import trace
 
 @dataclass
 class Segment:
-    """The layers between one neuron (or activation), at `path`, and those before it.
+    """The layers between one neuron (or activation), at `path`, and the neurons before it.
 
-    `layer` computes the current of `path` from the outputs of `sources` (paths; "" is the image), and shares the weights of the
-    network it is a part of.  It is linear, so the mean of its outputs over time is its output for the mean of its inputs.
+    `layer` computes the input current of `path` from the outputs of `sources` (paths; "" is the image), and shares its weights
+    with the network.  It is affine, so the mean of its outputs over time is its output for the mean of its inputs.
     """
 
     path: str
@@ -22,7 +22,7 @@ class Segment:
 
 
 def segments(network: nn.Module, paths: Iterable[str]) -> list[Segment]:
-    """The parts of `network` that lead to the modules at `paths`, in the order in which these are computed."""
+    """The parts of `network` that compute the inputs of the modules at `paths`, in the order of computation."""
     paths = set(paths)
     graph = trace(network, tuple({type(network.get_submodule(path)) for path in paths}))
     sites = [node for node in graph.nodes if node.op == "call_module" and node.target in paths]
@@ -37,29 +37,27 @@ def _segment(network: nn.Module, graph: fx.Graph, site: fx.Node, ends: dict[fx.N
         node = waiting.pop()
         inside.add(node)
         waiting += [] if node in ends else node.all_input_nodes
-    part, known, sources = fx.Graph(), {}, []
+    part, copies, sources = fx.Graph(), {}, []
     for node in graph.nodes:
         if node in inside and node in ends:
-            known[node] = part.placeholder(node.name)
+            copies[node] = part.placeholder(node.name)
             sources.append(ends[node])
     for node in graph.nodes:
         if node in inside and node not in ends:
-            known[node] = part.node_copy(node, lambda source: known[source])
-    part.output(known[start])
+            copies[node] = part.node_copy(node, lambda source: copies[source])
+    part.output(copies[start])
     return Segment(str(site.target), tuple(sources), fx.GraphModule(network, part))
 
 
 def split(network: nn.Module, kind: type) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """`network` as two: what does not depend on a module of `kind`, and the rest; they share its modules.
+    """Divide `network` into two: nodes that do not depend on a module of `kind`, and the rest; both share its modules.
 
-    rest(*first(x)) equals network(x).  Shapes are read in the rest, whose batch may be larger.
+    rest(*first(x)) equals network(x).  Nodes that read shapes belong to the rest, whose batch may be larger.
     """
     modules = dict(network.named_modules())
     graph = trace(network, (kind,))
     rest: set[fx.Node] = set()
-    both: set[fx.Node] = (
-        set()
-    )  # parameters and what is computed from them alone: without a batch, so computed on either side
+    both: set[fx.Node] = set()  # parameters and values that depend only on them: computed in both parts
     for node in graph.nodes:
         module = modules[str(node.target)] if node.op == "call_module" else None
         reads_shape = node.target in ("size", "dim", getattr)
@@ -71,15 +69,15 @@ def split(network: nn.Module, kind: type) -> tuple[fx.GraphModule, fx.GraphModul
 
     def part(nodes: list[fx.Node], inputs: list[fx.Node]) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
         copied = fx.Graph()
-        known = {node: copied.placeholder(node.name) for node in inputs}
+        copies = {node: copied.placeholder(node.name) for node in inputs}
         for node in nodes:
-            known[node] = copied.node_copy(node, lambda source: known[source])
+            copies[node] = copied.node_copy(node, lambda source: copies[source])
             if node.op == "call_method" and node.target == "view":
-                known[node].target = "reshape"  # the same, in any memory layout
-        return copied, known
+                copies[node].target = "reshape"  # view fails for some memory layouts
+        return copied, copies
 
-    first, known = part([node for node in graph.nodes if node not in rest and node.op != "placeholder"],
-                        [node for node in graph.nodes if node.op == "placeholder"])  # fmt: skip
-    first.output(tuple(known[node] for node in crossing))
+    first, copies = part([node for node in graph.nodes if node not in rest and node.op != "placeholder"],
+                         [node for node in graph.nodes if node.op == "placeholder"])  # fmt: skip
+    first.output(tuple(copies[node] for node in crossing))
     second, _ = part([node for node in graph.nodes if node in rest | both], crossing)
     return fx.GraphModule(network, first), fx.GraphModule(network, second)

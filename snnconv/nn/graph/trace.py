@@ -1,4 +1,4 @@
-"""The graph of a network's operations, and what kinds of operations there are."""
+"""Symbolic tracing of a network to a `torch.fx` graph."""
 
 import copy
 from typing import Any
@@ -9,13 +9,13 @@ from snnconv.nn.graph.kinds import is_activation
 
 
 class Operation(nn.Module):
-    """A module of ours that tracing takes as one operation."""
+    """Base class of modules that tracing records as one operation."""
 
 
 class _Tracer(fx.Tracer):
     """Treats torch's own modules, activations and the given kinds as single operations."""
 
-    def __init__(self, leaves: tuple[type, ...] = ()) -> None:  # none: a graph module that is unpickled
+    def __init__(self, leaves: tuple[type, ...] = ()) -> None:  # default: for graph modules that are unpickled
         super().__init__()
         self.leaves = leaves
 
@@ -28,7 +28,7 @@ class _Tracer(fx.Tracer):
 
 
 def trace(network: nn.Module, leaves: tuple[type, ...] = ()) -> fx.Graph:
-    """The operations of `network` in order, modules of kind `leaves` as one operation each.
+    """Graph of the operations of `network` in order; a module of a class in `leaves` is one operation.
 
     ValueError if the forward pass depends on the values it computes.
     """
@@ -36,10 +36,10 @@ def trace(network: nn.Module, leaves: tuple[type, ...] = ()) -> fx.Graph:
     if isinstance(network, fx.GraphModule) and network.meta.get("captured"):
         called = {str(node.target) for node in network.graph.nodes if node.op == "call_module"}
         if all(tracer.is_leaf_module(network.get_submodule(path), path) for path in called):
-            return copy.deepcopy(network.graph)  # with the paths of what calls its functions
+            return copy.deepcopy(network.graph)  # nodes have the paths of the modules that call functions
     try:
         return tracer.trace(network)
-    except Exception as error:  # tracing runs the user's forward pass on proxies: anything can come out
+    except Exception as error:  # tracing runs the user's forward pass on proxies, which can raise any error
         raise ValueError(
             f"{type(network).__name__}: the forward pass cannot be traced ({error}); write it without branches on values, "
             "and use modules for activations"
