@@ -1,9 +1,9 @@
-"""The CIFAR ResNets of akamaster/pytorch_resnet_cifar10: someone else's network, converted through `model=custom`.
+"""CIFAR ResNets of akamaster/pytorch_resnet_cifar10: a network from another project, converted with `model=custom`.
 
 python train.py experiment=cifar10_resnet20_finetune model.weights=resnet20-12fca82f.th
 
-Names of modules are those of the published weights; shortcuts are option A of He et al. 2016 (every second pixel, channels
-padded with zeros), and ReLU is called as a function.
+Module names are those of the published weights.  Shortcuts are option A of He et al. 2016: every second pixel, with channels
+padded by zeros.  ReLU is called as a function.
 """
 
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem of 16 channels, three stages of 16, 32 and 64, global average, linear."""
+    """Stem of 16 channels, three stages of 16, 32 and 64 channels, global average pooling, linear."""
 
     def __init__(self, blocks: int, num_classes: int, input_shape: tuple[int, int, int]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Quantize a trained network without spikes: what a spiking network has to be compared with.
+"""Quantize a trained network without spikes, as a baseline for spiking networks.
 
 python scripts/baseline.py run=runs/… baseline=ptq_static        the same as `snnconv baseline …`
 

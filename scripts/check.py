@@ -1,4 +1,4 @@
-"""Show what conversion makes of a network, layer by layer, and what stands in its way.
+"""Print how each layer of a network is converted, and the obstacles to a conversion.
 
 python scripts/check.py model=resnet20 method=srp        the same as `snnconv check …`
 

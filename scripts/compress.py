@@ -1,4 +1,4 @@
-"""Make a trained network smaller in stages, train it after each, convert it, and report what each stage costs and gains.
+"""Compress a trained network in stages, train it after each, convert it, and report accuracy and size of each stage.
 
 python scripts/compress.py run=runs/… compress=[prune30,sparse24]        the same as `snnconv compress …`
 

@@ -1,4 +1,4 @@
-"""Write a trained network as a file for other programs, checked against the network before it is kept.
+"""Write a trained network to a file for other programs; the file is compared with the network first.
 
 python scripts/export.py run=runs/… export=nir        the same as `snnconv export …`
 

@@ -1,7 +1,7 @@
-"""Random networks and damaged run folders, until something is wrong; what is wrong is printed with its seed.
+"""Test random networks and damaged run folders; every fault is printed with its seed.
 
-python scripts/fuzz.py networks 0 2000              each is refused in words, or its spiking network tends to it
-python scripts/fuzz.py files 0 500 runs/…           reading a damaged copy of a run folder fails in words and starts nothing
+python scripts/fuzz.py networks 0 2000              each is refused with ValueError, or its SNN converges to it
+python scripts/fuzz.py files 0 500 runs/…           a damaged copy of a run folder is refused and starts no process
 """
 
 import logging
@@ -16,7 +16,7 @@ from snnconv.runtime import launch
 
 
 def main(kind: str, first: str, last: str, *runs: str) -> int:
-    """The number of findings."""
+    """Print every fault and return their number."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     launch.register()
@@ -24,10 +24,10 @@ def main(kind: str, first: str, last: str, *runs: str) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(int(first), int(last)):
             run = Path(runs[seed % len(runs)]) if runs else None
-            found = networks.finding(seed) if run is None else files.finding(seed, run, Path(scratch))
-            if found is not None:
+            fault = networks.finding(seed) if run is None else files.finding(seed, run, Path(scratch))
+            if fault is not None:
                 findings += 1
-                print(f"{kind} {seed}: {found}", flush=True)
+                print(f"{kind} {seed}: {fault}", flush=True)
     print(f"{kind}: seeds {first} to {last}, {findings} findings")
     return findings
 

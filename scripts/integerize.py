@@ -1,4 +1,4 @@
-"""Run a trained network as a spiking network of integers: accuracy beside the float one, widths of membranes, memory.
+"""Run a trained network as a spiking network of integers: accuracy compared with float, bits of membranes, memory.
 
 python scripts/integerize.py run=runs/… method=qcfs        the same as `snnconv integerize …`
 

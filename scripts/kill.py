@@ -1,6 +1,6 @@
-"""Kill commands at random moments, go on with them, and compare what they leave with an uninterrupted run, bit for bit.
+"""Kill commands at random moments, resume them, and compare their files bit for bit with those of an uninterrupted run.
 
-python scripts/kill.py 0 60         a seed is one command, killed up to six times: by the clock, or at a write of a file
+python scripts/kill.py 0 60         each seed is one command, killed up to six times: after a random time, or at a file operation
 """
 
 import importlib
@@ -39,11 +39,11 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "compress": ("compress", "run=../first/run", *COMPRESS, "timesteps=8", RUN),
     "leaderboard": ("leaderboard", "../first", "--out", "run", "--collect"),
 }  # fmt: skip
-RESUMES = ("train", "compress")  # the others are begun again
+RESUMES = ("train", "compress")  # the other commands start again
 
 
 def killed(seed: int, name: str, cwd: Path, life: float) -> tuple[list[str], str | None]:
-    """The moments at which a command was killed, and the difference that this made; `life` is its time without that."""
+    """The moments at which a command was killed, and the difference of its files or None; `life` are its seconds without kills."""
     source, moments = random.Random(seed), list[str]()
     arguments: Sequence[str] = COMMANDS[name]
     for _ in range(source.randint(2, 6)):
@@ -51,15 +51,15 @@ def killed(seed: int, name: str, cwd: Path, life: float) -> tuple[list[str], str
         seconds = 1e9 if write else source.uniform(0, life)
         if ended(start(cwd, arguments, write), seconds) == -signal.SIGKILL:
             moments.append(f"write {write}" if write else f"{seconds:.2f} s")
-        arguments = _going_on(name, cwd)
+        arguments = _next_start(name, cwd)
     completed(cwd, arguments)
     return moments, _difference(cwd / "run", cwd.parent / f"whole {name}" / "run")
 
 
-def _going_on(name: str, cwd: Path) -> Sequence[str]:
-    """The arguments of the next start: of a run that goes on, or from the beginning where nothing was begun."""
+def _next_start(name: str, cwd: Path) -> Sequence[str]:
+    """Arguments of the next start: resume a run that has begun, else start again."""
     arguments, begun = COMMANDS[name], (cwd / "run" / ".hydra" / "overrides.yaml").is_file()
-    if name == "evaluate":  # which would take a new folder
+    if name == "evaluate":  # which would use a new folder
         shutil.rmtree(cwd / "run", ignore_errors=True)
     return (arguments[0], "resume=run") if arguments[0] in RESUMES and begun else arguments
 
@@ -72,8 +72,8 @@ def _difference(folder: Path, whole: Path) -> str | None:
 
 
 def main(first: str, last: str) -> int:
-    """The number of losses."""
-    for arguments in COMMANDS.values():  # once, not in every process
+    """Run the seeds and return the number of commands with a difference."""
+    for arguments in COMMANDS.values():  # imported once, not in every process
         importlib.import_module(f"snnconv.commands.{arguments[0]}")
     kills = losses = 0
     begin = time.monotonic()

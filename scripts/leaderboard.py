@@ -1,4 +1,4 @@
-"""Rank every method that was evaluated, mean ± std over seeds, within equal latency classes.
+"""Rank all evaluated methods within equal latency classes, as mean ± std over seeds.
 
 python scripts/leaderboard.py runs/…        the same as `snnconv leaderboard …`
 

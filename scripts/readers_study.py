@@ -1,9 +1,9 @@
-"""The table of experiments/readers: NIR files in other tools, as their own readers take them and with `snnconv.readers`.
+"""Print the page experiments/readers: NIR files in other tools, with their own readers and with `snnconv.readers`.
 
 python scripts/readers_study.py > experiments/readers/README.md        needs spikingjelly, snntorch, sinabs, norse, nirtorch
 
-Networks are the stored runs of the tests, and a VGG-11 and a MobileNet-like network that are trained first (L = 4); images are the
-test set of the bundled digits.
+The networks are the stored runs of the tests, and a VGG-11 and a MobileNet-like network that are trained first (L = 4).  The images
+are the test set of the digits.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def main() -> None:
     print("# NIR files in other tools\n\nMade by `python scripts/readers_study.py`: T = "
           f"{TIMESTEPS}, 360 test images of digits; mlp and resnet20 are networks of "
           f"tests/stored_runs, the others are trained for {EPOCHS} epochs.\n"
-          "Outputs of all timesteps differ where they are not equal to the last bit.\n")  # fmt: skip
+          "Outputs differ if they are not equal to the last bit, in any timestep.\n")  # fmt: skip
     print("| network | reader | as the tool reads it | accuracy % | `snnconv.readers`: differing spikes | differing outputs | "
           "accuracy % |\n|---|---|---|---|---|---|---|")  # fmt: skip
     for name in sys.argv[1:] or (*STORED, "vgg11", "mobile"):
@@ -117,7 +117,7 @@ def _inverted(before: int, after: int, stride: int, activation: Any) -> nn.Seque
 def _as_read(path: Path, tool: str, x: torch.Tensor, y: torch.Tensor, outputs: torch.Tensor) -> tuple[str, str]:
     try:
         theirs = outputs_as_read(path, tool, x, TIMESTEPS)
-    except Exception as error:  # any kind: it belongs into the table
+    except Exception as error:  # an error of any class becomes an entry of the table
         return f"{type(error).__name__}: {' '.join(str(error).split())[:70]}".replace("|", "/"), "–"
     if theirs.shape != outputs.shape:
         return f"outputs of shape {list(theirs.shape)}", "–"

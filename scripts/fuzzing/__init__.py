@@ -1,1 +1,1 @@
-"""Random inputs for the whole program: networks from a grammar, damaged files."""
+"""Random inputs of the whole program: networks from a grammar, damaged files."""

@@ -1,4 +1,5 @@
-"""Damaged run folders: bytes flipped, files cut, keys swapped, other types.  Reading them fails in words and starts nothing."""
+"""Damaged run folders: flipped bytes, truncated files, swapped keys, other types.  Reading them must fail with a message,
+and must not start a process."""
 
 import json
 import random
@@ -15,7 +16,7 @@ from snnconv.runtime import stored_config, weight_files
 from snnconv.runtime.checkpoint import load_ann, load_state
 
 FILES = ("ann.json", "ann.safetensors", "last.ckpt", "metrics.jsonl", ".hydra/config.yaml", ".hydra/hydra.yaml")
-MENDABLE = (ValueError, OSError, InstantiationException)  # told in one line by every command
+MENDABLE = (ValueError, OSError, InstantiationException)  # every command prints these as one line
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect")
 VALUES: tuple[Any, ...] = (
     None,
@@ -35,7 +36,7 @@ started: list[str] = []
 
 
 def _audit(event: str, arguments: Any, starts: Any = STARTS) -> None:
-    if event in starts:  # an argument, because hooks run until Python has ended, after the names of this module
+    if event in starts:  # an argument, because hooks still run when the names of this module no longer exist
         started.append(event)
 
 
@@ -55,10 +56,10 @@ def _doubled(content: bytes, source: random.Random) -> bytes:
 
 
 def _edited(content: bytes, source: random.Random) -> bytes:
-    """A JSON or YAML file with a value of another type, a key missing, or two keys swapped; bytes flipped in any other."""
+    """A JSON or YAML file with a value of another type, a missing key, or two swapped keys; other files with flipped bytes."""
     try:
         plain: Any = OmegaConf.to_container(OmegaConf.create(content.decode()))
-    except Exception:  # no such file
+    except Exception:  # neither JSON nor YAML
         return _flipped(content, source)
     holder = plain
     while isinstance(holder, dict) and holder and source.random() < 0.7:
@@ -67,10 +68,10 @@ def _edited(content: bytes, source: random.Random) -> bytes:
             break
         holder = source.choice(inner)
     key, other = source.choice([*holder]), source.choice([*holder])
-    how = source.randrange(3)
-    if how == 0:
+    change = source.randrange(3)
+    if change == 0:
         holder[key] = source.choice(VALUES)
-    elif how == 1:
+    elif change == 1:
         del holder[key]
     else:
         holder[key], holder[other] = holder[other], holder[key]
@@ -81,7 +82,7 @@ DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (_flipped, _cut, 
 
 
 def finding(seed: int, run: Path, scratch: Path) -> str | None:
-    """The fault in reading a copy of `run` damaged by `seed`, or None."""
+    """The fault in reading a copy of `run` with the damage number `seed`, or None."""
     source = random.Random(seed)
     folder = scratch / f"damaged{seed}"
     shutil.copytree(run, folder)
@@ -99,30 +100,30 @@ def _failure(read: Callable[[Path], Any], folder: Path) -> str | None:
     try:
         read(folder)
     except MENDABLE as error:
-        return None if str(error).strip() else f"{read.__name__}: an error without words"
-    except Exception as error:  # anything else is a traceback for the user
+        return None if str(error).strip() else f"{read.__name__}: an error without message"
+    except Exception as error:  # any other error is a traceback for the user
         return f"{read.__name__}: {type(error).__name__}: {error}"
     return f"{read.__name__}: started {started}" if started else None
 
 
 def network(folder: Path) -> None:
-    """As evaluate reads it."""
+    """Read the network as `snnconv evaluate` does."""
     load_ann(folder)
 
 
 def weights(folder: Path) -> None:
-    """As model.weights=… reads it."""
+    """Read the weights as model.weights=… does."""
     weight_files.read_weights(folder)
 
 
 def state(folder: Path) -> None:
-    """As resume reads it."""
+    """Read the training state as resume=… does."""
     if (folder / "last.ckpt").is_file():
         load_state(folder / "last.ckpt")
 
 
 def configuration(folder: Path) -> None:
-    """As resume and evaluate read it."""
+    """Read the configuration as resume=… and `snnconv evaluate` do."""
     config = stored_config.read_stored(folder / ".hydra" / "config.yaml", ["model", "data", "fit"])
     config.run, config.resume, config.trust = str(folder), None, []
     stored_config.resolve(config)

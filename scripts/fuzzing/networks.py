@@ -1,4 +1,4 @@
-"""Random small networks, and the laws that each of them obeys unless it is refused in words."""
+"""Random small networks, and laws that hold for each network unless ValueError refuses it."""
 
 import random
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 import snnconv
 
-LEVELS, SHORT, LONG = 4, 128, 1024  # of QCFS; timesteps
+LEVELS, SHORT, LONG = 4, 128, 1024  # levels of QCFS; timesteps
 SLACK = 0.02  # relative error that is small enough after LONG steps
 CONVOLUTIONS = {0: nn.Linear, 1: nn.Conv1d, 2: nn.Conv2d}
 NORMS = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
-Step = Callable[[Any, dict[str, Tensor], Tensor], Any]  # (network, values that are kept, h) → h
+Step = Callable[[Any, dict[str, Tensor], Tensor], Any]  # (network, stored values, h) → h
 
 
 def _clip(x: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ RELUS: tuple[Callable[[], Any], ...] = (
 
 
 class Fuzzed(nn.Module):
-    """A network of random layers in random words, made from `seed`; `words` says which."""
+    """A network of random layers, written in random ways, from `seed`; `words` describes it."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -40,14 +40,14 @@ class Fuzzed(nn.Module):
         self.shape = (self.channels, *self.spatial)
         self.layers, self.named, self.steps = nn.ModuleList(), nn.ModuleDict(), list[Step]()
         self.words = [f"{self.shape}"]
-        self.saved: list[tuple[str, int, list[int]]] = []  # name, channels, spatial sizes of kept values
-        self.latest: list[Any] = []  # activations: functions, or places in `layers`
+        self.saved: list[tuple[str, int, list[int]]] = []  # name, channels, spatial sizes of stored values
+        self.latest: list[Any] = []  # activations: functions, or indices in `layers`
         for _ in range(self.random.randint(1, 4)):
             self._block()
         self._head()
 
     def forward(self, x: Tensor, features: bool = False) -> Any:
-        """The steps, one after the other."""
+        """Run the steps in order."""
         saved: dict[str, Tensor] = {}
         for step in self.steps:
             x = step(self, saved, x)
@@ -58,7 +58,7 @@ class Fuzzed(nn.Module):
         self.steps.append(step)
 
     def _layer(self, module: nn.Module) -> int:
-        """The place of `module` in `layers`: steps name it, so that they work in copies."""
+        """Index of `module` in `layers`; steps use the index, so that they work in copies of the network."""
         self.layers.append(module)
         if self.random.random() < 0.2:  # a second name
             self.named[f"layer{len(self.layers)}"] = module
@@ -99,8 +99,8 @@ class Fuzzed(nn.Module):
 
     def _activation(self) -> None:
         if not self.latest or self.random.random() < 0.7:
-            made = self.random.choice(RELUS)()
-            self.latest.append(self._layer(made) if isinstance(made, nn.Module) else made)
+            chosen = self.random.choice(RELUS)()
+            self.latest.append(self._layer(chosen) if isinstance(chosen, nn.Module) else chosen)
         relu = self.latest[-1]
         word = type(self.layers[relu]).__name__ if isinstance(relu, int) else getattr(relu, "__name__", "relu")
         self._add(word, lambda net, saved, h: (net.layers[relu] if isinstance(relu, int) else relu)(h))
@@ -116,10 +116,10 @@ class Fuzzed(nn.Module):
             return self._save()
         name, channels = self.random.choice(fitting)
         if channels == self.channels and self.random.random() < 0.7:
-            how = self.random.choice(
+            addition = self.random.choice(
                 (lambda a, b: a + b, torch.add, lambda a, b: a - 0.5 * b, lambda a, b: torch.stack([a, b]).sum(0))
             )
-            return self._add(f"add {name}", lambda net, saved, h: how(h, saved[name]))
+            return self._add(f"add {name}", lambda net, saved, h: addition(h, saved[name]))
         self.channels += channels
         return self._add(f"cat {name}", lambda net, saved, h: torch.cat([h, saved[name]], 1))
 
@@ -176,14 +176,14 @@ class Fuzzed(nn.Module):
         self._activation()
 
     def _keeps_shape(self, layer: Any) -> bool:
-        """Does `layer` give as many channels as there are now, and takes as many?"""
+        """Whether `layer` has as many input and output channels as there are channels now."""
         if type(layer) not in CONVOLUTIONS.values():
             return False
         outputs, inputs = len(layer.weight), layer.weight.shape[1] * getattr(layer, "groups", 1)
         return outputs == inputs == self.channels
 
     def _odd(self) -> None:
-        """Layers that have to be refused, and what a forward pass has beside its computation; seldom."""
+        """Add an unusual operation: one that must be refused, or one without effect on the outputs."""
         odd: dict[str, Step] = {
             "assert": self._checked, "size": lambda net, saved, h: h.reshape(h.size(0), *h.shape[1:]),
             "dropout": lambda net, saved, h: F.dropout(h, 0.5),
@@ -221,13 +221,13 @@ class Fuzzed(nn.Module):
 
 
 def finding(seed: int) -> str | None:
-    """The fault of the network of `seed`: the law that it breaks, or an error of another kind than ValueError; else None."""
+    """The fault of the network of `seed`: a violated law, or an error of another class than ValueError; None without fault."""
     torch.manual_seed(seed)
     network = Fuzzed(seed).double().eval()
     x = torch.rand(4, *network.shape, dtype=torch.float64) * 2 - 0.5
     try:
         return _broken(network, x)
-    except Exception as error:  # anything can come out, and is a finding
+    except Exception as error:  # an error of any class is a fault
         return f"{type(error).__name__}: {error}"
 
 
@@ -237,23 +237,23 @@ def _broken(network: Fuzzed, x: Tensor) -> str | None:
     try:
         snn = snnconv.convert(network, x, method="max_norm", simulation={"schedule": "layer"})
     except ValueError as error:
-        return None if obstacles else f"check passed what convert refuses: {error}"
+        return None if obstacles else f"check accepts the network, but convert refuses it: {error}"
     if obstacles:
-        return f"check refuses what convert takes: {obstacles[0]}"
+        return f"check refuses the network, but convert accepts it: {obstacles[0]}"
     with torch.no_grad():
         expected = network(x)
         scale = expected.abs().max()
         errors = [((snn(x, t).mean(0) - expected).abs().max() / scale).item() for t in (SHORT, LONG)]
     if not errors[1] <= max(SLACK, errors[0] / 3):
-        return f"SNN and ANN differ by {errors[0]:.3g} after {SHORT} and {errors[1]:.3g} after {LONG} steps"
+        return f"SNN and ANN differ by {errors[0]:.3g} after {SHORT} and {errors[1]:.3g} after {LONG} timesteps"
     if any(not torch.equal(tensor, network.state_dict()[name]) for name, tensor in before.items()):
         return "the network was changed"
     try:
         quantized = snnconv.prepare(network, LEVELS, calibration=x).eval()
         parallel = snnconv.convert(quantized, x, method="parallel")
     except ValueError as error:
-        return None if "calibration gives" in str(error) else f"refused only when it is trained: {error}"
+        return None if "calibration gives" in str(error) else f"refused only with trained activations: {error}"
     with torch.no_grad():
         expected = quantized(x)
-        apart = ((parallel(x, LEVELS).mean(0) - expected).abs().max() / expected.abs().max()).item()
-    return None if apart < 1e-5 else f"parallel and QCFS differ by {apart:.3g}"
+        difference = ((parallel(x, LEVELS).mean(0) - expected).abs().max() / expected.abs().max()).item()
+    return None if difference < 1e-5 else f"parallel and QCFS differ by {difference:.3g}"

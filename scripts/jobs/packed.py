@@ -1,4 +1,4 @@
-"""Install what this machine lacks beside its own packages, then run scripts/gpu.py; gpu_pack.py copies this file as run.py.
+"""Install missing packages in addition to those of this machine, then run scripts/gpu.py; gpu_pack.py copies this file as run.py.
 
 python3 gpu-pack/run.py [arguments of scripts/gpu.py]
 """
@@ -15,7 +15,7 @@ PACK = Path(__file__).resolve().parent
 
 
 def lacking() -> list[Path]:
-    """The wheels of packages that are not installed here, or not in a version that the requirements allow."""
+    """Wheels of packages that are not installed, or not in a version that the requirements allow."""
     lines = (PACK / "requirements.txt").read_text(encoding="utf-8").splitlines()
     allowed = {requirement.name.replace("-", "_"): requirement.specifier for requirement in map(Requirement, lines)}
     wheels = []

@@ -1,4 +1,4 @@
-"""All that a command computed, without what names or times the process that did."""
+"""Results of a command, without times and names that differ between processes."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 OF_THE_PROCESS = ("wall_seconds", "seconds", "command", "commit", "prepare_seconds")
-LEFT_OUT = (".log", ".html", ".png", ".yaml")  # times and paths stand in them
+LEFT_OUT = (".log", ".html", ".png", ".yaml")  # these contain times and paths
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """The content of every file of `folder`, by its name; names of time-stamped folders do not count."""
+    """Content of every file of `folder` by its relative path, except files that contain times and paths."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in LEFT_OUT]
     return {str(path.relative_to(folder)): _content(path) for path in paths}
 

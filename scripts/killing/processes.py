@@ -1,4 +1,4 @@
-"""Commands in forks of this process, which end, are killed, or kill themselves at a write of a file."""
+"""Commands in forks of this process, which end, are killed, or kill themselves at a file operation."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ from snnconv import cli
 
 
 def start(cwd: Path, arguments: Sequence[str], write: int = 0) -> int:
-    """The process of a command in `cwd`, which kills itself at its file operation number `write`."""
+    """Start a command in `cwd`; it kills itself at its file operation number `write` (0: never).  Returns the process id."""
     cwd.mkdir(exist_ok=True)
     if process := os.fork():
         return process
@@ -34,7 +34,7 @@ def start(cwd: Path, arguments: Sequence[str], write: int = 0) -> int:
 
 
 def _count_writes(last: int) -> None:
-    """Let this process kill itself before its operation number `last` on files, of those that `snnconv.runtime.files` uses."""
+    """Kill this process before its file operation number `last`, of the operations that `snnconv.runtime.files` uses."""
     count = itertools.count(1)
 
     def counted(function):
@@ -49,7 +49,7 @@ def _count_writes(last: int) -> None:
 
 
 def ended(process: int, after: float = 1e9) -> int:
-    """The status of a process, which is killed `after` some seconds; negative: killed."""
+    """Wait for a process and kill it `after` this many seconds; returns its exit status, negative if killed."""
     end = time.monotonic() + after
     while True:
         done, status = os.waitpid(process, os.WNOHANG)
@@ -62,7 +62,7 @@ def ended(process: int, after: float = 1e9) -> int:
 
 
 def completed(cwd: Path, arguments: Sequence[str]) -> float:
-    """Seconds that an uninterrupted command takes; its output and an end of this program if it fails."""
+    """Run a command without interruption and return its seconds; if it fails, print its output and exit."""
     begin = time.monotonic()
     if status := ended(start(cwd, arguments)):
         sys.exit(f"{' '.join(arguments)}: status {status}\n{(cwd / 'output').read_text()}")

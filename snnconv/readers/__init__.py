@@ -1,10 +1,10 @@
-"""NIR graphs of converted networks as models of other tools that spike identically.
+"""Models of other tools built from NIR graphs of converted networks, with identical spikes.
 
     model = snnconv.readers.norse("network.nir")
     outputs = model.run(images, 32)                # [T, N, K]; a prediction is the largest of outputs.mean(0)
 
-Soft reset and v(0) stand in the metadata of a graph, which the tools' own readers ignore.  Here every neuron is one of the tool,
-set to subtract its threshold, to fire at it, and to start from v(0).
+The metadata of a graph hold soft reset and v(0), which the readers of the tools ignore.  Here every neuron is a neuron of the
+tool that subtracts its threshold, fires at v ≥ θ, and starts from v(0).
 """
 
 from pathlib import Path

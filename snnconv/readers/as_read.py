@@ -1,4 +1,4 @@
-"""Outputs of a NIR file as the installed tools read it by themselves, without the metadata that `snnconv.readers` applies."""
+"""Outputs of a NIR file in other tools with their own readers, without the metadata that `snnconv.readers` applies."""
 
 import contextlib
 import io
@@ -49,13 +49,13 @@ TOOLS: dict[str, Callable[[Path, int], Any]] = {
 
 
 def installed() -> list[str]:
-    """The tools that can be imported, with nirtorch, which all of them need."""
+    """Names of the tools that can be imported; empty without nirtorch, which all of them need."""
     return [tool for tool in TOOLS if find_spec(tool) and find_spec("nirtorch")]
 
 
 @contextlib.contextmanager
 def _quiet_logging() -> Iterator[None]:
-    """nirtorch warns about every file through the root logger."""
+    """Suppress the warnings that nirtorch writes to the root logger for every file."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -66,9 +66,9 @@ def _quiet_logging() -> Iterator[None]:
 
 @torch.no_grad()
 def outputs_as_read(path: str | Path, tool: str, images: Tensor, timesteps: int) -> Tensor:
-    """Outputs [T, N, K] of the model that the own reader of `tool` makes of a file, which receives `images` in every step.
+    """Outputs [T, N, K] of the model that the reader of `tool` itself returns for a file, with input `images` in every timestep.
 
-    Any error of the tool is raised as it is.
+    Errors of the tool are raised unchanged.
     """
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet_logging():
         warnings.simplefilter("ignore")
@@ -89,13 +89,13 @@ def _has_pulse(path: Path) -> bool:
 
 
 def comparison(path: str | Path, images: Tensor, outputs: Tensor) -> dict[str, str]:
-    """For each installed tool: predictions as read that differ from those of `outputs` [T, N, K], or its error."""
+    """For each installed tool: number of predictions that differ from those of `outputs` [T, N, K], or its error, as text."""
     facts = {}
     for tool in installed():
         try:
             theirs = outputs_as_read(path, tool, images, len(outputs))
             facts[tool] = _difference(theirs, outputs)
-        except Exception as error:  # any kind: the file is right, and the tool does not take it
+        except Exception as error:  # errors of any class: the file is correct, but the tool cannot read it
             facts[tool] = f"cannot run it ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
         if facts[tool] != SAME:
             facts[tool] += f"; use snnconv.readers.{tool}"

@@ -1,4 +1,4 @@
-"""A NIR graph as a torch module that runs its nodes in topological order, with the neurons of any tool."""
+"""A NIR graph as a PyTorch module that runs its nodes in topological order, with neurons of another tool."""
 
 from collections.abc import Callable
 from graphlib import CycleError, TopologicalSorter
@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SOFT = {"reset": "subtract", "fires": "v >= v_threshold"}  # the neurons that can be built
+SOFT = {"reset": "subtract", "fires": "v >= v_threshold"}  # metadata of supported neurons
 
 
 class GraphModel(nn.Module):
-    """Layers of torch and neurons of a tool: `model(x)` [N, …] is one timestep, `model.run(x, T)` all of them.
+    """Layers of PyTorch and neurons of a tool: `model(x)` computes one timestep, `model.run(x, T)` all timesteps.
 
     Args:
         graph: a nir.NIRGraph.
-        neuron: `neuron(threshold, v_initial)` makes a module that maps a current to spikes, and has `reset()`.
+        neuron: `neuron(threshold, v_initial)` returns a module that maps a current to spikes, and has `reset()`.
 
-    ValueError naming a node of an unknown kind, or a neuron whose metadata do not say that its threshold is subtracted.
+    ValueError naming a node of an unsupported type, or a neuron whose metadata do not specify soft reset and v(0).
     """
 
     def __init__(self, graph: Any, neuron: Callable[[Tensor, Tensor], nn.Module]) -> None:
@@ -28,9 +28,7 @@ class GraphModel(nn.Module):
         try:
             self.order = list(TopologicalSorter(self.sources).static_order())
         except CycleError as error:
-            raise ValueError(
-                f"{' → '.join(error.args[1])}: a cycle, which needs a delay that is not known here"
-            ) from error
+            raise ValueError(f"{' → '.join(error.args[1])}: cycles are not supported") from error
         self.pulse, self.first = "pulse" in graph.metadata, True
         self.output = next(name for name in self.order if type(graph.nodes[name]).__name__ == "Output")
         self.neurons: dict[str, nn.Module] = {}
@@ -42,18 +40,18 @@ class GraphModel(nn.Module):
             elif kind in LAYERS:
                 self.layers[name] = LAYERS[kind](graph.nodes[name])
             else:
-                raise ValueError(f"{name} ({kind}): unknown here; {', '.join(LAYERS)} and IF are known")
-        self.modules_in_order = nn.ModuleList(self.layers[name] for name in self.order)  # names may hold dots
+                raise ValueError(f"{name} ({kind}): unsupported node; supported are {', '.join(LAYERS)} and IF")
+        self.modules_in_order = nn.ModuleList(self.layers[name] for name in self.order)  # names may contain dots
         self.spikes: dict[str, Tensor] = {}
 
     def reset(self) -> None:
-        """Potentials become v(0)."""
+        """Set all membrane potentials to v(0)."""
         self.first = True
         for neuron in self.neurons.values():
             neuron.reset()  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output of one timestep; `spikes` holds those of every neuron, by the name of its node."""
+        """Output of one timestep; `spikes` holds the spikes of every neuron by the name of its node."""
         if self.pulse:
             x, self.first = with_pulse(x, self.first), False
         values: dict[str, Tensor] = {}
@@ -65,7 +63,7 @@ class GraphModel(nn.Module):
 
     @torch.no_grad()
     def run(self, x: Tensor, timesteps: int) -> Tensor:
-        """Outputs [T, N, K] of `timesteps` steps that all receive `x` [N, …], from v(0)."""
+        """Outputs [T, N, K] of `timesteps` timesteps with input `x` [N, …] in each, starting from v(0)."""
         self.reset()
         return torch.stack([self(x) for _ in range(timesteps)])
 
@@ -83,7 +81,7 @@ def _neuron(name: str, node: Any, neuron: Callable[[Tensor, Tensor], nn.Module])
         or (node.r != 1).any()
     ):
         raise ValueError(
-            f"{name} (IF): r = 1, and metadata with {SOFT} and v_initial, make a neuron known here; this has {metadata}"
+            f"{name} (IF): expected r = 1 and metadata with {SOFT} and v_initial; got the metadata {metadata}"
         )
     threshold = torch.from_numpy(node.v_threshold)
     if bool((threshold == threshold.flatten()[0]).all()):
@@ -126,7 +124,9 @@ def _sizes(value: Any, count: int) -> Any:
 LAYERS: dict[str, Callable[[Any], nn.Module]] = {
     "Input": lambda node: nn.Identity(),
     "Output": lambda node: nn.Identity(),
-    "Flatten": lambda node: nn.Flatten(int(node.start_dim) + 1, int(node.end_dim)),  # NIR does not count the batch
+    "Flatten": lambda node: nn.Flatten(
+        int(node.start_dim) + 1, int(node.end_dim)
+    ),  # NIR counts dimensions without the batch
     "Affine": _linear,
     "Linear": _linear,
     "Conv1d": _convolution,

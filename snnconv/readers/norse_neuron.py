@@ -1,4 +1,4 @@
-"""norse's integrate-and-fire neuron with norse's subtracting reset, and with v(0)."""
+"""norse's integrate-and-fire neuron with soft reset and v(0)."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Neuron(nn.Module):
-    """An `SNNCell` like `IAFCell`, whose own step resets to v_reset and fires above the threshold."""
+    """An `SNNCell` like `IAFCell`, but with soft reset and spikes at v ≥ θ; `IAFCell` resets to v_reset and fires at v > θ."""
 
     def __init__(self, threshold: Tensor, v_initial: Tensor) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Neuron(nn.Module):
         return IAFFeedForwardState(v=self.v_initial.expand_as(x))
 
     def reset(self) -> None:
-        """To v(0)."""
+        """Set the membrane potential to v(0)."""
         self.state = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class Neuron(nn.Module):
 
 
 def _step(x: Tensor, state: Any, p: Any, dt: float) -> tuple[Tensor, IAFFeedForwardState]:
-    """`iaf_feed_forward_step` with another reset."""
+    """`iaf_feed_forward_step` with soft reset."""
     v = state.v + x
-    spikes = 1 - heaviside(p.v_th - v)  # heaviside is 0 at 0
+    spikes = 1 - heaviside(p.v_th - v)  # norse's heaviside is 0 at 0
     return spikes, IAFFeedForwardState(v=reset_subtract(spikes, v, p.v_reset, p.v_th))

@@ -1,4 +1,4 @@
-"""sinabs' integrate-and-fire neuron with one spike a step, without a lower bound, and with v(0)."""
+"""sinabs' integrate-and-fire neuron with at most one spike per timestep, no lower bound, and v(0)."""
 
 import sinabs.layers
 from sinabs.activation import MembraneSubtract, SingleSpike
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Neuron(nn.Module):
-    """`IAF` on [N, 1, …]: sinabs counts timesteps behind the batch."""
+    """`IAF` on [N, 1, …], since sinabs has the timesteps as dimension 1."""
 
     def __init__(self, threshold: Tensor, v_initial: Tensor) -> None:
         super().__init__()
@@ -16,7 +16,7 @@ class Neuron(nn.Module):
         self.v_initial, self.first = v_initial, True
 
     def reset(self) -> None:
-        """To v(0)."""
+        """Set the membrane potential to v(0)."""
         self.first = True
 
     def forward(self, x: Tensor) -> Tensor:

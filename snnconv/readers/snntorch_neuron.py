@@ -1,4 +1,4 @@
-"""snnTorch's leaky neuron without leak, with soft reset in the same step and v(0)."""
+"""snnTorch's leaky neuron without leak, with soft reset and v(0)."""
 
 import snntorch
 from torch import Tensor, nn
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class Neuron(nn.Module):
     """`snn.Leaky` with beta 1.
 
-    Its `mem` is the potential before the reset, which the next step subtracts.  Fires at the threshold: the tool's own step
-    function fires above it.  ValueError where v(0) reaches the threshold, which snnTorch takes for a spike before the first step.
+    `mem` is the potential before the reset, which the next step subtracts.  The neuron fires at v ≥ θ; snnTorch's default fires at
+    v > θ.  ValueError if v(0) reaches the threshold, because snnTorch would count that as a spike before the first timestep.
     """
 
     def __init__(self, threshold: Tensor, v_initial: Tensor) -> None:
@@ -17,14 +17,14 @@ class Neuron(nn.Module):
             raise ValueError(f"v(0) = {v_initial.max():.4g} reaches the threshold {threshold.min():.4g}, which snnTorch cannot "
                              "represent; use another reader")  # fmt: skip
         self.node = snntorch.Leaky(beta=1.0, threshold=threshold, spike_grad=_reached, reset_mechanism="subtract")
-        self.node.state_function = self._charged  # rounds as v − θ + x does
+        self.node.state_function = self._charged  # the same rounding as v − θ + x
         self.v_initial, self.first = v_initial, True
 
     def _charged(self, x: Tensor) -> Tensor:
         return self.node.mem - self.node.reset * self.node.threshold + x
 
     def reset(self) -> None:
-        """To v(0)."""
+        """Set the membrane potential to v(0)."""
         self.first = True
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,16 +5,16 @@ from torch import Tensor, nn
 
 
 class Neuron(nn.Module):
-    """`IFNode` with v_reset None, which subtracts the threshold; its v starts from v(0) in place of 0."""
+    """`IFNode` with soft reset (v_reset None) that starts from v(0) instead of 0."""
 
     def __init__(self, threshold: Tensor, v_initial: Tensor) -> None:
         super().__init__()
         self.node = IFNode(v_reset=None, step_mode="s")
-        self.node.v_threshold = threshold  # its constructor takes only one for the layer
+        self.node.v_threshold = threshold  # its constructor accepts only one threshold per layer
         self.v_initial, self.first = v_initial, True
 
     def reset(self) -> None:
-        """To v(0)."""
+        """Set the membrane potential to v(0)."""
         self.node.reset()
         self.first = True
 
