@@ -33,14 +33,14 @@ from snnconv.results.tables import (
 from snnconv.spiking.latency import latency_class
 
 LEGEND = (
-    "Test accuracy in percent, mean ± standard deviation over networks (one of each seed unless said otherwise); **bold**: no row "
-    "of its class is better at that T on the networks that both ran on. Rows of a class stand in the order of their mean over the "
-    "T and networks that all of them have; without any, and across classes, nothing is ranked. "
-    "*steps*: timesteps that an image takes before T can be read. *gap* (ANN − SNN) and *spikes* (of one image in all layers, "
-    "those before the first counted step included): at the last T of a row. *convert s*: calibration and training, that of "
-    "files which it starts from included, for each T if they depend on it; *evaluate s*: the simulation of all test images, "
-    "for each T again if T enters the network. *waiting*: a layer needs several inputs before its first output, so a network "
-    "of depth D answers after up to D times as long."
+    "Test accuracy in percent, mean ± standard deviation over networks (one network per seed unless noted). **Bold**: no row of the "
+    "same class is better at this T, on the networks that both rows have. Rows of a class are sorted by their mean over the T and "
+    "networks that all rows of the class have; without such T and networks, and between classes, there is no ranking. "
+    "*steps*: timesteps that one image needs for the result at T. *gap* (ANN − SNN) and *spikes* (of one image in all layers, "
+    "including warm-up): at the last T of a row. *convert s*: seconds of calibration and training, including the training of files "
+    "that a method starts from, once for each T if they depend on T. *evaluate s*: seconds of the simulation of all test images, "
+    "once for each T if the network depends on T. *waiting*: a layer needs several inputs before its first output, so the latency "
+    "of a network of depth D is up to D times as long."
 )
 QUANTIZED_LEGEND = (
     "*Quantized ANN*: the same networks without spikes, WxAy with weights of x and activations of y bits, not ranked among the "
@@ -128,12 +128,12 @@ def _notes(rows: list[SpikingRow]) -> list[str]:
     repeated = [row.label for row in rows if len(row.seeds) < len(row.results)]
     unranked = [name for name, members in by_class(rows).items() if not common(members)]
     notes = {
-        "Class not checked against what was emitted (older results): {}.": unchecked,
-        "Several networks of one seed, each of which counts: {}.": repeated,
-        "No T and network are common to all rows of a class, which are not ranked: {}.": unranked,
+        "Class not compared with the emitted spikes (older results): {}.": unchecked,
+        "Several networks with the same seed, counted separately: {}.": repeated,
+        "Not ranked, because no T and network are common to all rows of the class: {}.": unranked,
     }
     sentences = [text.format(", ".join(labels)) for text, labels in notes.items() if labels]
-    return [*sentences, "Not every figure is a mean over the same networks."] if len(averaged) > 1 else sentences
+    return [*sentences, "The values are means over different sets of networks."] if len(averaged) > 1 else sentences
 
 
 def long_rows(results: Iterable[Result]) -> list[dict[str, Any]]:

@@ -156,7 +156,7 @@ def test_what_cannot_be_compared_never_shares_a_table(changes):
 def test_a_t_that_only_some_seeds_have_is_told():
     seeds = [result(seed=seed) for seed in (0, 1)]
     assert "same networks" not in leaderboard(seeds)
-    assert "Not every figure is a mean over the same networks." in leaderboard(
+    assert "The values are means over different sets of networks." in leaderboard(
         [*seeds, result(seed=1, curve=(0.5, 0.6, 0.7))]
     )
 
@@ -164,7 +164,7 @@ def test_a_t_that_only_some_seeds_have_is_told():
 def test_two_networks_of_one_seed_are_told_and_count_as_one_seed():
     text = leaderboard([result(), result(network={"weights": "begun"}), result(seed=1)])
     assert cells(text)[0][-1] == "2"
-    assert "Several networks of one seed, each of which counts: qcfs." in text
+    assert "Several networks with the same seed, counted separately: qcfs." in text
 
 
 def test_rows_without_a_common_t_are_not_ranked():
@@ -220,7 +220,7 @@ def test_nothing_is_the_best_where_it_stands_alone():
 
 def test_rows_over_different_seeds_are_told():
     results = [result("qcfs", seed=0), result("qcfs", seed=1), result("srp", seed=0)]
-    assert "Not every figure is a mean over the same networks." in leaderboard(results)
+    assert "The values are means over different sets of networks." in leaderboard(results)
     assert "same networks" not in leaderboard(results[:1])
 
 
@@ -237,7 +237,7 @@ def test_rows_are_ranked_on_the_networks_that_both_ran_on():
     ]  # fmt: skip
     text = leaderboard(results[:4])
     assert "No T and network are common to all rows of a class, which are not ranked: plain." in text
-    assert "Not every figure is a mean over the same networks." in text
+    assert "The values are means over different sets of networks." in text
     assert [row[1] for row in cells(leaderboard([results[0], results[1], results[3]]))] == ["qcfs", "worse"]
     alone = next(row for row in cells(leaderboard(results)) if row[1] == "alone")
     assert alone[4] == "90.00"  # of nobody's network: no rival
