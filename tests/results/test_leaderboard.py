@@ -108,7 +108,7 @@ def test_what_an_older_result_does_not_tell_is_not_checked_and_that_is_said():
     old = content("old", curve=(0.5, 0.6))
     del old["emitted"], old["network"], old["settings"], old["calibration_images"], old["spikes_per_image"]
     text = leaderboard([Result.from_dict(old)])
-    assert "Class not checked against what was emitted (older results): old." in text
+    assert "Class not compared with the emitted spikes (older results): old." in text
     assert "network not recorded" in text
     assert "not checked" not in leaderboard([result()])
 
@@ -177,7 +177,7 @@ def test_rows_without_a_common_t_are_not_ranked():
     ]  # fmt: skip
     text = leaderboard(alone)
     assert [row[1] for row in cells(text)] == ["finetune (timesteps=1)", "finetune (timesteps=2)"]
-    assert "No T and network are common to all rows of a class, which are not ranked: trained after conversion." in text
+    assert "Not ranked, because no T and network are common to all rows of the class: trained after conversion." in text
     assert [row[6:8] for row in cells(text)] == [["39.00 (T=1)", "100 (T=1)"], ["38.00", "200"]]
     assert [row[1] for row in cells(leaderboard(alone[:1]))] == ["finetune (timesteps=2)"]  # says its T even alone
 
@@ -236,7 +236,7 @@ def test_rows_are_ranked_on_the_networks_that_both_ran_on():
         ("qcfs", "**60.00 ± 14.14**", "**60.00 ± 14.14**"), ("same", "**70.00**", "**70.00**"), ("worse", "40.00", "–"),
     ]  # fmt: skip
     text = leaderboard(results[:4])
-    assert "No T and network are common to all rows of a class, which are not ranked: plain." in text
+    assert "Not ranked, because no T and network are common to all rows of the class: plain." in text
     assert "The values are means over different sets of networks." in text
     assert [row[1] for row in cells(leaderboard([results[0], results[1], results[3]]))] == ["qcfs", "worse"]
     alone = next(row for row in cells(leaderboard(results)) if row[1] == "alone")
