@@ -53,7 +53,7 @@ class Costs:
         )
 
     def of_snn(self, target: Target, accumulates: float, macs: int, steps: int) -> float:
-        """pJ of one image at `target` in the SNN: `macs` on what are no spikes, and neurons updated in `steps` steps."""
+        """pJ of one image at `target` in the SNN: `macs` on values that are not spikes, and neuron updates in `steps` timesteps."""
         return (
             macs * self.of_mac()
             + accumulates * (self.accumulate + self.access(self.weight_bits + 2 * self.potential_bits))

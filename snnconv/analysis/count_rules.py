@@ -1,4 +1,4 @@
-"""Operations on counts of spikes and values: what a layer or function does to the number that each element carries."""
+"""Operations on counts of spikes and values: the effect of a layer or function on the number of each element."""
 
 import copy
 import operator
@@ -30,8 +30,8 @@ def carrying(what: int, shape: Sequence[int]) -> Tensor:
 def uses(layer: Any, x: Tensor) -> Tensor:
     """Number of weights of `layer` that are multiplied by the values that each row of `x` [R, C, …] counts, by output: [R, D, …].
 
-    One channel in the place of all: a convolution of ones over the sum of the channels.  (Every input meets the weights of its
-    own group alone; what is divided here by the groups adds up to that over the output channels.)
+    One channel represents all channels: a convolution of ones over the sum of the channels.  (Each input is used only in its
+    group; the sum over output channels of the number divided by the groups is correct.)
     """
     if isinstance(layer, nn.Linear):
         return x.sum(-1, keepdim=True).expand(*x.shape[:-1], layer.out_features)

@@ -1,4 +1,4 @@
-"""The ANN of a converted network, as conversion sees it: a module at the path of every neuron, pooling at the same position."""
+"""The captured ANN of a converted network, with a module at the path of every neuron and pooling at the same positions."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress

@@ -123,7 +123,7 @@ class _Walk(fx.Interpreter):
         return self._other(f"{target} ({type(module).__name__})", lambda: module(x.to(like)))
 
     def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
-        """A function, or what it does to counts."""
+        """Run a function, or apply its rule to counts."""
         if self.inputs and target in RULES:
             return RULES[target](*args, **kwargs)
         copies = target is F.interpolate and copies_elements(kwargs.get("mode", "nearest"))
@@ -137,7 +137,7 @@ class _Walk(fx.Interpreter):
         )
 
     def call_method(self, target: Any, args: tuple, kwargs: dict) -> Any:
-        """A method of a tensor, or what it does to counts."""
+        """Run a method of a tensor, or apply its rule to counts."""
         if self.inputs and target in RULES:
             return RULES[target](*args, **kwargs)
         if target in SHAPING or not self.inputs:
@@ -169,7 +169,7 @@ class _Walk(fx.Interpreter):
         return torch.stack([self.spikes[path], *torch.zeros_like(x[1:])])
 
     def _operator(self, path: str, operator: Operator, signals: list[Tensor]) -> Tensor:
-        """An operator: what reaches its running sums, and what it computes of them.
+        """Counts for an operator: inputs of its running sums, and values that it computes from them.
 
         Max pooling of spikes passes on every spike here, which is an upper bound.
         """

@@ -40,9 +40,9 @@ def entered(ann: nn.Module, batches: Iterable, kinds: tuple[type, ...]) -> tuple
 
 
 def require_equal_without_inputs(original: nn.Module, network: nn.Module, kinds: tuple[type, ...]) -> None:
-    """Compare `network` with the forward pass of `original`, which it stands for, on random inputs if their shape can be found.
+    """Compare the captured `network` with the forward pass of `original`, on random inputs if their shape can be found.
 
-    ValueError as for `entered`; a warning where the comparison is left out.
+    ValueError as for `entered`; a warning if there is no comparison.
     """
     inputs = _random_inputs(original)
     if inputs is None:

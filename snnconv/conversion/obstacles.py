@@ -30,7 +30,7 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of a network, as conversion sees it."""
+    """One operation of a captured network."""
 
     node: fx.Node
     path: str  # of the module, or of the module that calls the function

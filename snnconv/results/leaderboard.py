@@ -33,8 +33,8 @@ from snnconv.results.tables import (
 from snnconv.spiking.latency import latency_class
 
 LEGEND = (
-    "Test accuracy in percent, mean ± standard deviation over networks (one network per seed unless noted). **Bold**: no row of the "
-    "same class is better at this T, on the networks that both rows have. Rows of a class are sorted by their mean over the T and "
+    "Test accuracy in percent, mean ± standard deviation over networks (one network per seed unless noted). **Bold**: no row of "
+    "the same class is better at this T, on the networks that both rows have. Rows of a class are sorted by their mean over the T and "
     "networks that all rows of the class have; without such T and networks, and between classes, there is no ranking. "
     "*steps*: timesteps that one image needs for the result at T. *gap* (ANN − SNN) and *spikes* (of one image in all layers, "
     "including warm-up): at the last T of a row. *convert s*: seconds of calibration and training, including the training of files "
@@ -53,8 +53,8 @@ def leaderboard(
 ) -> str:
     """Markdown: a table for each set of results that can be compared, and one for quantized ANNs of the same network.
 
-    `baselines` as `read_baselines` has them; they stand below the results of their network.  ValueError if a result contradicts
-    its latency class.
+    `baselines` are those of `read_baselines`; they are below the results of their network.  ValueError if a result contradicts its
+    latency class.
     """
     quantized = [list(rows) for _, rows in groupby(gather_baselines(baselines), lambda row: row.comparison)]
     beside = {rows[0].comparison: quantized_table(rows) for rows in quantized}

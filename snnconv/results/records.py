@@ -208,7 +208,7 @@ class IntegerResult(Record):
 def read_results(paths: Iterable[Path]) -> list[Result]:
     """Every `result.json` below the given folders (where there is none: every `results.jsonl`), or in the given files.
 
-    Oldest first.  FileNotFoundError or ValueError name what is missing, damaged or no result.
+    Oldest first.  FileNotFoundError, or ValueError naming a file that is damaged or not a result.
     """
     sources: dict[Path, None] = {}
     for path in paths:
@@ -237,7 +237,7 @@ def _read(kind: type[R], sources: Iterable[Path]) -> list[R]:
 
 
 def read(kind: type[R], path: Path) -> list[R]:
-    """The records of one file: one of `.json`, any number of `.jsonl`; ValueError names a line that is no such record."""
+    """The records of one file: one of `.json`, any number of `.jsonl`; ValueError naming a line that is not such a record."""
     if path.suffix != ".jsonl":
         return [kind.from_dict(files.read_json(path), str(path))]
     records = []

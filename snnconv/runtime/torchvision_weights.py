@@ -17,9 +17,9 @@ MODELS = {  # architectures of snnconv, by torchvision's name of the weights
     **{f"VGG{depth}_BN_Weights": f"vgg{depth}" for depth in (11, 13, 16, 19)},
 }
 RENAMED: tuple[tuple[str, Any], ...] = (
-    (r"^layer(\d)\.", lambda found: f"stages.{int(found[1]) - 1}."),
+    (r"^layer(\d)\.", lambda match: f"stages.{int(match[1]) - 1}."),
     (r"\.downsample\.", ".shortcut."),
-    (r"^classifier\.(\d)\.", lambda found: f"classifier.{int(found[1]) + 1}."),  # flattening comes first in ours
+    (r"^classifier\.(\d)\.", lambda match: f"classifier.{int(match[1]) + 1}."),  # ours starts with nn.Flatten
 )
 
 
@@ -29,7 +29,7 @@ def torchvision_weights(source: str, network: nn.Module) -> dict[str, Tensor]:
     torchvision downloads weights that are not in its cache.  ValueError for an unknown name or a damaged file, FileNotFoundError
     if the download fails.
     """
-    from torchvision.models import get_weight  # takes a second, so only who uses it waits
+    from torchvision.models import get_weight  # imported here because it takes a second
 
     name = source.removeprefix(PREFIX)
     try:

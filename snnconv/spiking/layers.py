@@ -37,7 +37,7 @@ def list_layers(snn: SpikingModel, batches: Iterable[tuple[Tensor, Any]], timest
 
 
 def _listed(network: nn.Module) -> dict[str, nn.Module]:
-    """Neurons and operators as a whole, and other modules with parameters of their own, by path."""
+    """Neurons, operators, and other modules that have parameters, by path."""
     whole = {path: m for path, m in network.named_modules() if isinstance(m, OverTime | OperatorOverTime)}
     inside = tuple(f"{path}." for path in whole)
     weights = {

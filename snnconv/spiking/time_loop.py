@@ -24,7 +24,7 @@ IN_CACHE = 256  # the same on a CPU: about the size of a layer that fits into th
 
 
 class TimeLoop(nn.Module):
-    """Runs `network`, whose neurons stand in `OverTime` modules, as `timing` requires and `simulation` says.
+    """Runs `network`, whose neurons are in `OverTime` modules, with the order of computation from `timing` and `simulation`.
 
     Layers before the first neuron are computed once if the input is the same in all steps.
     """

@@ -47,8 +47,8 @@ def function_name(function: Callable) -> str:
     """The name of a function in `FUNCTIONS`, or of an ATen operator; ValueError for any other."""
     if isinstance(function, torch._ops.OpOverload) and function.namespace == "aten":
         return str(function)
-    for name, known in FUNCTIONS.items():
-        if known is function:
+    for name, allowed in FUNCTIONS.items():
+        if allowed is function:
             return name
     raise ValueError(f"{getattr(function, '__name__', function)}: a call of this function cannot be saved")
 

@@ -73,13 +73,13 @@ class _Restore:
         if not kind.startswith(CLASSES) or not PATH.fullmatch(kind):
             raise ValueError(f"{kind!r}: not a layer that a saved network may contain")
         place, _, name = kind.rpartition(".")
-        found = getattr(importlib.import_module(place), name)
-        if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        layer = getattr(importlib.import_module(place), name)
+        if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
             raise ValueError(f"{kind!r}: not a layer that a saved network may contain")
-        module = found.__new__(found)
+        module = layer.__new__(layer)
         nn.Module.__init__(module)
         for key, value in plain["attributes"].items():
-            if key in OF_EVERY_MODULE or callable(getattr(found, key, None)):
+            if key in OF_EVERY_MODULE or callable(getattr(layer, key, None)):
                 raise ValueError(f"{kind}.{key}: this attribute cannot be set by a file")
             module.__dict__[key] = self.value(value)
         for key, value in plain["parameters"].items():
@@ -112,9 +112,9 @@ class _Restore:
         if kind == "device":
             return torch.device(content)
         if kind in ("dtype", "memory_format", "layout") and isinstance(
-            found := getattr(torch, content), getattr(torch, kind)
+            constant := getattr(torch, content), getattr(torch, kind)
         ):
-            return found
+            return constant
         raise ValueError(f"{kind!r}: not a value of a saved network")
 
 

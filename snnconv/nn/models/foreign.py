@@ -31,11 +31,11 @@ def torchvision(
     If `weights` have another number of classes, the last layer is new.  Each ReLU is replaced by `activation()`; a network without
     ReLU (vit, swin, convnext, …) is not changed.  ValueError for an unknown name, or weights that do not fit.
     """
-    from torchvision import models  # takes a second, so only who uses it waits
+    from torchvision import models  # imported here because it takes a second
 
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ValueError(f"model.name={name!r}: torchvision has no such classification network; {nearest(name, known)}")
+    names = models.list_models(module=models)
+    if name not in names:
+        raise ValueError(f"model.name={name!r}: torchvision has no such classification network; {nearest(name, names)}")
     options = {**WITHOUT.get(name, {}), **dict(arguments or {})}
     if size := SIZED.get(name.partition("_")[0]):
         side = input_shape[-1] if size == "image_size" else tuple(input_shape[-2:])
@@ -63,9 +63,9 @@ def timm(
         import timm as library
     except ImportError as error:
         raise ValueError("model=timm: timm is not installed: pip install 'snnconv[timm]'") from error
-    known = library.list_models()
-    if name.partition(".")[0] not in known:
-        raise ValueError(f"model.name={name!r}: timm has no such network; {nearest(name, known)}")
+    names = library.list_models()
+    if name.partition(".")[0] not in names:
+        raise ValueError(f"model.name={name!r}: timm has no such network; {nearest(name, names)}")
     options: dict[str, Any] = {"in_chans": input_shape[0], **dict(arguments or {})}
 
     def make(**more: Any) -> nn.Module:

@@ -37,9 +37,9 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Stem, stages of `blocks` residual blocks (every stage but the first halves the image), global average, linear.
 
-    The `small` stem is a 3×3 convolution.  The `imagenet` stem quarters the image: a 7×7 convolution and max pooling.  The
-    pooling stands before the activation, which is monotone, so it computes what it would behind it (He et al., 2016), but
-    on a current that is constant in time, and conversion carries it.
+    The `small` stem is a 3×3 convolution.  The `imagenet` stem quarters the image: a 7×7 convolution and max pooling.  Max
+    pooling is before the activation.  The activation is monotone, so the outputs equal those of He et al. (2016), where it is after
+    the activation; but its input is constant in time, so it needs no operator after conversion.
     """
 
     def __init__(

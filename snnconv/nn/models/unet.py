@@ -10,9 +10,9 @@ from snnconv.runtime.weights import filled
 
 
 class UNet(nn.Module):
-    """Images [N, C, H, W] → maps [N, K, H, W]: halved once for each width but the first, and doubled again beside the shortcuts.
+    """Images [N, C, H, W] → maps [N, K, H, W]: halved for each width except the first, then doubled again, with shortcuts.
 
-    An activation follows every doubling, so that all layers behind the first one receive spikes alone.
+    An activation follows every upsampling, so that all layers after the first receive only spikes.
     """
 
     def __init__(self, outputs: int, channels: int, activation: Callable[[], nn.Module], widths: Sequence[int]) -> None:

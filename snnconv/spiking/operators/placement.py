@@ -111,7 +111,7 @@ class _Placement:
 def insert_encoder(
     network: nn.Module, graph: fx.Graph, source: fx.Node, users: list[fx.Node], path: str, encoder: Encoder
 ) -> None:
-    """Put `encoder` at `path` of `network`, or beside what stands there, between `source` and its `users`."""
+    """Insert `encoder` between `source` and its `users`, at `path` of `network`, or at a numbered path if that exists."""
     path = numbered_name(path, {path for path, _ in network.named_modules()})
     set_submodule(network, path, encoder)
     axis = source.meta.get("batch_axis", 0)
