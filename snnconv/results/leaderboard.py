@@ -34,8 +34,8 @@ from snnconv.spiking.latency import latency_class
 
 LEGEND = (
     "Test accuracy in percent, mean ± standard deviation over networks (one network per seed unless noted). **Bold**: no row of "
-    "the same class is better at this T, on the networks that both rows have. Rows of a class are sorted by their mean over the T and "
-    "networks that all rows of the class have; without such T and networks, and between classes, there is no ranking. "
+    "the same class is better at this T, on the networks that both rows have. Rows of a class are sorted by their mean over the T "
+    "and networks that all rows of the class have; without such T and networks, and between classes, there is no ranking. "
     "*steps*: timesteps that one image needs for the result at T. *gap* (ANN − SNN) and *spikes* (of one image in all layers, "
     "including warm-up): at the last T of a row. *convert s*: seconds of calibration and training, including the training of files "
     "that a method starts from, once for each T if they depend on T. *evaluate s*: seconds of the simulation of all test images, "
