@@ -97,7 +97,7 @@ def decompose(
                         f"limit {part[-1]}", instead(snn, lambda n: Clipped(n, snn.latency.spike_levels), x), labels
                     )
             if not measured:
-                raise ValueError("errors are measured on images, and there are none")
+                raise ValueError("errors are measured on images, but there are none")
             layers += [watch.errors(t) for t in part for watch in here]
     finally:
         original.train(was_training)

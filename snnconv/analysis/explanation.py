@@ -159,7 +159,7 @@ def explain(
     batches = loader if isinstance(loader, Batches) else Loader(loader, device_of(model))
     model = counterpart(model, snn, batches)
     if disturbances and not isinstance(batches, Batches):
-        raise ValueError("disturbances: change pixels in [0, 1], whose normalization is known only for data of snnconv (Batches); "
+        raise ValueError("disturbances: need the normalization of images, which is known only for data of snnconv (Batches); "
                          "disturb the images of the loader instead")  # fmt: skip
     errors = decompose(model, snn, batches, wanted, images) if snn.timing.presented is None else None
     operations = count_operations(snn, batches, wanted, images=images)

@@ -57,7 +57,9 @@ FanOut = dict[str, dict[str, Tensor]]  # neurons → target → accumulates that
 
 @torch.enable_grad()
 def fan_out(network: nn.Module, image_shape: Sequence[int], *, zeros: bool = True) -> tuple[list[Target], FanOut]:
-    """The targets of `network`, a network with neurons (`OverTime`), in the order of computation, and its fan-out.
+    """Layers that receive spikes (`Target`) in the order of computation, and the number of weights that each neuron reaches.
+
+    `network` has `OverTime` neurons.
 
     If an image has several rows in the batch (windows of attention), neurons and their fan-out are [windows, …].
 

@@ -130,6 +130,6 @@ def _count(snn: SpikingModel, batches: list[Tensor], timesteps: int, paths: list
             snn(images, timesteps)
     if any(steps_done % steps for steps_done in done.values()):
         raise ValueError(
-            f"a layer took {max(done.values())} steps, no multiple of the {steps} that the model says it simulates"
+            f"a layer took {max(done.values())} steps, not a multiple of the {steps} timesteps of the model"
         )
     return distributed.sum_over_ranks(total)

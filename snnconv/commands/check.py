@@ -94,7 +94,7 @@ def _of_hardware(cfg: DictConfig, ann: nn.Module) -> list[Demand]:
     demands = list[Demand]()
     asked = {re.split(r"[=.]", text.lstrip("+"))[0] for text in launch.typed()} & {"export", "integer"}
     if asked and cfg.precision == "tf32":
-        raise ValueError("precision=tf32: spikes are compared exactly; use precision=float32")
+        raise ValueError("precision=tf32: rounds, but spikes are compared exactly; use precision=float32")
     final = cfg.run and any(is_activation(module) for module in ann.modules())  # weights and thresholds are trained
     if "export" in asked:
         ann = instantiate(cfg.weights)(_with_thresholds(ann))

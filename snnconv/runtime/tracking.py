@@ -34,7 +34,7 @@ class Tracker:
         """
 
     def finish(self, failed: bool = False) -> None:
-        """End the report."""
+        """End tracking of this run; `failed` if it ended with an error."""
 
     def abandon(self) -> None:
         """Release all resources after a failure, instead of `finish`."""
@@ -104,7 +104,7 @@ class Patient(Tracker):
         self._try(lambda tracker: tracker.result(result, tables, figure, page, artifacts))
 
     def finish(self, failed: bool = False) -> None:
-        """End the report; after a failure, release its resources."""
+        """End tracking; if the tracker has failed, release its resources."""
         self._try(lambda tracker: tracker.finish(failed))
         if self.lost:
             with suppress(Exception):

@@ -63,7 +63,7 @@ def walk_spikes(network: fx.GraphModule) -> fx.GraphModule:
 
 
 def refresh(network: object) -> None:
-    """Make the event-driven convolutions of `network` read their weights again."""
+    """Mark the weights of event-driven convolutions of `network` as changed, so that they are read again."""
     for module in network.modules() if isinstance(network, nn.Module) else ():
         if isinstance(module, EventDriven):
             module.packed = None

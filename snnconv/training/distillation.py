@@ -90,7 +90,7 @@ class LayerDistances:
 
 @torch.no_grad()
 def require_shared_layers(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
-    """ValueError unless an activation of `student` has the path and the shape of one of `teacher`."""
+    """ValueError if no activation of `student` has the path and the output shape of an activation of `teacher`."""
     distances = LayerDistances(student, teacher)
     try:
         student.eval()(images), teacher.eval()(images)

@@ -143,7 +143,7 @@ def test_a_model_that_simulates_more_than_it_says(exact_network, exact_images, m
     """Its steps would be counted as those of others."""
     snn = fires_always(exact_network())
     monkeypatch.setattr(Timing, "chunks", lambda self, timesteps, chunk: [1] * (timesteps + 2))
-    with pytest.raises(ValueError, match="took 10 steps, no multiple of the 3"):
+    with pytest.raises(ValueError, match="took 10 steps, not a multiple of the 3"):
         count_operations(snn, [(exact_images(2), None)] * 2, [3])
 
 

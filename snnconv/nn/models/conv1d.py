@@ -18,7 +18,7 @@ def conv1d(
 ) -> nn.Module:
     """Signals [N, C, L] → logits [N, K]: a convolution and an average pooling by two for each width, and a global mean.
 
-    Inputs of more axes are read row by row.
+    Inputs with more dimensions are flattened to [N, C, L], for example images row by row.
     """
     if len(input_shape) < 2:
         raise ValueError(

@@ -64,7 +64,7 @@ class Regress(Task):
             spread = targets.transpose(0, 1).flatten(1).aminmax(dim=1)
             if equal := (spread.min == spread.max).nonzero().flatten().tolist():
                 raise ValueError(f"task=regress: all training targets of output {equal[0]} are {spread.min[equal[0]]:.6g}; "
-                                 "leave it out, there is nothing to learn")  # fmt: skip
+                                 "omit this output")  # fmt: skip
         return self if self.metrics else replace(self, metrics={"mae": measure("MeanAbsoluteError")})
 
     def decide(self, outputs: Tensor) -> Tensor:
