@@ -10,7 +10,6 @@ CUDA: by the allocator), without workspaces inside kernels and without tensors t
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,7 @@ from typing import Any
 
 import torch
 from benchmarks import groups
-from benchmarks.peer_networks import cifar10_resnet20, digits_cnn, images
-from benchmarks.peer_rows import accuracy, compare
-from benchmarks.peer_table import peer_table
+from benchmarks.peer_program import NETWORKS, compare_tools
 from benchmarks.subjects import MODELS
 from benchmarks.timing import DEVICE, Report
 from hydra import compose, initialize_config_dir
@@ -38,7 +35,6 @@ GROUPS: dict[str, Callable] = {
     "explanation": groups.explained,
     "scaling": groups.scaling,  # once, of the first model
 }
-NETWORKS = {"digits": "CNN on digits", "cifar10": "ResNet-20 on CIFAR-10"}
 DEFAULT = "training,simulation,curve,conversion,explanation,scaling"
 
 
@@ -51,19 +47,25 @@ def main() -> None:
     parser.add_argument(
         "--models", type=partial(names, MODELS), default="resnet18,vgg16", help=f"some of {', '.join(MODELS)}"
     )
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, help="images in a batch (default: 32, with --peers 100)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--peers", type=partial(names, NETWORKS), help=f"compare tools on some of {', '.join(NETWORKS)}"
     )
     parser.add_argument("--weights", type=Path, help="weights of the ResNet-20 for --peers cifar10")
+    parser.add_argument(
+        "--tools", default="", help="with --peers: only tools whose names begin so, separated by commas"
+    )
+    parser.add_argument(
+        "--conversions", type=int, default=3, help="with --peers: conversions of each tool (default: 3)"
+    )
     parser.add_argument("--timesteps", type=int, nargs="+", default=[8, 32], help="T of --peers (default: 8 32)")
     parser.add_argument("--images", type=int, default=300, help="test images of --peers (default: 300)")
     options = parser.parse_args()
     if options.peers:
-        compare_peers(options)
+        compare_tools(options, facts())
         return
-    models, plan = options.models, groups.Plan(options.batch, options.rounds, methods=methods)
+    models, plan = options.models, groups.Plan(options.batch or 32, options.rounds, methods=methods)
     if options.quick:
         models, plan = ["mlp"], groups.Plan(batch=64, rounds=2, quick=True, methods=methods)
     about, report, wanted = facts(), Report(), [name for name in GROUPS if name in options.only]
@@ -73,27 +75,6 @@ def main() -> None:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(options.json, {**about, "rows": report.rows})
-
-
-def compare_peers(options: argparse.Namespace) -> None:
-    """Print the table of all tools and append its rows to --json."""
-    all_rows = []
-    for name in options.peers:
-        if name == "cifar10" and not options.weights:
-            sys.exit("--peers cifar10: needs --weights resnet20-12fca82f.th (akamaster/pytorch_resnet_cifar10)")
-        network, data = digits_cnn() if name == "digits" else cifar10_resnet20(options.weights)
-        batch = 20 if options.quick else 100
-        calibration = images(data.calibration, 100 if options.quick else 1000, 100)
-        test = images(data.test, 2 * batch if options.quick else options.images, batch)
-        about = {"network": NETWORKS[name], "ann_accuracy": accuracy(network, test), **facts()}
-        for timesteps in options.timesteps:
-            rows = [row | about for row in compare(network, calibration, test, timesteps)]
-            print(peer_table(rows), "", sep="\n", flush=True)
-            all_rows += rows
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        for row in all_rows:
-            files.append_line(options.json, row)
 
 
 def names(choices: Iterable[str], text: str) -> list[str]:

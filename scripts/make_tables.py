@@ -8,6 +8,7 @@ python scripts/make_tables.py [--check]       --check only says whether they are
     <!-- ladders NAME --> … <!-- end -->        stages of compression
     <!-- integers NAME --> … <!-- end -->       networks in integers, from experiments/NAME/integers.jsonl
     <!-- quantized NAME --> … <!-- end -->      quantized ANNs beside spikes, from experiments/NAME/baselines.jsonl
+    <!-- peers NAME --> … <!-- end -->          other tools on the same networks, from experiments/NAME/peers.jsonl
 
 Published figures stand beside ours where experiments/NAME/published.json holds them, each with its source.
 """
@@ -17,14 +18,17 @@ import re
 import sys
 from pathlib import Path
 
+from benchmarks.peer_table import peer_table
+
 from snnconv.results.hardware_tables import integers, ladders, quantized
 from snnconv.results.leaderboard import leaderboard
 from snnconv.results.records import IntegerResult, read, read_baselines, read_results
 from snnconv.results.tables import energies, losses, read_published, table
+from snnconv.runtime.files import read_lines
 
 MADE = {"losses": losses, "energies": energies, "ladders": ladders}
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = "|".join(["table", "leaderboard", "integers", "quantized", *MADE])
+KINDS = "|".join(["table", "leaderboard", "integers", "quantized", "peers", *MADE])
 BLOCK = re.compile(rf"<!-- ({KINDS}) (\S+) -->\n(.*?)(<!-- end -->|(?=<!-- (?:{KINDS}) )|\Z)", re.DOTALL)
 
 
@@ -38,9 +42,11 @@ def fill(text: str, experiments: Path) -> str:
 
     def filled(block: re.Match) -> str:
         kind, name, _, end = block.groups()
-        source = experiments / name / "results.jsonl"
+        source = experiments / name / ("peers.jsonl" if kind == "peers" else "results.jsonl")
         if not end or not source.is_file():
-            raise ValueError(f"{kind} {name}: needs experiments/{name}/results.jsonl and a closing <!-- end -->")
+            raise ValueError(f"{kind} {name}: needs experiments/{name}/{source.name} and a closing <!-- end -->")
+        if kind == "peers":
+            return f"<!-- {kind} {name} -->\n{peer_table(read_lines(source))}\n<!-- end -->"
         results, study = read_results([source]), source.parent
         if kind in MADE:
             text = MADE[kind](results)

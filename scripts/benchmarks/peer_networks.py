@@ -7,7 +7,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from snnconv.data.splits import Splits
 
@@ -15,7 +14,11 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 class Block(nn.Module):
-    """Residual block of akamaster/pytorch_resnet_cifar10, with shortcuts of option A."""
+    """Residual block of akamaster/pytorch_resnet_cifar10.
+
+    Its shortcuts take every second pixel and append channels of zeros; some tools refuse slices and padding, so a convolution
+    with fixed weights of 0 and 1 computes the same here.
+    """
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -23,14 +26,17 @@ class Block(nn.Module):
         self.bn1, self.relu1 = nn.BatchNorm2d(width), nn.ReLU()
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2, self.relu2 = nn.BatchNorm2d(width), nn.ReLU()
-        self.padding = width // 4 if stride > 1 else 0
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1:
+            self.shortcut = nn.Conv2d(channels, width, 1, stride, bias=False)
+            nn.init.zeros_(self.shortcut.weight)
+            with torch.no_grad():
+                self.shortcut.weight[width // 4 : width // 4 + channels, :, 0, 0] = torch.eye(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Stride 2 halves height and width."""
         out = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
-        if self.padding:
-            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.padding, self.padding))
-        return self.relu2(out + x)
+        return self.relu2(out + self.shortcut(x))
 
 
 def _stage(channels: int, width: int, stride: int) -> nn.Sequential:
@@ -56,7 +62,8 @@ class ResNet20(nn.Module):
 def cifar10_resnet20(weights: Path) -> tuple[nn.Module, Splits]:
     """The published ResNet-20 on CIFAR-10, with the normalization of its training."""
     network, state = ResNet20(), torch.load(weights, map_location="cpu", weights_only=True)["state_dict"]
-    network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
+    shortcuts = {key: value for key, value in network.state_dict().items() if "shortcut" in key}
+    network.load_state_dict({key.removeprefix("module."): value for key, value in state.items()} | shortcuts)
     norm = ("data.mean=[0.485,0.456,0.406]", "data.std=[0.229,0.224,0.225]")
     return network.eval(), _data("data=cifar10", *norm)
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,13 @@ def ours(network: nn.Module, batches: Batches, timesteps: int, **simulation: Any
 def spikingjelly(
     network: nn.Module, batches: Batches, timesteps: int, recipe: str = "rate", step_mode: str = "s"
 ) -> Simulate:
-    """ann2snn: robust normalization (99.9 %), or local threshold balancing."""
+    """ann2snn: robust normalization (99.9 %), or local threshold balancing, whose thresholds grow over 100 batches."""
     from spikingjelly.activation_based import ann2snn, functional
 
     made = (
         ann2snn.RateCodingRecipe(batches, mode="99.9%")
         if recipe == "rate"
-        else ann2snn.LocalThresholdBalancingRecipe(batches)
+        else ann2snn.LocalThresholdBalancingRecipe(list(islice(cycle(batches), 100)))
     )
     snn = ann2snn.FXConverter(made).convert(copy.deepcopy(network).eval())
     functional.set_step_mode(snn, step_mode)
