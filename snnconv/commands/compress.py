@@ -12,7 +12,7 @@ snnconv compress resume=runs/…/compressed/…      continue an interrupted com
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import rich
@@ -23,6 +23,8 @@ from torch import nn
 
 from snnconv.analysis.energy import Energy
 from snnconv.analysis.operations import count_operations
+from snnconv.conversion.checks import check
+from snnconv.conversion.demands import simulation
 from snnconv.data.batches import first_images
 from snnconv.data.splits import Splits
 from snnconv.hardware.compression.rebuild import changes, layers_of, undone
@@ -67,7 +69,12 @@ def main(run: Run) -> None:
     task = instantiate(cfg.task).prepared(data.train.labels)
     ann = run.load_ann()
     task.try_out(ann, data.calibration)
-    _try_out(stages, ann, data, settings)
+    encoder, demands = instantiate(cfg.encoder), [simulation(cfg.timesteps)]
+    for name, smaller in _try_out(stages, ann, data, settings):
+        try:
+            check(smaller, convert, data.calibration, encoder=encoder, weights=weights, demands=demands).require()
+        except ValueError as error:
+            raise ValueError(f"compress: after {name}: {error}") from error
     ladder = _measured(run)
     if not ladder:
         snn, curve, reached, facts = measure(run, ann, convert, weights, data, task, [], 0)
@@ -90,8 +97,10 @@ def main(run: Run) -> None:
         show(ladder)
 
 
-def _try_out(stages: Mapping[str, Any], teacher: nn.Module, data: Splits, settings: Fit) -> None:
-    """Apply all stages without training: an error of one of them is raised before the training of the first."""
+def _try_out(
+    stages: Mapping[str, Any], teacher: nn.Module, data: Splits, settings: Fit
+) -> Iterator[tuple[str, nn.Module]]:
+    """The network after each stage, without training: an error of one of them is raised before the training of the first."""
     ann = teacher
     for name, stage in stages.items():
         before, ann = ann, stage(ann, data.calibration)
@@ -102,6 +111,7 @@ def _try_out(stages: Mapping[str, Any], teacher: nn.Module, data: Splits, settin
                 raise ValueError(f"compress: {name}: {error}") from error
         if lost := undone(before, ann):
             log.warning("compress: %s undoes 2:4 sparsity in %s; apply 2:4 sparsity after it", name, ", ".join(lost))
+        yield name, ann
 
 
 def _trained(network: nn.Module, data: Splits, settings: Fit, part: Run, task: Task) -> nn.Module:

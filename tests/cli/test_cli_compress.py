@@ -93,7 +93,7 @@ def test_a_killed_ladder_goes_on_at_the_stage_it_had_reached(tmp_path: Path):
 def test_tells_what_is_wrong(smoke: Path, tmp_path: Path):
     copy_run(smoke, tmp_path / "run")
     assert "no stages; choose stages of conf/compress/" in fail(COMPRESS, "run=run", cwd=tmp_path)
-    assert "integer=int4: has no effect here; integer=… is for integerize, export" in fail(
+    assert "integer=int4: has no effect here; integer=… is for check, integerize, export" in fail(
         COMPRESS, "run=run", "integer=int4", cwd=tmp_path
     )
     assert "no convolution becomes smaller" in fail(COMPRESS, "run=run", "compress=low_rank", cwd=tmp_path)
