@@ -6,6 +6,7 @@ snnconv train model=vgg16 levels=8      the same as `python -m snnconv train …
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 IN_TURN = ("evaluate", "baseline")  # commands that accept several values (method=srp,cos) without --multirun
+MAPPINGS = ("arguments", "ratios", "ranks")  # settings that are empty mappings by default
 DEMO = "experiment=demo"  # used by `snnconv train` without arguments
 HELP = ("-h", "--help", "help")
 
@@ -132,9 +134,15 @@ def _compose(name: str, arguments: list[str]) -> None:
 
 
 def _completed(name: str, arguments: Sequence[str]) -> list[str]:
-    """`arguments` plus the command's name for Hydra, placed next to other overrides, because its parser needs them together."""
-    stored = any(text.startswith(("run=", "resume=")) for text in arguments)  # then the model is not the default
-    words = [f"++{text}" if stored and text.startswith("model.path=") else text for text in arguments]
+    """`arguments` plus the command's name for Hydra, placed next to other overrides, because its parser needs them together.
+
+    Hydra adds keys (`++`) for a mapping (model.arguments={width: 8}), and for the file of a stored model, which is not the
+    default one.
+    """
+    stored = any(text.startswith(("run=", "resume=")) for text in arguments)
+    mapping = re.compile(rf"[\w.]+\.({'|'.join(MAPPINGS)})=\{{")
+    adds = [mapping.match(text) or (stored and text.startswith("model.path=")) for text in arguments]
+    words = [f"++{text}" if added else text for text, added in zip(arguments, adds, strict=True)]
     first = next((at for at, text in enumerate(words) if "=" in text and not text.startswith("-")), 0)
     return [*words[:first], f"hydra.job.name={name}", *words[first:]]
 

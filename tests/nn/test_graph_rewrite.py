@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from networks import Net
@@ -12,6 +12,7 @@ from snnconv.conversion.obstacles import obstacles, require_convertible
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.folding import fold_batchnorm
 from snnconv.nn.graph.rewrite import replace_modules
+from snnconv.nn.graph.trace import trace
 from snnconv.nn.models.resnet import resnet20
 from snnconv.nn.models.vgg import VGG
 
@@ -222,6 +223,22 @@ def test_a_branch_on_values_is_told():
     network = Net(lambda net, x: net.act(x) if x.sum() > 0 else x, act=QCFS(4))
     with pytest.raises(ValueError, match=r"Net: the forward pass cannot be traced .*without branches on values"):
         require_convertible(network, QCFS)
+
+
+def test_an_optional_argument_has_its_default_in_the_graph():
+    """Not a placeholder, which is never None: every rewriting of the user's own network would take the other branch."""
+
+    class Optional(nn.Sequential):
+        def forward(self, x, mask=None, double=False, scale=3.0):
+            h = super().forward(x)
+            h = h if mask is None else h * mask
+            return (2 * h if double else h) * scale
+
+    network, x = Optional(nn.Linear(4, 3)), torch.rand(2, 4)
+    graph = trace(network)
+    assert [node.op for node in graph.nodes].count("placeholder") == 1
+    assert torch.equal(fx.GraphModule(network, graph)(x), network(x))
+    assert torch.equal(fx.GraphModule(network, trace(fx.GraphModule(network, graph)))(x), network(x))
 
 
 def test_nothing_to_convert_is_told():

@@ -1,6 +1,7 @@
 """Configuration: every yaml composes and builds; a new one is tested without an edit here."""
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
+from snnconv.cli import MAPPINGS, _completed
 from snnconv.data.imagenet import cut_files
 from snnconv.data.splits import cut
+from snnconv.runtime.configurations import CONF
 from snnconv.runtime.opening import explain
 from snnconv.runtime.tracking import Tracker
 from snnconv.runtime.trust import require_trusted
@@ -143,3 +146,20 @@ def test_a_wrong_value_is_told_with_its_key(compose_config):
     with pytest.raises(InstantiationException) as error:
         instantiate(cfg.model)
     assert explain(error.value).startswith("levels=0: must be an integer")
+
+
+def test_every_setting_that_is_an_empty_mapping_takes_one_from_the_command_line():
+    """They are listed, because Hydra would refuse the keys of `model.arguments={width: 8}`."""
+    lines = [line for file in CONF.rglob("*.yaml") for line in file.read_text(encoding="utf-8").splitlines()]
+    empty = {line.strip().partition(":")[0] for line in lines if re.match(r"\s*\w+: \{\}", line)}
+    assert empty - {"metric", "costs", "stages"} == set(MAPPINGS)  # those are filled by groups
+    words = _completed(
+        "check", ["model=custom", "model.arguments={a: 1}", "x.ratios={layer3.*: 0.5}", "model.name={a: 1}"]
+    )
+    assert words == [
+        "hydra.job.name=check",
+        "model=custom",
+        "++model.arguments={a: 1}",
+        "++x.ratios={layer3.*: 0.5}",
+        "model.name={a: 1}",
+    ]

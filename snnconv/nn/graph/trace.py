@@ -26,6 +26,15 @@ class _Tracer(fx.Tracer):
             or super().is_leaf_module(m, module_qualified_name)
         )
 
+    def create_args_for_root(self, *args: Any, **settings: Any) -> tuple[Any, list[Any]]:
+        """The arguments of the forward pass; an optional one, which nobody passes, has its default instead of a placeholder."""
+        function, arguments = super().create_args_for_root(*args, **settings)
+        for number, argument in enumerate(arguments):
+            if isinstance(argument, fx.Proxy) and argument.node.args:
+                (arguments[number],) = argument.node.args
+                self.graph.erase_node(argument.node)
+        return function, arguments
+
 
 def trace(network: nn.Module, leaves: tuple[type, ...] = ()) -> fx.Graph:
     """Graph of the operations of `network` in order; a module of a class in `leaves` is one operation.
