@@ -154,7 +154,7 @@ def hooked():
 
 
 class Subclass(Small):
-    """What inherits from nn.ReLU, or has a hook, and computes something else."""
+    """Networks with a subclass of nn.ReLU, or a hook, that computes another function."""
 
     def __init__(self, num_classes=3, how="capped"):
         super().__init__(num_classes)

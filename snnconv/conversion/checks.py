@@ -93,20 +93,10 @@ def check(
     warnings = [text for path, step in with_theta.items() if (text := odd_threshold(step, trial.peaks.get(path, 0.0)))]
     warnings += [text for step in walked if (text := unfolded(step, folded) or needless(step))]
 
-    neurons: Mapping[str, nn.Module] = {}
-    if not problems:
-        try:
-            count = getattr(batches, "count", None)
-            number = calibration if calibration is not None else count
-            trial_run = functools.partial(rehearse, convert, calibration=number if isinstance(number, int) else None)
-            snn = (weights or Weights()).convert(trial_run, ann, few)
-            neurons = snn.neurons() if snn is not None else {}
-            if snn is not None and encoder is not None:
-                snn.encoded(encoder, few)
-            for demand in demands if snn is not None and few else ():
-                demand(snn, few[0][0])
-        except ValueError as error:
-            problems.append(Obstacle(str(error)))
+    number = calibration if calibration is not None else getattr(batches, "count", None)
+    trial_run = functools.partial(rehearse, convert, calibration=number if isinstance(number, int) else None)
+    neurons, errors = ({}, []) if problems else _rehearsed(trial_run, ann, few, weights, encoder, demands)
+    problems += errors
 
     def becomes(step: Step) -> str:
         numbers = [
@@ -129,6 +119,30 @@ def check(
             row = Layer(step.path, name_of(step), trial.shapes.get(step.node), size(step.module), becomes(step))
             listed[step.path, step.name] = row
     return Check(name, [*listed.values(), *_idle(ann, kinds, walked)], problems, warnings, others)
+
+
+def _rehearsed(
+    convert: Any,
+    ann: nn.Module,
+    few: Sequence[Batch],
+    weights: Weights | None,
+    encoder: InputEncoder | None,
+    demands: Sequence[Demand],
+) -> tuple[Mapping[str, nn.Module], list[Obstacle]]:
+    """Neurons of the spiking network of a rehearsal by path, and its ValueError as an obstacle."""
+    neurons: Mapping[str, nn.Module] = {}
+    try:
+        snn = (weights or Weights()).convert(convert, ann, few)
+        if snn is None:
+            return {}, []
+        neurons = snn.neurons()
+        if encoder is not None:
+            snn.encoded(encoder, few)
+        for demand in demands if few else ():
+            demand(snn, few[0][0])
+    except ValueError as error:
+        return neurons, [Obstacle(str(error))]
+    return neurons, []
 
 
 def _carried(step: Step) -> str:

@@ -80,7 +80,7 @@ def test_remedies_are_there_to_be_chosen(list_options):
 
 @pytest.mark.parametrize("network", [QUANTIZED, PLAIN])
 def test_remedies_take_the_network_and_the_settings(network, compose_config):
-    """What is said is what can be typed: every method with the settings said with it, for the activations at hand."""
+    """Each recommended method accepts the recommended settings for the activations of the network."""
     kinds = {type(module) for module in network}
     for both in REMEDIES.values():
         for chosen in re.findall(r"method=\w+(?: method[\w.@]+=\w+)*", " ".join(both[network is PLAIN])):

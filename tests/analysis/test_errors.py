@@ -177,7 +177,7 @@ def test_many_timesteps_end_at_the_limit(ann, batches):
 
 
 def test_clipped_is_the_ann_below_the_thresholds(ann, relu, batches):
-    """Which a network that was trained with its thresholds is already."""
+    """A network that was trained with its thresholds is clipped already."""
     assert decompose(ann, convert(ann), batches, [1]).clipped == accuracy_of(ann, batches)
     half = lambda samples, levels: samples.amax(-1) / 4  # noqa: E731
     snn = threshold.convert(relu, batches, neuron=IntegrateFire, rule=half)

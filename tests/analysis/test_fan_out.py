@@ -21,7 +21,7 @@ def neurons() -> OverTime:
 
 
 def convolution_pairs(conv: nn.Conv2d, channel: int, y: int, x: int, height: int, width: int) -> int:
-    """How many weights the neuron at (channel, y, x) of a map height × width meets, one pair after the other."""
+    """Number of weights for the neuron at (channel, y, x) of a map height × width, counted pair by pair."""
     (kernel_h, kernel_w), (stride_h, stride_w) = conv.kernel_size, conv.stride
     (pad_h, pad_w), (gap_h, gap_w) = conv.padding, conv.dilation
     rows = (height + 2 * pad_h - gap_h * (kernel_h - 1) - 1) // stride_h + 1
@@ -59,7 +59,7 @@ def test_a_spike_meets_the_weights_that_an_enumeration_finds(kernel, stride, pad
 
 
 def nonzero(layer: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
-    """How many outputs of `layer`, whose weights are all different, change with each input."""
+    """Number of outputs of `layer`, whose weights are all different, that change with each input."""
     torch.manual_seed(0)
     jacobian = torch.autograd.functional.jacobian(lambda x: layer.double()(x[None])[0], torch.rand(shape).double())
     return jacobian.flatten(0, -len(shape) - 1).ne(0).sum(0).double()

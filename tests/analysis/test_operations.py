@@ -130,7 +130,7 @@ def test_steps_that_are_spent(exact_network, exact_images):
 
 
 def test_a_batch_that_is_simulated_in_parts(exact_network, exact_images, monkeypatch):
-    """Where layers wait, a large one is."""
+    """Models with waiting layers simulate a large batch in parts."""
     snn, images = parallel(exact_network().double(), []), exact_images(7).double()
     whole = count_operations(snn, [(images, None)], [2, 4])
     monkeypatch.setattr("snnconv.spiking.time_loop.IN_CACHE", 8)

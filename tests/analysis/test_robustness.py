@@ -114,7 +114,7 @@ def test_only_so_many_images(trained, tiny_batches):
 
 
 def test_a_network_for_each_t_is_made_once(trained, tiny_batches):
-    """Which may take long."""
+    """Making a network can be slow."""
     made = []
 
     def network(t: int):

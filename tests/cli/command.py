@@ -131,7 +131,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen | Forked, timeout: float = 60) -> Any:
-    """What `condition` returns as soon as that is true, while `process` runs."""
+    """Wait until `condition` returns a true value while `process` runs, and return it."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         if value := condition():
@@ -153,7 +153,7 @@ def children(process: int) -> list[int]:
 
 
 def epochs_done(cwd: Path) -> int:
-    """How many epochs the run under `cwd` has finished."""
+    """Number of epochs that the run under `cwd` has finished."""
     return sum(path.read_bytes().count(b"\n") for path in cwd.glob("runs/*/*/metrics.jsonl"))
 
 

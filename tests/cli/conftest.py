@@ -33,5 +33,5 @@ def smoke(once) -> Path:
 
 @pytest.fixture(scope="session")
 def uninterrupted(once) -> Path:
-    """What interrupted runs must end as; look, do not touch."""
+    """An uninterrupted run, the reference for interrupted ones; tests must not change it."""
     return only_run(once("uninterrupted", LONG))

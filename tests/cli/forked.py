@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 class Forked:
-    """What tests need of `subprocess.Popen`, for a command in a fork."""
+    """The part of `subprocess.Popen` that tests need, for a command in a fork."""
 
     def __init__(self, script: Path, arguments: Sequence[str], cwd: Path, env: dict[str, str]) -> None:
         Path(f"{cwd}.out").write_bytes(b"")  # there as soon as this returns

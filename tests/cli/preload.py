@@ -1,4 +1,4 @@
-"""What commands import and what their first figure sets up, done once, in the process that `forked` forks from."""
+"""Imports of the commands and setup of the first figure, done once in the process from which `forked` forks."""
 
 import importlib
 import io

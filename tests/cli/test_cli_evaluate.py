@@ -77,7 +77,7 @@ def test_several_runs_and_schedules_at_once(smoke: Path, tmp_path: Path):
 
 @pytest.mark.long
 def test_runs_of_older_versions_go_on(smoke: Path, tmp_path: Path):
-    """Which stored neither what a report explains nor tables of costs; either may be chosen for any run.
+    """Their configurations have neither `explain` nor `costs`; both can be set for any run.
 
     What is evaluated halfway says so.
     """

@@ -48,7 +48,7 @@ def same_state(a: Any, b: Any) -> bool:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """What the next epoch of a run would depend on."""
+    """State on which the next epoch of a run depends."""
     return {
         key: value for key, value in torch.load(folder / "last.ckpt", weights_only=True).items() if key != "seconds"
     }
@@ -234,7 +234,7 @@ def test_killed_at_random_moments(number: int, long_life: tuple, tmp_path: Path)
 
 @pytest.mark.slow
 def test_killed_with_dropout(tmp_path: Path):
-    """Where training draws random numbers of torch's own generator, not only those of the data."""
+    """With dropout, training uses torch's default generator, not only the generators of the data."""
     arguments = (*SMOKE, "model=vgg11", "model.dropout=0.5", "fit.epochs=4", "data.train=200")
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()

@@ -16,7 +16,7 @@ TINY = (*SMOKE, "model.hidden=[16]", "fit.epochs=1", "timesteps=3")
 
 
 def summary(cwd: Path) -> list[dict]:
-    """What the sweep under `cwd` says of its finished runs."""
+    """The rows that the sweep under `cwd` reports for its finished runs."""
     (path,) = cwd.glob("runs/sweeps/*/summary.json")
     assert (path.parent / "curves.png").read_bytes().startswith(b"\x89PNG")
     return json.loads(path.read_text())

@@ -155,7 +155,7 @@ def test_no_method_is_named_where_none_would_take_it():
 
 
 def test_the_methods_that_are_named_convert(compose_config, any_method):
-    """What is recommended for a network keeps its word, and what is not would not."""
+    """Recommended methods convert the network, and the others do not."""
     for activation in (nn.ReLU, lambda: QCFS(4, 1.0)):
         network = Net(activation=activation)
         named = any_method in check(network, FROM_RELU if activation is not nn.ReLU else DIRECT, noise(1, 8, 8)).methods

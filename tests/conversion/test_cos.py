@@ -35,7 +35,7 @@ def fire(current: list[float], v: float) -> tuple[list[int], list[float], float]
 
 
 def corrected(current: list[float], rho: int, iterations: int) -> list[int]:
-    """What one neuron emits; the decisions are made on the first trial, as in the authors' variants for several spikes."""
+    """Spikes of one neuron; decisions depend on the first trial, as in the authors' variants for several spikes."""
     v_initial, first, count = 0.5, 0.0, 0
     for k in range(1, iterations + 1):
         spikes, before, v = fire(current[:rho], v_initial)
@@ -175,7 +175,7 @@ def test_samples_may_leave(exact_network, exact_images):
 
 @pytest.mark.slow
 def test_large_layers_in_one_kernel():
-    """What is computed by Inductor for many elements equals what is computed as written for few."""
+    """Results of Inductor, used for many elements, equal those of plain PyTorch, used for few."""
     current = torch.randint(-16, 24, (6, 40, 1000)) / 8
     whole = OffsetSpikes(1.0, warmup=4, iterations=2)(current)
     for part, expected in zip(current.split(10, dim=1), whole.split(10, dim=1), strict=True):

@@ -431,7 +431,7 @@ def test_training_that_begins_with_a_file_keeps_its_own_potential(ann, data, tmp
 
 
 def test_every_epoch_is_kept(ann, data, tmp_path, exact_images, monkeypatch, caplog):
-    """What an interrupted training leaves is its last whole epoch, and it says so."""
+    """An interrupted training leaves the network of its last complete epoch, and the file records this."""
     file, told, rate = str(tmp_path / "snn.safetensors"), through_time._report, through_time.lr_at
 
     def interrupted(totals, epoch, *rest):

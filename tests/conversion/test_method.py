@@ -1,4 +1,4 @@
-"""What methods share: rehearsals, and settings that no method takes."""
+"""Common parts of methods: rehearsals, and unknown settings."""
 
 from functools import partial
 

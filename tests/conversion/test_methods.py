@@ -57,7 +57,7 @@ def method(compose_config, any_relu_method):
 
 
 def refusal(method, network: nn.Module, batches) -> str | None:
-    """Why `method` does not take `network`, None if it does."""
+    """Reason why `method` does not support `network`; None if it does."""
     try:
         rehearse(method, network, batches)
     except ValueError as error:
@@ -95,7 +95,7 @@ CONVERTED: dict[str, SpikingModel] = {}
 
 @pytest.fixture
 def snn(request, method, ann, batches):
-    """What the method makes of `ann`, converted once for all tests that only run it."""
+    """Spiking network of `ann`, converted once for all tests that do not change it."""
     key = str(sorted(request.node.callspec.params.items()))
     if key not in CONVERTED:
         CONVERTED[key] = method(ann, batches)

@@ -319,6 +319,6 @@ def test_activations_that_clip_still_clip(method, activation, images, batches):
 
 
 def test_pooling_of_differences_is_no_pooling_of_spikes(images, batches):
-    """What it puts out is encoded again."""
+    """Its output is encoded as spikes again."""
     latency = differential.convert(build("max pooling"), batches, rule=largest).latency
     assert (latency.float_operators, latency.analog_currents) == (1, False)

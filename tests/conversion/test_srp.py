@@ -139,7 +139,7 @@ def test_says_what_it_costs(exact_network):
 
 @pytest.mark.slow
 def test_large_layers_in_one_kernel():
-    """What is computed by Inductor for many elements equals what is computed as written for few."""
+    """Results of Inductor, used for many elements, equal those of plain PyTorch, used for few."""
     current = torch.randint(-16, 24, (6, 40, 1000)) / 8
     whole = ResidualPotential(1.0, warmup=2)(current)
     for part, expected in zip(current.split(10, dim=1), whole.split(10, dim=1), strict=True):

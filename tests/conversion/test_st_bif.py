@@ -76,7 +76,7 @@ def test_equals_the_literal_simulation(compose_config, exact_network, exact_imag
 
 @torch.no_grad()
 def activations(network: nn.Module, kind: type, run) -> list[torch.Tensor]:
-    """What modules of `kind` put out, in order of definition, while `run()`."""
+    """Outputs of modules of `kind` during `run()`, in order of definition."""
     seen: dict[nn.Module, list] = {module: [] for module in network.modules() if isinstance(module, kind)}
     handles = [module.register_forward_hook(lambda m, i, output: seen[m].append(output)) for module in seen]
     run()

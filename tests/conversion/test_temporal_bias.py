@@ -179,7 +179,7 @@ def test_thresholds_that_depend_on_t_make_the_network_depend_on_it(exact_network
 
 
 def test_the_mean_error_of_every_step_shrinks():
-    """What the paper is about: after some rounds the mean output of each step and channel is the ANN's."""
+    """Main claim of the paper: after some rounds the mean output of each step and channel is the ANN's."""
     torch.manual_seed(0)
     current = torch.randn(T, 400, 3, 5, 5) + torch.tensor([0.1, 0.5, -0.2]).view(3, 1, 1)
     target = current.mean(0).clamp(0, 1)

@@ -38,7 +38,7 @@ def batches(exact_images):
 
 
 def literal_activations(ann: nn.Module, batches) -> dict[str, list[torch.Tensor]]:
-    """What each ReLU puts out, [C, M] a batch."""
+    """Outputs of each ReLU, [C, M] for each batch."""
     seen: dict[str, list[torch.Tensor]] = {}
 
     def watch(path):

@@ -309,7 +309,7 @@ def remove(path: Path) -> None:
 
 
 def flatten(folder: Path) -> None:
-    """What the archive of ImageNet's validation images holds."""
+    """The layout of the archive of ImageNet's validation images."""
     for path in list(folder.rglob("*.JPEG")):
         path.rename(folder / path.name)
     for path in folder.iterdir():

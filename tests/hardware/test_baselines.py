@@ -370,7 +370,7 @@ def test_training_with_few_bits_helps(networks, data, kind, per_channel):
 
 
 def test_a_batch_norm_that_stays_is_a_factor_of_the_scales(networks, data):
-    """What training with live batch norms ends with is, folded, the same integers with other scales."""
+    """Folding batch norms after a training with unfolded ones gives the same integers with other scales."""
     found = static(networks["relu"], data, weight_bits=4)
     live = ptq.calibrated(networks["relu"], data.calibration, found.settings)
     layer, norm, folded = live.network.get_submodule("0"), networks["relu"][1], found.network.get_submodule("0")

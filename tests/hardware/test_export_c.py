@@ -63,7 +63,7 @@ def test_every_spike_is_the_golden_models(snn, data, tmp_path):
 
 
 def run(folder, images, timesteps):
-    """What the compiled files in `folder` make of `images`, compiled without a warning."""
+    """Outputs of the compiled files in `folder` for `images`; compilation must not warn."""
     program = integer_file.read(folder / "snn.npz")
     return c.run_c(
         folder, program, program.digitize(images.numpy()), timesteps, next(filter(shutil.which, c.COMPILERS)), *STRICT

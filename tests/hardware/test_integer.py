@@ -274,7 +274,7 @@ def shortcut_a() -> nn.Module:
 
 
 def test_thresholds_of_each_channel(exact_network, batches):
-    """Where they go into the weights that follow, where spikes meet an addition, and where these are moved before."""
+    """Folded into the next weights, with additions of spikes, and with elements moved before an addition."""
     torch.manual_seed(0)
     for ann in (exact_network("plain", nn.ReLU), exact_network("residual", nn.ReLU), shortcut_a()):
         for parameter in ann.parameters():

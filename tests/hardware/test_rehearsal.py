@@ -1,4 +1,4 @@
-"""What an export or an integer network refuses is refused by its rehearsal, in the same words, and nothing is written."""
+"""A rehearsal refuses the same networks as the export or integer network, with the same message, and writes nothing."""
 
 from functools import partial
 

@@ -82,7 +82,7 @@ def test_vgg16_at_224_is_as_large_as_torchvisions():
 
 
 def test_the_imagenet_stem_pools_before_the_first_neuron():
-    """Which is the same function as torchvision's order, for any monotone activation; and it is converted."""
+    """This equals the order in torchvision for any monotone activation, and can be converted."""
     network = resnet18(5, (3, 32, 32), lambda: QCFS(4, 1.0), stem="imagenet").eval()
     network.act1.set_threshold(0.5)
     images = torch.randn(1, 3, 32, 32)

@@ -103,7 +103,7 @@ def test_a_claimed_job_is_left_to_its_worker_until_that_is_gone(queue):
 
 
 def test_the_process_of_a_job_holds_the_claim_of_a_worker_that_is_killed(queue):
-    """Where the system does not end it with its worker."""
+    """The claim stays if the system does not end the process with its worker."""
     jobs = queue({"name": "a", "overrides": "seconds=0"})
     with ExitStack() as claims:
         _, handle = jobs.claim(claims, 10)

@@ -1,4 +1,4 @@
-"""Where methods are listed by hand: what the lists say is true.  (A method that is missing there is nobody's mistake.)"""
+"""Handwritten lists of methods are correct.  (A missing method is not an error.)"""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a run tells: files with stable names, keys and numbers."""
+"""Reports of a run: files with stable names, keys and numbers."""
 
 import csv
 import json

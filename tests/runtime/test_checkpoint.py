@@ -1,4 +1,4 @@
-"""What lies on disk comes back as it was; what is damaged or foreign is named; nothing that is read is ever run."""
+"""Stored files are restored exactly; errors name damaged or foreign files; reading a file never runs code."""
 
 import json
 import os

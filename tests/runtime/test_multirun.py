@@ -1,4 +1,4 @@
-"""What becomes of a command line with several values."""
+"""Command lines with several values."""
 
 import pytest
 

@@ -20,7 +20,7 @@ PATHS = [
 
 
 def read(command: str, key: str):
-    """What a run gets for `key` from a command line, which a shell takes apart first."""
+    """Value of `key` that a run receives from a command line, which a shell splits first."""
     (text,) = [word for word in shlex.split(command) if word.startswith(f"{key}=")]
     (override,) = OverridesParser.create().parse_overrides([text])
     cfg = OmegaConf.create({"levels": 8, key: override.value()})

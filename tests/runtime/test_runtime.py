@@ -1,4 +1,4 @@
-"""What any training program needs: seeds, device and precision, one process or many."""
+"""Seeds, device and precision, one process or many."""
 
 import random
 from types import SimpleNamespace
@@ -91,7 +91,7 @@ def test_the_commit_of_code_without_a_repository_is_what_the_user_says(monkeypat
 
 
 def test_the_commit_is_that_of_the_first_question(monkeypatch, tmp_path):
-    """Which a run asks when it starts; the checkout may have moved on when it ends."""
+    """A run reads the commit at its start; the checkout may have changed at its end."""
     first = environment.commit()
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "snnconv" / "runtime" / "environment.py"))
     monkeypatch.setenv("SNNCONV_COMMIT", "0123456789ab")

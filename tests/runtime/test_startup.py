@@ -24,7 +24,7 @@ SLOW = ("torch", "torch._dynamo", "torchvision", "wandb", "hydra", "matplotlib",
 
 
 def loaded_after(program: str, *arguments: str, cwd: Path) -> list[str]:
-    """Which of the slow packages a program has imported when it ends; it may end as it likes."""
+    """Slow packages that a program has imported at its end; its exit status does not matter."""
     code = f"import atexit, json, sys\natexit.register(lambda: print(json.dumps([m for m in {SLOW} if m in sys.modules])))\n"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code + program, *arguments]

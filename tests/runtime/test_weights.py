@@ -62,7 +62,7 @@ def test_wrappings_of_other_programs_are_taken_off(wrap, weights, tmp_path: Path
 
 @pytest.mark.parametrize("word", ["thresh", "up"])
 def test_thresholds_of_the_repositories_of_qcfs(word, weights, tmp_path: Path):
-    """Which keep θ as a parameter [1] of the activation."""
+    """These repositories store θ as a parameter [1] of the activation."""
     torch.save({**weights, f"features.2.{word}": torch.tensor([1.25])}, tmp_path / "net.pth")
     network = filled(Small(lambda: QCFS(4, 8.0)), tmp_path / "net.pth")
     assert network.features[2].threshold.item() == 1.25

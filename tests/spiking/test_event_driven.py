@@ -37,7 +37,7 @@ def conv_of(channels: int = 16, out: int = 16, size: int = 3, **settings) -> nn.
 
 @torch.no_grad()
 def event_driven_only(conv: nn.Conv2d, spikes: Tensor) -> Tensor:
-    """What the kernel gives, small and dense inputs too."""
+    """Output of the kernel, used for small and dense inputs too."""
     layer = EventDriven(conv)
     with (
         mock.patch.multiple(event_driven, SMALL=0, DENSE=dict.fromkeys(DENSE, 1.0)),

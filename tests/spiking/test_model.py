@@ -241,7 +241,7 @@ def test_chunks_are_the_run(snn, exact_images):
 
 
 def test_samples_may_leave(snn, exact_images):
-    """What stays goes on as if nobody had left."""
+    """Remaining samples have the same outputs as if no sample had left."""
     images = exact_images(5)
     whole, run = snn(images, 9), snn.run(images, 9)
     got = [next(run), run.send(torch.tensor([0, 2, 3])), run.send(torch.tensor([2]))]  # the last: image 3

@@ -104,7 +104,7 @@ def test_autocast_does_not_round_the_function(case):
 
 
 def test_samples_can_leave(case):
-    """What stays goes on as it would have alone."""
+    """Remaining samples have the same outputs as in a batch of their own."""
     function, signals = case
     for operator in operators(function, signals):
         whole = run(operator, signals)

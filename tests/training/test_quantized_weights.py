@@ -163,7 +163,7 @@ QUICK = {
 
 
 def test_every_method_takes_them(compose_config, any_relu_method, make_network, exact_images):
-    """What a spiking network holds is the quantized network's weights, or lies on a grid of its own."""
+    """The weights of a spiking network equal those of the quantized network, or are on a grid of their own."""
     cfg = compose_config(f"method={any_relu_method}", "weights=int4", "levels=4", *QUICK.get(any_relu_method, []))
     method, weights = instantiate(cfg.method), instantiate(cfg.weights)
     ann = make_network((lambda: QCFS(4, 1.0)) if QCFS in takes(method) else nn.ReLU)

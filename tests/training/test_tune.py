@@ -1,4 +1,4 @@
-"""How a training runs fastest: measured, stored, and without a change of the network."""
+"""The fastest settings of a training: measured, stored, and without a change of the network."""
 
 import copy
 from dataclasses import asdict
