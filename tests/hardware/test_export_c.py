@@ -297,6 +297,27 @@ def test_with_sanitizers(snn, data, tmp_path):
     assert subprocess.run([tmp_path / "snn"], capture_output=True).stdout == b"0 numbers differ\n"
 
 
+@pytest.mark.skipif(not shutil.which("arm-none-eabi-gcc"), reason="arm-none-eabi-gcc is not installed")
+def test_for_a_microcontroller(snn, data, tmp_path):
+    """The library compiles for a Cortex-M4 without warnings; its memory is what the program plans, without a heap."""
+    c.export(nn.Identity(), snn, data, tmp_path, images=1, timesteps=1)
+    options = ("-mcpu=cortex-m4", "-mthumb", "-std=c99", "-Os", "-ffreestanding", *STRICT)
+    subprocess.run(["arm-none-eabi-gcc", *options, "-c", "snn.c"], cwd=tmp_path, check=True)
+    table = subprocess.run(
+        ["arm-none-eabi-size", "snn.o"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    text, initialized, zeros = (int(size) for size in table.splitlines()[1].split()[:3])
+    program = integer_file.read(tmp_path / "snn.npz")
+    neurons = [program.steps[number].size for number in program.neurons().values()]
+    least = 4 * places(program)[1] + sum(2 * count + count // 8 for count in neurons)
+    assert (initialized, text > 0) == (0, True)
+    assert least <= zeros <= 4 * places(program)[1] + sum(4 * count + -(-count // 8) + 8 for count in neurons)
+    symbols = subprocess.run(
+        ["arm-none-eabi-nm", "-u", "snn.o"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert set(symbols.stdout.split()) - {"U"} <= {"memset", "memcpy", "memmove"}
+
+
 @compiled
 def test_signals(data, tmp_path):
     snn = qcfs.convert(Signals().eval(), [], neuron=IntegrateFire)
