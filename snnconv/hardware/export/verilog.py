@@ -14,8 +14,11 @@ from snnconv.hardware.export import verilog_tools
 from snnconv.hardware.export.checking import require_settings
 from snnconv.hardware.export.example import example_of, write_all
 from snnconv.hardware.export.verilog_design import design
+from snnconv.hardware.integer.accumulates import accumulates
 from snnconv.nn.quantization import Bits
 from snnconv.spiking.model import SpikingModel
+
+CLOCK = 100e6  # Hz, for times from cycles
 
 
 def export(
@@ -26,8 +29,9 @@ def export(
     """Write the integer network of `snn` as Verilog to `folder`; returns facts about its simulation.
 
     The testbench runs the first `images` test images over `timesteps` steps in Verilator, or in Icarus Verilog if Verilator is not
-    installed.  With `cells`, yosys counts the cells of each layer.  ValueError, without writing files, if a spike or logit differs
-    from the golden model, or if the network has no integer counterpart.
+    installed.  The facts hold the cycles of each image and, for comparison, its accumulates.  With `cells`, yosys counts the cells
+    of each layer.  ValueError, without writing files, if a spike or logit differs from the golden model, or if the network has no
+    integer counterpart.
     """
     require_settings(timesteps=timesteps, cells=cells)
     widths: dict[str, Any] = {"bits": bits, "layers": layers, "image_bits": image_bits, "membrane_bits": membrane_bits}
@@ -36,6 +40,7 @@ def export(
         raise ValueError("export.cells=true: needs yosys, which is not installed; install it or use export.cells=false")
     contents = design(example.program, example.images, example.outcome)
     simulator = next(filter(shutil.which, verilog_tools.SIMULATORS), None)
+    events = accumulates(example.program, example.images, timesteps)
     facts: dict[str, Any] = {}
     with TemporaryDirectory() as place:
         for name, content in contents.items():
@@ -48,7 +53,7 @@ def export(
     missing = f"none of {', '.join(verilog_tools.SIMULATORS)} was found, so snn.v was not simulated and not compared"
     return {
         "files": {name: len(content) for name, content in contents.items()}, "compared": example.compared,
-        "simulator": simulator or missing, **facts, **example.summary(),
+        "accumulates_per_image": events.tolist(), "simulator": simulator or missing, **facts, **example.summary(),
     }  # fmt: skip
 
 
@@ -58,4 +63,9 @@ def _simulated(folder: Path, simulator: str) -> dict[str, Any]:
     if report.differing:
         raise ValueError(f"snn.v differs from the golden model: {report.differing} of {report.compared} spikes and logits differ "
                          f"in {simulator}; nothing was written")  # fmt: skip
-    return {"differing_from_the_golden_model": 0, "cycles_per_image": report.cycles}
+    milliseconds = [round(1e3 * cycles / CLOCK, 4) for cycles in report.cycles]
+    return {
+        "differing_from_the_golden_model": 0,
+        "cycles_per_image": report.cycles,
+        "ms_per_image_at_100_MHz": milliseconds,
+    }

@@ -1,7 +1,7 @@
 """Golden model: simulation of an integer network in NumPy (not torch), with int64 sums that must fit into int32."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,20 +30,26 @@ def simulate(network: IntegerNetwork, images: np.ndarray, timesteps: int) -> Out
 
 def run(program: Program, images: np.ndarray, timesteps: int) -> Outcome:
     """Logits and spikes of a program, for integer images [N, C, H, W]."""
+    logits, spikes = [], defaultdict(list)
+    for values in results(program, images, timesteps):
+        logits.append(values[program.output])
+        for path, number in program.neurons().items():
+            spikes[path].append(values[number])
+    return np.stack(logits), {path: np.stack(steps) for path, steps in spikes.items()}
+
+
+def results(program: Program, images: np.ndarray, timesteps: int) -> Iterator[list[np.ndarray]]:
+    """The results of all steps of a program [N, …], timestep by timestep."""
     arrays = [{name: values.astype(np.int64) for name, values in step.arrays.items()} for step in program.steps]
     potentials: dict[int, np.ndarray] = {}
-    logits, spikes = [], defaultdict(list)
     for _ in range(timesteps):
-        results: list[np.ndarray] = []
+        values: list[np.ndarray] = []
         for number, (step, arrays_of_step) in enumerate(zip(program.steps, arrays, strict=True)):
-            inputs = [images] if step.kind == "image" else [results[source] for source in step.inputs]
+            inputs = [images] if step.kind == "image" else [values[source] for source in step.inputs]
             if step.kind == "fire":
                 spiked, potentials[number] = _fire(step, arrays_of_step, inputs[0], potentials.get(number))
-            results.append(spiked if step.kind == "fire" else result_of(step, arrays_of_step, inputs))
-        logits.append(results[program.output])
-        for path, number in program.neurons().items():
-            spikes[path].append(results[number])
-    return np.stack(logits), {path: np.stack(steps) for path, steps in spikes.items()}
+            values.append(spiked if step.kind == "fire" else result_of(step, arrays_of_step, inputs))
+        yield values
 
 
 def difference(actual: Outcome, expected: Outcome) -> str | None:
