@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
-from snnconv.runtime import mistakes, program
+from snnconv.runtime import mistakes, program, user_files
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,9 @@ class Folder(Callback):
         if config.resume and folder.absolute() != Path(config.resume).absolute():
             sys.exit(f"hydra.run.dir={folder}: a run is resumed in its own folder; omit hydra.run.dir")
         if not config.resume and any((folder / name).exists() for name in KEPT):
-            go_on = program.pasted("resume", str(folder))
+            files = [*user_files.files_of(OmegaConf.to_container(config))]
+            trusted = [program.pasted("trust", files)] if files else []
+            go_on = " ".join([program.pasted("resume", str(folder)), *trusted])
             sys.exit(f"{folder}: contains a run; continue it with {go_on}, or choose another hydra.run.dir")
         require_writable(folder, "hydra.run.dir")
 

@@ -110,6 +110,9 @@ def _require_trusted_file(call: Mapping[str, Any], trust: Sequence[str]) -> None
     if not isinstance(path, str) or {"_args_", "_partial_"} & set(call):
         raise ValueError(f"{call['_target_']}: a stored configuration must name its Python file as path=…, "
                          "without _args_ and _partial_; not loaded")  # fmt: skip
+    if not Path(path).is_file():
+        raise ValueError(f"{call['_target_']}: this stored configuration runs the code in {path}, which does not exist; "
+                         "if the file was moved, give its present place with model.path=…")  # fmt: skip
     if Path(path).resolve() not in [Path(entry).resolve() for entry in trust if entry.endswith(".py")]:
         raise ValueError(f"{call['_target_']}: this stored configuration runs the code in {path}; "
                          f"load it with {program.pasted('trust', [path])} if you trust that file")  # fmt: skip

@@ -78,7 +78,10 @@ def _printed(name: str, tmp_path: Path, monkeypatch) -> dict[str, tuple[str, dic
     called = {"_target_": f"{user_files.USER_CODE}.custom", "path": file}
     monkeypatch.setattr(launch, "_is_main", lambda: True)
     escaped = str(holds).replace("${", "\\${")  # as Hydra composes it
-    run_dir = OmegaConf.create({"hydra": {"run": {"dir": escaped}}, "resume": None})
+    (holds / "net.py").touch()
+    run_dir = OmegaConf.create(
+        {"hydra": {"run": {"dir": escaped}}, "resume": None, "model": {**called, "path": "net.py"}}
+    )
     cfg = OmegaConf.create({"trust": ["b.py"], "model": called, "device": "cpu"})
     monkeypatch.chdir(tmp_path)
     (holds / "last.ckpt").touch()
@@ -92,8 +95,12 @@ def _printed(name: str, tmp_path: Path, monkeypatch) -> dict[str, tuple[str, dic
         "a python file": (message(trust.require_trusted, called), "load it with ", " if you"),
         "a value": (mistakes.message(OverrideParseException(f"data.root={name}", ""), []), "for the shell: ", ""),
     }  # fmt: skip
-    expected = [{"resume": name, "trust": ["b.py", file]}, *3 * [{"resume": folder}], {"resume": str(holds)}, {"trust": [file]},
+    of_the_run = {"resume": str(holds), "trust": ["net.py"]}
+    expected = [{"resume": name, "trust": ["b.py", file]}, *3 * [{"resume": folder}], of_the_run, {"trust": [file]},
                 {"data.root": name}]  # fmt: skip
+    if "${" in name:  # refused in words
+        assert mistakes.RESERVED in messages.pop("a folder that holds a run")[0]
+        expected.pop(4)
     printed = {place: (between(*texts), run) for (place, texts), run in zip(messages.items(), expected, strict=True)}
     going_on = launch.resume_command(Path(folder), [file, "b.py"])
     return {**printed, "resume": (going_on, {"resume": folder, "trust": [file, "b.py"]})}
