@@ -52,9 +52,7 @@ class Weights:
         if self.bits is None:
             return network
         network = copy.deepcopy(network)
-        layers = _layers(network)
-        LayerBits(self.bits, self.layers).require_matches(layers, "weights.layers")
-        for path, layer in layers.items():
+        for path, layer in self._of(network).items():
             layer.weight.data = self._quantized(path, layer.weight)
         return network
 
@@ -72,7 +70,7 @@ class Weights:
 
         Bengio et al., 2013 (straight through); Courbariaux et al., 2015 (the floats are kept beside).
         """
-        layers = _layers(network) if self.bits is not None and self.train else {}
+        layers = self._of(network) if self.train else {}
         floats = [layer.weight.data.clone() for layer in layers.values()]
         with torch.no_grad():
             for path, layer in layers.items():
@@ -103,6 +101,14 @@ class Weights:
             if path not in before or not _proportional(layer.weight, before[path].weight):
                 layer.weight = nn.Parameter(self._quantized(path, layer.weight))
         return network
+
+    def _of(self, network: nn.Module) -> dict[str, Any]:
+        """The layers whose weights are quantized, by path; ValueError for a pattern that matches none."""
+        if self.bits is None:
+            return {}
+        layers = _layers(network)
+        LayerBits(self.bits, self.layers).require_matches(layers, "weights.layers")
+        return layers
 
     def _quantized(self, path: str, weight: Tensor) -> Tensor:
         bits = self.bits_of(path)

@@ -77,6 +77,11 @@ def test_other_bits_in_some_layers(ann, open_tiny_run, tiny_batches):
 def test_other_bits_that_cannot_be(ann):
     with pytest.raises(ValueError, match=r"weights.layers: no layer with weights matches conv\*; there are 0, 4, 7"):
         Weights(bits=8, layers={"conv*": 4})(ann)
+    with (
+        pytest.raises(ValueError, match=r"weights.layers: no layer with weights matches conv"),
+        Weights(bits=8, layers={"conv*": 4}).trained(ann),
+    ):
+        pass
     with pytest.raises(ValueError, match=r"weights.layers: needs weights.bits"):
         Weights(layers={"0": 4})
     with pytest.raises(ValueError, match=r"bits=1: weights have 2"):
