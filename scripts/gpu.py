@@ -1,4 +1,4 @@
-"""What only a GPU can show, in limited time: the jobs of experiments/queue.yaml with `machine: gpu`, the smallest priority first.
+"""Run measurements that need a GPU, in limited time: jobs of experiments/queue.yaml with `machine: gpu`, smallest priority first.
 
 make gpu [SECONDS=540]                             the same as python scripts/gpu.py --seconds 540
 python scripts/gpu.py --list                       shows the jobs
