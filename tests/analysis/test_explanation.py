@@ -106,7 +106,7 @@ def test_mistakes_are_named(ann, snn, samples):
         explain(Functional(), snn, [samples], [4])
     with pytest.raises(ValueError, match="there are none"):
         explain(ann, snn, [], [4])
-    with pytest.raises(ValueError, match="disturbances: change pixels"):
+    with pytest.raises(ValueError, match="disturbances: need the normalization"):
         explain(
             ann,
             snn,

@@ -269,7 +269,7 @@ def test_one_neuron_by_hand():
     logits, spikes = replay(graph, torch.tensor([[0.75]]), 5)
     assert logits.flatten().tolist() == spikes["n"].flatten().tolist() == [1, 1, 0, 1, 1]
     nodes["n"].metadata["reset"] = "v_reset"
-    with pytest.raises(ValueError, match=r"n \(IF\): r = 1, and metadata"):
+    with pytest.raises(ValueError, match=r"n \(IF\): expected r = 1 and metadata"):
         replay(graph, torch.ones(1, 1), 1)
 
 

@@ -112,5 +112,5 @@ def test_neurons_without_metadata_are_refused(tmp_path):
     graph = nir.NIRGraph({"input": nir.Input({"input": size}), "a": nir.IF(ones, ones), "output": nir.Output({"output": size})},
                          [("input", "a"), ("a", "output")])  # fmt: skip
     nir.write(tmp_path / "other.nir", graph)
-    with pytest.raises(ValueError, match=r"a \(IF\): r = 1, and metadata with"):
+    with pytest.raises(ValueError, match=r"a \(IF\): expected r = 1 and metadata with"):
         snnconv.readers.spikingjelly(tmp_path / "other.nir")
