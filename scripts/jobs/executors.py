@@ -59,10 +59,15 @@ def _submitit(name: str, folder: Path, settings: dict[str, Any]) -> Start:
 def _ray(name: str, folder: Path, settings: dict[str, Any]) -> Start:
     import ray
 
+    address = settings.pop("address", None)
     variables = {key: os.environ[key] for key in FORWARDED if key in os.environ}
-    ray.init(
-        settings.pop("address", None), runtime_env={"env_vars": variables}, include_dashboard=False, log_to_driver=False
-    )
+    ray.init(address, runtime_env={"env_vars": variables}, include_dashboard=False, log_to_driver=False)
+    available = ray.cluster_resources()
+    for key, name in {"num_cpus": "CPU", "num_gpus": "GPU"}.items() if address is None else ():
+        if settings.get(key, 0) > available.get(name, 0):
+            raise ValueError(
+                f"--executor ray: {key}={settings[key]}, but there are {available.get(name, 0):g}; use --set {key}=…"
+            )
     call = ray.remote(**{"max_retries": 0, **settings})(subprocess.call)
 
     def start(command: Sequence[str]) -> Worker:

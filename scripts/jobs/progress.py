@@ -58,10 +58,13 @@ class Queue:
                 self.work.mkdir(parents=True, exist_ok=True)
                 lock = self._path(job, "lock")
                 lock.touch()
-                with suppress(BlockingIOError):
-                    handle = claims.enter_context(files.held(lock, strict=self.shared))
-                    if self.progress(job) in FREE:  # still, now that nobody else can change it
-                        return job, handle
+                for pause in (0.1, 0.0):  # `is_running` of another process may hold the lock for a moment
+                    with suppress(BlockingIOError):
+                        handle = claims.enter_context(files.held(lock, strict=self.shared))
+                        if self.progress(job) in FREE:  # still, now that nobody else can change it
+                            return job, handle
+                        break
+                    time.sleep(pause)
         return None
 
     def run(self, job: Job, left: float, handle: int | None) -> None:

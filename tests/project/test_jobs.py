@@ -50,23 +50,25 @@ def results(kind="results"):
 
 def test_a_training_is_interrupted_at_the_end_of_the_time_and_resumed(queue):
     jobs = queue({"name": "long", "overrides": "seconds=60"})
-    begin = time.monotonic()
-    work(jobs, 0.5)
-    assert time.monotonic() - begin < 5
+    begin, budget = time.monotonic(), 0.5
+    while [jobs.progress(job) for job in jobs.jobs()] == ["waiting"]:  # on a busy machine it needs a while to begin
+        work(jobs, budget)
+        budget *= 2
     assert [jobs.progress(job) for job in jobs.jobs()] == ["interrupted"]
+    assert time.monotonic() - begin < 55
     work(jobs)
     assert results() == [{"job": "long", "ann_accuracy": 0.9, "resumed": True}]
 
 
 def test_a_command_is_not_started_without_the_time_for_it(queue):
     jobs = queue(
-        {"name": "slow", "command": "-c pass", "priority": 1, "seconds": 100},
+        {"name": "slow", "command": "-c pass", "priority": 1, "seconds": 1000},
         {"name": "quick", "command": "-c 'print(1 + 1)'", "priority": 2},
     )
-    work(jobs, 10)
+    work(jobs, 100)
     (row,) = results("commands")
     assert (row["job"], row["output"]) == ("quick", ["2"])
-    assert row["seconds"] < 10
+    assert 0 <= row["seconds"] < 100
     assert [jobs.progress(job) for job in jobs.jobs()] == ["waiting", "done"]
 
 
