@@ -54,7 +54,7 @@ def show(folder: Path, facts: dict[str, Any]) -> None:
     """Print the files and the facts about them, one per line."""
     console = rich.get_console()
     for name, size in facts["files"].items():
-        console.print(f"{folder / name}  ({size / 1024:.1f} KiB)", highlight=False, soft_wrap=True)
+        console.print(f"{folder / name}  ({size / 1024:.1f} KiB)", markup=False, highlight=False, soft_wrap=True)
     for name, value in facts.items():
         if name != "files":
-            console.print(f"  {name.replace('_', ' ')}: {value}", highlight=False, soft_wrap=True)
+            console.print(f"  {name.replace('_', ' ')}: {value}", markup=False, highlight=False, soft_wrap=True)

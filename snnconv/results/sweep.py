@@ -107,7 +107,9 @@ def summarize(folder: Path) -> bool:
             troubles.append(str(error))
     for text in troubles:
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{len(done)} of {len(jobs)} runs finished. Summary: {folder}", soft_wrap=True, highlight=False)
+    console.print(
+        f"{len(done)} of {len(jobs)} runs finished. Summary: {folder}", soft_wrap=True, markup=False, highlight=False
+    )
     return bool(done) and not troubles
 
 

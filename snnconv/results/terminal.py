@@ -38,7 +38,7 @@ def print_table(
     seconds = result.wall_seconds["train"]
     trained = f"train {seconds:.0f} s, " if seconds else ""  # not where a trained network is evaluated
     console = rich.get_console()
-    console.print(title, style="bold", highlight=False)
+    console.print(title, style="bold", markup=False, highlight=False)
     console.print(table)
     _print_classes(console, result)
     ann = "".join(f"{name} {value(each['ann'], each['percent'])}, " for name, each in metrics.items())
@@ -65,9 +65,12 @@ def print_table(
     if why and why.advice:
         console.print(f"On {why.images} {why.role} images:", highlight=False)
         for advice in most_important(why.advice):
-            console.print(advice.text(), highlight=False)
+            console.print(advice.text(), markup=False, highlight=False)
     console.print(
-        f"Run folder: {os.path.relpath(folder)} (report.html has the details)", soft_wrap=True, highlight=False
+        f"Run folder: {os.path.relpath(folder)} (report.html has the details)",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
     )
 
 

@@ -140,6 +140,9 @@ def test_the_terminal_shows_powers_of_two_and_the_last(run, snn, curve, monkeypa
     assert "mlp on synthetic, L = 4, qcfs" in text
     assert "ANN 87.50 %, 11 test images" in text
     assert "train" not in text  # nothing was
+    monkeypatch.setattr("snnconv.results.report.title_of", lambda result: "net [bold] of a folder")
+    report(run, snn, curve, Measured(0.875))
+    assert "net [bold] of a folder" in console.export_text()
 
 
 @pytest.mark.parametrize(
