@@ -249,6 +249,12 @@ def test_a_stored_configuration_cannot_call_what_is_private():
         )
 
 
+def test_a_network_file_that_is_gone_is_told_with_the_way_to_name_it_again(tmp_path):
+    call = {"_target_": "snnconv.nn.models.custom.custom", "path": str(tmp_path / "net.py")}
+    with pytest.raises(ValueError, match=r"net\.py, which does not exist; .*give its present place with model\.path=…"):
+        require_trusted({"model": call})
+
+
 def test_a_stored_configuration_cannot_bring_a_teacher_that_runs_a_file(run, intruder, tiny_batches):
     """Methods may be stored, and one of them loads a network; what that network may run, the command line says alone."""
     custom = {
