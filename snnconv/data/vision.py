@@ -75,17 +75,22 @@ def _cifar(kind: Any, root: str, label_key: str, **options: Any) -> Splits:
     sums = dict(kind.train_list + kind.test_list)
     _provide(kind, root, folder, list(sums))
 
+    different: list[str] = []
+
     def read(names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        parts = [_cifar_file(folder / name, label_key, sums[name]) for name in names]
+        parts = []
+        for name in names:
+            raw = (folder / name).read_bytes()
+            parts.append(_cifar_file(folder / name, raw, label_key))
+            if hashlib.md5(raw, usedforsecurity=False).hexdigest() != sums[name]:
+                different.append(name)
         images, labels = (torch.cat(column) for column in zip(*parts, strict=True))
         return images, labels
 
-    return cut(
-        kind.__name__,
-        read([name for name, _ in kind.train_list]),
-        read([name for name, _ in kind.test_list]),
-        **options,
-    )
+    train, test = (read([name for name, _ in files]) for files in (kind.train_list, kind.test_list))
+    if different:
+        log.info("%s: not the published files (by MD5), used as they are: %s", folder, ", ".join(different))
+    return cut(kind.__name__, train, test, **options)
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -100,9 +105,8 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it contains {module}.{name}, which is not an array")
 
 
-def _cifar_file(path: Path, label_key: str, md5: str) -> tuple[Tensor, Tensor]:
-    """Images uint8 [M, 3, 32, 32] and labels [M] of one batch file."""
-    raw = path.read_bytes()
+def _cifar_file(path: Path, raw: bytes, label_key: str) -> tuple[Tensor, Tensor]:
+    """Images uint8 [M, 3, 32, 32] and labels [M] of the content `raw` of one batch file."""
     try:
         content = _ArraysOnly(io.BytesIO(raw), encoding="latin1").load()
         images = np.asarray(content["data"]).reshape(-1, 3, 32, 32)
@@ -114,6 +118,4 @@ def _cifar_file(path: Path, label_key: str, md5: str) -> tuple[Tensor, Tensor]:
             f"{path}: damaged, or not of the python version of CIFAR ({type(error).__name__}: {error}); "
             f"expected 'data' and '{label_key}'; remove the folder to download it again"
         ) from error
-    if hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5:
-        log.info("%s differs from the published file (MD5); it is used nevertheless", path)
     return torch.from_numpy(images.copy()), labels
