@@ -4,7 +4,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -32,7 +32,7 @@ class Weights:
     bits: Bits | None = None
     per_channel: bool = True
     train: bool = True
-    layers: Mapping[str, Bits] = field(default_factory=dict)
+    layers: Mapping[str, Bits] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", dict(self.layers or {}))

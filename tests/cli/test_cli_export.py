@@ -25,7 +25,7 @@ def test_the_spiking_network_as_nir(smoke: Path, tmp_path: Path):
     assert found["files"] == {"network.nir": (folder / "network.nir").stat().st_size}
     assert (found["format"], found["images"], found["timesteps"]) == ("nir", 4, 4)
     assert found["rounding"]["differing_predictions"] == 0
-    assert found["export"] == {"images": 4, "timesteps": [2, 4], "normalize": True}
+    assert found["export"] == {"images": 4, "timesteps": [2, 4], "normalize": True, "v_initial": "metadata"}
     assert (found["method"], found["nodes"]["IF"]) == ("qcfs", found["thresholds_of_1"])
 
 

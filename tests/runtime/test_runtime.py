@@ -1,7 +1,6 @@
 """Seeds, device and precision, one process or many."""
 
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,8 +100,9 @@ def test_the_commit_is_that_of_the_first_question(monkeypatch, tmp_path):
 def test_a_run_asks_for_its_commit_before_it_begins(monkeypatch, tmp_path):
     """At its end the checkout may be another one."""
     order: list[str] = []
-    here = SimpleNamespace(output_dir=str(tmp_path))
-    hydra = SimpleNamespace(runtime=here, overrides=SimpleNamespace(task=[]), job=SimpleNamespace(name="train"))
+    hydra = OmegaConf.create(
+        {"mode": None, "runtime": {"output_dir": str(tmp_path)}, "overrides": {"task": []}, "job": {"name": "train"}}
+    )
     monkeypatch.setattr(opening.HydraConfig, "get", lambda: hydra)
     monkeypatch.setattr(environment, "commit", lambda: order.append("commit"))
     monkeypatch.setattr(opening.stored_config, "settle", lambda cfg, _: (order.append("settle"), cfg)[1])

@@ -121,7 +121,7 @@ def test_balanced_labels_weigh_as_much_with_as_without():
     [
         (Classify(), torch.tensor([2, 2, 2]), "the training targets hold class 2 alone; at least two classes"),
         (Dense(), torch.tensor([[[0, 255], [0, 0]]]), "class 0 alone, and 255 counts as no label"),
-        (Regress(), torch.tensor([[1.0, 7], [2, 7]]), "all training targets of output 1 are 7; leave it out"),
+        (Regress(), torch.tensor([[1.0, 7], [2, 7]]), "all training targets of output 1 are 7; omit this output"),
         (Classify(), torch.tensor([[0.0], [1]]), r"expected integers \[N\], .*classes are integers, y.astype\(int\)"),
         (Classify(), torch.tensor([[0.0, 1], [1, 0]]), r"task=multilabel or regress; one-hot rows are classes by y.argmax\(1\)"),
         (Regress(), torch.tensor([0.5, 1.5]), r"expected numbers in floating point, \[N, K\]; numbers are given as \[N, 1\]"),
