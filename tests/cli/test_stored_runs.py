@@ -92,5 +92,5 @@ def test_every_method_repeats_its_numbers_on_an_old_run(run: str, sweep: str, tm
     for result in results:
         row = golden(run, result["method"])
         assert_repeats(result, row)
-        assert result["settings"] == row["settings"]
+        assert result["settings"].items() >= row["settings"].items()  # newer settings have their defaults
         assert result["network"] == row["network"]
