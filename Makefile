@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 help:
 	@echo "make demo    train, convert and evaluate on the bundled digits"
 	@echo "make test    the test suite, but for what takes long"
-	@echo "make long    the tests that take five seconds or more each"
+	@echo "make long    the tests that take about four seconds or more each"
 	@echo "make check   format, lint, types, import contracts, fast tests"
 	@echo "make smoke   the whole pipeline on synthetic data, in seconds"
 	@echo "make docs    the documentation, in docs/_build/html"
@@ -50,10 +50,10 @@ gpu-pack: .venv/dev
 	$(BIN)/python scripts/gpu_pack.py
 
 test: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 long: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal -m 'long and not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'long and not gpu'
 
 format: .venv/dev
 	$(BIN)/ruff format .

@@ -116,6 +116,7 @@ for name, values in json.loads(sys.argv[1]).items():
         assert re.match(rf"fit\.{name}={re.escape(repr(value))}: ", line)
 
 
+@pytest.mark.long
 def test_data_that_are_not_there(tmp_path: Path):
     offline = environment(http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
     text = fail(TRAIN, "data=cifar10", "data.root=nowhere", "model=mlp", cwd=tmp_path, env=offline)
@@ -282,6 +283,7 @@ def test_a_folder_that_holds_a_run_is_not_run_into(smoke: Path, tmp_path: Path):
     assert {path.name for path in tmp_path.iterdir()} == {"mine"}
 
 
+@pytest.mark.long
 def test_resume_refuses_what_would_change_the_numbers(smoke: Path, tmp_path: Path):
     folder = copy_run(smoke, tmp_path / "mine")
     before = outcome(folder)

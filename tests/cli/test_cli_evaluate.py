@@ -113,6 +113,7 @@ def test_what_would_need_training_is_refused_and_leaves_nothing(smoke: Path, tmp
     assert not (folder / "evaluations").exists()
 
 
+@pytest.mark.long
 def test_load_ann_in_python_gives_the_network_of_the_report(smoke: Path, tmp_path: Path):
     program = """
 import sys

@@ -16,6 +16,7 @@ def made_in(run: Path) -> tuple[Path, dict]:
     return folder, json.loads((folder / "export.json").read_text())
 
 
+@pytest.mark.long
 def test_the_spiking_network_as_nir(smoke: Path, tmp_path: Path):
     pytest.importorskip("nir")
     run = copy_run(smoke, tmp_path / "run")

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.cli
 INTEGERIZE = EVALUATE.with_name("integerize.py")
 
 
+@pytest.mark.long
 def test_a_run_in_whole_numbers(smoke: Path, tmp_path: Path):
     folder = copy_run(smoke, tmp_path / "run")
     text = succeed(INTEGERIZE, "run=run", "integer=int4", "timesteps=[2,4]", cwd=tmp_path, **FRESH)

@@ -100,6 +100,7 @@ def test_large_models_train_and_convert(tmp_path: Path):
     assert [result["model"] for result in finished(tmp_path)] == ["vgg13", "vgg16", "vgg19", "resnet34"]
 
 
+@pytest.mark.long
 def test_settings_of_training_reach_the_run(tmp_path: Path):
     settings = (
         "fit.select=last", "fit.ema=0.9", "fit.channels_last=true", "fit.clip_grad_norm=1", "fit.label_smoothing=0.1",
@@ -121,6 +122,7 @@ def test_settings_of_training_reach_the_run(tmp_path: Path):
     assert (result["precision"], result["levels"], result["seed"], result["timesteps"]) == ("bf16", 3, 5, 2)
 
 
+@pytest.mark.long
 def test_digits_are_the_default_data(tmp_path: Path):
     succeed(TRAIN, "model=mlp", "fit.epochs=1", "timesteps=3", "track=none", cwd=tmp_path)
     result = json.loads((only_run(tmp_path) / "result.json").read_text())

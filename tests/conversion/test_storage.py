@@ -61,6 +61,7 @@ def test_every_method_comes_back_with_the_same_spikes(
     same(snn(images, timesteps=6), expected)  # saving left it as it was
 
 
+@pytest.mark.long
 def test_in_a_process_without_the_network_s_source(tmp_path):
     script = """
 import sys, torch, snnconv

@@ -103,6 +103,7 @@ def test_is_whole_and_alone(method, write):
     assert not re.search(r"\bnan\b|undefined|None\b", re.sub(r"data:[^\"]*", "", text).partition("How to reproduce")[0])
 
 
+@pytest.mark.long
 def test_says_what_was_found(write):
     words = " ".join(Page(write("qcfs")).text)
     for heading in (
