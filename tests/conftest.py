@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.fx
-import torch.utils.cpp_extension  # imports setuptools, whose replacement of distutils fails after an import of pip
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings

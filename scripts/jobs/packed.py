@@ -9,7 +9,10 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from pip._vendor.packaging.requirements import Requirement
+try:
+    from packaging.requirements import Requirement
+except ImportError:  # a machine with PyTorch alone; after this import setuptools could not replace distutils
+    from pip._vendor.packaging.requirements import Requirement  # type: ignore[assignment]
 
 PACK = Path(__file__).resolve().parent
 
