@@ -56,6 +56,7 @@ class Method:
 
     def __call__(self, ann: nn.Module, batches: Iterable, *, operators: Choice = auto, **settings: Any) -> SpikingModel:
         """`ann` converted to a spiking network; `operators` (conf/operators/) replace non-linear layers without a neuron."""
+        self.require_switches(settings)
         original = ann
         if self.takes:
             ann, batches = entered(ann, batches, self.takes)
@@ -70,6 +71,13 @@ class Method:
             ann = self.place(ann, self.takes, operators)
             require_convertible(ann, self.takes)
         return ann
+
+    def require_switches(self, settings: Mapping[str, Any]) -> None:
+        """Raise a ValueError if a setting that is true or false by default has another value (the string "no" is true)."""
+        defaults = self.settings()
+        for name, value in settings.items():
+            if isinstance(defaults.get(name), bool) and type(value) is not bool:
+                raise ValueError(f"method.{name}={value!r}: must be true or false")
 
     def settings(self) -> dict[str, Any]:
         """Every setting with its default, or `inspect.Parameter.empty` if it has none."""
@@ -141,6 +149,8 @@ def rehearse(convert: Any, ann: nn.Module, batches: Iterable, calibration: int |
     Returns the result of the trial: a `SpikingModel`, or None if a method has no result before it is trained.
     """
     method, settings = _bound(convert)
+    if isinstance(method, Method):
+        method.require_switches(settings)
     sample = None if calibration == 0 else next(((x[:images], y[:images]) for x, y in batches), None)
     if settings.get("rule") is not None and sample:
         share = None if calibration is None else calibration / len(sample[0])

@@ -322,3 +322,18 @@ def test_a_misspelt_argument_of_convert_is_suggested():
 def test_no_method_without_inputs_is_explained(caplog):
     assert methods(Functional()) == []
     assert "methods(model, inputs)" in caplog.text
+
+
+def test_a_switch_is_true_or_false():
+    """The string "no" would be true."""
+    methods()  # imports all
+    switches = [
+        (method, key)
+        for method in METHODS.values()
+        for key, value in method.settings().items()
+        if isinstance(value, bool)
+    ]
+    assert len(switches) > 10
+    for method, switch in switches:
+        with pytest.raises(ValueError, match=rf"method\.{switch}='no': must be true or false"):
+            method(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), [], **{switch: "no"})
