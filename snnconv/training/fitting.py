@@ -74,15 +74,15 @@ def fit(
     task: Task = CLASSIFY,
     **settings: Any,
 ) -> History:
-    """Train `model` in place with SGD with momentum, a cosine schedule and cross-entropy (or the loss of another `task`).
+    """Train `model` in place with SGD or another optimizer, a cosine schedule and cross-entropy (or the loss of another `task`).
 
     `train` and `valid` are iterables of (inputs [N, …], targets [N, …]) that can be iterated again in each epoch, for example
     DataLoaders; tensors are moved to the device of `model`.  After training, the model is in eval mode and has the weights of the
     epoch with the best accuracy on `valid`, or of the last epoch if there is no `valid` (or with `select="last"`).
 
-    `settings` are the settings of conf/fit/ (`training.settings.Fit`): momentum, weight_decay, threshold_weight_decay, schedule,
-    warmup_epochs, label_smoothing, clip_grad_norm, ema, precision, compile, …  With `seed`, the generators of Python, NumPy and
-    torch are seeded first.  Prints one line for each epoch unless `verbose` is false.
+    `settings` are the settings of conf/fit/ (`training.settings.Fit`): optimizer, momentum, weight_decay, threshold_weight_decay,
+    schedule, warmup_epochs, label_smoothing, clip_grad_norm, ema, precision, compile, …  With `seed`, the generators of Python,
+    NumPy and torch are seeded first.  Prints one line for each epoch unless `verbose` is false.
 
     Returns a `History`; `history["loss"]` is a list with one number for each epoch.
 

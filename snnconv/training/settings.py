@@ -1,13 +1,8 @@
-"""Settings of the training of an ANN (`conf/fit/`): SGD with momentum, a cosine schedule, and options used in papers."""
+"""Settings of the training of an ANN (`conf/fit/`): optimizer, schedule, and options used in papers."""
 
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-
-from snnconv.nn.graph.kinds import is_activation
 from snnconv.runtime.environment import PRECISIONS
 from snnconv.runtime.settings import (
     COUNT,
@@ -24,7 +19,8 @@ from snnconv.runtime.settings import (
 from snnconv.training.epochs import half_cosine
 
 _RULES = {
-    "epochs": WHOLE, "batch_size": COUNT, "lr": POSITIVE, "momentum": FRACTION, "nesterov": SWITCH,
+    "epochs": WHOLE, "batch_size": COUNT, "lr": POSITIVE,
+    "optimizer": one_of("sgd", "adamw", "muon"), "momentum": FRACTION, "nesterov": SWITCH,
     "weight_decay": NOT_NEGATIVE, "threshold_weight_decay": or_null(NOT_NEGATIVE),
     "norm_weight_decay": or_null(NOT_NEGATIVE), "schedule": one_of("cosine", "linear", "constant"),
     "schedule_every": one_of("step", "epoch"), "warmup_epochs": NOT_NEGATIVE, "label_smoothing": FRACTION,
@@ -44,7 +40,8 @@ class Fit:
     epochs: int  # 0: the given network as it is
     lr: float
     batch_size: int = 64  # of the data (conf/data/); `Batches` and loaders have their own
-    momentum: float = 0.9
+    optimizer: str = "sgd"  # sgd | adamw | muon: for weights between the first and the last layer, AdamW for the rest
+    momentum: float = 0.9  # of SGD and Muon; the first beta of AdamW
     nesterov: bool = False
     weight_decay: float = 5e-4
     threshold_weight_decay: float | None = None  # on θ
@@ -77,6 +74,8 @@ class Fit:
             raise ValueError(f"fit.warmup_epochs={self.warmup_epochs}: must be at most fit.epochs={self.epochs}")
         if self.distill_layers and self.teacher is None:
             raise ValueError("fit.distill_layers: needs a teacher, fit.teacher=runs/…")
+        if self.nesterov and self.optimizer == "adamw":
+            raise ValueError("fit.nesterov=true: fit.optimizer=adamw has no Nesterov momentum; sgd and muon have")
         if self.nesterov and not self.momentum:
             raise ValueError("fit.nesterov=true: needs fit.momentum above 0")
 
@@ -94,26 +93,3 @@ class Fit:
         if self.schedule == "linear":
             return self.lr * min((1 - done) / (1 - self.warmup_epochs / self.epochs), 1.0)
         return self.lr * half_cosine(math.pi * done)
-
-    def optimizer(self, ann: nn.Module) -> torch.optim.SGD:
-        """SGD with parameter groups: weights, thresholds, norms with biases, and biases of batch norms if `norm_bias_lr` is set.
-
-        The weight decay of the latter is adjusted to their learning rate.  On CUDA the optimizer is fused.
-        """
-        thresholds = {id(p) for m in ann.modules() if is_activation(m) for p in m.parameters()}
-        shifts = {id(m.bias) for m in ann.modules() if isinstance(m, _BatchNorm)} if self.norm_bias_lr else set()
-        groups: dict[str, list[nn.Parameter]] = {"weight": [], "threshold": [], "norm": [], "shift": []}
-        for parameter in ann.parameters():
-            small = "shift" if id(parameter) in shifts else "norm" if parameter.dim() < 2 else "weight"
-            groups["threshold" if id(parameter) in thresholds else small].append(parameter)
-        norm = self.weight_decay if self.norm_weight_decay is None else self.norm_weight_decay
-        scale = self.norm_bias_lr or 1.0
-        theta = self.weight_decay if self.threshold_weight_decay is None else self.threshold_weight_decay
-        decays = {"weight": self.weight_decay, "threshold": theta, "norm": norm, "shift": norm / scale}
-        settings = [
-            {"params": parameters, "weight_decay": decays[name], **({"lr_scale": scale} if name == "shift" else {})}
-            for name, parameters in groups.items()
-            if parameters
-        ]
-        fused = next(ann.parameters()).is_cuda or None  # None: torch chooses
-        return torch.optim.SGD(settings, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused)

@@ -22,6 +22,7 @@ from snnconv.spiking.tasks import CLASSIFY, Task
 from snnconv.training.distillation import LayerDistances, load_teacher
 from snnconv.training.epochs import Totals, all_finite, set_lr
 from snnconv.training.lookahead import Lookahead
+from snnconv.training.optimizers import optimizer_of
 from snnconv.training.quantized_weights import Weights
 from snnconv.training.settings import Fit
 
@@ -36,7 +37,7 @@ class Trainer:
         self.task = task
         if settings.channels_last:
             ann.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = settings.optimizer(ann)
+        self.optimizer = optimizer_of(ann, settings)
         self.average = (
             AveragedModel(ann, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
             if settings.ema

@@ -19,6 +19,7 @@ from snnconv.nn.activations.qcfs_floor_first import QCFSFloorFirst
 from snnconv.nn.models.mlp import mlp
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.training.loop import fit
+from snnconv.training.optimizers import optimizer_of
 from snnconv.training.settings import Fit
 
 
@@ -59,7 +60,7 @@ def test_the_papers_settings(compose_config, recipe, model, levels, lr):
     settings = instantiate(cfg.fit)
     assert (settings.epochs, settings.batch_size, settings.lr, settings.momentum) == (300, 300, lr, 0.9)
     assert (settings.warmup_epochs, settings.nesterov, settings.ema, settings.label_smoothing) == (0, False, None, 0.0)
-    groups = settings.optimizer(mlp(3, (1, 4, 4), lambda: QCFS(4))).param_groups
+    groups = optimizer_of(mlp(3, (1, 4, 4), lambda: QCFS(4)), settings).param_groups
     assert [group["weight_decay"] for group in groups] == [5e-4] * 3  # weights, thresholds, norms
     assert settings.select == "best"
 

@@ -15,7 +15,9 @@ from snnconv.runtime import checkpoint, files
 from snnconv.runtime.run import Run, TrainingError
 from snnconv.runtime.stored_config import settle
 from snnconv.training import loop as training
+from snnconv.training import trainer
 from snnconv.training.loop import fit
+from snnconv.training.optimizers import optimizer_of
 from snnconv.training.settings import Fit
 
 FIT = {"epochs": 3, "lr": 0.05, "batch_size": 8}
@@ -73,16 +75,24 @@ def test_warmup_rises_linearly_then_joins_the_schedule():
 
 
 class Watched(Fit):
-    """Tells `watch` of every step of the optimizer, before (`False`) and after (`True`) the weights move."""
+    """Its `watch` is called before (`False`) and after (`True`) every step of the optimizer."""
 
-    def optimizer(self, ann: nn.Module) -> torch.optim.SGD:
+
+@pytest.fixture(autouse=True)
+def watching(monkeypatch):
+    """Optimizers of `Watched` settings have hooks."""
+
+    def hooked(ann: nn.Module, settings: Fit) -> torch.optim.Optimizer:
         def call(after: bool) -> None:
-            self.watch(optimizer, ann, after)
+            if isinstance(settings, Watched):
+                settings.watch(optimizer, ann, after)
 
-        optimizer = super().optimizer(ann)
+        optimizer = optimizer_of(ann, settings)
         optimizer.register_step_pre_hook(lambda *_: call(False))
         optimizer.register_step_post_hook(lambda *_: call(True))
         return optimizer
+
+    monkeypatch.setattr(trainer, "optimizer_of", hooked)
 
 
 def watched(watch, **options) -> Watched:
@@ -93,7 +103,7 @@ def watched(watch, **options) -> Watched:
 
 def test_groups_have_their_own_weight_decay(fresh_network):
     ann = fresh_network()
-    optimizer = Fit(**FIT, weight_decay=0.3, threshold_weight_decay=0.2, norm_weight_decay=0.1).optimizer(ann)
+    optimizer = optimizer_of(ann, Fit(**FIT, weight_decay=0.3, threshold_weight_decay=0.2, norm_weight_decay=0.1))
     names = {id(parameter): name for name, parameter in ann.named_parameters()}
     decays = {names[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays == {
@@ -104,12 +114,12 @@ def test_groups_have_their_own_weight_decay(fresh_network):
 
 
 def test_one_weight_decay_serves_all_as_in_the_papers(fresh_network):
-    optimizer = Fit(**FIT, weight_decay=0.3).optimizer(fresh_network())
+    optimizer = optimizer_of(fresh_network(), Fit(**FIT, weight_decay=0.3))
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.3}
 
 
 def test_zero_weight_decay_is_not_taken_for_none(fresh_network):
-    optimizer = Fit(**FIT, weight_decay=0.3, threshold_weight_decay=0.0).optimizer(fresh_network())
+    optimizer = optimizer_of(fresh_network(), Fit(**FIT, weight_decay=0.3, threshold_weight_decay=0.0))
     assert sorted({group["weight_decay"] for group in optimizer.param_groups}) == [0.0, 0.3]
 
 

@@ -16,6 +16,7 @@ from snnconv.runtime import distributed
 from snnconv.runtime.run import TrainingError
 from snnconv.spiking.tasks import CLASSIFY, Task
 from snnconv.training.epochs import Totals, set_lr
+from snnconv.training.optimizers import optimizer_of
 from snnconv.training.settings import Fit
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def qat(
 def _train(network: nn.Module, data: Splits, fit: Fit, task: Task) -> None:
     """Train `network` in place.  TrainingError if the loss is not finite."""
     network.to(data.train.device).requires_grad_()
-    optimizer, steps = fit.optimizer(network), len(data.train)
+    optimizer, steps = optimizer_of(network, fit), len(data.train)
     for epoch in range(fit.epochs):
         data.train.set_epoch(epoch)
         network.train()

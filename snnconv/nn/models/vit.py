@@ -31,6 +31,14 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
+def small_weights(network: nn.Module) -> None:
+    """Initialize linear layers as in vision transformers: weights with a standard deviation of 0.02, biases 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+
+
 class ViT(nn.Module):
     """Patches of `patch` × `patch` pixels as tokens, `depth` blocks, the mean of the tokens, a linear layer.
 
@@ -62,10 +70,7 @@ class ViT(nn.Module):
         self.position = nn.Parameter(torch.randn(1, (height // patch) * (wide // patch), width) * 0.02)
         self.blocks = nn.Sequential(*(Block(width, heads, ratio, make, dropout) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        small_weights(self)
         filled(self, weights)
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
