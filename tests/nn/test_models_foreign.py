@@ -1,6 +1,7 @@
 """Networks of torchvision and timm, and ViT: activations in the place of ReLUs, weights of other classes, training, conversion."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from snnconv.conversion.preparation import prepare
 from snnconv.conversion.registry import convert
 from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.models.cct import CCT
 from snnconv.nn.models.foreign import timm, torchvision
 from snnconv.nn.models.vit import ViT
 from snnconv.runtime.weight_files import read_weights
@@ -101,21 +103,46 @@ def test_prepare_captures_what_tracing_cannot_follow():
     assert convert(network, images).method == "qcfs"
 
 
+TRANSFORMERS = {
+    ViT: {"patch": 4, "width": 12, "depth": 1},
+    CCT: {"width": 12, "depth": 1},
+}  # fmt: skip
+
+
 @pytest.mark.slow
-def test_vit_is_differential_with_gelu_and_qcfs_without():
-    images = torch.randn(60, 3, 8, 8)
-    settings = {"patch": 4, "width": 12, "depth": 1}
-    gelu = ViT(5, (3, 8, 8), nn.GELU, gelu=True, **settings).eval()
-    snn = convert(gelu, images, rule="max")
+@pytest.mark.parametrize("kind", TRANSFORMERS, ids=["vit", "cct"])
+def test_transformers_are_differential_with_gelu_and_qcfs_without(kind):
+    images, settings = torch.randn(60, 3, 8, 8), TRANSFORMERS[kind]
+    gelu = kind(5, (3, 8, 8), nn.GELU, gelu=True, **settings).eval()
+    method = "auto" if kind is ViT else "differential"  # the convolutions of CCT have ReLUs
+    snn = convert(gelu, images, method=method, rule="max")
     assert snn.method == "differential"
     assert not snn.latency.analog_currents
     with torch.no_grad():
         error = (running_mean(snn(images[:4], 128))[-1] - gelu(images[:4])).norm() / gelu(images[:4]).norm()
     assert error < 0.02
-    trained = ViT(5, (3, 8, 8), lambda: QCFS(4, 1.0), **settings)
+    trained = kind(5, (3, 8, 8), lambda: QCFS(4, 1.0), **settings)
     assert convert(copy.deepcopy(trained).eval(), images).method == "qcfs"
+    with pytest.raises(ValueError, match=r"heads (have )?to divide the width"):
+        kind(5, (3, 8, 8), nn.GELU, heads=5, **settings)
+
+
+def test_patches_have_to_fill_the_image():
     with pytest.raises(ValueError, match="patches have to fill the image"):
-        ViT(5, (3, 9, 9), nn.GELU, **settings)
+        ViT(5, (3, 9, 9), nn.GELU)
+
+
+@pytest.mark.parametrize(("convolutions", "norm"), [(2, False), (1, True)])
+def test_weights_of_cct_by_hand(convolutions, norm):
+    network = CCT(10, SHAPE, nn.GELU, convolutions=convolutions, norm=norm, gelu=True)
+    tokens = (32 >> convolutions) ** 2
+    channels = [3, *[64] * (convolutions - 1), 128]
+    kernels = (
+        sum(9 * a * b for a, b in pairwise(channels)) + 2 * norm * sum(channels[1:]) + (not norm) * sum(channels[1:])
+    )
+    block = 4 * 128 * 128 + 4 * 128 + 2 * 128 * 128 + 2 * 128 + 4 * 128  # attention, two linear layers, two norms
+    assert sum(p.numel() for p in network.parameters()) == kernels + tokens * 128 + 2 * block + 256 + 129 + 1290
+    assert network(torch.randn(2, *SHAPE)).shape == (2, 10)
 
 
 @pytest.mark.slow
