@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from snnconv.nn.models.vit import Block, small_weights
+from snnconv.nn.transformer import Block, small_weights
 from snnconv.runtime.weights import filled
 
 
