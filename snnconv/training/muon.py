@@ -58,7 +58,7 @@ def orthogonalized(matrix: Tensor, steps: int = 5) -> Tensor:
     return (x if wide else x.T).to(matrix.dtype)
 
 
-def hidden_matrices(ann: nn.Module) -> list[nn.Parameter]:
+def hidden_matrices(ann: nn.Module) -> list[Tensor]:
     """Weights of the linear layers and convolutions of `ann`, except those of the first and the last (in order of definition)."""
     weights = [module.weight for module in ann.modules() if isinstance(module, _WEIGHTED)]
     return [weight for weight in weights[1:-1] if weight is not weights[0] and weight is not weights[-1]]
