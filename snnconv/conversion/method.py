@@ -15,7 +15,7 @@ from snnconv.conversion.calibration import observed_thresholds
 from snnconv.conversion.entrance import entered
 from snnconv.conversion.obstacles import require_convertible
 from snnconv.conversion.rules import Rule
-from snnconv.nn.graph.kinds import is_activation
+from snnconv.nn.graph.kinds import is_activation, trained_threshold
 from snnconv.nn.models.over_time import MeanOverTime
 from snnconv.spiking.encoders.frames import Frames
 from snnconv.spiking.model import SpikingModel
@@ -188,7 +188,7 @@ def thresholds(
     ValueError if a rule is needed but missing, or if there are no images.
     """
     sites: dict[str, Any] = {path: module for path, module in ann.named_modules() if isinstance(module, kinds)}
-    trained = {path: site.threshold.item() for path, site in sites.items() if is_activation(site)}
+    trained = {path: trained_threshold(site) for path, site in sites.items() if is_activation(site)}
     plain = [path for path in sites if path not in trained]
     if not plain:
         return trained  # type: ignore[return-value]

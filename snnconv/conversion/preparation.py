@@ -13,7 +13,7 @@ from snnconv.data.loaders import Loader, device_of
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.canonical import is_canonical
 from snnconv.nn.graph.capture import capture
-from snnconv.nn.graph.kinds import NORMS, is_activation
+from snnconv.nn.graph.kinds import NORMS, is_activation, trained_threshold
 from snnconv.nn.graph.relus import replace_relus
 from snnconv.spiking.operators import choice
 
@@ -85,7 +85,7 @@ def _calibrate(network: nn.Module, sites: dict[str, Any], batches: list[tuple[Te
         trial = copy.deepcopy(network).train()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             trial(batches[0][0])
-        thresholds: dict[str, Any] = {path: trial.get_submodule(path).threshold.item() for path in sites}  # type: ignore[operator]
+        thresholds: dict[str, Any] = {path: trained_threshold(trial.get_submodule(path)) for path in sites}
     else:
         thresholds = observed_thresholds(network, sites, batches, least_squares)
     for path, threshold in thresholds.items():

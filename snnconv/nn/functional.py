@@ -16,8 +16,8 @@ from snnconv.nn.recompute import RecomputedOutputs
 SMALLEST_THRESHOLD = 1e-3  # far below any useful θ, far above what float32 rounding could turn negative
 
 
-def qcfs(x: Float[Tensor, "*shape"], threshold: Float[Tensor, ""], levels: int) -> Float[Tensor, "*shape"]:
-    r"""Quantization clip-floor-shift: θ · clip(floor(L·x/θ + ½), 0, L) / L.
+def qcfs(x: Float[Tensor, "*shape"], threshold: Float[Tensor, "..."], levels: int) -> Float[Tensor, "*shape"]:
+    r"""Quantization clip-floor-shift: θ · clip(floor(L·x/θ + ½), 0, L) / L, for one θ, or several that broadcast to `x`.
 
     Equals the mean output of a soft-reset integrate-and-fire neuron that receives the constant current `x` for
     T = `levels` timesteps from v(0) = θ/2.  Source: Bu et al., ICLR 2022 (QCFS activation).
@@ -60,12 +60,14 @@ def _quantize(x: Tensor, threshold: Tensor, levels: int) -> Tensor:
 
 @fused
 def _quantize_backward(grad: Tensor, x: Tensor, threshold: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """dy/dx · grad for every element, and Σ dy/dθ · grad."""
+    """dy/dx · grad for every element, and Σ dy/dθ · grad for every θ."""
     wide = _wide(x)
     inside = (wide >= 0) & (wide <= threshold)
     quantized = (wide * levels / threshold + 0.5).floor().clamp(0, levels) / levels
     slope = torch.where(inside, quantized - wide / threshold, (wide > threshold).to(wide.dtype))
-    return torch.where(inside, grad, torch.zeros_like(grad)), (_wide(grad) * slope).sum()
+    of_threshold = _wide(grad) * slope
+    of_threshold = of_threshold.sum_to_size(threshold.shape) if threshold.dim() else of_threshold.sum()
+    return torch.where(inside, grad, torch.zeros_like(grad)), of_threshold
 
 
 class _QCFS(torch.autograd.Function):
@@ -94,7 +96,7 @@ def closest_threshold(samples: Float[Tensor, " M"], levels: int, candidates: int
     return grid[int(torch.stack(errors).argmin())]
 
 
-def positive_threshold(theta: Float[Tensor, ""]) -> Float[Tensor, ""]:
+def positive_threshold(theta: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """θ of a trained parameter `theta`: at least SMALLEST_THRESHOLD, also after a large step of an optimizer."""
     return at_least(theta, SMALLEST_THRESHOLD)
 

@@ -116,12 +116,20 @@ def load_weights(network: nn.Module, path: Path) -> None:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: damaged, or not a safetensors file ({error})") from error
+    take_shapes(network, weights)
     once = distinct(network)
     expected = {name: t for name, t in network.state_dict().items() if name in once or name in weights}
     differences = compare(expected, weights)
     if differences:
         raise ValueError(f"{path} does not fit {type(network).__name__}:\n  " + "\n  ".join(differences))
     network.load_state_dict(weights, strict=False)
+
+
+def take_shapes(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give parameters of `network` whose shape depends on the data, such as a threshold per channel, their shapes in `weights`."""
+    for path, module in network.named_modules():
+        if hasattr(module, "take_shapes"):
+            module.take_shapes(weights, f"{path}." if path else "")
 
 
 def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], most: int = 12) -> list[str]:

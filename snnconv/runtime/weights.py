@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from snnconv.runtime.checkpoint import compare
+from snnconv.runtime.checkpoint import compare, take_shapes
 from snnconv.runtime.torchvision_weights import PREFIX, advice, torchvision_weights
 from snnconv.runtime.weight_files import read_weights
 
@@ -27,10 +27,13 @@ def filled(network: Network, source: str | Path | None) -> Network:
     if source is None:
         return network
     from_torchvision = str(source).startswith(PREFIX)
-    expected = network.state_dict()
     weights = (
-        torchvision_weights(str(source), network) if from_torchvision else _renamed(read_weights(source), expected)
+        torchvision_weights(str(source), network)
+        if from_torchvision
+        else _renamed(read_weights(source), network.state_dict())
     )
+    take_shapes(network, weights)
+    expected = network.state_dict()
     sites = {path: module for path, module in network.named_modules() if hasattr(module, "set_threshold")}
     of_sites = {f"{path}.{name}" for path, module in sites.items() for name in module.state_dict()}
     plain = not of_sites & weights.keys()
@@ -95,4 +98,4 @@ def _require_usable(weights: Mapping[str, Tensor], source: str | Path) -> None:
 
 def _is_threshold(name: str) -> bool:
     """Whether NaN is permitted here: a θ that calibration will compute."""
-    return name.rpartition(".")[2] == "theta"
+    return name.rpartition(".")[2] in ("theta", "p")

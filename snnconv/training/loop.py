@@ -16,7 +16,7 @@ from snnconv.spiking.accuracy import accuracy
 from snnconv.spiking.tasks import CLASSIFY, Task
 from snnconv.training.activation_noise import measure_noise
 from snnconv.training.distillation import require_teacher
-from snnconv.training.initialization import dirac
+from snnconv.training.initialization import dirac, infer_shapes
 from snnconv.training.quantized_weights import Weights
 from snnconv.training.settings import Fit
 from snnconv.training.trainer import Trainer
@@ -82,6 +82,7 @@ def fit(
     weights, state, start = weights or Weights(), recorder.load_state(), time.perf_counter()
     if settings.dirac_init and settings.epochs and state is None:
         dirac(ann)
+    infer_shapes(ann, train)
     tuning = tune(ann.to(train.device), train, settings, weights, state)
     recorder.seconds["train"] += time.perf_counter() - start
     with tuning.applied(ann) if tuning else nullcontext():

@@ -7,6 +7,7 @@ from torch import nn
 
 from snnconv.conversion.method import converts
 from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.kinds import trained_threshold
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
@@ -35,6 +36,6 @@ def convert(
     if type(iterations) is not int or not 1 <= iterations <= warmup:
         raise ValueError(f"method.iterations={iterations}: must be an integer from 1 to {warmup}, the largest number of spikes "
                          f"that can be missing in method.warmup={warmup} steps")  # fmt: skip
-    network = to_spiking(ann, QCFS, lambda path, site: OffsetSpikes(site.threshold.item(), warmup, iterations))
+    network = to_spiking(ann, QCFS, lambda path, site: OffsetSpikes(trained_threshold(site), warmup, iterations))
     latency = Latency(warmup=warmup, waits=True, needs_training="activation")
     return SpikingModel(network, latency, Timing(lookahead=warmup), simulation=simulate)

@@ -10,10 +10,11 @@ from torch import nn
 from snnconv.conversion.method import converts, thresholds, training_of
 from snnconv.conversion.rules import Rule, percentile
 from snnconv.nn.activations.qcfs import QCFS
-from snnconv.nn.graph.kinds import is_activation
+from snnconv.nn.graph.kinds import is_activation, trained_threshold
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.base import Threshold
 from snnconv.spiking.neurons.multi_level import Differential, SignedDifferential
 from snnconv.spiking.operators.base import Encoder
 from snnconv.spiking.simulation import Simulation
@@ -52,6 +53,6 @@ def convert(
     return SpikingModel(network, latency, simulation=simulate)
 
 
-def _largest(site: Any) -> float:
+def _largest(site: Any) -> Threshold:
     """The largest output of an activation: its trained threshold θ, the bound of a clipped ReLU, or infinity for a ReLU."""
-    return site.threshold.item() if is_activation(site) else float(getattr(site, "ceiling", math.inf))
+    return trained_threshold(site) if is_activation(site) else float(getattr(site, "ceiling", math.inf))

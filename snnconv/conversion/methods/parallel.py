@@ -7,6 +7,7 @@ from torch import nn
 
 from snnconv.conversion.method import converts
 from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.kinds import trained_threshold
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
@@ -25,6 +26,6 @@ def convert(
 
     Thresholds come from training; `batches` is unused.  ValueError naming every layer that cannot be converted.
     """
-    network = to_spiking(ann, QCFS, lambda path, site: Parallel(site.threshold.item()))
+    network = to_spiking(ann, QCFS, lambda path, site: Parallel(trained_threshold(site)))
     latency = Latency(waits=True, needs_training="activation")
     return SpikingModel(network, latency, Timing(anytime=False, lookahead=None), simulation=simulate)

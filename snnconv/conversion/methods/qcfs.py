@@ -7,6 +7,7 @@ from torch import nn
 
 from snnconv.conversion.method import converts
 from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.kinds import trained_threshold
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
@@ -26,5 +27,5 @@ def convert(
 
     ValueError naming the path of every layer that cannot be converted.
     """
-    network = to_spiking(ann, QCFS, lambda path, site: neuron(threshold=site.threshold.item()))
+    network = to_spiking(ann, QCFS, lambda path, site: neuron(threshold=trained_threshold(site)))
     return SpikingModel(network, Latency(needs_training="activation"), simulation=simulate)

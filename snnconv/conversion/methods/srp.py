@@ -7,6 +7,7 @@ from torch import nn
 
 from snnconv.conversion.method import converts
 from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.graph.kinds import trained_threshold
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
@@ -25,6 +26,6 @@ def convert(
     """
     if type(warmup) is not int or warmup < 1:
         raise ValueError(f"method.warmup={warmup}: must be an integer of at least 1; for no warm-up use method=qcfs")
-    network = to_spiking(ann, QCFS, lambda path, site: ResidualPotential(site.threshold.item(), warmup))
+    network = to_spiking(ann, QCFS, lambda path, site: ResidualPotential(trained_threshold(site), warmup))
     latency = Latency(warmup=warmup, needs_training="activation")
     return SpikingModel(network, latency, Timing(discard=warmup), simulation=simulate)

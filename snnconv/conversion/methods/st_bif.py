@@ -8,6 +8,7 @@ from torch import nn
 from snnconv.conversion.method import converts
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.biases import homogeneous
+from snnconv.nn.graph.kinds import trained_threshold
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime, to_spiking
@@ -36,7 +37,7 @@ def convert(
             f"method.presented={presented!r}: must be an integer of at least 1 (steps that receive the image), or null"
         )
     levels = max(site.levels for site in ann.modules() if isinstance(site, QCFS))
-    network = to_spiking(ann, QCFS, lambda path, site: STBIF(site.threshold.item(), site.levels))
+    network = to_spiking(ann, QCFS, lambda path, site: STBIF(trained_threshold(site), site.levels))
     for module in network.modules():
         if isinstance(module, RunningMean):
             module.normalized = False  # inputs are given in parts, so sums (not means) represent activations

@@ -30,7 +30,7 @@ from snnconv.hardware.baselines.observers import (
 from snnconv.nn.activations.clipped_relu import ClippedReLU
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.graph.folding import fold_batchnorm
-from snnconv.nn.graph.kinds import WEIGHTED
+from snnconv.nn.graph.kinds import WEIGHTED, trained_threshold
 from snnconv.nn.graph.names import attributes, free_name
 from snnconv.nn.graph.relus import replace_relus
 from snnconv.nn.graph.rewrite import replace_modules, set_submodule
@@ -169,7 +169,10 @@ def prepared(
     """
 
     def requantized(activation: Any) -> nn.Module:
-        most, levels, theta = settings.of_activations().high, activation.levels, activation.threshold.item()
+        most, levels, theta = settings.of_activations().high, activation.levels, trained_threshold(activation)
+        if not isinstance(theta, float):
+            raise ValueError(f"activation={type(activation).__name__}: has one threshold per channel, but a quantized ANN has one "
+                             "scale per layer of activations; train with activation=qcfs")  # fmt: skip
         if settings.own_levels and levels > most:
             raise ValueError(f"baseline.activation_bits={settings.activation_bits}: has only {most} levels above 0, but this "
                              f"network was trained with {levels}; use more bits, or own_levels=false")  # fmt: skip

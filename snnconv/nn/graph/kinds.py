@@ -1,9 +1,10 @@
 """Kinds of operations: linear ones, which spikes and activations pass through alike, and activations."""
 
 import operator
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from snnconv.nn.graph.calls import operation
@@ -62,6 +63,12 @@ RESHAPING = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
 def is_activation(module: nn.Module) -> bool:
     """Whether `module` follows the activation protocol.  Does not read `threshold`, because tracing would record that."""
     return hasattr(module, "set_threshold") and hasattr(module, "levels")
+
+
+def trained_threshold(site: Any) -> float | Tensor:
+    """θ of the activation `site` as a constant: a float, or [C] if it has one per channel."""
+    theta = site.threshold.detach().cpu()
+    return theta.item() if theta.numel() == 1 else theta.double()
 
 
 LINEAR_CALLS = {

@@ -12,7 +12,7 @@ from spikingjelly.activation_based import base
 from torch import Tensor
 
 from snnconv.nn.kernels import fused
-from snnconv.spiking.neurons.base import Neuron, Node, Threshold, positive
+from snnconv.spiking.neurons.base import Neuron, Node, Threshold, per_channel, positive
 
 ROUNDING = 1e-3  # tolerance in units of the smallest level, so that a rounded mean can still reach its bound
 
@@ -66,7 +66,9 @@ class DifferentialNode(Node):
     constants = ("v_initial", "levels", "share", "bound")
     signed = False
 
-    def __init__(self, unit: Threshold, v_initial: float, levels: int, share: float, bound: float = math.inf) -> None:
+    def __init__(
+        self, unit: Threshold, v_initial: float, levels: int, share: float, bound: Threshold = math.inf
+    ) -> None:
         super().__init__(unit, v_initial, mean=0.0, steps=0.0)
         self.levels, self.share, self.bound = levels, share, bound
 
@@ -75,7 +77,8 @@ class DifferentialNode(Node):
         unit, steps = self.threshold(v), steps + 1
         charged = v + current - unit * mean
         allowance = torch.full_like(mean, torch.inf) if self.signed else steps * mean
-        room = steps * (self.bound / unit - mean) + ROUNDING
+        bound = per_channel(self.bound.to(v), v) if isinstance(self.bound, Tensor) else self.bound
+        room = steps * (bound / unit - mean) + ROUNDING
         spike = largest_level(charged / unit, allowance, room, self.levels, self.share)
         return spike.to(current.dtype), charged - unit * spike, mean + spike / steps, steps
 
@@ -154,7 +157,7 @@ class Differential(MultiLevel):
     graded = True  # its output is not a train of spikes of one amplitude
 
     def __init__(
-        self, threshold: Any, levels: int = 4, share: float = 0.75, v_initial: float = 0.0, bound: float = math.inf
+        self, threshold: Any, levels: int = 4, share: float = 0.75, v_initial: float = 0.0, bound: Threshold = math.inf
     ) -> None:
         super().__init__(threshold, levels, share, v_initial)
         self.node.bound = bound  # type: ignore[assignment]
