@@ -15,6 +15,7 @@ from snnconv.hardware.compression.low_rank import split_convolutions
 from snnconv.hardware.compression.rebuild import changes, rebuilt, undone
 from snnconv.hardware.compression.size import size
 from snnconv.hardware.compression.sparsity import largest, sparsify
+from snnconv.nn.activations.cs_qcfs import CSQCFS
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.models.resnet import resnet20
 from snnconv.nn.models.vgg import vgg11
@@ -23,11 +24,11 @@ from snnconv.training.quantized_weights import Weights
 from snnconv.training.settings import Fit
 
 
-def vgg_like() -> nn.Sequential:
+def vgg_like(activation=QCFS) -> nn.Sequential:
     torch.manual_seed(0)
-    first = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), QCFS(4, 2.0), nn.AvgPool2d(2)]
-    second = [nn.Conv2d(8, 12, 3, 2, padding=1, bias=False), nn.BatchNorm2d(12), QCFS(4, 2.0), nn.Flatten()]
-    layers = [*first, *second, nn.Linear(48, 16), QCFS(4, 2.0), nn.Linear(16, 5)]
+    first = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), activation(4, 2.0), nn.AvgPool2d(2)]
+    second = [nn.Conv2d(8, 12, 3, 2, padding=1, bias=False), nn.BatchNorm2d(12), activation(4, 2.0), nn.Flatten()]
+    layers = [*first, *second, nn.Linear(48, 16), activation(4, 2.0), nn.Linear(16, 5)]
     network = nn.Sequential(*layers)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -44,9 +45,13 @@ IMAGES = BATCHES[0][0]
 # channels
 
 
-def test_what_is_pruned_is_what_zeros_would_leave():
+@pytest.mark.parametrize("activation", [QCFS, CSQCFS])
+def test_what_is_pruned_is_what_zeros_would_leave(activation):
     """The smaller network equals the whole one whose smallest channels are 0 after their activation."""
-    network = vgg_like()
+    network = vgg_like(activation)
+    network(IMAGES)
+    for site in (module for module in network.modules() if isinstance(module, CSQCFS)):
+        site.set_threshold(torch.rand(len(site.p)) + 0.5)
     smaller = prune_channels(network, BATCHES, ratio=0.25)
     assert [tuple(smaller[i].weight.shape[:2]) for i in (0, 4, 8, 10)] == [(6, 3), (9, 6), (12, 36), (5, 12)]
     kept = [row for row in range(8) if _holds(network[0].weight[row], smaller[0].weight)]

@@ -165,7 +165,7 @@ def test_any_shape(shape):
 
 def test_shapes_are_checked_while_tests_run():
     with pytest.raises(TypeCheckError, match="threshold"):
-        qcfs(torch.zeros(3), torch.ones(3), 4)
+        clip(torch.zeros(3), torch.ones(3))
 
 
 # counting spikes

@@ -42,7 +42,7 @@ def prune_channels(
     pruning = _library()
     image = _an_image(batches, network)
     sites = {path: copy.deepcopy(m) for path, m in network.named_modules() if is_activation(m)}
-    smaller = replace_modules(network, tuple({type(m) for m in sites.values()}) or nn.ReLU, lambda _: nn.ReLU())
+    smaller = replace_modules(network, tuple({type(m) for m in sites.values()}) or nn.ReLU, _prunable)
     smaller.eval().requires_grad_()
     paths = {module: path for path, module in smaller.named_modules()}
     outputs = smaller(image).shape[-1]
@@ -74,6 +74,10 @@ def prune_channels(
     if unpruned:
         log.info("Layers whose channels are not pruned: %s", "; ".join(unpruned))
     for path, site in sites.items():
+        for parameter, pruned_parameter in zip(
+            site.parameters(), smaller.get_submodule(path).parameters(), strict=False
+        ):
+            parameter.data = pruned_parameter.data
         set_submodule(smaller, path, site)
     for old, new in zip(network.parameters(), smaller.parameters(), strict=True):
         new.requires_grad_(old.requires_grad)
@@ -81,6 +85,16 @@ def prune_channels(
     if (width := smaller.eval()(image).shape[-1]) != outputs:
         raise ValueError(f"{type(network).__name__}: pruning left {width} of {outputs} outputs")
     return smaller.train(network.training)
+
+
+def _prunable(site: nn.Module) -> nn.Module:
+    """A stand-in for an activation that torch-pruning knows; thresholds per channel are the weights of a PReLU."""
+    theta = next((parameter for parameter in site.parameters() if parameter.dim() == 1), None)
+    if theta is None:
+        return nn.ReLU()
+    stand_in = nn.PReLU(len(theta))
+    stand_in.weight.data = theta.detach().clone()
+    return stand_in
 
 
 def _library() -> Any:

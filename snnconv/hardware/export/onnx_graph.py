@@ -127,8 +127,8 @@ class Built:
             integers, output = self._levels(x, path, module.threshold / module.levels, module.levels)
             self.levels[output] = (module.threshold / module.levels, module.levels)
         else:
-            raise ValueError(f"{site(node, module)}: is neither quantized nor clipped only, so it cannot be written as QDQ nodes; "
-                             "train with activation=qcfs")  # fmt: skip
+            raise ValueError(f"{site(node, module)}: is neither quantized nor clipped only, or has a threshold per channel, so it "
+                             "cannot be written as QDQ nodes; train with activation=qcfs, or export=onnx_over_time")  # fmt: skip
         self.sites[node] = (path, integers, output)
         return output
 
