@@ -29,7 +29,7 @@ def main(run: Run) -> None:
     weights = instantiate(cfg.weights)
     ann = weights(run.load_ann())
     data = instantiate(cfg.data)
-    if "layers" in cfg.export:  # an integer network
+    if "image_bits" in cfg.export:  # an integer network
         settle_layers(cfg.integer, ann, data.calibration)
     export = instantiate(cfg.export)
     snn = weights.convert(instantiate(cfg.method), ann, data.calibration)
@@ -38,7 +38,7 @@ def main(run: Run) -> None:
     if not distributed.is_main():  # one process writes
         return
     facts = export(ann, snn, data, run.folder)
-    settings: Any = OmegaConf.to_container(cfg.export)
+    settings: Any = OmegaConf.to_container(cfg.export, resolve=True)
     record = {
         "format": settings.pop("_target_").split(".")[-2],
         **facts,

@@ -10,6 +10,7 @@ from snnconv.data.batches import first_images
 from snnconv.hardware.export.nir_graph import to_nir
 from snnconv.hardware.export.normal_form import normal_form
 from snnconv.hardware.export.onnx_graph import Built
+from snnconv.hardware.export.onnx_unrolled import Unrolled
 from snnconv.hardware.integer.network import integerize
 from snnconv.hardware.integer.program import program_of
 from snnconv.spiking.model import SpikingModel
@@ -41,12 +42,15 @@ def _builders(ann: nn.Module, snn: SpikingModel, images: Tensor) -> dict[str, Ca
         to_nir(normal_form(snn, images), images)
 
     def onnx() -> None:
-        Built(ann, images, 8)
+        Built(ann, images)
+
+    def over_time() -> None:
+        Unrolled(normal_form(snn, images), images, timesteps=1)
 
     def integers() -> None:
         program_of(integerize(snn, [(images, None)]), images.shape[1:])
 
-    return {"nir": nir, "onnx": onnx, "c": integers, "verilog": integers}
+    return {"nir": nir, "onnx": onnx, "onnx_over_time": over_time, "c": integers, "verilog": integers}
 
 
 def _reason(build: Callable[[], Any]) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from snnconv.hardware.export.onnx_graph import Built, package
+from snnconv.hardware.export.onnx_graph import Built
+from snnconv.hardware.export.onnx_nodes import package
 
 FILE = "network.onnx"
 TIE = 1e-3  # distance from a tie, in levels, within which rounding may differ
@@ -108,23 +109,37 @@ def int8_layers(content: bytes) -> str:
     return f"{int8} of {int8 + floats}"
 
 
-def openvino_logits(content: bytes, images: Tensor) -> np.ndarray:
-    """Logits of openvino on the CPU, with its default settings."""
+@torch.no_grad()
+def beside_openvino(content: bytes, built: Built, images: Tensor) -> dict[str, Any]:
+    """The logits of openvino on the CPU beside those of torch: with its defaults, and with sums in float32."""
+    expected = built.network(images)
+    defaults, precision = _openvino(content, images, {})
+    floats, _ = _openvino(content, images, {"INFERENCE_PRECISION_HINT": "f32"})
+    return {
+        f"defaults ({precision})": beside(expected, defaults),
+        "INFERENCE_PRECISION_HINT=f32": beside(expected, floats),
+    }
+
+
+def _openvino(content: bytes, images: Tensor, settings: dict[str, str]) -> tuple[Tensor, str]:
+    """The logits, and the precision in which openvino computes floats."""
     openvino = importlib.import_module("openvino")
     with TemporaryDirectory() as folder:
         path = Path(folder) / FILE
         path.write_bytes(content)
-        network = openvino.compile_model(openvino.Core().read_model(path), "CPU")
-        return np.concatenate([network(image[None].numpy())[0] for image in images])
+        network = openvino.compile_model(openvino.Core().read_model(path), "CPU", settings)
+        logits = np.concatenate([network(image[None].numpy())[0] for image in images])
+    return torch.from_numpy(logits), network.get_property("INFERENCE_PRECISION_HINT").to_string()
 
 
 def beside_floats(built: Built, ann: nn.Module, images: Tensor) -> dict[str, Any]:
-    """The change of the logits by rounding the weights, in torch."""
+    """The change of the logits by rounding weights and biases, in torch."""
     if built.bits is None:
         return {}
     with torch.no_grad():
         rounded, logits = built.network(images), ann.eval()(images.to(next(ann.parameters()).device)).cpu()
-    return {"rounded_weights": {"bits": built.bits, **beside(logits, rounded)}}
+    layers = {"layers": built.bits.layers} if built.bits.layers else {}
+    return {"rounded_weights": {"bits": built.bits.bits, **layers, **beside(logits, rounded)}}
 
 
 def _run(

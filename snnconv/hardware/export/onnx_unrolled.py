@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from snnconv.hardware.export.checking import images_to_compare, require_opset, require_settings
 from snnconv.hardware.export.normal_form import normal_form
-from snnconv.hardware.export.onnx_graph import package
 from snnconv.hardware.export.onnx_metadata import describe
+from snnconv.hardware.export.onnx_nodes import package
 from snnconv.nn.graph.trace import path_of
 from snnconv.runtime import files
 from snnconv.spiking.model import SpikingModel
@@ -44,7 +44,7 @@ def export(
     require_settings(timesteps=timesteps)
     shown = images_to_compare(data.test, images)
     form = normal_form(snn, shown)
-    model = _Unrolled(form, shown, timesteps, opset).model
+    model = Unrolled(form, shown, timesteps, opset).model
     describe(model, data, class_names, method=snn.method or "", timesteps=str(timesteps))
     content = model.SerializeToString()
     expected = form.model(shown, timesteps).mean(0)
@@ -65,10 +65,10 @@ def export(
     }
 
 
-class _Unrolled:
+class Unrolled:
     """The graph of a network in normal form, repeated for each timestep."""
 
-    def __init__(self, form: Any, example: Tensor, timesteps: int, opset: int) -> None:
+    def __init__(self, form: Any, example: Tensor, timesteps: int, opset: int = 17) -> None:
         onnx = package("onnx")
         require_opset(opset, onnx.defs.onnx_opset_version())
         self.helper, self.numpy_helper = onnx.helper, onnx.numpy_helper
