@@ -56,7 +56,7 @@ def test_the_report_tells_what_can_be_exported(smoke: Path):
     exports = json.loads((smoke / "result.json").read_text())["exports"]
     page = (smoke / "report.html").read_text()
     assert "<h2>Exports</h2>" in page
-    assert list(exports) == ["nir", "onnx", "c", "verilog"]
+    assert list(exports) == ["nir", "onnx", "onnx_over_time", "c", "verilog"]
     assert exports["c"] == exports["verilog"] == "allowed"
     assert all(f'<td class="left">{name}</td>' in page for name in exports)
 

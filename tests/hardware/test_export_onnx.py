@@ -109,7 +109,9 @@ def test_every_level_is_that_of_torch(name, weight_bits, per_channel, tmp_path):
     assert (found["quantized_activations"], found["plain_activations"]) == (3, {})
     optimized = found["optimized"]
     runs = [found["same_activations"], found["end_to_end"], optimized["without WeightBiasQuantization"]]
-    for run in runs if weight_bits is None else [*runs, optimized["defaults"]]:  # the default rounds float weights again
+    for run in (
+        runs if weight_bits is None else [*runs, optimized["defaults"]]
+    ):  # the default rounds float weights again
         assert run["largest_difference"] < 1e-6
     assert found["files"] == {FILE: (tmp_path / FILE).stat().st_size}
     assert ("rounded_weights" in found) == (weight_bits is not None)
@@ -260,7 +262,8 @@ def alter(model, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["conv1.weight.integers", "conv2.weight.scale", "fc.bias.integers", "act1.scale", "act0.most", "conv1", "pad.pads"]
+    "part",
+    ["conv1.weight.integers", "conv2.weight.scale", "fc.bias.integers", "act1.scale", "act0.most", "conv1", "pad.pads"],
 )
 def test_an_altered_file_is_noticed(part, written):
     ann, path = written
@@ -274,7 +277,9 @@ def test_an_altered_file_is_noticed(part, written):
 def test_damaged_files_and_other_networks_are_noticed(written):
     ann, path = written
     assert check(path, ann, IMAGES)["differing_levels"] == 0
-    with pytest.raises(ValueError, match="differs from the network; the file was changed, is of another network, or was"):
+    with pytest.raises(
+        ValueError, match="differs from the network; the file was changed, is of another network, or was"
+    ):
         check(path, plain().eval(), IMAGES)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ValueError, match=f"{FILE}: damaged, or not written by snnconv"):
