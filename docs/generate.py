@@ -26,7 +26,7 @@ from snnconv.conversion.method import Method
 from snnconv.results.figures import draw_curves, legend_outside
 from snnconv.results.records import read_results
 from snnconv.results.rows import SpikingRow, gather
-from snnconv.runtime import configurations
+from snnconv.runtime import configurations, zoo
 from snnconv.spiking.latency import latency_class
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +42,7 @@ def write(folder: Path) -> None:
         "leaderboard.md": leaderboard(),
         "studies.md": studies(folder),
         "tutorials.md": tutorials(folder),
+        "zoo.md": model_zoo(folder),
     }
     for name in ("CONTRIBUTING", "SECURITY", "CHANGELOG"):
         text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
@@ -227,6 +228,31 @@ def published() -> list[dict[str, Any]]:
     return [
         {"study": path.parent.name, **entry} for path in paths for entry in json.loads(path.read_text(encoding="utf-8"))
     ]
+
+
+# zoo
+
+
+def model_zoo(folder: Path) -> str:
+    """The networks of the zoo with their accuracies; each card is copied."""
+    shown = (1, 2, 4, 8, 16, 32)
+    lines = ["| name | model | data | L | class | method | ANN | " + " | ".join(f"T={t}" for t in shown) + " | seeds |"]
+    lines.append("|" + " --- |" * (8 + len(shown)))
+    for name in zoo.names():
+        card = (zoo.ZOO / name / "README.md").read_text(encoding="utf-8")
+        _replace(folder / "zoo" / f"{name}.md", card.partition("---\n\n")[2])
+        for row in gather(read_results([zoo.ZOO / name])):
+            one, curve = row.one, {t: f"{100 * statistics.fmean(row.accuracy(t)):.2f}" for t in row.timesteps}
+            ann = f"{100 * statistics.fmean(result.ann_accuracy for result in row.results):.2f}"
+            cells = [f"[{name}](zoo/{name}.md)", one.model, one.data, one.levels, row.latency_class, row.label, ann]
+            cells += [*(curve.get(t, "–") for t in shown), len(row.seeds)]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    cards = "\n".join(f"zoo/{name}" for name in zoo.names())
+    return (
+        "# Networks of the zoo\n\nTest accuracy in percent, mean over seeds. [Use and files](../zoo.md).\n\n"
+        + "\n".join(lines)
+        + f"\n\n```{{toctree}}\n:hidden:\n\n{cards}\n```\n"
+    )
 
 
 # tutorials

@@ -23,7 +23,7 @@ from snnconv.results.leaderboard import leaderboard, long_rows, plot
 from snnconv.results.records import Record, read_baselines, read_results
 from snnconv.results.summary import as_csv
 from snnconv.results.tables import read_published
-from snnconv.runtime import files, program
+from snnconv.runtime import files, program, zoo
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -33,15 +33,18 @@ def main(arguments: Sequence[str]) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", nargs="+", type=Path, help="run folders, folders of them, or results.jsonl files")
+    parser.add_argument(
+        "paths", nargs="+", type=Path, help="run folders, folders of them, results.jsonl files, or zoo/name"
+    )
     parser.add_argument("--out", type=Path, help="where to write (default: the first folder given)")
     parser.add_argument("--collect", action="store_true", help="also write all results to one results.jsonl")
     options = parser.parse_args(arguments)
-    first = options.paths[0]
-    out = options.out or (first if first.is_dir() else first.parent)
     try:
-        results = read_results(options.paths)
-        baselines = read_baselines(options.paths)
+        paths = [zoo.located(path) for path in options.paths]
+        first = zoo.writable(options.paths[0])
+        out = options.out or (first.parent if first.is_file() else first)
+        results = read_results(paths)
+        baselines = read_baselines(paths)
         text = leaderboard(results, read_published(out), baselines)
         out.mkdir(parents=True, exist_ok=True)
         files.write_text(out / "leaderboard.md", text + "\n")

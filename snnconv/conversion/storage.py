@@ -14,7 +14,7 @@ from snnconv.nn.graph.capture import capture
 from snnconv.nn.graph.plain import to_plain
 from snnconv.nn.graph.rebuild import from_plain
 from snnconv.nn.graph.trace import trace
-from snnconv.runtime import environment, files
+from snnconv.runtime import environment, files, zoo
 from snnconv.runtime.checkpoint import load_ann
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
@@ -60,7 +60,9 @@ def save(network: nn.Module, path: str | Path, *, example: Tensor | None = None)
 
 
 def load(path: str | Path, *, trust: tuple[str, ...] = ()) -> nn.Module:
-    """The network that `save` wrote to `path`, or the trained network of a run folder, in eval mode on the CPU.
+    """The network that `save` wrote to `path`, or the trained network of a run folder or of the zoo, in eval mode on the CPU.
+
+    A network of the zoo (docs/zoo.md) is loaded by its name: `load("digits_mlp_qcfs_l4")`.
 
     `trust` names packages and Python files from which a run folder may build its network (`model=custom`).  Files written by `save`
     contain no code and need no `trust`.
@@ -75,14 +77,17 @@ def load(path: str | Path, *, trust: tuple[str, ...] = ()) -> nn.Module:
     >>> torch.equal(again(torch.ones(2, 4)), model(torch.ones(2, 4)))
     True
     """
-    folder, base = Path(path), _base(path)
+    if str(path) in zoo.names() and not any(_base(path).with_suffix(suffix).exists() for suffix in ("", ".json")):
+        path = f"{zoo.WORD}/{path}"
+    folder, base = zoo.located(path), _base(path)
     if (folder / "ann.json").is_file():
         return load_ann(folder, trust=trust)
     description_file, tensors_file = (base.with_name(base.name + suffix) for suffix in (".json", ".safetensors"))
     for file in (description_file, tensors_file):
         if not file.is_file():
             raise FileNotFoundError(
-                f"{file}: no such file; load reads files of snnconv.save, or a run folder with ann.json"
+                f"{file}: no such file; load reads files of snnconv.save, a run folder with ann.json, or a network of the "
+                f"zoo ({', '.join(zoo.names()) or 'empty'})"
             )
     description: Any = files.read_json(description_file)
     if not isinstance(description, dict) or description.get("format") != FORMAT:

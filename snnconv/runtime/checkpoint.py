@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from snnconv.runtime import environment, files, moved_names, user_files
+from snnconv.runtime import environment, files, moved_names, user_files, zoo
 from snnconv.runtime.trust import NETWORK, granted, require_trusted
 
 FORMAT = 1  # of ann.json and last.ckpt; increase it when old files can no longer be read
@@ -36,18 +36,19 @@ def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapp
 
 def describe_ann(run: str | Path) -> dict[str, Any]:
     """The content of `ann.json` of a run, with present names and paths; an error names the file if it is missing or damaged."""
-    path = Path(run) / "ann.json"
-    if not Path(run).is_dir():
+    folder = zoo.located(run)
+    path = folder / "ann.json"
+    if not folder.is_dir():
         raise FileNotFoundError(f"{run}: this run folder does not exist")
     for name in ("ann.json", "ann.safetensors"):
-        if not (Path(run) / name).is_file():
+        if not (folder / name).is_file():
             raise FileNotFoundError(f"{run}: contains no {name}; a run writes it after its first epoch")
     description = files.read_json(path)
     _require_format(path, description)
     config = description.get("config")
     if not isinstance(config, Mapping) or not isinstance(config.get("model"), Mapping):
         raise ValueError(f"{path}: damaged, it does not describe a network (config.model)")
-    model = user_files.located(moved_names.current(config["model"]), Path(run))
+    model = user_files.located(moved_names.current(config["model"]), folder)
     return {**description, "config": {**config, "model": model}}
 
 
@@ -60,7 +61,7 @@ def _require_format(path: Path, content: Any) -> None:
 
 
 def load_ann(run: str | Path, *, trust: Sequence[str] = (), path: str | None = None) -> nn.Module:
-    """The trained network of a run folder, in eval mode on the CPU.
+    """The trained network of a run folder, or of an entry of the zoo ("zoo/name"), in eval mode on the CPU.
 
     Its classes must belong to snnconv, or to a package or Python file named in `trust` (or by `trusting`), so that a run folder of
     another person cannot run code.  `path` replaces the path of the Python file that it names.
@@ -73,7 +74,7 @@ def load_ann(run: str | Path, *, trust: Sequence[str] = (), path: str | None = N
         ann = instantiate(model)
     except TypeError as error:  # from Hydra, about its own keys
         raise ValueError(f"{run}: damaged, the network in ann.json cannot be built ({error})") from error
-    load_weights(ann, Path(run) / "ann.safetensors")
+    load_weights(ann, zoo.located(run) / "ann.safetensors")
     return ann.eval()
 
 
@@ -101,7 +102,7 @@ def require_savable(network: nn.Module) -> None:
 
 def weights_hash(run: str | Path | nn.Module) -> str:
     """A short hash of the weights in a run folder, or of a network; a saved network has the same hash as its run folder."""
-    content = _as_bytes(run) if isinstance(run, nn.Module) else (Path(run) / "ann.safetensors").read_bytes()
+    content = _as_bytes(run) if isinstance(run, nn.Module) else (zoo.located(run) / "ann.safetensors").read_bytes()
     return hashlib.sha256(content).hexdigest()[:12]
 
 

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
-from snnconv.runtime import mistakes, program, user_files
+from snnconv.runtime import mistakes, program, user_files, zoo
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,11 @@ def run_folder(
         sys.exit(
             f"run=… is for {program.example('evaluate', 'run=runs/…')}; to continue an interrupted run use resume=…"
         )
-    if run and not (Path(run) / "ann.json").is_file():
+    try:
+        trained = zoo.located(run) if run else None
+    except ValueError as error:
+        sys.exit(f"run={error}")
+    if trained and not (trained / "ann.json").is_file():
         sys.exit(f"run={run}: not a run folder with a trained network (ann.json and ann.safetensors)")
     if job == "check" or not _is_main():
         scratch = tempfile.mkdtemp(prefix="snnconv-")
@@ -69,7 +73,7 @@ def run_folder(
         return str(Path(resume) if number is None else Path(resume).absolute())
     if run:
         what = choices.baseline if job == "baseline" else choices.method
-        base = Path(run) / ("compressed" if job == "compress" else f"evaluations/{what}")
+        base = zoo.writable(run) / ("compressed" if job == "compress" else f"evaluations/{what}")
     else:
         name = choices.get("experiment") or choices.get("sweep") or f"{choices.model}-{choices.data}"
         base = Path("runs") / str(name)

@@ -19,6 +19,7 @@ from snnconv.runtime import (
     distributed,
     files,
     launch,
+    zoo,
 )
 from snnconv.runtime.recipe import recipe
 from snnconv.runtime.tracking import Patient, Tracker
@@ -104,14 +105,14 @@ class Run:
     def trained_with(self) -> list[str] | None:
         """The overrides with which this run, or the evaluated run, was started; None if they cannot be read."""
         try:
-            stored: Any = OmegaConf.load(Path(self.cfg.run or self.folder) / ".hydra" / "overrides.yaml")
+            stored: Any = OmegaConf.load(zoo.located(self.cfg.run or self.folder) / ".hydra" / "overrides.yaml")
             return [str(text) for text in OmegaConf.to_container(stored)]  # type: ignore[union-attr]
         except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException):
             return None
 
     def network(self) -> dict[str, Any] | None:
         """The identity of the network of this run (or of the evaluated run), for `result.json`, or None."""
-        folder = Path(self.cfg.run or self.folder)
+        folder = zoo.located(self.cfg.run or self.folder)
         if not (folder / "ann.json").is_file():
             return None
         description = checkpoint.describe_ann(folder)

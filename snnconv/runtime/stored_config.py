@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from snnconv.runtime import files, launch, mistakes, moved_names, user_files
+from snnconv.runtime import files, launch, mistakes, moved_names, user_files, zoo
 from snnconv.runtime.changes import HARDWARE, LADDER, REEVALUABLE, RESUMABLE, change, is_as_stored
 from snnconv.runtime.trust import require_trusted
 
@@ -105,7 +105,7 @@ def _ladder(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, Any]
     first, choices = _stored(folder, [key for key in cfg if key not in LATER])
     _require_kind(first, folder, "compress")
     typed: Any = OmegaConf.to_container(read_stored(folder / ".hydra" / "overrides.yaml", []))
-    first.run = cfg.run or user_files.locate(str(first.run), folder, Path.is_dir)
+    first.run = cfg.run or user_files.locate(str(zoo.located(first.run)), folder, Path.is_dir)
     first.names.method = choices["method"]
     settled = _continued(first, [str(text) for text in typed], choices)
     with open_dict(settled):
@@ -135,7 +135,7 @@ def _require_kind(stored: DictConfig, folder: Path, job: str) -> None:
 
 def _continued(cfg: DictConfig, overrides: Sequence[str], chosen: Mapping[str, Any]) -> DictConfig:
     """The stored configuration of the run of `resume` or `run`, with the changes of `overrides`."""
-    source = Path(cfg.resume or cfg.run)
+    source = Path(cfg.resume) if cfg.resume else zoo.located(cfg.run)
     stored, names = _stored(source, [key for key in cfg if key not in LATER])
     if cfg.resume:
         _require_kind(stored, source, "train")

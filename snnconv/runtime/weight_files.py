@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from snnconv.runtime import zoo
 from snnconv.runtime.torchvision_weights import PREFIX
 
 # Where training scripts keep the weights in a checkpoint, the first that is there.
@@ -39,7 +40,8 @@ def read_weights(source: str | Path) -> dict[str, Tensor]:
 
     A state dict nested under "state_dict" or similar keys is found as well.  FileNotFoundError or ValueError name the file.
     """
-    path = Path(source) / "ann.safetensors" if Path(source).is_dir() else Path(source)
+    path = zoo.located(source)
+    path = path / "ann.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file; expected a .pt, .pth or .safetensors file, a run folder, or {PREFIX}…"

@@ -20,7 +20,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` of an environment with the wheel; what it depends on is borrowed from the environment of the tests."""
     folder = tmp_path_factory.mktemp("installed")
     source = folder / "source"
-    for name in ("snnconv", "conf", "hydra_plugins"):
+    for name in ("snnconv", "conf", "zoo", "hydra_plugins"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
