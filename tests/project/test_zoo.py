@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 import snnconv
 from snnconv.results.records import Result, read
-from snnconv.runtime import zoo
+from snnconv.runtime import configurations, zoo
 from snnconv.runtime.checkpoint import describe_ann, identity, load_ann, weights_hash
 from snnconv.runtime.stored_config import read_stored
 from snnconv.runtime.weight_files import read_weights
@@ -54,6 +54,7 @@ def test_a_card_states_the_results(name: str):
                 assert re.search(rf"^\| {t} \|.*\b{100 * value:.2f} \|", card, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_its_accuracies_are_measured_again(elsewhere: Path, compose_config):
     """Loaded by its name, with the data of its stored configuration."""
     (result,) = [one for one in read(Result, zoo.ZOO / ENTRY / "results.jsonl") if one.method == "qcfs"]
@@ -136,9 +137,8 @@ def test_paths_of_the_machine_are_not_packed(run: Path):
     text = file.read_text()
     stored = read_stored(file, [])
     stored.data.root = "/home/user/data"
-    assert pack_zoo.portable(stored, "cifar10").data.root == str(
-        read_stored(Path(__file__).parents[2] / "conf/data/cifar10.yaml", []).root
-    )
+    default = read_stored(configurations.CONF / "data" / "cifar10.yaml", []).root
+    assert pack_zoo.portable(stored, "cifar10").data.root == default
     file.write_text(text.replace("epochs: 30", "epochs: 30\n  notes: /home/user/secret"))
     with pytest.raises(ValueError, match=r"config\.yaml: contains a path of this machine, /home/user/secret"):
         pack(run)
@@ -152,7 +152,7 @@ def _of_other_weights(run: Path) -> None:
 
 def _of_users_code(run: Path) -> None:
     content = json.loads((run / "ann.json").read_text())
-    content["config"]["model"] = {"_target_": "snnconv.nn.models.custom.load", "path": "net.py", "name": "Net"}
+    content["config"]["model"] = {"_target_": "snnconv.nn.models.custom.custom", "path": "net.py", "name": "Net"}
     (run / "ann.json").write_text(json.dumps(content))
     Path("net.py").write_text("")
 
