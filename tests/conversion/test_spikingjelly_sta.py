@@ -12,6 +12,7 @@ from snnconv.analysis.operations import count_operations
 from snnconv.conversion.methods.spikingjelly_sta import convert
 from snnconv.conversion.registry import convert as by_name
 from snnconv.conversion.storage import load, save
+from snnconv.nn.models.cct import CCT
 from snnconv.nn.models.vit import ViT
 from snnconv.spiking.recording import count_spikes
 
@@ -132,6 +133,20 @@ def test_attention_that_spikingjelly_refuses():
     assert len(convert(network, batches, **SETTINGS).neurons()) == 5
     with pytest.raises(ValueError, match="has no signed signal"):
         convert(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), [(torch.randn(8, 4), torch.zeros(8))])
+
+
+def test_relus_are_computed_in_floating_point():
+    """As in the convolutions of CCT: SpikingJelly refuses them; with fine levels the first step is the ANN."""
+    network = CCT(3, (2, 8, 8), nn.GELU, width=8, depth=1, gelu=True).double().eval()
+    images = torch.randn(24, 2, 8, 8, dtype=torch.float64)
+    batches = [(images, torch.zeros(24))]
+    with pytest.raises(ValueError, match="STATransformerRecipe step-mode backend"):
+        as_documented(network, batches, images, 1)
+    fine = convert(network, batches, **{**SETTINGS, "time_steps": 4096})
+    with torch.no_grad():
+        torch.testing.assert_close(fine(images, 2)[0], network(images), rtol=0.01, atol=1e-3)
+        assert fine(images, 2)[1].abs().max() < 1e-9
+    assert any(isinstance(module, nn.ReLU) for module in network.modules())  # the network itself is not changed
 
 
 def test_is_saved_and_found_by_name(network, batches, images, tmp_path):

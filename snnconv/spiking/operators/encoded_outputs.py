@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from snnconv.nn.graph.kinds import Kinds
+from snnconv.nn.graph.rewrite import set_submodule
 from snnconv.nn.graph.sites import Attention
 from snnconv.nn.graph.trace import trace
 from snnconv.spiking.operators.base import Encoder
@@ -22,12 +23,16 @@ class Encoded(Encoder):
 def encode_outputs(ann: nn.Module, kinds: Kinds = Encoder, operators: Choice = auto) -> nn.Module:
     """A copy of `ann` with operators, and an `Encoded` behind every layer norm, GELU and projection of attention.
 
+    ReLUs, which SpikingJelly's recipe refuses, are operators as well.
+
     The signature is that of `place_operators`.
     """
     network, meta, graph = copy.deepcopy(ann), getattr(ann, "meta", {}), trace(ann)
     modules = dict(network.named_modules())
     for node in list(graph.nodes):
         module = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.ReLU):
+            set_submodule(network, str(node.target), nn.Threshold(0.0, 0.0))
         projects = isinstance(module, nn.Linear) and _is_attention(node.args[0], modules)
         if isinstance(module, nn.LayerNorm | nn.GELU) or projects:
             insert_encoder(network, graph, node, list(node.users), f"{node.target}_encoder", Encoded())
