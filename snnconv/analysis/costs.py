@@ -42,6 +42,18 @@ class Costs:
         arithmetic = self.mac if bits is None else min(self.mac, bits * self.accumulate)
         return arithmetic + self.access(self.weight_bits + self.width(bits))
 
+    def of_accumulate(self) -> float:
+        """Energy in pJ to add one weight to one potential."""
+        return self.accumulate + self.access(self.weight_bits + 2 * self.potential_bits)
+
+    def of_addition(self) -> float:
+        """Energy in pJ to add one value to a sum in memory."""
+        return self.accumulate + self.access(2 * self.potential_bits)
+
+    def of_update(self) -> float:
+        """Energy in pJ of the update of one neuron in one step."""
+        return self.update + self.access(2 * self.potential_bits)
+
     def of_ann(self, target: Target, bits: int | None = None) -> float:
         """Energy in pJ for one image at `target` in the ANN, or in the ANN whose activations have `bits` bits."""
         full = min(target.constant + target.varying, target.macs)  # on what is no activation
@@ -56,9 +68,9 @@ class Costs:
         """pJ of one image at `target` in the SNN: `macs` on values that are not spikes, and neuron updates in `steps` timesteps."""
         return (
             macs * self.of_mac()
-            + accumulates * (self.accumulate + self.access(self.weight_bits + 2 * self.potential_bits))
-            + target.neurons * steps * (self.update + self.access(2 * self.potential_bits))
-            + target.sums * steps * (self.accumulate + self.access(2 * self.potential_bits))
+            + accumulates * self.of_accumulate()
+            + target.neurons * steps * self.of_update()
+            + target.sums * steps * self.of_addition()
             + target.functions * steps * 2 * self.of_mac()
         )
 

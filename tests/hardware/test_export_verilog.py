@@ -43,7 +43,13 @@ def test_every_operation_in_icarus(name, data, tmp_path, monkeypatch):
     facts = verilog.export(None, spiking(name), data, tmp_path, images=2, timesteps=2)
     assert (facts["differing_from_the_golden_model"], facts["simulator"]) == (0, "iverilog")
     assert facts["files"] == {path.name: path.stat().st_size for path in tmp_path.iterdir()}
-    assert len(facts["cycles_per_image"]) == 2
+    cycles = facts["cycles_per_image"]
+    assert facts["ms_per_image_at_100_MHz"] == pytest.approx([n / 1e5 for n in cycles], abs=1e-4)
+    operations = facts["operations_per_image"]
+    assert [a + m for a, m in zip(operations["accumulates"], operations["macs"], strict=True)] == facts[
+        "accumulates_per_image"
+    ]
+    assert all(facts["energy_pJ"][table]["counted"] > 0 for table in ("int8_45nm", "int8_45nm_sram"))
 
 
 @needs("iverilog")
@@ -104,6 +110,19 @@ def test_without_tools(data, tmp_path, monkeypatch):
     assert (tmp_path / "snn.v").exists()
     with pytest.raises(ValueError, match=r"export\.cells=true: needs yosys, which is not installed"):
         verilog.export(None, spiking("plain"), data, tmp_path, cells=True)
+
+
+@needs("iverilog")
+def test_another_clock(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(verilog_tools, "SIMULATORS", ("iverilog",))
+    facts = verilog.export(
+        None, spiking("plain"), data, tmp_path, images=1, timesteps=1, clock_mhz=0.5, costs="int8_45nm"
+    )
+    (cycles,) = facts["cycles_per_image"]
+    assert facts["ms_per_image_at_0.5_MHz"] == [round(cycles / 500, 4)]
+    assert set(facts["energy_pJ"]) == {"rule", "int8_45nm"}
+    with pytest.raises(ValueError, match=r"export\.clock_mhz=0: must be a positive number"):
+        verilog.export(None, spiking("plain"), data, tmp_path, clock_mhz=0)
 
 
 def test_from_python_into_a_folder(data, tmp_path, monkeypatch):

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 
 from snnconv.data.batches import first_images
-from snnconv.runtime.settings import COUNT, SWITCH, require
+from snnconv.runtime.settings import COUNT, POSITIVE, SWITCH, require
 from snnconv.spiking.encoders.direct import Direct
 from snnconv.spiking.model import SpikingModel
 
-_RULES = {"timesteps": COUNT, **dict.fromkeys(("normalize", "per_channel", "source", "cells"), SWITCH)}
+_RULES = {
+    "timesteps": COUNT,
+    "clock_mhz": POSITIVE,
+    **dict.fromkeys(("normalize", "per_channel", "source", "cells"), SWITCH),
+}
 
 
 def require_settings(**settings: Any) -> None:
