@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnconv.conversion.rules import Rule
+from snnconv.conversion.rules import Rule, of_currents
 from snnconv.data.batches import in_batches
 from snnconv.nn.graph.kinds import is_activation
 from snnconv.nn.graph.rewrite import replace_modules, set_submodule
@@ -22,28 +22,34 @@ class _Observer(nn.Module):
     """Stores a sample of the absolute values of its outputs: a tensor [C, M] for each batch (C = 1 unless `per_channel`).
 
     Inputs are clipped to [`floor`, `ceiling`]; the defaults make it a ReLU.  The sample holds `per_image` random values of each
-    image (with `per_channel`, of each of its channels), and the largest value of the batch.
+    image (with `per_channel`, of each of its channels), and the largest value of the batch.  With `currents` it holds random
+    values of the inputs, without the largest one.
     """
 
     def __init__(
-        self, per_image: int, per_channel: bool = False, ceiling: float = math.inf, floor: float = 0.0
+        self,
+        per_image: int,
+        per_channel: bool = False,
+        ceiling: float = math.inf,
+        floor: float = 0.0,
+        currents: bool = False,
     ) -> None:
         super().__init__()
+        self.currents = currents
         self.floor, self.ceiling = floor, ceiling
         self.per_image, self.per_channel, self.generator = per_image, per_channel, torch.Generator().manual_seed(0)
         self.samples: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         output = x.clamp(self.floor, self.ceiling)
-        values = output.float() if self.floor == 0 else output.float().abs()
+        values = x.float() if self.currents else output.float() if self.floor == 0 else output.float().abs()
         values = values.flatten(2) if self.per_channel and x.dim() > 2 else values.flatten(1)
         values = values if values.dim() == 3 else values.unsqueeze(2 if self.per_channel else 1)  # [N, C, M]
-        largest = [values.amax((0, 2)).unsqueeze(1)]
+        largest = []
         if values.shape[2] > self.per_image:
+            largest = [] if self.currents else [values.amax((0, 2)).unsqueeze(1)]
             places = torch.randperm(values.shape[2], generator=self.generator)[: self.per_image]
             values = values[:, :, places.to(values.device)]
-        else:
-            largest = []
         self.samples.append(torch.cat([*largest, values.transpose(0, 1).flatten(1)], 1))
         return output
 
@@ -73,7 +79,8 @@ def observed_thresholds(
 ) -> dict[str, float | Tensor]:
     """θ of the activations at `paths`, by path: `rule` applied to ReLU outputs on all `batches`, in eval mode.
 
-    For an `Encoder`, whose signal is signed, the rule is applied to absolute values.
+    For an `Encoder`, whose signal is signed, the rule is applied to absolute values.  A rule of currents (`rules.normal`) is
+    applied to the inputs of the activations; θ is then at most the bound of a clipped ReLU.
 
     Returns one number per layer, or [C] if `per_channel` (a channel that is never active gets the layer's largest θ).  `levels` is
     the argument of the rule, by default the activation's own levels.  With `momentum` m the rule is applied to `batch_size` images
@@ -87,7 +94,8 @@ def observed_thresholds(
         batches = in_batches(batches, batch_size)
     plain = replace_modules(network, (), nn.Identity).eval()
     observers = {
-        path: _Observer(per_image, per_channel, ceiling(network, path), lowest(network, path)) for path in paths
+        path: _Observer(per_image, per_channel, ceiling(network, path), lowest(network, path), of_currents(rule))
+        for path in paths
     }
     for path, observer in observers.items():
         set_submodule(plain, path, observer)
@@ -110,6 +118,8 @@ def observed_thresholds(
             theta = _by_rule(rule, parts, rule_levels, momentum)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        if of_currents(rule):
+            theta = theta.clamp_max(ceiling(network, path))
         if not theta.max() > 0:
             raise ValueError(f"{path}: calibration gives a threshold of {theta.max():.4g}, because (almost) no calibration image "
                              "activates this layer; use more images (data.calibration) or the largest activation "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from snnconv.conversion.calibration import observed_thresholds
 from snnconv.conversion.entrance import entered
 from snnconv.conversion.obstacles import require_convertible
-from snnconv.conversion.rules import Rule
+from snnconv.conversion.rules import Rule, of_currents
 from snnconv.nn.graph.kinds import is_activation, trained_threshold
 from snnconv.nn.models.over_time import MeanOverTime
 from snnconv.spiking.encoders.frames import Frames
@@ -154,7 +154,9 @@ def rehearse(convert: Any, ann: nn.Module, batches: Iterable, calibration: int |
     sample = None if calibration == 0 else next(((x[:images], y[:images]) for x, y in batches), None)
     if settings.get("rule") is not None and sample:
         share = None if calibration is None else calibration / len(sample[0])
-        settings["rule"] = functools.partial(_of_as_many, settings["rule"], share)
+        rule = settings["rule"]
+        settings["rule"] = functools.partial(_of_as_many, rule, share)
+        settings["rule"].of_currents = of_currents(rule)
     if isinstance(method, Method) and method.takes:
         ann, _ = entered(ann, [sample] if sample else [], method.takes)
         ann = method.prepared(ann, settings.pop("operators", auto))

@@ -1,4 +1,4 @@
-"""Rules that choose a threshold from observed activations: the largest, a percentile, least squares, Kullback-Leibler."""
+"""Rules that choose a threshold from observed activations: the largest, a percentile, least squares, Kullback-Leibler, normal."""
 
 import math
 from collections.abc import Callable
@@ -82,4 +82,46 @@ def kullback_leibler(samples: Samples, levels: int, candidates: int = 128, bins:
     return top * ends[divergence.argmin()].item() / bins
 
 
-RULES: dict[str, Rule] = {"max": largest, "percentile": percentile, "mse": least_squares, "kl": kullback_leibler}
+def normal(samples: Float[Tensor, "*C M"], levels: int, iterations: int = 100) -> Float[Tensor, "*C"]:
+    """The θ that minimizes E (relu(x) − θ·k/L)² for x ~ N(μ, σ²) and k = clip(floor(L·x/θ + ½), 0, L), L = `levels`.
+
+    `samples` are the currents x, of either sign; only their mean μ and deviation σ are used, so one outlier does not set θ.  Fixed
+    point of θ ← L·E[x·k]/E[k²], `iterations` times from θ = μ + 3σ, in closed form with c_i = (2i − 1)·θ/2L, i = 1 … L:
+    E[x·k] = Σ E[x·1(x ≥ c_i)], E[k²] = Σ (2i − 1)·P(x ≥ c_i).
+
+    Source: Huang et al., ICML 2025 (DCGS; threshold iteration), whose code starts from θ = 1.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations={iterations}: must be at least 1")
+    x = samples.double()
+    mean, deviation = x.mean(-1, keepdim=True), x.std(-1, correction=0, keepdim=True)
+    odd = 2 * torch.arange(1, levels + 1, device=x.device, dtype=x.dtype) - 1
+    theta = mean + 3 * deviation
+    for _ in range(iterations):
+        z = (odd / (2 * levels) * theta - mean) / deviation
+        above = torch.special.erfc(z / math.sqrt(2)) / 2  # P(x ≥ c_i)
+        density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+        theta = (
+            levels * (mean * above + deviation * density).sum(-1, keepdim=True) / (odd * above).sum(-1, keepdim=True)
+        )
+    constant = mean.clamp_min(0)  # without deviation, θ is the value itself
+    return (
+        torch.where(deviation > 0, theta.nan_to_num(0.0, 0.0, 0.0).clamp_min(0), constant).squeeze(-1).to(samples.dtype)
+    )
+
+
+setattr(normal, "of_currents", True)  # noqa: B010   (read by `of_currents`)
+
+
+def of_currents(rule: Rule) -> bool:
+    """Whether `rule` is computed from the currents before the ReLU instead of from its outputs."""
+    return bool(getattr(rule, "of_currents", getattr(getattr(rule, "func", None), "of_currents", False)))
+
+
+RULES: dict[str, Rule] = {
+    "max": largest,
+    "percentile": percentile,
+    "mse": least_squares,
+    "kl": kullback_leibler,
+    "normal": normal,
+}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from snnconv.conversion.calibration import calibrate, observed_thresholds
-from snnconv.conversion.rules import kullback_leibler, largest, least_squares, percentile
+from snnconv.conversion.rules import kullback_leibler, largest, least_squares, normal, percentile
 from snnconv.data.batches import in_batches
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.activations.relu import ReLU
@@ -304,3 +304,66 @@ def test_every_calibration_builds_and_finds_thresholds(
     instantiate(compose_config(f"calibration={any_calibration}", "levels=4").calibration)(network, batches)
     assert all(value > 0 for value in thresholds(network).values())
     assert "Calibrated 3 thresholds" in caplog.text
+
+
+# from mean and deviation
+
+
+def literal_normal(values: list[float], levels: int, iterations: int) -> float:
+    """θ ← L·E[x·k]/E[k²] with the sums written out, for x of the mean and deviation of `values`."""
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+    theta = mean + 3 * deviation
+    for _ in range(iterations):
+        product = square = 0.0
+        for i in range(1, levels + 1):
+            z = ((2 * i - 1) / (2 * levels) * theta - mean) / deviation
+            above, density = math.erfc(z / math.sqrt(2)) / 2, math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+            product += mean * above + deviation * density
+            square += (2 * i - 1) * above
+        theta = levels * product / square
+    return theta
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4, 16])
+@pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (-1.5, 2.0), (3.0, 0.5), (-4.0, 1.0)])
+def test_normal_is_its_fixed_point(levels, mean, deviation):
+    values = mean + deviation * torch.randn(400, dtype=torch.float64)
+    assert normal(values, levels).item() == pytest.approx(literal_normal(values.tolist(), levels, 100), rel=1e-9)
+
+
+@pytest.mark.parametrize("levels", [1, 4, 16])
+@pytest.mark.parametrize("mean", [-1.0, 0.0, 2.0])
+def test_normal_is_the_least_error_of_a_normal_distribution(levels, mean):
+    """No θ nearby has a smaller error on quantiles of the distribution."""
+    grid = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    x = mean + torch.special.ndtri(grid)
+
+    def error(theta: torch.Tensor) -> float:
+        return (x.relu() - theta * (levels * x / theta + 0.5).floor().clamp(0, levels) / levels).square().mean().item()
+
+    theta = normal(x, levels)
+    assert error(theta) <= min(error(theta * factor) for factor in (0.9, 0.97, 1.03, 1.1))
+
+
+def test_normal_has_a_threshold_for_every_channel():
+    values = torch.randn(3, 300) * torch.tensor([[1.0], [2.0], [0.0]]) + torch.tensor([[0.0], [1.0], [5.0]])
+    theta = normal(values, 4)
+    assert theta.shape == (3,)
+    assert [normal(channel, 4).item() for channel in values] == pytest.approx(theta.tolist())
+    assert theta[2] == pytest.approx(5.0)  # a constant
+    assert normal(torch.full((9,), -1.0), 4) == 0  # never active
+    with pytest.raises(ValueError, match="iterations=0"):
+        normal(values, 4, iterations=0)
+
+
+def test_normal_reads_currents_before_the_relu():
+    """The outputs of a ReLU are not normal; a clipped ReLU limits θ."""
+    x = torch.randn(500, 6) * 2 - 1
+    network = nn.Sequential(nn.Identity(), nn.ReLU())
+    theta = observed_thresholds(network, ["1"], [(x, None)], normal, levels=4)["1"]
+    assert theta == pytest.approx(normal(x.flatten(), 4).item())
+    both = observed_thresholds(network, ["1"], [(x, None)], normal, levels=4, per_channel=True)["1"]
+    torch.testing.assert_close(both, normal(x.T, 4))
+    network[1].ceiling = 0.5
+    assert observed_thresholds(network, ["1"], [(x, None)], normal, levels=4)["1"] == 0.5

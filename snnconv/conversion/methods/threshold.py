@@ -1,8 +1,8 @@
 """Spiking networks from ReLU networks: a rule computes thresholds from calibration images.
 
 Sources of the rules (`conversion.rules`): Diehl et al., IJCNN 2015 (max-norm); Rueckauer et al., Front. Neurosci. 2017
-(percentile); Li et al., ICML 2021 (least squares); Migacz, GTC 2017 (Kullback-Leibler).  Some papers scale the weights so that the
-threshold is 1; a threshold θ with unscaled weights, as here, gives the same spikes.
+(percentile); Li et al., ICML 2021 (least squares); Migacz, GTC 2017 (Kullback-Leibler); Huang et al., ICML 2025 (normal).  Some
+papers scale the weights so that the threshold is 1; a threshold θ with unscaled weights, as here, gives the same spikes.
 """
 
 import functools
@@ -13,7 +13,7 @@ from torch import nn
 
 from snnconv.conversion.calibration import observed_thresholds
 from snnconv.conversion.method import converts
-from snnconv.conversion.rules import Rule, kullback_leibler, largest, least_squares, percentile
+from snnconv.conversion.rules import Rule, kullback_leibler, largest, least_squares, normal, percentile
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
@@ -59,3 +59,5 @@ convert.variant("ema", EMA, rule=largest, momentum=0.9)
 convert.variant("percentile", PERCENTILE, rule=functools.partial(percentile, percent=99.9))
 convert.variant("mse", MSE, rule=least_squares)
 convert.variant("kl", KL, rule=kullback_leibler)
+NORMAL = "θ minimizes the squared error for currents of a normal distribution, from mean and deviation.  Huang et al., ICML 2025."
+convert.variant("normal", NORMAL, rule=normal)
