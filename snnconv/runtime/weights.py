@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snnconv.runtime.checkpoint import compare, take_shapes
+from snnconv.runtime.published_names import translated
 from snnconv.runtime.torchvision_weights import PREFIX, advice, torchvision_weights
 from snnconv.runtime.weight_files import read_weights
 
@@ -62,9 +63,10 @@ def forget_thresholds(network: Network) -> Network:
 
 
 def _renamed(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`weights` renamed to the names of `expected`, if they differ only by wrappers, a common prefix, or the name of θ."""
+    """`weights` renamed to the names of `expected`, if they differ by wrappers, a common prefix, the name of θ, or a repository."""
     renamed = {}
-    for name, tensor in max(_variants(weights), key=lambda names: len(names.keys() & expected.keys())).items():
+    variants = [names for variant in _variants(weights) for names in (variant, translated(variant)) if names]
+    for name, tensor in max(variants, key=lambda names: len(names.keys() & expected.keys())).items():
         site, _, word = name.rpartition(".")
         theta = expected.get(f"{site}.theta")
         if word in THRESHOLDS and name not in expected and theta is not None and theta.numel() == tensor.numel():
