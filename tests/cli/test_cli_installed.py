@@ -56,6 +56,11 @@ def test_every_command_says_what_it_does(installed: Path, tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_zoo_is_installed(installed: Path, tmp_path: Path):
+    text = run(installed / "python", "-c", "import snnconv; print(snnconv.load('digits_mlp_qcfs_l4'))", cwd=tmp_path)
+    assert "QCFS(levels=4" in text
+
+
 def test_train_evaluate_and_check_outside_a_checkout(installed: Path, tmp_path: Path):
     """With a yaml of the user's own, and every command printed for the way in which the program was started."""
     (tmp_path / "mine" / "fit").mkdir(parents=True)
