@@ -108,6 +108,11 @@ class SpikingModel(TimeLoop):
             self._install(self.for_timesteps(timesteps).to(like.device, like.dtype))
             self._prepared = timesteps
 
+    @property
+    def prepared_timesteps(self) -> int:
+        """T of the present network if it depends on T; 0 if it was not prepared or does not depend on T."""
+        return self._prepared
+
     def alike(self, other: "SpikingModel") -> "SpikingModel":
         """This model with the task and the encoder of `other`."""
         self.encoder = other.encoder

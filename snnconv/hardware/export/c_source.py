@@ -46,9 +46,16 @@ def _described(program: Program) -> dict[str, Any]:
         "arrays": [array for number, step in enumerate(steps) for array in _constants(program, number)],
         "calls": [_call(program, number, names) for number, step in enumerate(steps) if step.kind not in ("image", "reshape")],
         "layers": [{"number": number, "title": json.dumps(path), "channels": steps[number].shape[0], "about": _quiet(path),
-                    "each": steps[number].size // steps[number].shape[0], "step": int(steps[number].arrays["threshold"].size > 1)}
+                    "each": steps[number].size // steps[number].shape[0], "start": _start(steps[number])}
                    for path, number in program.neurons().items()],
     }  # fmt: skip
+
+
+def _start(step: Step) -> str:
+    """Arguments of `start`: number of values of v(0), neurons for each, and whether the values differ."""
+    count = step.arrays["start"].size
+    channels = step.shape[0] if count == 1 else count
+    return f"{channels}, {step.size // channels}, {int(count > 1)}"
 
 
 def _test(program: Program, images: np.ndarray, outcome: Outcome) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from snnconv.hardware.export.checking import images_to_compare
 from snnconv.hardware.integer import golden
-from snnconv.hardware.integer.network import IntegerNetwork, integerize
+from snnconv.hardware.integer.network import IntegerNetwork, integerize, single_timesteps
 from snnconv.hardware.integer.program import Program, program_of
 from snnconv.hardware.integer.ranges import membrane_bits
 from snnconv.runtime import files
@@ -47,7 +47,7 @@ def example_of(snn: SpikingModel, data: Any, images: int, timesteps: int, **widt
 
     ValueError naming the layer if they differ, or if the network has no integer counterpart.
     """
-    network = integerize(snn, data.calibration, **widths)
+    network = integerize(snn, data.calibration, timesteps=single_timesteps(snn, [timesteps]), **widths)
     shown = images_to_compare(data.test, images)
     program = program_of(network, shown.shape[1:])
     digitized = program.digitize(shown.numpy())

@@ -142,7 +142,8 @@ class _Design:
         bits = step.settings["bits"]
         return {**_each(step), "V_WIDTH": bits or MEMBRANE, "SATURATE": int(bits > 0),
                 **self._rom("threshold", "T", number, _every(step, "threshold")),
-                **self._rom("initial", "S", number, _every(step, "start"))}  # fmt: skip
+                "EVERY": int(step.arrays["start"].size > step.shape[0]),
+                **self._rom("initial", "S", number, _starts(step))}  # fmt: skip
 
     def _weights(self, number: int, weights: np.ndarray) -> dict[str, Any]:
         """Parameters of the weight memory; weights that are all ±1 or powers of two are stored as signs and exponents."""
@@ -188,6 +189,12 @@ def address(size: int) -> int:
 def _every(step: Step, name: str) -> np.ndarray:
     """An array of a step, expanded to one value for each channel."""
     return np.broadcast_to(step.arrays[name].reshape(-1), (step.shape[0],))
+
+
+def _starts(step: Step) -> np.ndarray:
+    """v(0), one for each channel, or one for each element if they differ."""
+    start = step.arrays["start"]
+    return start if start.size > step.shape[0] else _every(step, "start")
 
 
 def _each(step: Step) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from snnconv.hardware.integer.network import IntegerNetwork, integerize
+from snnconv.hardware.integer.network import IntegerNetwork, integerize, single_timesteps
 from snnconv.hardware.integer.neuron import WidthError
 from snnconv.hardware.integer.program import Program, Step, program_of
 from snnconv.spiking.model import SpikingModel
@@ -77,11 +77,12 @@ def verified(
 ) -> tuple[IntegerNetwork, int]:
     """The integer network of `snn` (`integerize` with `widths`), and the number of images on which it equals the golden model.
 
-    ValueError if a spike or logit differs on the first `golden` images of `test`.
+    ValueError if a spike or logit differs on the first `golden` images of `test`, and for several `timesteps` if the
+    network depends on T.
     """
     if type(golden) is not int or golden < 0:
         raise ValueError(f"integer.golden={golden!r}: must be an integer of at least 0; 0: no comparison")
-    network = integerize(snn, calibration, **widths)
+    network = integerize(snn, calibration, timesteps=single_timesteps(snn, timesteps), **widths)
     different, compared = differing_spikes(network, test, timesteps, golden)
     if different:
         raise ValueError(f"{different} spikes or logits differ from the golden model on {compared} images")
@@ -142,12 +143,18 @@ def _fire(
     step: Step, arrays: dict[str, np.ndarray], current: np.ndarray, v: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Spikes, and the potentials after the spikes; `v` is None in the first step."""
-    theta, start = (_over_channels(arrays[name], current) for name in ("threshold", "start"))
+    theta, start = _over_channels(arrays["threshold"], current), start_of(step, arrays["start"])
     v, bits = (np.zeros_like(current) + start if v is None else v) + current, step.settings["bits"]
     if bits:
         v = np.clip(v, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     spikes = (_held(step, v) >= theta).astype(np.int64)
     return spikes, v - theta * spikes
+
+
+def start_of(step: Step, start: np.ndarray) -> np.ndarray:
+    """v(0) of a layer, shaped for broadcasting: one number, one for each channel, or one for each neuron."""
+    shape = step.shape if start.size == step.size else (-1, *[1] * (len(step.shape) - 1))
+    return start.reshape(shape)[None]
 
 
 def _over_channels(values: np.ndarray, like: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ example.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from snnconv.hardware.integer.accumulator import IntegerLayer
+from snnconv.hardware.integer.biases import fold_biases, require_plain
 from snnconv.hardware.integer.groups import Value
 from snnconv.hardware.integer.neuron import EXACT, IntegerIntegrateFire, WidthError, require_width
 from snnconv.hardware.integer.operations import LOGITS, Times
@@ -28,7 +29,8 @@ from snnconv.nn.quantization import Bits, LayerBits, largest_integer, stored_bit
 from snnconv.spiking.encoders.direct import Direct
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
-from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.neurons.base import per_channel
+from snnconv.spiking.simulation import wanted_timesteps
 
 
 @dataclass
@@ -55,7 +57,7 @@ class IntegerNetwork:
         widths, layers = self.widths(), self.layers.values()
         neurons: list[Any] = list(self.neurons.values())
         words = sum(layer.multiplier.numel() + layer.bias.numel() for layer in layers)
-        words += sum(2 * neuron.node.theta.numel() for neuron in neurons)
+        words += sum(neuron.node.theta.numel() + neuron.node.start.numel() for neuron in neurons)
         return {
             "membrane_bits": widths,
             "margin_bits": {path: 32 - bits for path, bits in widths.items()},
@@ -83,17 +85,21 @@ def integerize(
     snn: SpikingModel,
     batches: Iterable[tuple[Tensor, Any]],
     *,
+    timesteps: int | None = None,
     bits: Bits = 8,
     layers: Mapping[str, Bits] | None = None,
     per_channel: bool = True,
     image_bits: int = 8,
     membrane_bits: int | None = None,
 ) -> IntegerNetwork:
-    """Convert `snn`, a network of plain integrate-and-fire neurons, to integers.
+    """Convert `snn`, a network of integrate-and-fire neurons, to integers; v(0) may differ between neurons.
+
+    A constant bias of a neuron becomes a part of the weight layer before it.
 
     Args:
         snn: the spiking network; it is not changed.
         batches: batches (calibration images [N, …], targets); the largest pixel sets the unit of images, targets are not used.
+        timesteps: T of a method that calibrates a network for each T; None: the T that `snn` was last prepared for.
         bits: bits of weights, after the θ of the neurons before them and batch norms are folded in; 2: ternary;
             "binary" and "power_of_two" as in `nn.quantization`.
         layers: other bits for weight layers whose path matches a pattern, {pattern: bits}; the first match counts.
@@ -118,15 +124,15 @@ def integerize(
         raise ValueError(
             f"encoder={snn.encoder.name}: an integer network takes the same inputs in every step; use encoder=direct"
         )
-    for path, neuron in snn.neurons().items():
-        if type(neuron) is not IntegrateFire or snn.for_timesteps or snn.timing.presented:
-            raise ValueError(f"{path} ({type(neuron).__name__}): only plain integrate-and-fire neurons have an integer form "
-                             "(method=qcfs, or a rule for thresholds: max_norm, mse, …)")  # fmt: skip
-    network = fold_amplitudes(copy.deepcopy((snn.exact or snn).network).float().cpu(), OverTime)
+    network = fold_amplitudes(copy.deepcopy(_network_for(snn, timesteps)).float().cpu().eval(), OverTime)
+    for path, module in network.named_modules():
+        if isinstance(module, OverTime):
+            require_plain(path, module.neuron, bool(snn.timing.presented))
     images = [x for x, _ in batches]
     bound = largest_integer(image_bits)
     plan = Plan(network, Value(_largest_pixel(images) / bound, bound, signed=True), images[0][:1].float().cpu())
     widths.require_matches(dict.fromkeys(plan.weighted()), "integer.layers")
+    fold_biases(plan)
     quantizer = Quantizer(plan, images, widths, per_channel, membrane_bits)
     for group in plan.groups:
         quantizer.quantize(group)
@@ -136,6 +142,26 @@ def integerize(
     model = snn.like(fx.GraphModule(plan.network, plan.graph), fold_threshold=False, precision="float32")
     neurons: Any = model.neurons()
     return IntegerNetwork(model, quantizer.layers, neurons, quantizer.units, quantizer.requantized)
+
+
+def single_timesteps(snn: SpikingModel, timesteps: int | Sequence[int]) -> int | None:
+    """The only T of `timesteps` if the network of `snn` depends on T, else None; ValueError for several T."""
+    if snn.for_timesteps is None:
+        return None
+    listed = wanted_timesteps(timesteps)
+    if len(listed) > 1:
+        raise ValueError(f"method {snn.method}: its network depends on T, and integers are for one network; choose one T, for "
+                         f"example timesteps=[{listed[-1]}]")  # fmt: skip
+    return listed[0]
+
+
+def _network_for(snn: SpikingModel, timesteps: int | None) -> nn.Module:
+    """The network of `snn`, for T = `timesteps` if it depends on T."""
+    if snn.for_timesteps is not None and timesteps is not None:
+        return snn.for_timesteps(timesteps)
+    if snn.for_timesteps is not None and not snn.prepared_timesteps:
+        raise ValueError(f"method {snn.method}: its network depends on T; pass timesteps=…, the T at which it will run")
+    return (snn.exact or snn).network
 
 
 def in_real_units(network: IntegerNetwork) -> SpikingModel:
@@ -169,11 +195,12 @@ def _neuron(path: str, neuron: Any, unit: Tensor, bits: int | None) -> IntegerIn
     if threshold.max() >= EXACT:
         raise WidthError(f"{path}: its θ is {threshold.max():.3g} units, because it shares a current with neurons of a much "
                          "smaller θ, but float32 represents integers only up to 2^24")  # fmt: skip
-    if isinstance(neuron.v_initial, Tensor) and neuron.v_initial.dim() > 0:
-        raise ValueError(
-            f"{path}: v(0) differs between neurons, but integer networks have one v(0) for each channel; use another method"
+    fraction = torch.as_tensor(neuron.v_initial, dtype=torch.float64).cpu()
+    v_initial = (fraction * per_channel((theta / unit.double()).expand(len(unit)), fraction, axis=0)).round()
+    if v_initial.abs().max() >= EXACT:
+        raise WidthError(
+            f"{path}: v(0) is up to {v_initial.abs().max():.3g} units, but float32 represents integers only up to 2^24"
         )
-    v_initial = (float(neuron.v_initial) * theta / unit.double()).round()
     try:
         return IntegerIntegrateFire(threshold, v_initial, bits)
     except ValueError as error:

@@ -23,7 +23,8 @@ def require_width(bits: int | None) -> None:
 class IntegerNode(Node):
     """v ← v + x;  spike = 1[v ≥ θ];  v ← v − θ·spike, in integers; with `bits`, v + x and v saturate at that many bits.
 
-    θ and v(0) are one number for the layer, or one for each channel.  `least` and `most` are the extremes of v + x since `watch`.
+    θ is one number for the layer, or one for each channel; v(0) likewise, or one for each neuron.  `least` and `most` are the
+    extremes of v + x since `watch`.
     """
 
     def __init__(self, threshold: Tensor, v_initial: Tensor, bits: int | None = None) -> None:
@@ -54,18 +55,19 @@ class IntegerNode(Node):
 class IntegerIntegrateFire(Neuron):
     """An `IntegerNode` with spikes of size 1: current [T, N, C, …] → spikes [T, N, C, …].
 
-    `threshold` [C] and `v_initial` [C] are integers; `bits` is the width of a saturating membrane, None for any width.
-    ValueError unless 0 < θ, and unless θ fits into the membrane.
+    `threshold` [C] and `v_initial` [C] (or of the shape of the layer) are integers; `bits` is the width of a saturating membrane,
+    None for any width.  ValueError unless 0 < θ, and unless θ and v(0) fit into the membrane.
     """
 
     def __init__(self, threshold: Any, v_initial: Any, bits: int | None = None) -> None:
         theta, first = (torch.as_tensor(x, dtype=torch.float64) for x in (threshold, v_initial))
-        if not bool(((theta > 0) & (theta == theta.round()) & (first == first.round())).all()):
+        if not bool(((theta > 0) & (theta == theta.round())).all() and (first == first.round()).all()):
             raise ValueError(f"threshold={threshold!r}, v_initial={v_initial!r}: expected integers, and θ above 0")
         require_width(bits)
-        if bits is not None and theta.max() > 2 ** (bits - 1) - 1:
-            needed = int(theta.max()).bit_length() + 1
-            raise ValueError(
-                f"membrane_bits={bits}: the largest threshold is {theta.max():.0f} units; use at least {needed}"
-            )
+        for name, values in (("threshold", theta), ("v(0)", first)):
+            largest = int(values.abs().max())
+            if bits is not None and largest > 2 ** (bits - 1) - 1:
+                raise ValueError(
+                    f"membrane_bits={bits}: the largest {name} is {largest} units; use at least {largest.bit_length() + 1}"
+                )
         super().__init__(theta, IntegerNode(theta, first, bits), amplitude=1.0)

@@ -12,6 +12,8 @@
 | move | | start, step (of channel, row, column) | x[start + step · i], 0 beside it |
 | reshape | | | the same numbers in order |
 | fire | threshold, start | bits | v ← v + x, within `bits` bits unless 0; 1 where v ≥ threshold, v ← v − threshold |
+
+`start` is v(0): [C], or one number for each element of the layer, in order.
 """
 
 import operator

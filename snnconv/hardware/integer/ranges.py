@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from snnconv.hardware.integer.golden import result_of
+from snnconv.hardware.integer.golden import result_of, start_of
 from snnconv.hardware.integer.program import Program, Step
 
 Interval = tuple[np.ndarray, np.ndarray]  # the least and the largest value of every element
@@ -72,8 +72,8 @@ def _weighted(step: Step, arrays: dict[str, np.ndarray], least: np.ndarray, most
 
 def _potentials(step: Step, current: Interval, timesteps: int) -> tuple[int, int]:
     """The least and the largest v + x and v."""
-    shape = (-1, *[1] * (len(step.shape) - 1))
-    theta, start = (step.arrays[name].astype(np.int64).reshape(shape) for name in ("threshold", "start"))
+    theta = step.arrays["threshold"].astype(np.int64).reshape(-1, *[1] * (len(step.shape) - 1))
+    start = start_of(step, step.arrays["start"].astype(np.int64))
     limit = 2 ** (step.settings["bits"] or 63) // 2
     low = high = np.broadcast_to(start, current[0].shape)
     least, most = int(low.min()), int(high.max())

@@ -1,8 +1,8 @@
 // v <= v + x, within the membrane's width if SATURATE; a spike where v reaches the threshold, which it then loses.
-// In the first timestep v is the initial potential of its channel.
+// In the first timestep v is the initial potential of its channel, or of its element if EVERY.
 module snn_fire #(
     parameter CHANNELS = 1, parameter EACH = 1, parameter X_WIDTH = 32, parameter V_WIDTH = 32, parameter ADDRESS = 1,
-    parameter SATURATE = 0, parameter T_WIDTH = 2, parameter S_WIDTH = 2, parameter THRESHOLD = "", parameter INITIAL = "")
+    parameter SATURATE = 0, parameter EVERY = 0, parameter T_WIDTH = 2, parameter S_WIDTH = 2, parameter THRESHOLD = "", parameter INITIAL = "")
     (input clock, input start, input first, output done,
      output [ADDRESS-1:0] x_address, input signed [X_WIDTH-1:0] x,
      input [ADDRESS-1:0] y_address, output signed [1:0] y);
@@ -22,7 +22,14 @@ module snn_fire #(
     wire signed [S_WIDTH-1:0] initial_v = initial_bits;
     wire signed [V_WIDTH-1:0] stored = stored_bits;
     snn_rom #(.WIDTH(T_WIDTH), .SIZE(CHANNELS), .ADDRESS(CHANNEL), .FILE(THRESHOLD)) thresholds (clock, channel, threshold_bits);
-    snn_rom #(.WIDTH(S_WIDTH), .SIZE(CHANNELS), .ADDRESS(CHANNEL), .FILE(INITIAL)) initials (clock, channel, initial_bits);
+    generate
+        if (EVERY)
+            snn_rom #(.WIDTH(S_WIDTH), .SIZE(CHANNELS * EACH), .ADDRESS(ADDRESS), .FILE(INITIAL))
+                initials (clock, x_address, initial_bits);
+        else
+            snn_rom #(.WIDTH(S_WIDTH), .SIZE(CHANNELS), .ADDRESS(CHANNEL), .FILE(INITIAL))
+                initials (clock, channel, initial_bits);
+    endgenerate
 
     wire signed [WIDE-1:0] held = first ? initial_v : stored;
     wire signed [WIDE-1:0] sum = held + x;
