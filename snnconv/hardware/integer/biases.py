@@ -34,7 +34,8 @@ def fold_biases(plan: Plan) -> None:
                 raise ValueError(f"{path}: its bias cannot become a part of the weights before it, because "
                                  f"{', '.join(set(group.readers) - {path})} receives the same sum")  # fmt: skip
             layer: Any = plan.modules[str(group.layers[0][0].target)]
-            bias = clock.neuron.node.bias[0].to(layer.weight).expand(len(layer.weight))
+            biases: Any = clock.neuron.node.bias
+            bias = biases[0].to(layer.weight).expand(len(layer.weight))
             layer.bias = nn.Parameter(bias.clone() if layer.bias is None else layer.bias.detach() + bias)
             clock.neuron = _without_bias(clock.neuron)
 
