@@ -34,17 +34,18 @@ def card(entry: Path, description: Mapping[str, Any], results: Sequence[Result],
         f"{one.model} on {one.data}, activation {activation}, L = {one.levels}; input {description.get('input_shape')}, "
         f"{description.get('classes')} outputs; {size / 1e6:.2f} MB of weights.",
         *([facts["note"]] if facts["note"] else []),
-        f"```python\nann = snnconv.load({entry.name!r})\n```",
+        f'```python\nann = snnconv.load("{entry.name}")\n```',
         f"```\nsnnconv evaluate run=zoo/{entry.name} method=qcfs timesteps=8\n```",
         "## Recipe",
         f"`{program.line(['snnconv', 'train', *facts['overrides']])}`",
-        f"Trained for {trained}; {SELECTED.get(one.select or 'best', one.select)}. Seed of these weights: {one.seed}. Commit "
-        f"{one.commit}, torch {one.versions.get('torch')}, {one.device}, {one.precision}. Hash of the weights: "
-        f"{(one.network or {}).get('weights')}; of the recipe: {(one.network or {}).get('recipe')}.",
+        f"Trained for {trained} at commit {description.get('commit')}; {SELECTED.get(one.select or 'best', one.select)}. Seed of "
+        f"these weights: {one.seed}. Hash of the weights: {(one.network or {}).get('weights')}; of the recipe: "
+        f"{(one.network or {}).get('recipe')}.",
         "## Data",
         data(entry),
         "## Accuracy",
         *accuracies(results),
+        f"Measured at commit {one.commit}, with torch {one.versions.get('torch')}, on {one.device}, in {one.precision}.",
         "## Licence",
         f"{facts['license']} for the weights; the data have their own.",
     ]
