@@ -66,11 +66,14 @@ def pack(run: Path, name: str, seeds: Sequence[Path], out: Path, licence: str, n
         for file in ("ann.safetensors", "ann.json"):
             shutil.copyfile(run / file, entry / file)
         OmegaConf.save(config, entry / ".hydra" / "config.yaml")
+        choices.track = "none"
         OmegaConf.save({"hydra": {"runtime": {"choices": choices}}}, entry / ".hydra" / "hydra.yaml")
         OmegaConf.save(OmegaConf.create(kept), entry / ".hydra" / "overrides.yaml")
         lines = [files.json_line(without_details(result)) for result in results]
         files.write_text(entry / "results.jsonl", "".join(lines))
-        facts = {"license": licence, "note": note, "overrides": kept, "epochs": epochs(run, config)}
+        ships = out.resolve() == zoo.ZOO.resolve()
+        facts = {"license": licence, "note": note, "overrides": kept, "epochs": epochs(run, config),
+                 "run": f"zoo/{name}" if ships else name, "load": name}  # fmt: skip
         files.write_text(entry / "README.md", card(entry, describe_ann(run), results, facts))
         check(entry, run, results, out)
         out.mkdir(parents=True, exist_ok=True)
@@ -101,12 +104,14 @@ def without_details(result: Result) -> dict[str, Any]:
 
 
 def portable(config: Any, data: str) -> Any:
-    """A stored configuration without paths of this machine: the root of the data is that of conf/data/."""
+    """A stored configuration without paths, device, threads and tracker of this machine; the root of the data is that of conf/data/."""
     default: Any = OmegaConf.to_container(OmegaConf.load(configurations.CONF / "data" / f"{data}.yaml"))
     for key in PATHS:
         value = OmegaConf.select(config, key)
         if isinstance(value, str) and Path(value).is_absolute():
             OmegaConf.update(config, key, default.get("root") if key == "data.root" else None)
+    config.device = config.threads = "auto"
+    config.track = OmegaConf.load(configurations.CONF / "track" / "none.yaml")
     return config
 
 

@@ -37,12 +37,13 @@ def main(run: Run) -> None:
 
     if not distributed.is_main():  # one process writes
         return
-    facts = export(ann, snn, data, run.folder)
+    with distributed.alone():
+        facts = export(ann, snn, data, run.folder)
     settings: Any = OmegaConf.to_container(cfg.export, resolve=True)
     record = {
         "format": settings.pop("_target_").split(".")[-2],
         **facts,
-        "export": {key: value for key, value in settings.items() if key != "_partial_"},
+        "export": {key: value for key, value in settings.items() if not key.startswith("_")},
         "method": cfg.names.method,
         **environment.provenance(cfg.seed, run.device, cfg.precision),
     }

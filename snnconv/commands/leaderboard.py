@@ -41,8 +41,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     try:
         paths = [zoo.located(path) for path in options.paths]
-        first = zoo.writable(options.paths[0])
-        out = options.out or (first.parent if first.is_file() else first)
+        first = options.paths[0]
+        out = options.out or zoo.writable(first.parent if first.is_file() else first)
         results = read_results(paths)
         baselines = read_baselines(paths)
         text = leaderboard(results, read_published(out), baselines)

@@ -50,6 +50,8 @@ class _Observer(nn.Module):
             largest = [] if self.currents else [values.amax((0, 2)).unsqueeze(1)]
             places = torch.randperm(values.shape[2], generator=self.generator)[: self.per_image]
             values = values[:, :, places.to(values.device)]
+        if self.currents and self.floor < 0:  # θ is the same for both signs
+            values = torch.cat([values, -values], 2)
         self.samples.append(torch.cat([*largest, values.transpose(0, 1).flatten(1)], 1))
         return output
 
@@ -80,7 +82,7 @@ def observed_thresholds(
     """θ of the activations at `paths`, by path: `rule` applied to ReLU outputs on all `batches`, in eval mode.
 
     For an `Encoder`, whose signal is signed, the rule is applied to absolute values.  A rule of currents (`rules.normal`) is
-    applied to the inputs of the activations; θ is then at most the bound of a clipped ReLU.
+    applied to the inputs of the activations, of an `Encoder` with either sign; θ is then at most the bound of a clipped ReLU.
 
     Returns one number per layer, or [C] if `per_channel` (a channel that is never active gets the layer's largest θ).  `levels` is
     the argument of the rule, by default the activation's own levels.  With `momentum` m the rule is applied to `batch_size` images

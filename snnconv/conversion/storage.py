@@ -49,7 +49,7 @@ def save(network: nn.Module, path: str | Path, *, example: Tensor | None = None)
     base, description = _base(path), {"format": FORMAT, "kind": "ann"}
     if isinstance(network, SpikingModel):
         description |= {"kind": "snn", **_described(network)}
-        network = (network.exact or network).network
+        network, example = (network.exact or network).network, None
         functional.reset_net(network)
     plain, tensors = to_plain(_graph(network, example))
     description |= {"network": plain, "versions": environment.versions(), "commit": environment.commit()}

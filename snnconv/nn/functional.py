@@ -101,6 +101,11 @@ def positive_threshold(theta: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"
     return at_least(theta, SMALLEST_THRESHOLD)
 
 
+def inverse_softplus(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """p with softplus(p) = `value` > 0."""
+    return value + torch.log(-torch.expm1(-value))
+
+
 def at_least(value: Tensor, minimum: float) -> Tensor:
     """max(`value`, `minimum`) with a straight-through gradient, so that a value below the minimum can increase again."""
     return value + (value.clamp_min(minimum) - value).detach()

@@ -3,10 +3,27 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+
+_alone = ContextVar("alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Context in which this process computes for itself, while the others wait or have finished: nothing is summed over ranks."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def _initialized() -> bool:
+    return dist.is_initialized() and not _alone.get()
 
 
 def rank() -> int:
@@ -16,6 +33,8 @@ def rank() -> int:
 
 def world_size() -> int:
     """The number of processes of this job."""
+    if _alone.get():
+        return 1
     return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -31,21 +50,21 @@ def share_of(count: int) -> int:
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """The sum of `tensor` over all processes, on every process."""
-    if dist.is_initialized():
+    if _initialized():
         dist.all_reduce(tensor)
     return tensor
 
 
 def largest_over_ranks(tensor: Tensor) -> Tensor:
     """The largest of each element of `tensor` over all processes, on every process."""
-    if dist.is_initialized():
+    if _initialized():
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return tensor
 
 
 def broadcast(value: object) -> object:
     """Rank 0's `value`, on every process."""
-    if not dist.is_initialized():
+    if not _initialized():
         return value
     box = [value]
     dist.broadcast_object_list(box)
@@ -54,7 +73,7 @@ def broadcast(value: object) -> object:
 
 def share_buffers(module: nn.Module) -> None:
     """Copy the buffers of `module` from rank 0 to every process, because statistics of batch norms differ between processes."""
-    if dist.is_initialized():
+    if _initialized():
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 
@@ -74,5 +93,5 @@ def group(device: torch.device) -> Iterator[None]:
 
 def barrier() -> None:
     """Wait until every process has reached this point."""
-    if dist.is_initialized():
+    if _initialized():
         dist.barrier()

@@ -30,7 +30,8 @@ def recipe(cfg: DictConfig) -> str | None:
     plain["model"] = user_files.mapped(plain["model"], lambda path: Path(path).name)  # also inside a compressed network
     settings = {
         part: {key: Path(value).name if isinstance(value, str) else value  # files may lie elsewhere
-               for key, value in plain[part].items() if key not in of_the_place and not (key in later and not value)}
+               for key, value in plain[part].items()
+               if key not in of_the_place and not (key in later and not value) and (key, value) != ("optimizer", "sgd")}
         for part in ("model", "data", "fit", "calibration")
     }  # fmt: skip
     if plain["weights"]["bits"] is not None and plain["weights"]["train"]:

@@ -14,7 +14,11 @@ from snnconv.runtime.torchvision_weights import PREFIX, advice, torchvision_weig
 from snnconv.runtime.weight_files import read_weights
 
 WRAPPERS = re.compile(r"(^|\.)(module|_orig_mod)(?=\.)")  # what DataParallel and torch.compile put into names
-THRESHOLDS = ("thresh", "up")  # θ of an activation in the repositories of QCFS (Bu et al., 2022) and its successors
+THRESHOLDS = (
+    "theta",
+    "thresh",
+    "up",
+)  # θ of an activation in the repositories of QCFS (Bu et al., 2022) and its successors
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -71,6 +75,13 @@ def _renamed(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
         theta = expected.get(f"{site}.theta")
         if word in THRESHOLDS and name not in expected and theta is not None and theta.numel() == tensor.numel():
             name, tensor = f"{site}.theta", tensor.reshape(theta.shape)
+        p = expected.get(f"{site}.p")  # of CS-QCFS
+        if word in THRESHOLDS and name not in expected and p is not None and tensor.numel() in (1, p.numel()):
+            theta = tensor.flatten()
+            name, tensor = (
+                f"{site}.p",
+                (theta + (-(-theta).expm1()).log()).expand(p.numel()).reshape(p.shape),
+            )  # softplus(p) = θ
         renamed[name] = tensor
     return renamed
 

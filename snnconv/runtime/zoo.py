@@ -30,5 +30,7 @@ def located(run: str | Path) -> Path:
 
 def writable(run: str | Path) -> Path:
     """The folder for evaluations of `run`: its own, or `runs/zoo/name` for an entry of the zoo, which is not changed."""
-    path = located(run)
-    return Path("runs") / WORD / path.name if path.resolve().parent == ZOO.resolve() else path
+    path, entries = located(run), ZOO.resolve()
+    if path.resolve() == entries:
+        return Path("runs") / WORD
+    return Path("runs") / WORD / path.name if path.resolve().parent == entries else path

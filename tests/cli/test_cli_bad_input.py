@@ -42,7 +42,7 @@ pytestmark = pytest.mark.cli
         ("timesteps=0", "timesteps=0: must be an integer of at least 1"),
         (
             "model=vgg99",
-            "model=vgg99: no such option; did you mean vgg19 or vgg16 or vgg13; there are: conv1d, custom, mlp, ",
+            "model=vgg99: no such option; did you mean vgg19 or vgg16 or vgg13; there are: cct, conv1d, custom, mlp, ",
         ),
         ("method=magic", "method=magic: no such option; there are: burst, cos, "),
         ("data=mnist99", "data=mnist99: no such option; there are: arrays, cifar10, "),

@@ -15,6 +15,7 @@ from snnconv.conversion.rules import kullback_leibler, largest, least_squares, n
 from snnconv.data.batches import in_batches
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.activations.relu import ReLU
+from snnconv.spiking.operators.base import Encoder
 
 
 def samples(count: int = 500, seed: int = 0) -> torch.Tensor:
@@ -367,3 +368,15 @@ def test_normal_reads_currents_before_the_relu():
     torch.testing.assert_close(both, normal(x.T, 4))
     network[1].ceiling = 0.5
     assert observed_thresholds(network, ["1"], [(x, None)], normal, levels=4)["1"] == 0.5
+
+
+def test_normal_of_a_signed_signal_serves_both_signs():
+    """A signal of mean −2 needs the same θ as one of mean 2, and one that covers it."""
+    thetas = []
+    for sign in (1, -1):
+        network = nn.Sequential(nn.Linear(1, 1, bias=False), Encoder())
+        network[0].weight.data.fill_(sign)
+        values = 2 + 0.1 * torch.randn(500, 1, generator=torch.Generator().manual_seed(0))
+        thetas.append(float(observed_thresholds(network, ["1"], [(values, values)], normal, levels=8)["1"]))
+    assert thetas[0] == pytest.approx(thetas[1], rel=1e-6)
+    assert thetas[0] > 1.5

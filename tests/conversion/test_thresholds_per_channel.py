@@ -70,6 +70,18 @@ def test_every_method_converts_them_alike(name, both, exact_images):
     assert one.abs().max() > 0
 
 
+def test_potentials_of_each_neuron_are_in_units_of_its_threshold(both, exact_images):
+    """4 channels on maps of 4×4: θ belongs to the first axis of v(0) [C, H, W]."""
+    batches, images = (
+        [(exact_images(64, 10).double() + 1 / 64, torch.arange(64) % 3)],
+        exact_images(20).double() + 1 / 64,
+    )
+    one, other = (snnconv.convert(net, batches, method="potential_init", variant="per_neuron") for net in both)
+    assert ((one(images, 4) - other(images, 4)).abs() > 1e-6).double().mean() < 0.02
+    for path, neuron in one.neurons().items():
+        torch.testing.assert_close(neuron.v_initial, other.neurons()[path].v_initial, rtol=1e-5, atol=1e-5)
+
+
 def test_parallel_neurons_equal_the_ann(both, exact_images):
     images = exact_images(20).double() + 1 / 64
     torch.testing.assert_close(parallel(both[0], [])(images, 4).mean(0), both[0](images).detach())
@@ -83,7 +95,7 @@ def test_is_saved_and_folded(both, exact_images, tmp_path):
     torch.testing.assert_close(snn(images, 6), unfolded(images, 6), rtol=1e-5, atol=1e-5)
     for path, neuron in snn.neurons().items():
         assert torch.equal(neuron.threshold, net.get_submodule(path).threshold.double())
-    save(snn, tmp_path / "snn")
+    save(snn, tmp_path / "snn", example=images)  # the example is for networks that have to be captured
     assert torch.equal(load(tmp_path / "snn")(images, 6), snn(images, 6))
     save(net, tmp_path / "ann")
     assert torch.equal(load(tmp_path / "ann")(images), net(images))

@@ -12,7 +12,7 @@ from snnconv.nn.activations.cs_qcfs import CSQCFS
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.nn.models.mlp import mlp
 from snnconv.runtime.checkpoint import load_ann, save_ann
-from snnconv.runtime.weights import filled
+from snnconv.runtime.weights import _renamed, filled
 from snnconv.training.fitting import fit
 
 THETA = torch.tensor([0.5, 1.0, 3.0])
@@ -122,3 +122,18 @@ def test_prepare_sets_thresholds_from_images():
         torch.testing.assert_close(
             model[1 + len(norm)].threshold, theta.detach().expand_as(model[1 + len(norm)].threshold)
         )
+
+
+@pytest.mark.parametrize("name", ["theta", "thresh"])
+def test_weights_of_a_network_with_one_threshold_start_it(name):
+    """QCFS weights, also with the names of the published repositories."""
+    source = nn.Sequential(nn.Conv2d(1, 3, 3), QCFS(4, 1.5), nn.Flatten(), nn.Linear(12, 2)).state_dict()
+    renamed = {key.replace("theta", name): tensor for key, tensor in source.items()}
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), CSQCFS(4), nn.Flatten(), nn.Linear(12, 2))
+    loaded = _renamed(renamed, network.state_dict())
+    network.load_state_dict(loaded)
+    torch.testing.assert_close(network[1].threshold, torch.tensor(1.5))
+    network(torch.zeros(1, 1, 4, 4))
+    torch.testing.assert_close(network[1].threshold, torch.full((3,), 1.5))
+    network.load_state_dict(_renamed(renamed, network.state_dict()))
+    torch.testing.assert_close(network[1].threshold, torch.full((3,), 1.5))

@@ -138,7 +138,11 @@ def test_paths_of_the_machine_are_not_packed(run: Path):
     stored = read_stored(file, [])
     stored.data.root = "/home/user/data"
     default = read_stored(configurations.CONF / "data" / "cifar10.yaml", []).root
-    assert pack_zoo.portable(stored, "cifar10").data.root == default
+    stored.device, stored.threads = "cuda", 3
+    stored.track = {"_target_": "snnconv.runtime.tracking.WandbTracker", "entity": "somebody"}
+    packed = pack_zoo.portable(stored, "cifar10")
+    assert packed.data.root == default
+    assert (packed.device, packed.threads, list(packed.track)) == ("auto", "auto", ["_target_"])
     file.write_text(text.replace("epochs: 30", "epochs: 30\n  notes: /home/user/secret"))
     with pytest.raises(ValueError, match=r"config\.yaml: contains a path of this machine, /home/user/secret"):
         pack(run)

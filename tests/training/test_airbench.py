@@ -20,7 +20,7 @@ from snnconv.training.loop import fit
 from snnconv.training.settings import Fit
 
 FIT = {"epochs": 4, "lr": 0.1, "batch_size": 8}
-NEW = ("dirac_init", "norm_bias_lr", "lookahead", "tune", "tune_precision")
+NEW = ("dirac_init", "norm_bias_lr", "lookahead", "optimizer", "tune", "tune_precision")
 
 
 def network() -> nn.Sequential:
@@ -167,8 +167,8 @@ def test_settings_at_their_defaults_leave_the_recipe_as_it_was(compose_config):
             before.fit.pop(name)
     assert recipe(today) == recipe(before)
     changed = {recipe(compose_config("model=mlp", "data=synthetic", f"fit.{part}"))
-               for part in ("dirac_init=true", "norm_bias_lr=64", "lookahead=5", "schedule=linear")}  # fmt: skip
-    assert len(changed | {recipe(today)}) == 5
+               for part in ("dirac_init=true", "norm_bias_lr=64", "lookahead=5", "schedule=linear", "optimizer=muon")}  # fmt: skip
+    assert len(changed | {recipe(today)}) == 6
     assert recipe(compose_config("model=mlp", "data=synthetic", "fit.tune=none")) == recipe(today)
 
 

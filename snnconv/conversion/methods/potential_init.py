@@ -5,6 +5,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from snnconv.conversion.method import converts, thresholds, training_of
@@ -14,6 +15,7 @@ from snnconv.nn.activations.qcfs import QCFS
 from snnconv.spiking.latency import Latency
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.base import per_channel
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.side_by_side import side_by_side
 from snnconv.spiking.simulation import Simulation, Timing
@@ -61,5 +63,6 @@ def with_potentials(ann: nn.Module, theta: Mapping[str, Any], images: Tensor, ti
     network = to_spiking(ann, KINDS, lambda path, site: IntegrateFire(theta[path]))
     for site in side_by_side(ann, network, images, timesteps):
         missing = timesteps * (site.activation - site.output().mean(0)).mean(0)
-        site.clock.neuron = IntegrateFire(theta[site.path], 0.5 + missing / theta[site.path])
+        level = per_channel(torch.as_tensor(theta[site.path]).to(missing), missing, axis=0)
+        site.clock.neuron = IntegrateFire(theta[site.path], 0.5 + missing / level)
     return network

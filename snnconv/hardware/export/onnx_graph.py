@@ -146,8 +146,13 @@ def _layer_bits(
         return None
     if bits is None:
         raise ValueError("export.layers: needs export.weight_bits, the bits of all other layers; use 8")
-    automatic = {path: each for path, weight in weights.items() if (each := exact_bits(weight, per_channel))}
-    chosen = LayerBits(8, {**(layers or {}), **automatic}) if bits == AUTO else LayerBits(bits, layers)
+    layers = layers or {}
+    automatic = {
+        path: each
+        for path, weight in weights.items()
+        if path not in layers and (each := exact_bits(weight, per_channel))
+    }
+    chosen = LayerBits(8, {**layers, **automatic}) if bits == AUTO else LayerBits(bits, layers)
     for name, each in (("weight_bits", chosen.bits), *((f"layers.{key}", each) for key, each in chosen.layers.items())):
         if largest_integer(each) > largest_integer(8):
             raise ValueError(

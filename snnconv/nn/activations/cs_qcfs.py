@@ -51,12 +51,10 @@ class CSQCFS(QCFS):
         values = [float(value)] if one else value.tolist()  # type: ignore[union-attr]
         if not all(isinstance(theta, float) and math.isfinite(theta) and theta > 0 for theta in values):
             raise ValueError(f"threshold={value!r}: must be a positive number, or one positive number for each channel")
-        p = [theta + math.log(-math.expm1(-theta)) for theta in values]  # the inverse of softplus
-        if one:
-            self.p.fill_(p[0])
-        else:
+        p = functional.inverse_softplus(torch.tensor(values, dtype=torch.float64))
+        if not one:
             self.expand(len(p))
-            self.p.copy_(torch.tensor(p))
+        self.p.copy_(p.squeeze() if one else p)
 
     @torch.no_grad()
     def expand(self, channels: int) -> None:
