@@ -104,7 +104,7 @@ def without_details(result: Result) -> dict[str, Any]:
 
 
 def portable(config: Any, data: str) -> Any:
-    """A stored configuration without paths, device, threads and tracker of this machine; the root of the data is that of conf/data/."""
+    """A stored configuration without paths, device, threads and tracker of this machine; data.root is that of conf/data/."""
     default: Any = OmegaConf.to_container(OmegaConf.load(configurations.CONF / "data" / f"{data}.yaml"))
     for key in PATHS:
         value = OmegaConf.select(config, key)
