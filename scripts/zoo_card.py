@@ -27,6 +27,7 @@ def card(entry: Path, description: Mapping[str, Any], results: Sequence[Result],
     size = (entry / "ann.safetensors").stat().st_size
     activation = (one.network or {}).get("activation") or "unknown"
     trained = f"{done} epochs" if done >= planned else f"{done} of {planned} epochs (the training was stopped)"
+    precision = (one.simulate or {}).get("precision", one.precision)
     parts = [
         f"---\nlicense: {facts['license'].lower()}\nlibrary_name: snnconv\ntags: [spiking-neural-network, ann-snn-conversion]\n"
         f"datasets: [{one.data}]\n---",
@@ -45,7 +46,7 @@ def card(entry: Path, description: Mapping[str, Any], results: Sequence[Result],
         data(entry),
         "## Accuracy",
         *accuracies(results),
-        f"Measured at commit {one.commit}, with torch {one.versions.get('torch')}, on {one.device}, in {one.precision}.",
+        f"Measured at commit {one.commit}, with torch {one.versions.get('torch')}, on {one.device}, in {precision}.",
         "## Licence",
         f"{facts['license']} for the weights; the data have their own.",
     ]
