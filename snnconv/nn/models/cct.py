@@ -15,7 +15,7 @@ class CCT(nn.Module):
     """`convolutions` of 3×3 with max pooling, `depth` transformer blocks, a weighted mean of the tokens, a linear layer.
 
     The defaults are those of CCT-2/3×2: images of 32×32 become 8×8 tokens of width 128.  Unlike in the paper the convolutions have
-    batch norms (`norm`), with which short trainings reach more, and blocks are plain pre-norm blocks.  With `gelu` the activation
+    batch norms (unless `norm` is false), and blocks are plain pre-norm blocks.  With `gelu` the activation
     inside each block is GELU and that of the convolutions ReLU; otherwise both are `activation()`.  ValueError unless the heads
     divide the width.
     """
