@@ -31,5 +31,8 @@ def test_tells_what_is_wrong(smoke: Path, tmp_path: Path):
     assert "run=… is missing" in fail(INTEGERIZE, cwd=tmp_path)
     assert "bits=1: weights have 2" in fail(INTEGERIZE, "run=run", "integer.bits=1", cwd=tmp_path)
     text = fail(INTEGERIZE, "run=run", "method=srp", cwd=tmp_path)
-    assert "(ResidualPotential): only plain integrate-and-fire neurons have an integer form" in text
+    assert (
+        "(ResidualPotential): only integrate-and-fire neurons, also with a bias or no_debt, have an integer form"
+        in text
+    )
     assert not list(tmp_path.glob("run/evaluations/**/integer.json"))

@@ -33,7 +33,7 @@ def test_reasons(exact_network, exact_images):
     assert "only plain integrate-and-fire neurons can be exported" in answers["nir"]
     assert answers["onnx_over_time"] == answers["nir"]
     assert answers["onnx"] == ALLOWED  # it holds the ANN
-    assert "only plain integrate-and-fire neurons have an integer form" in answers["c"]
+    assert "only integrate-and-fire neurons, also with a bias or no_debt, have an integer form" in answers["c"]
     assert answers["verilog"] == answers["c"]
 
 

@@ -219,7 +219,7 @@ def test_names_what_has_no_counterpart(name, batches):
 
 
 def test_refuses_other_neurons_and_no_images(snn, batches, exact_network):
-    with pytest.raises(ValueError, match=r"Burst\): only plain integrate-and-fire"):
+    with pytest.raises(ValueError, match=r"Burst\): only integrate-and-fire"):
         integerize(burst.convert(exact_network("plain"), [], gamma=2), batches)
     with pytest.raises(ValueError, match="there are none"):
         integerize(snn, [])

@@ -1,5 +1,6 @@
-"""Integer networks of methods that calibrate v(0) of every neuron, or a constant bias, for one T."""
+"""Integer networks of methods that calibrate v(0) of every neuron, or a bias, constant or not, for one T."""
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -9,19 +10,24 @@ import torch
 from torch import nn
 
 from hardware_networks import NETWORKS, act
-from snnconv.conversion.methods import layer_calibration, potential_init, temporal_bias
+from snnconv.conversion.methods import layer_calibration, potential_init, qcfs, temporal_bias
 from snnconv.hardware.export import c, verilog, verilog_tools
-from snnconv.hardware.integer.file import replay
-from snnconv.hardware.integer.golden import outcome, result_of, run, verified
+from snnconv.hardware.integer.file import read, replay
+from snnconv.hardware.integer.golden import difference, outcome, result_of, run, verified
 from snnconv.hardware.integer.network import integerize
+from snnconv.hardware.integer.operations import LOGITS
 from snnconv.hardware.integer.program import program_of
 from snnconv.hardware.integer.ranges import membrane_bits
+from snnconv.spiking.neurons.no_debt import NoDebtIntegrateFire
 
 T = 3
 METHODS = {
     "potential_init": lambda ann, batches: potential_init.convert(ann, batches, variant="per_neuron", images=16),
     "light": lambda ann, batches: layer_calibration.convert(ann, batches, images=16),
     "advanced": lambda ann, batches: layer_calibration.convert(ann, batches, variant="advanced", images=16, epochs=1),
+    "temporal_bias": lambda ann, batches: temporal_bias.convert(ann, batches, images=16),
+    "no_debt_bias": lambda ann, batches: temporal_bias.convert(ann, batches, images=16, no_debt=True),
+    "no_debt": lambda ann, batches: qcfs.convert(ann, [], neuron=NoDebtIntegrateFire),
 }
 
 
@@ -38,8 +44,8 @@ def spiking(method: str, name: str, data):
 
 def literal(program, images, timesteps):
     """Spikes of every layer with a loop over neurons; all other steps are those of `run`."""
-    potentials, trains = {}, {path: [] for path in program.neurons()}
-    for _ in range(timesteps):
+    potentials, fired, trains = {}, set(), {path: [] for path in program.neurons()}
+    for t in range(timesteps):
         values = []
         for number, step in enumerate(program.steps):
             inputs = [images] if step.kind == "image" else [values[source] for source in step.inputs]
@@ -54,8 +60,16 @@ def literal(program, images, timesteps):
                     channel = i // (step.size // channels)
                     first = start[i] if len(start) == step.size else start[channel]
                     v = potentials.get((number, n, i), int(first)) + x
-                    spikes[n, i] = v >= theta[channel]
-                    potentials[number, n, i] = v - theta[channel] * spikes[n, i]
+                    if "bias" in step.arrays:
+                        rows = step.arrays["bias"]
+                        v += rows[t if t < len(rows) else len(rows) - 1][channel]
+                    if v >= theta[channel]:
+                        spikes[n, i] = 1
+                        v -= theta[channel]
+                        fired.add((number, n, i))
+                    if step.settings.get("no_debt") and (number, n, i) not in fired and v < 0:
+                        v = 0
+                    potentials[number, n, i] = v
             values.append(spikes.reshape(-1, *step.shape))
             trains[step.name].append(values[-1])
     return {path: np.stack(steps) for path, steps in trains.items()}
@@ -65,13 +79,13 @@ def literal(program, images, timesteps):
 def test_torch_numpy_and_a_loop_over_neurons_agree(method, data):
     snn = spiking(method, "shortcut_a", data)
     network = integerize(snn, data.calibration, timesteps=T)
-    images = data.test[0][0][:2]
+    images, longer = data.test[0][0][:2], T + 2
     program = program_of(network, images.shape[1:])
     digits = program.digitize(images.numpy())
-    logits, spikes = run(program, digits, T)
-    torch_logits, torch_spikes = outcome(network, images, T)
+    logits, spikes = run(program, digits, longer)
+    torch_logits, torch_spikes = outcome(network, images, longer)
     assert np.array_equal(torch_logits, logits)
-    expected = literal(program, digits, T)
+    expected = literal(program, digits, longer)
     for path, trains in expected.items():
         assert np.array_equal(spikes[path], trains)
         assert np.array_equal(torch_spikes[path], trains)
@@ -80,8 +94,14 @@ def test_torch_numpy_and_a_loop_over_neurons_agree(method, data):
         for step in program.steps
         if step.kind == "fire" and len(step.shape) > 1
     ]
-    assert any(each) == (method != "light")
-    assert max(network.widths().values()) <= max(membrane_bits(program, T).values())
+    assert any(each) == (method in ("potential_init", "advanced"))
+    bounds = membrane_bits(program, longer)
+    assert all(bits <= bounds[path] for path, bits in network.widths().items())
+    fires = [step for step in program.steps if step.kind == "fire"]
+    assert [step.arrays["bias"].shape for step in fires if "bias" in step.arrays] == [
+        (T, step.shape[0]) for step in fires if method in ("temporal_bias", "no_debt_bias")
+    ]
+    assert all(step.settings.get("no_debt", False) == method.startswith("no_debt") for step in fires)
 
 
 @pytest.mark.parametrize("method", ["potential_init", "light"])
@@ -111,21 +131,32 @@ def test_v0_and_biases_in_units_of_the_potentials(method, data):
 def test_c_and_npz(method, data, tmp_path):
     facts = c.export(None, spiking(method, "shortcut_a", data), data, tmp_path, images=2, timesteps=T)
     assert "snn.c" in facts["files"]
-    logits, _ = replay(tmp_path / "snn.npz")
-    assert logits.shape == (T, 2, 3)
+    program, expected = read(tmp_path / "snn.npz"), replay(tmp_path / "snn.npz")
+    images = program.digitize(data.test[0][0][:2].numpy())
+    flags = ("-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsanitize=address,undefined")
+    assert difference(c.run_c(tmp_path, program, images, T, "cc", *flags), expected) is None
+    longer = c.run_c(tmp_path, program, images, T + 3, "cc", *flags)
+    assert difference(longer, run(program, images, T + 3)) is None
+    with np.load(tmp_path / "snn.npz") as entries:
+        about = json.loads(bytes(entries["description"]))
+    assert about["format"].endswith("2" if program.varied else "1")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("iverilog"), reason="iverilog is not installed")
 @pytest.mark.parametrize("settings", [{}, {"membrane_bits": 14}])
-def test_verilog(settings, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["potential_init", "no_debt_bias"])
+def test_verilog(method, settings, data, tmp_path, monkeypatch):
     monkeypatch.setattr(verilog_tools, "SIMULATORS", ("iverilog",))
-    snn = spiking("potential_init", "residual", data)
+    snn = spiking(method, "residual", data)
     facts = verilog.export(None, snn, data, tmp_path, images=2, timesteps=T, **settings)
     assert facts["differing_from_the_golden_model"] == 0
-    before = (memory := next(tmp_path.glob("initial_*.hex"))).read_text()
-    assert len(before.split()) == 64  # one for each neuron of the first layer
-    memory.write_text("\n".join(reversed(before.split())) + "\n")
+    name, size = {"potential_init": ("initial_2", 64), "no_debt_bias": ("bias_2", 4 * T)}[method]  # of the first layer
+    before = (memory := tmp_path / f"{name}.hex").read_text()
+    assert len(before.split()) == size
+    words = [int(word, 16) for word in before.split()]
+    high = 1 << (max(words).bit_length() - 2)  # the bit beside the sign
+    memory.write_text("".join(f"{word ^ high:x}\n" for word in words))
     assert verilog_tools.simulate(tmp_path, "iverilog").differing > 0
 
 
@@ -136,17 +167,34 @@ def test_one_t_only(data):
     with pytest.raises(ValueError, match=r"integers are for one network; choose one T, for example timesteps=\[8\]"):
         verified(snn, data.calibration, data.test, 8)
     assert verified(snn, data.calibration, data.test, [T], golden=2)[1] == 2
+    anytime = spiking("temporal_bias", "plain", data)
+    network, _ = verified(anytime, data.calibration, data.test, [2, T], golden=2)
+    one, _ = verified(anytime, data.calibration, data.test, [2], golden=2)
+    assert torch.equal(network.snn(data.test[0][0], T)[:2], one.snn(data.test[0][0], 2))
     snn.prepare(T)
     assert integerize(snn, data.calibration).neurons  # of the present network
 
 
-def test_what_has_no_integer_form(data):
-    torch.manual_seed(3)
-    snn = temporal_bias.convert(NETWORKS["plain"]().eval(), data.calibration, images=16)
-    with pytest.raises(
-        ValueError, match=r"its bias changes over time, and integer neurons have none; use method=layer_cal"
-    ):
-        integerize(snn, data.calibration, timesteps=T)
+@pytest.mark.parametrize("method", ["temporal_bias", "no_debt_bias"])
+def test_biases_over_time_in_units_of_the_potentials(method, data):
+    snn = spiking(method, "plain", data)
+    network = integerize(snn, data.calibration, timesteps=T)
+    snn.prepare(T)
+    for path, neuron in snn.neurons().items():
+        exact = neuron.node.bias / network.units[path].double()
+        assert not (exact == exact[:1]).all()
+        assert (network.neurons[path].node.bias - exact).abs().max() <= 0.5
+    real = [(each.snn(data.test[0][0], T)).mean(0) for each in (network, SimpleNamespace(snn=snn))]
+    scaled = real[0] * network.units[LOGITS].float()
+    assert ((scaled - real[1]).square().mean() / real[1].var()) < 0.05
+
+
+def test_a_bias_that_float32_cannot_hold(data):
+    snn = spiking("temporal_bias", "plain", data)
+    snn.prepare(T)
+    next(iter(snn.neurons().values())).node.bias *= 1e9
+    with pytest.raises(ValueError, match=r"2: current and bias of a step could reach \S+ units"):
+        integerize(snn, data.calibration)
 
 
 def test_a_bias_of_one_of_two_neurons_behind_a_sum(data):
@@ -160,7 +208,9 @@ def test_a_bias_of_one_of_two_neurons_behind_a_sum(data):
             return self.fc((self.a(x) + self.b(x)).flatten(1))
 
     snn = layer_calibration.convert(Shared().eval(), data.calibration, images=16)
-    with pytest.raises(
-        ValueError, match=r"a: its bias cannot become a part of the weights before it, because b receives"
-    ):
-        integerize(snn, data.calibration, timesteps=T)
+    network, compared = verified(snn, data.calibration, data.test, [T], golden=8)
+    assert compared == 8
+    assert [len(neuron.node.bias) for neuron in network.neurons.values()] == [
+        1,
+        1,
+    ]  # not in the weights, which both read

@@ -18,7 +18,8 @@ from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 def replayed(program: Program, images: np.ndarray, timesteps: int):
     """Every (step, results, potentials) of a run, computed here."""
     state: dict[int, np.ndarray] = {}
-    for _ in range(timesteps):
+    fired: dict[int, np.ndarray] = {}
+    for t in range(timesteps):
         results: list[np.ndarray] = []
         for number, step in enumerate(program.steps):
             arrays = {name: values.astype(np.int64) for name, values in step.arrays.items()}
@@ -28,10 +29,15 @@ def replayed(program: Program, images: np.ndarray, timesteps: int):
                 shape = (-1, *[1] * (len(step.shape) - 1))
                 theta, start = (arrays[name].reshape(shape) for name in ("threshold", "start"))
                 charged = state.get(number, start) + inputs[0]
+                if "bias" in arrays:
+                    charged = charged + arrays["bias"][min(t, len(arrays["bias"]) - 1)].reshape(shape)
                 if bits := step.settings["bits"]:
                     charged = charged.clip(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
                 results.append((charged >= theta).astype(np.int64))
                 state[number] = charged - theta * results[-1]
+                fired[number] = fired.get(number, 0) + results[-1]
+                if step.settings.get("no_debt"):
+                    state[number] = np.where(fired[number] == 0, state[number].clip(0), state[number])
             else:
                 results.append(result_of(step, arrays, inputs))
             yield number, results[-1], charged
@@ -58,6 +64,26 @@ def test_no_image_leaves_the_ranges(name, settings):
     bits = membrane_bits(program, timesteps)
     assert bits.keys() == network.neurons.keys()
     assert all(n <= 12 for n in bits.values()) or not settings
+
+
+@pytest.mark.parametrize("no_debt", [False, True])
+def test_ranges_of_biases_over_time(no_debt):
+    """A neuron that receives −3 … 3, with a bias of 4, −6 and −6: all inputs of three steps, tried one after another."""
+    arrays = {name: np.array(values, np.int32) for name, values in
+              {"threshold": [5], "start": [2], "bias": [[4], [-6]]}.items()}  # fmt: skip
+    steps = [
+        Step("image", "image", (), (1,), {"most": 3}),
+        Step("fire", "act", (0,), (1,), {"bits": 0, "no_debt": no_debt}, arrays),
+    ]
+    program, least, most = Program(steps, 0, 1.0, {}), 0, 0
+    for inputs in product(range(-3, 4), repeat=3):
+        v, fired = 2, False
+        for x, bias in zip(inputs, (4, -6, -6), strict=True):
+            v += x + bias
+            least, most = min(least, v), max(most, v)
+            fired, v = fired or v >= 5, v - 5 * (v >= 5)
+            v = max(v, 0) if no_debt and not fired else v
+    assert ranges(program, 3)[1].potentials == (least, most)
 
 
 def test_ranges_of_one_layer_are_attained():

@@ -37,16 +37,20 @@ def _described(program: Program) -> dict[str, Any]:
     steps, (offsets, memory) = program.steps, places(program)
     names = ["image" if steps[number].kind == "image" else f"memory + {offsets[number]}" for number in sources(program)]
     bits = next((step.settings["bits"] for step in steps if step.kind == "fire"), 0)
+    biases = [step.arrays["bias"] for step in steps if step.kind == "fire" and "bias" in step.arrays]  # [T, C]
     return {
         "image": _volume(program.image.shape), "image_unit": repr(float(program.image_unit)),
         "image_most": program.image.settings["most"], "logits": steps[program.output].size, "output": names[program.output],
         "word": max((8 * step.arrays["weights"].itemsize for step in steps if "weights" in step.arrays), default=8),
+        "biased": max(map(len, biases), default=0),
+        "varied": program.varied,
         "bits": bits, "potential": 16 if 0 < bits <= 16 else 32, "memory": memory,
         "used": {"window" if step.kind == "conv" else step.kind for step in steps},
         "arrays": [array for number, step in enumerate(steps) for array in _constants(program, number)],
         "calls": [_call(program, number, names) for number, step in enumerate(steps) if step.kind not in ("image", "reshape")],
         "layers": [{"number": number, "title": json.dumps(path), "channels": steps[number].shape[0], "about": _quiet(path),
-                    "each": steps[number].size // steps[number].shape[0], "start": _start(steps[number])}
+                    "each": steps[number].size // steps[number].shape[0], "start": _start(steps[number]),
+                    "no_debt": steps[number].settings.get("no_debt", False)}
                    for path, number in program.neurons().items()],
     }  # fmt: skip
 
@@ -149,7 +153,10 @@ def _call(program: Program, number: int, names: list[str]) -> str:
         return f"add({step.size}, {x}, {names[step.inputs[1]]}, {y});"
     if step.kind == "fire":
         wide = int(step.arrays["threshold"].size > 1)
-        return f"fire({channels}, {each}, {wide}, threshold_{n}, {x}, v_{n}, bits_{n}, {y});"
+        bias = f"row(bias_{n}, {len(step.arrays['bias'])}, {channels})" if "bias" in step.arrays else "0"
+        fired = f"fired_{n}" if step.settings.get("no_debt") else "0"
+        further = f"{bias}, {fired}, " if program.varied else ""
+        return f"fire({channels}, {each}, {wide}, threshold_{n}, {x}, v_{n}, bits_{n}, {further}{y});"
     raise ValueError(f"{step.name}: a step of an unknown kind, {step.kind!r}")
 
 

@@ -143,7 +143,14 @@ class _Design:
         return {**_each(step), "V_WIDTH": bits or MEMBRANE, "SATURATE": int(bits > 0),
                 **self._rom("threshold", "T", number, _every(step, "threshold")),
                 "EVERY": int(step.arrays["start"].size > step.shape[0]),
-                **self._rom("initial", "S", number, _starts(step))}  # fmt: skip
+                **self._rom("initial", "S", number, _starts(step)), **self._bias(number, step),
+                "NO_DEBT": int(step.settings.get("no_debt", False))}  # fmt: skip
+
+    def _bias(self, number: int, step: Step) -> dict[str, Any]:
+        if "bias" not in step.arrays:
+            return {}
+        rows = np.broadcast_to(step.arrays["bias"], (len(step.arrays["bias"]), step.shape[0]))
+        return {"ROWS": len(rows), "B_ADDRESS": address(rows.size), **self._rom("bias", "B", number, rows)}
 
     def _weights(self, number: int, weights: np.ndarray) -> dict[str, Any]:
         """Parameters of the weight memory; weights that are all ±1 or powers of two are stored as signs and exponents."""

@@ -1,47 +1,59 @@
-"""Neurons with an integer form: integrate-and-fire with any v(0), and with a constant bias that its weight layer takes over."""
+"""Neurons with an integer form: integrate-and-fire with any v(0) and any bias known before the run, with or without debt."""
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from snnconv.hardware.integer.plan import Plan
 from snnconv.spiking.network import OverTime
-from snnconv.spiking.neurons.biased import BiasedIntegrateFire, BiasedNode
+from snnconv.spiking.neurons.biased import BiasedIntegrateFire, BiasedNode, NoDebtBiasedNode
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.neurons.no_debt import NoDebtIntegrateFire, NoDebtNode
+
+NEURONS = (IntegrateFire, NoDebtIntegrateFire, BiasedIntegrateFire)
+NODES = (BiasedNode, NoDebtBiasedNode)  # of a BiasedIntegrateFire
 
 
 def require_plain(path: str, neuron: Any, presented: bool) -> None:
     """Raise a ValueError unless `neuron` has an integer form; `presented`: the method simulates the image several times."""
-    if type(neuron) is BiasedIntegrateFire and type(neuron.node) is BiasedNode and not presented:
-        bias = neuron.node.bias
-        if bool((bias == bias[:1]).all()):
-            return
-        raise ValueError(f"{path} (BiasedIntegrateFire): its bias changes over time, and integer neurons have none; use "
-                         "method=layer_calibration (a constant bias) or potential_init")  # fmt: skip
-    if type(neuron) is not IntegrateFire or presented:
-        raise ValueError(f"{path} ({type(neuron).__name__}): only plain integrate-and-fire neurons have an integer form "
-                         "(method=qcfs, or a rule for thresholds: max_norm, mse, …)")  # fmt: skip
+    plain = type(neuron) in NEURONS and (type(neuron) is not BiasedIntegrateFire or type(neuron.node) in NODES)
+    if not plain or presented:
+        raise ValueError(f"{path} ({type(neuron).__name__}): only integrate-and-fire neurons, also with a bias or no_debt, have an "
+                         "integer form (method=qcfs, temporal_bias, or a rule for thresholds: max_norm, mse, …)")  # fmt: skip
 
 
 def fold_biases(plan: Plan) -> None:
-    """Add the biases of neurons to the layers before them.  ValueError if other layers receive the same sum."""
+    """Add constant biases of neurons to the layers before them, unless other layers receive the same sum."""
     for group in plan.groups:
         for path in group.readers:
             clock: Any = plan.modules.get(path)
-            if not isinstance(clock, OverTime) or type(clock.neuron) is not BiasedIntegrateFire:
+            bias = bias_of(clock.neuron) if isinstance(clock, OverTime) else None
+            if bias is None or len(group.readers) > 1 or not bool((bias == bias[:1]).all()):
                 continue
-            if len(group.readers) > 1:
-                raise ValueError(f"{path}: its bias cannot become a part of the weights before it, because "
-                                 f"{', '.join(set(group.readers) - {path})} receives the same sum")  # fmt: skip
             layer: Any = plan.modules[str(group.layers[0][0].target)]
-            biases: Any = clock.neuron.node.bias
-            bias = biases[0].to(layer.weight).expand(len(layer.weight))
-            layer.bias = nn.Parameter(bias.clone() if layer.bias is None else layer.bias.detach() + bias)
+            row = bias[0].to(layer.weight).expand(len(layer.weight))
+            layer.bias = nn.Parameter(row.clone() if layer.bias is None else layer.bias.detach() + row)
             clock.neuron = _without_bias(clock.neuron)
 
 
-def _without_bias(biased: Any) -> IntegrateFire:
+def bias_of(neuron: Any) -> Tensor | None:
+    """b [T, C], whose last row is used in later steps, or None."""
+    return neuron.node.bias if isinstance(neuron.node, BiasedNode) else None
+
+
+def without_debt(neuron: Any) -> bool:
+    """Whether v is not negative before the first spike."""
+    return isinstance(neuron.node, NoDebtNode | NoDebtBiasedNode)
+
+
+def initial_fraction(neuron: Any) -> Any:
+    """v(0) as a fraction of θ: a number, or one for each neuron."""
+    return neuron.v_initial if isinstance(neuron, IntegrateFire) else neuron.node.v_initial
+
+
+def _without_bias(biased: Any) -> Any:
     v_initial = biased.node.v_initial
-    neuron = IntegrateFire(biased.threshold, v_initial if v_initial.dim() else float(v_initial))
+    kind = NoDebtIntegrateFire if without_debt(biased) else IntegrateFire
+    neuron = kind(biased.threshold, v_initial if v_initial.dim() else float(v_initial))
     neuron.amplitude = biased.amplitude
     return neuron

@@ -29,7 +29,7 @@ class Events:
     | accumulates | sum of a weight layer that a spike contributes to |
     | macs | sum of a weight layer that another input than 0 and 1 contributes to: images, sums of spikes, currents |
     | scalings | multiplication of a sum by its multiplier, or of a value by the factor of a shortcut or requantization |
-    | additions | sum on a shortcut, and value other than 0 in a pooling window |
+    | additions | sum on a shortcut, value other than 0 in a pooling window, and bias of a neuron in a timestep |
     | updates | neuron and timestep |
     """
 
@@ -69,6 +69,7 @@ def events(program: Program, images: np.ndarray, timesteps: int) -> Events:
                 ("updates", ("fire",)),
             ):
                 counts[name] += step.size * (step.kind in kinds)
+            counts["additions"] += step.size * (step.kind == "fire" and "bias" in step.arrays)
     return Events(**counts)
 
 

@@ -24,7 +24,10 @@ from snnconv.hardware.integer import program as program_module
 from snnconv.hardware.integer.golden import Outcome, difference, run
 from snnconv.hardware.integer.program import Program, Step
 
-FORMAT = "snnconv integer network, 1"
+FORMATS = (
+    "snnconv integer network, 1",
+    "snnconv integer network, 2",
+)  # the second: neurons with a bias or without debt
 
 
 def packed(program: Program, images: np.ndarray, outcome: Outcome) -> bytes:
@@ -40,7 +43,12 @@ def packed(program: Program, images: np.ndarray, outcome: Outcome) -> bytes:
     steps = [{"kind": step.kind, "name": step.name, "inputs": step.inputs, "shape": step.shape, "settings": step.settings,
               "arrays": list(step.arrays)} for step in program.steps]  # fmt: skip
     digests = {name: _digest(values) for name, values in arrays.items()}
-    about = {"format": FORMAT, "image_unit": program.image_unit, "timesteps": len(logits), "output": program.output}
+    about = {
+        "format": FORMATS[program.varied],
+        "image_unit": program.image_unit,
+        "timesteps": len(logits),
+        "output": program.output,
+    }
     text = json.dumps({**about, "steps": steps, "digests": digests}).encode()
     content = io.BytesIO()
     whole: Any = {
@@ -87,8 +95,10 @@ def _opened(path: str | Path) -> tuple[Program, np.ndarray, Outcome]:
     if hashlib.sha256(text).hexdigest() != checksum:
         raise ValueError(f"{path}: the description of the network was altered; its checksum differs")
     about = json.loads(text)
-    if about["format"] != FORMAT:
-        raise ValueError(f"{path}: its format is {about['format']!r}, but this version of snnconv reads {FORMAT!r}")
+    if about["format"] not in FORMATS:
+        raise ValueError(
+            f"{path}: its format is {about['format']!r}, but this version of snnconv reads {' and '.join(map(repr, FORMATS))}"
+        )
     for name in {**about["digests"], **arrays}:
         if name not in about["digests"] or name not in arrays:
             raise ValueError(f"{path}: {_title(about, name)} {'was added' if name in arrays else 'is missing'}")

@@ -16,6 +16,7 @@ from snnconv.spiking.recording import recording
 from snnconv.spiking.simulation import wanted_timesteps
 
 INT32 = np.iinfo(np.int32)
+State = tuple[np.ndarray, np.ndarray]  # of neurons: potentials, and 1 where they have fired
 Outcome = tuple[np.ndarray, dict[str, np.ndarray]]  # logits [T, N, K], and spikes [T, N, …] of every layer, by path
 
 
@@ -41,13 +42,13 @@ def run(program: Program, images: np.ndarray, timesteps: int) -> Outcome:
 def results(program: Program, images: np.ndarray, timesteps: int) -> Iterator[list[np.ndarray]]:
     """The results of all steps of a program [N, …], timestep by timestep."""
     arrays = [{name: values.astype(np.int64) for name, values in step.arrays.items()} for step in program.steps]
-    potentials: dict[int, np.ndarray] = {}
-    for _ in range(timesteps):
+    states: dict[int, State] = {}
+    for t in range(timesteps):
         values: list[np.ndarray] = []
         for number, (step, arrays_of_step) in enumerate(zip(program.steps, arrays, strict=True)):
             inputs = [images] if step.kind == "image" else [values[source] for source in step.inputs]
             if step.kind == "fire":
-                spiked, potentials[number] = _fire(step, arrays_of_step, inputs[0], potentials.get(number))
+                spiked, states[number] = _fire(step, arrays_of_step, inputs[0], states.get(number), t)
             values.append(spiked if step.kind == "fire" else result_of(step, arrays_of_step, inputs))
         yield values
 
@@ -140,15 +141,26 @@ def result_of(step: Step, arrays: dict[str, np.ndarray], inputs: list[np.ndarray
 
 
 def _fire(
-    step: Step, arrays: dict[str, np.ndarray], current: np.ndarray, v: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Spikes, and the potentials after the spikes; `v` is None in the first step."""
-    theta, start = _over_channels(arrays["threshold"], current), start_of(step, arrays["start"])
-    v, bits = (np.zeros_like(current) + start if v is None else v) + current, step.settings["bits"]
+    step: Step, arrays: dict[str, np.ndarray], current: np.ndarray, state: State | None, t: int
+) -> tuple[np.ndarray, State]:
+    """Spikes of timestep `t`, and the state after them; `state` is None in the first step."""
+    theta, zeros = _over_channels(arrays["threshold"], current), np.zeros_like(current)
+    v, fired = state or (zeros + start_of(step, arrays["start"]), zeros)
+    v, bits = v + _held(step, current + bias_at(step, arrays, t)), step.settings["bits"]
     if bits:
         v = np.clip(v, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     spikes = (_held(step, v) >= theta).astype(np.int64)
-    return spikes, v - theta * spikes
+    v = v - theta * spikes
+    if step.settings.get("no_debt"):
+        fired = fired | spikes
+        v = np.where(fired, v, np.maximum(v, 0))
+    return spikes, (v, fired)
+
+
+def bias_at(step: Step, arrays: dict[str, np.ndarray], t: int) -> np.ndarray:
+    """The bias of a layer of neurons in timestep `t`, shaped for broadcasting; 0 if it has none."""
+    rows = arrays.get("bias", np.zeros((1, 1), np.int64))
+    return rows[min(t, len(rows) - 1)].reshape(1, -1, *[1] * (len(step.shape) - 1))
 
 
 def start_of(step: Step, start: np.ndarray) -> np.ndarray:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from snnconv.hardware.integer.accumulator import IntegerLayer
-from snnconv.hardware.integer.biases import fold_biases, require_plain
+from snnconv.hardware.integer.accumulator import Accumulator, IntegerLayer
+from snnconv.hardware.integer.biases import bias_of, fold_biases, initial_fraction, require_plain, without_debt
 from snnconv.hardware.integer.groups import Value
 from snnconv.hardware.integer.neuron import EXACT, IntegerIntegrateFire, WidthError, require_width
 from snnconv.hardware.integer.operations import LOGITS, Times
@@ -57,7 +57,8 @@ class IntegerNetwork:
         widths, layers = self.widths(), self.layers.values()
         neurons: list[Any] = list(self.neurons.values())
         words = sum(layer.multiplier.numel() + layer.bias.numel() for layer in layers)
-        words += sum(neuron.node.theta.numel() + neuron.node.start.numel() for neuron in neurons)
+        constants = [(neuron.node.theta, neuron.node.start, neuron.node.bias) for neuron in neurons]
+        words += sum(values.numel() for each in constants for values in each if values is not None)
         return {
             "membrane_bits": widths,
             "margin_bits": {path: 32 - bits for path, bits in widths.items()},
@@ -92,9 +93,10 @@ def integerize(
     image_bits: int = 8,
     membrane_bits: int | None = None,
 ) -> IntegerNetwork:
-    """Convert `snn`, a network of integrate-and-fire neurons, to integers; v(0) may differ between neurons.
+    """Convert `snn`, a network of integrate-and-fire neurons, to integers.
 
-    A constant bias of a neuron becomes a part of the weight layer before it.
+    v(0) may differ between neurons, and a bias between timesteps; neurons may ignore negative charge before their first spike.
+    A constant bias becomes a part of the weight layer before the neuron, unless another layer receives the same sum.
 
     Args:
         snn: the spiking network; it is not changed.
@@ -136,23 +138,27 @@ def integerize(
     quantizer = Quantizer(plan, images, widths, per_channel, membrane_bits)
     for group in plan.groups:
         quantizer.quantize(group)
-    for path, unit in quantizer.units.items():
-        if path != LOGITS:
-            plan.modules[path].neuron = _neuron(path, plan.modules[path].neuron, unit, membrane_bits)
+    for group, sums in quantizer.accumulators.items():
+        for path in group.readers:
+            if isinstance(clock := plan.modules.get(path), OverTime):
+                clock.neuron = _neuron(path, clock.neuron, sums, membrane_bits)
     model = snn.like(fx.GraphModule(plan.network, plan.graph), fold_threshold=False, precision="float32")
     neurons: Any = model.neurons()
     return IntegerNetwork(model, quantizer.layers, neurons, quantizer.units, quantizer.requantized)
 
 
 def single_timesteps(snn: SpikingModel, timesteps: int | Sequence[int]) -> int | None:
-    """The only T of `timesteps` if the network of `snn` depends on T, else None; ValueError for several T."""
+    """The T of `timesteps` that the network is made for if it depends on T, else None.
+
+    ValueError for several T, unless a network for the largest T serves the others too.
+    """
     if snn.for_timesteps is None:
         return None
     listed = wanted_timesteps(timesteps)
-    if len(listed) > 1:
+    if len(listed) > 1 and not snn.timing.anytime:
         raise ValueError(f"method {snn.method}: its network depends on T, and integers are for one network; choose one T, for "
                          f"example timesteps=[{listed[-1]}]")  # fmt: skip
-    return listed[0]
+    return listed[-1]
 
 
 def _network_for(snn: SpikingModel, timesteps: int | None) -> nn.Module:
@@ -188,20 +194,28 @@ def _largest_pixel(images: list[Tensor]) -> float:
     return largest
 
 
-def _neuron(path: str, neuron: Any, unit: Tensor, bits: int | None) -> IntegerIntegrateFire:
-    """The neuron at `path` in integers: θ and v(0) in units of its potentials."""
+def _neuron(path: str, neuron: Any, sums: Accumulator, bits: int | None) -> IntegerIntegrateFire:
+    """The neuron at `path` in integers: θ, v(0) and bias in units of its potentials, which are those of `sums`."""
+    unit = sums.unit
     theta = torch.as_tensor(neuron.threshold, dtype=torch.float64)
     threshold = (theta / unit.double()).round()
     if threshold.max() >= EXACT:
         raise WidthError(f"{path}: its θ is {threshold.max():.3g} units, because it shares a current with neurons of a much "
                          "smaller θ, but float32 represents integers only up to 2^24")  # fmt: skip
-    fraction = torch.as_tensor(neuron.v_initial, dtype=torch.float64).cpu()
+    fraction = torch.as_tensor(initial_fraction(neuron), dtype=torch.float64).cpu()
     v_initial = (fraction * per_channel((theta / unit.double()).expand(len(unit)), fraction, axis=0)).round()
     if v_initial.abs().max() >= EXACT:
         raise WidthError(
             f"{path}: v(0) is up to {v_initial.abs().max():.3g} units, but float32 represents integers only up to 2^24"
         )
+    bias = bias_of(neuron)
+    if bias is not None:
+        bias = (bias.cpu() / unit.double()).round()
+        largest = (bias.abs().amax(0) + sums.bound).max()
+        if largest >= EXACT:
+            raise WidthError(f"{path}: current and bias of a step could reach {largest:.3g} units, but float32 represents "
+                             "integers only up to 2^24; use fewer bits or image_bits, or a larger θ")  # fmt: skip
     try:
-        return IntegerIntegrateFire(threshold, v_initial, bits)
+        return IntegerIntegrateFire(threshold, v_initial, bits, bias, without_debt(neuron))
     except ValueError as error:
         raise WidthError(f"{path}: {error}") from error

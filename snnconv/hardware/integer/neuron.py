@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from snnconv.spiking.neurons.base import Neuron, Node, per_channel
+from snnconv.spiking.neurons.no_debt import without_debt
 
 EXACT = 2**24  # float32 holds every integer up to here
 
@@ -21,15 +22,26 @@ def require_width(bits: int | None) -> None:
 
 
 class IntegerNode(Node):
-    """v ← v + x;  spike = 1[v ≥ θ];  v ← v − θ·spike, in integers; with `bits`, v + x and v saturate at that many bits.
+    """v ← v + x + b(t);  spike = 1[v ≥ θ];  v ← v − θ·spike, in integers; with `bits`, v saturates at that many bits.
 
-    θ is one number for the layer, or one for each channel; v(0) likewise, or one for each neuron.  `least` and `most` are the
-    extremes of v + x since `watch`.
+    θ is one number for the layer, or one for each channel; v(0) likewise, or one for each neuron.  `bias` [T, C] has one row for
+    each step; later steps use the last row.  With `no_debt` v ← max(v, 0) until the first spike.  `least` and `most` are the
+    extremes of v before the spike since `watch`.
     """
 
-    def __init__(self, threshold: Tensor, v_initial: Tensor, bits: int | None = None) -> None:
-        super().__init__(threshold)
-        self.start, self.bits = v_initial, bits
+    scalars = ("step",)
+
+    def __init__(
+        self,
+        threshold: Tensor,
+        v_initial: Tensor,
+        bits: int | None = None,
+        bias: Tensor | None = None,
+        no_debt: bool = False,
+    ) -> None:
+        states = ["step"] * (bias is not None) + ["fired"] * no_debt
+        super().__init__(threshold, **dict.fromkeys(states, 0.0))
+        self.start, self.bits, self.bias, self.no_debt = v_initial, bits, bias, no_debt
         self.watch()
 
     def watch(self) -> None:
@@ -37,10 +49,25 @@ class IntegerNode(Node):
         self.least, self.most = torch.tensor(torch.inf), torch.tensor(-torch.inf)
 
     def _first(self, name: str, step: Tensor) -> Tensor | float:
-        return per_channel(self.start.to(step.device), step).float()
+        return per_channel(self.start.to(step.device), step).float() if name == "v" else super()._first(name, step)
 
-    def fire(self, current: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Spikes (0 or 1) and v."""
+    def fire(self, current: Tensor, v: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Spikes (0 or 1), v, and where they exist the number of steps so far and 1 where the neuron has fired."""
+        after = []
+        if self.bias is not None:
+            current = current + per_channel(self._row(states[0]).to(v), v)  # exact: `bound` of the layer includes b
+            after.append(states[0] + 1)
+        spikes, v = self._spike(current, v)
+        if self.no_debt:
+            v, fired = without_debt(spikes, v, states[-1])
+            after.append(fired)
+        return spikes, v, *after
+
+    def _row(self, step: Tensor) -> Tensor:
+        bias: Any = self.bias
+        return bias.to(step.device).index_select(0, step.long().clamp_max(len(bias) - 1).view(1))[0]
+
+    def _spike(self, current: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         theta, charged = self.threshold(v), v + current
         if self.bits is not None:
             charged = charged.clamp(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
@@ -55,11 +82,18 @@ class IntegerNode(Node):
 class IntegerIntegrateFire(Neuron):
     """An `IntegerNode` with spikes of size 1: current [T, N, C, …] → spikes [T, N, C, …].
 
-    `threshold` [C] and `v_initial` [C] (or of the shape of the layer) are integers; `bits` is the width of a saturating membrane,
-    None for any width.  ValueError unless 0 < θ, and unless θ and v(0) fit into the membrane.
+    `threshold` [C], `v_initial` [C] (or of the shape of the layer) and `bias` [T, C] are integers; `bits` is the width of a
+    saturating membrane, None for any width.  ValueError unless 0 < θ, and unless θ and v(0) fit into the membrane.
     """
 
-    def __init__(self, threshold: Any, v_initial: Any, bits: int | None = None) -> None:
+    def __init__(
+        self,
+        threshold: Any,
+        v_initial: Any,
+        bits: int | None = None,
+        bias: Tensor | None = None,
+        no_debt: bool = False,
+    ) -> None:
         theta, first = (torch.as_tensor(x, dtype=torch.float64) for x in (threshold, v_initial))
         if not bool(((theta > 0) & (theta == theta.round())).all() and (first == first.round()).all()):
             raise ValueError(f"threshold={threshold!r}, v_initial={v_initial!r}: expected integers, and θ above 0")
@@ -70,4 +104,4 @@ class IntegerIntegrateFire(Neuron):
                 raise ValueError(
                     f"membrane_bits={bits}: the largest {name} is {largest} units; use at least {largest.bit_length() + 1}"
                 )
-        super().__init__(theta, IntegerNode(theta, first, bits), amplitude=1.0)
+        super().__init__(theta, IntegerNode(theta, first, bits, bias, no_debt), amplitude=1.0)

@@ -13,7 +13,9 @@
 | reshape | | | the same numbers in order |
 | fire | threshold, start | bits | v ← v + x, within `bits` bits unless 0; 1 where v ≥ threshold, v ← v − threshold |
 
-`start` is v(0): [C], or one number for each element of the layer, in order.
+`start` is v(0): [C], or one number for each element of the layer, in order.  In format 2 `fire` can have two more entries: the
+array `bias` [T, C], of which row t is added to x in timestep t (from 0; later timesteps use the last row), and the setting
+`no_debt`: after each timestep, v ← max(v, 0) where there was no 1 so far.
 """
 
 import operator
@@ -68,6 +70,12 @@ class Program:
         """Numbers of the steps that spike, by path."""
         return {step.name: number for number, step in enumerate(self.steps) if step.kind == "fire"}
 
+    @property
+    def varied(self) -> bool:
+        """Whether some neurons have a bias, or no negative charge before their first spike."""
+        neurons = [step for step in self.steps if step.kind == "fire"]
+        return any("bias" in step.arrays or step.settings.get("no_debt") for step in neurons)
+
     def digitize(self, images: np.ndarray) -> np.ndarray:
         """Images [N, C, H, W] as integers: round(x / unit), ties to even, within ±most; ValueError for NaN and infinite pixels."""
         if not np.isfinite(images).all():
@@ -118,7 +126,10 @@ class _Lowering(fx.Interpreter):
         if isinstance(module, OverTime):
             node: Any = module.neuron.node
             arrays = {"threshold": node.theta.reshape(-1), "start": node.start.reshape(-1)}
-            return self._step("fire", target, [x], x.shape, {"bits": node.bits or 0}, **arrays)
+            if node.bias is not None:
+                arrays["bias"] = node.bias
+            settings = {"bits": node.bits or 0, **({"no_debt": True} if node.no_debt else {})}
+            return self._step("fire", target, [x], x.shape, settings, **arrays)
         if isinstance(module, nn.Conv1d | nn.Conv2d):
             return self._convolution(target, module, x)
         if isinstance(module, nn.Linear) and len(x.shape) == 1:

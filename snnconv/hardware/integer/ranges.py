@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from snnconv.hardware.integer.golden import result_of, start_of
+from snnconv.hardware.integer.golden import bias_at, result_of, start_of
 from snnconv.hardware.integer.program import Program, Step
 
 Interval = tuple[np.ndarray, np.ndarray]  # the least and the largest value of every element
@@ -77,13 +77,19 @@ def _potentials(step: Step, current: Interval, timesteps: int) -> tuple[int, int
     limit = 2 ** (step.settings["bits"] or 63) // 2
     low = high = np.broadcast_to(start, current[0].shape)
     least, most = int(low.min()), int(high.max())
-    for _ in range(timesteps):
-        low, high = (np.clip(end + x, -limit, limit - 1) for end, x in zip((low, high), current, strict=True))
+    arrays = {name: values.astype(np.int64) for name, values in step.arrays.items()}
+    can_have_fired = np.zeros(current[0].shape, bool)
+    for t in range(timesteps):
+        bias = bias_at(step, arrays, t)
+        low, high = (np.clip(end + x + bias, -limit, limit - 1) for end, x in zip((low, high), current, strict=True))
         least, most = min(least, int(low.min())), max(most, int(high.max()))
         spiking = np.maximum(low, theta) - theta, high - theta  # v after a spike, if there can be one
         silent = low, np.minimum(high, theta - 1)
         can_spike, can_rest = high >= theta, low < theta
         low = np.where(can_rest, np.where(can_spike, np.minimum(silent[0], spiking[0]), silent[0]), spiking[0])
         high = np.where(can_rest, np.where(can_spike, np.maximum(silent[1], spiking[1]), silent[1]), spiking[1])
+        if step.settings.get("no_debt"):
+            can_have_fired |= can_spike
+            low, high = np.where(can_have_fired, low, np.maximum(low, 0)), np.maximum(high, 0)
         least = min(least, int(low.min()))
     return least, most
