@@ -37,6 +37,8 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Stem, stages of `blocks` residual blocks (every stage but the first halves the image), global average, linear.
 
+    `downsampling` is the halving: `stride`, in the first block of a stage, or `max_pool`, max pooling before it.
+
     The `small` stem is a 3×3 convolution.  The `imagenet` stem quarters the image: a 7×7 convolution and max pooling.  Max
     pooling is before the activation.  The activation is monotone, so the outputs equal those of He et al. (2016), where it is after
     the activation; but its input is constant in time, so it needs no operator after conversion.
@@ -51,8 +53,11 @@ class ResNet(nn.Module):
         activation: Callable[[], nn.Module],
         stem: str = "small",
         weights: str | None = None,
+        downsampling: str = "stride",
     ) -> None:
         super().__init__()
+        if downsampling not in ("stride", "max_pool"):
+            raise ValueError(f"model.downsampling={downsampling}: must be stride or max_pool")
         if stem not in ("small", "imagenet"):
             raise ValueError(f"model.stem={stem}: must be small or imagenet")
         channels, small = widths[0], stem == "small"
@@ -63,8 +68,9 @@ class ResNet(nn.Module):
         self.act1 = activation()
         stages = []
         for index, (width, repeats) in enumerate(zip(widths, blocks, strict=True)):
-            strides = [2 if index else 1] + [1] * (repeats - 1)
-            stage = []
+            pooled = bool(index) and downsampling == "max_pool"
+            strides = [2 if index and not pooled else 1] + [1] * (repeats - 1)
+            stage: list[nn.Module] = [nn.MaxPool2d(2)] if pooled else []
             for stride in strides:
                 stage.append(Block(channels, width, stride, activation))
                 channels = width
