@@ -118,7 +118,8 @@ class Queue:
         """The jobs with their progress and accuracies."""
         table = Table(title=str(self.file))
         for column in ("job", "priority", "progress", "epochs", "ANN", "T=1", "T=2", "T=4", "T=8", "T=32"):
-            table.add_column(column, justify="left" if column in ("job", "progress") else "right")
+            words = column in ("job", "progress")
+            table.add_column(column, justify="left" if words else "right", no_wrap=column == "progress")
         for job in self.jobs():
             epochs = str(len(files.read_lines(self.folder(job) / "metrics.jsonl")) or "")
             result = self._result(job) or {}

@@ -47,9 +47,10 @@ def rows(cwd: Path) -> list[dict]:
 
 
 def is_alive(process: int) -> bool:
-    """Does `process` run, and not only wait to be forgotten?"""
+    """True while a thread of `process` runs.  The first may be a zombie while others still hold the locks."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z" or len(os.listdir(f"/proc/{process}/task")) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
 

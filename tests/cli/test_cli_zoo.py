@@ -22,6 +22,8 @@ def test_evaluation_equals_the_card(tmp_path: Path):
 
 
 def test_an_unknown_network_is_named(tmp_path: Path):
-    assert f"run=zoo/digits: no such network in the zoo; there are {ENTRY}" in fail(
+    entries = ", ".join(sorted(path.parent.name for path in (ROOT / "zoo").glob("*/README.md")))
+    assert ENTRY in entries
+    assert f"run=zoo/digits: no such network in the zoo; there are {entries}" in fail(
         EVALUATE, "run=zoo/digits", cwd=tmp_path
     )

@@ -12,6 +12,7 @@ from snnconv.nn.activations.relu import ReLU
 from snnconv.nn.models.mlp import mlp
 from snnconv.nn.models.resnet import Block, resnet18, resnet20
 from snnconv.nn.models.vgg import vgg16
+from snnconv.spiking.latency import latency_class
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 SHAPES = {"digits": (1, 8, 8), "cifar": (3, 32, 32)}
@@ -32,7 +33,7 @@ def test_every_model_builds_and_forwards(compose_config, any_model, shape):
     assert logits[0].ne(logits[1]).any()  # says something about the image
     sites = [module for module in ann.modules() if isinstance(module, QCFS)]
     assert len({id(site.theta) for site in sites}) == len(sites) > 0
-    if any_model not in ("timm", "torchvision", "vit_tiny", "cct"):  # these are captured first: test_models_foreign.py
+    if any_model not in ("timm", "torchvision", "vit_tiny", "cct", "resnet20_max_pool"):  # these are captured first: test_models_foreign.py
         assert obstacles(ann, QCFS) == []
 
 
@@ -99,6 +100,21 @@ def test_the_imagenet_stem_pools_before_the_first_neuron():
 def test_an_unknown_stem_is_told():
     with pytest.raises(ValueError, match=r"model.stem=large: must be small or imagenet"):
         resnet18(5, (3, 32, 32), ReLU, stem="large")
+    with pytest.raises(ValueError, match=r"model.downsampling=avg: must be stride or max_pool"):
+        resnet18(5, (3, 32, 32), ReLU, downsampling="avg")
+
+
+def test_max_pooling_instead_of_strides():
+    """The network is halved at the same places, and stays in the plain class."""
+    network = resnet20(5, (3, 16, 16), lambda: QCFS(4, 1.0), downsampling="max_pool").eval()
+    assert all(module.stride == (1, 1) for module in network.modules() if isinstance(module, nn.Conv2d))
+    images, shapes = torch.randn(2, 3, 16, 16), []
+    for stage in network.stages:
+        stage.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape)))
+    network(images)
+    assert shapes == [(2, 16, 16, 16), (2, 32, 8, 8), (2, 64, 4, 4)]
+    latency = convert(network, [images], neuron=IntegrateFire).latency
+    assert latency_class(latency.as_dict()) == "plain"
 
 
 def test_mlp_has_the_widths_it_is_told():
