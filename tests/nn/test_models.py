@@ -17,6 +17,9 @@ from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 SHAPES = {"digits": (1, 8, 8), "cifar": (3, 32, 32)}
 
+# with layers that only a captured network can have: test_models_foreign.py
+CAPTURED = ("timm", "torchvision", "vit_tiny", "cct", "resnet20_max_pool")
+
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_every_model_builds_and_forwards(compose_config, any_model, shape):
@@ -33,7 +36,7 @@ def test_every_model_builds_and_forwards(compose_config, any_model, shape):
     assert logits[0].ne(logits[1]).any()  # says something about the image
     sites = [module for module in ann.modules() if isinstance(module, QCFS)]
     assert len({id(site.theta) for site in sites}) == len(sites) > 0
-    if any_model not in ("timm", "torchvision", "vit_tiny", "cct", "resnet20_max_pool"):  # these are captured first: test_models_foreign.py
+    if any_model not in CAPTURED:
         assert obstacles(ann, QCFS) == []
 
 
