@@ -1,132 +1,64 @@
-"""Print the page experiments/readers: NIR files in other tools, with their own readers and with `snnconv.readers`.
+"""Print the page experiments/readers: exported files in other programs.
 
-python scripts/readers_study.py > experiments/readers/README.md        needs spikingjelly, snntorch, sinabs, norse, nirtorch
+python scripts/readers_study.py > experiments/readers/README.md        all networks; or their names
 
-The networks are the stored runs of the tests, and a VGG-11 and a MobileNet-like network that are trained first (L = 4).  The images
-are the test set of the digits.
+Needs spikingjelly, snntorch, sinabs, norse, nirtorch, onnxruntime, openvino, a C compiler and Verilator; yosys for cells and
+arm-none-eabi-gcc for the memory of a microcontroller.
 """
 
-import contextlib
+import os
 import sys
-from functools import partial
-from importlib.metadata import version
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import nir
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
-from torch import nn
-from torch.nn import functional as F
+from readers.subjects import EPOCHS, LEVELS, NETWORKS, TIMESTEPS, Subject, subject
 
-import snnconv
-from snnconv.conversion.methods import qcfs
-from snnconv.hardware.export import nir as exporter
-from snnconv.hardware.export.nir_graph import replay
-from snnconv.nn.activations.qcfs import QCFS
-from snnconv.nn.models.vgg import vgg11
-from snnconv.readers.as_read import installed, outputs_as_read
-from snnconv.runtime.checkpoint import load_ann
+from readers import integer_section, nir_section, onnx_section
 
-ROOT, TIMESTEPS, EPOCHS = Path(__file__).parents[1], 8, 8
-STORED = ("mlp", "resnet20")
+INTRODUCTION = f"""# Exported files in other programs
+
+Made by `python scripts/readers_study.py`: T = {TIMESTEPS}, L = {LEVELS}, 360 test images of digits. mlp and resnet20 are
+networks of tests/stored_runs (resnet20 is hardly trained and reacts to any rounding), the others are trained for {EPOCHS} epochs.
+Times are those of one thread on a computer that was busy with other work; compare them only within a table."""
+NIR = """Outputs differ if they are not equal to the last bit, in any timestep. The readers of SpikingJelly and norse reset to 0,
+also if a pulse sets v(0); a neuron of sinabs can fire several times per timestep. nirtorch, which executes graphs for sinabs and
+norse, visits nodes depth first, so a node can run before all of its sources; the outputs are then those of a hidden layer. With a
+pulse every layer has a second source. `features_3` is average pooling. Differing spikes are counted with those of the relay."""
+ONNX = f"""{onnx_section.versions()}. Predictions are compared with torch for the weights in the file; the row of torch shows
+the ANN. onnxruntime rounds float32 weights to int8 unless WeightBiasQuantization is disabled. openvino computes layers outside
+int8 in bfloat16 on processors that support it, and rounds the float inputs of linear layers with int8 weights to int8. Time of one
+image alone."""
+ONNX_SNN = """`export=onnx_over_time`: the mean of T outputs; spikes are tensors in the graph. openvino returns outputs only.
+Time of one image alone."""
+INTEGERS = """int8 weights, images of 8 bits. Every spike and logit of all test images is compared with the integer network in
+torch. snn.npz is read by [scripts/readers/npz_reader.py](../../scripts/readers/npz_reader.py), which imports NumPy and nothing of
+snnconv. Time of one image over T timesteps, in a batch of all images. The size of C is that of its source code, flash and RAM are
+those of `arm-none-eabi-gcc -Os`."""
+VERILOG = """Simulated on two images over T timesteps. Energy is the mean of both images with the table int8_45nm: of the counted
+operations, and the estimate for the float network. Cells by yosys for Xilinx 7-series, all layers together. The other networks are
+too large to simulate in minutes."""
+
+SECTIONS: Sequence[tuple[str, str, Sequence[str], Callable[[Subject], list[list[str]]]]] = (
+    ("NIR", NIR, nir_section.HEAD, nir_section.rows),
+    ("ONNX: the quantized ANN", ONNX, onnx_section.HEAD, onnx_section.rows),
+    ("ONNX: the spiking network over time", ONNX_SNN, onnx_section.HEAD_SNN, onnx_section.rows_snn),
+    ("Integers: NumPy and C99", INTEGERS, integer_section.HEAD, integer_section.rows),
+    ("Integers: Verilog", VERILOG, integer_section.HEAD_VERILOG, integer_section.rows_verilog),
+)
 
 
 def main() -> None:
     """Print the page."""
-    print("# NIR files in other tools\n\nMade by `python scripts/readers_study.py`: T = "
-          f"{TIMESTEPS}, 360 test images of digits; mlp and resnet20 are networks of "
-          f"tests/stored_runs, the others are trained for {EPOCHS} epochs.\n"
-          "Outputs differ if they are not equal to the last bit, in any timestep.\n")  # fmt: skip
-    print("| network | reader | as the tool reads it | accuracy % | `snnconv.readers`: differing spikes | differing outputs | "
-          "accuracy % |\n|---|---|---|---|---|---|---|")  # fmt: skip
-    for name in sys.argv[1:] or (*STORED, "vgg11", "mobile"):
-        with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-            data = instantiate(compose("config", ["model=mlp", "levels=4", "device=cpu"]).data)
-        snn = qcfs.convert(
-            load_ann(ROOT / "tests" / "stored_runs" / name) if name in STORED else _trained(name, data), []
-        )
-        for v_initial in ("metadata", "pulse") if name in STORED else ("metadata",):
-            with TemporaryDirectory() as folder:
-                exporter.export(None, snn, data, Path(folder), images=4, timesteps=TIMESTEPS, v_initial=v_initial)
-                _rows(f"{name}, v(0) by {v_initial}", Path(folder) / exporter.FILE, data)
-
-
-def _rows(name: str, path: Path, data: Any) -> None:
-    x, y = (torch.cat(parts) for parts in zip(*data.test, strict=True))
-    outputs, spikes = replay(nir.read(path), x, TIMESTEPS)
-    print(f"| {name} | snnconv | – | – | – | – | {_accuracy(outputs, y)} |")
-    total = sum(trains.numel() for trains in spikes.values())
-    for tool in installed():
-        model: Any = getattr(snnconv.readers, tool)(path)
-        model.reset()
-        wrong, theirs = 0, []
-        with torch.no_grad():
-            for t in range(TIMESTEPS):
-                theirs.append(model(x))
-                wrong += sum(int((model.spikes[node].bool() != trains[t]).sum()) for node, trains in spikes.items())
-        ours = torch.stack(theirs)
-        cells = (
-            *(name, f"{tool} {version(tool)}", *_as_read(path, tool, x, y, outputs)),
-            *(f"{wrong} of {total:,}", int((ours != outputs).sum()), _accuracy(ours, y)),
-        )
-        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-
-
-def _trained(name: str, data: Any) -> nn.Module:
-    """VGG-11 or the MobileNet-like network, trained on digits."""
-    torch.manual_seed(0)
-    activation = partial(QCFS, 4, 4.0)
-    network = vgg11(10, (1, 8, 8), activation) if name == "vgg11" else Mobile(activation)
-    with contextlib.redirect_stdout(sys.stderr):
-        snnconv.fit(network, data.train, epochs=EPOCHS, lr=0.05)
-    return network.eval()
-
-
-class Mobile(nn.Module):
-    """Inverted residual blocks as in MobileNetV2: 1×1, depthwise 3×3 and linear 1×1 convolutions."""
-
-    def __init__(self, activation: Any) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), activation())
-        sizes = ((16, 16, 1), (16, 24, 2), (24, 24, 1), (24, 32, 2), (32, 32, 1))
-        self.blocks = nn.ModuleList(_inverted(*size, activation) for size in sizes)
-        self.residual = [before == after for before, after, _ in sizes]
-        self.head = nn.Sequential(nn.Conv2d(32, 64, 1, bias=False), nn.BatchNorm2d(64), activation())
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits."""
-        x = self.stem(x)
-        for block, residual in zip(self.blocks, self.residual, strict=True):
-            x = x + block(x) if residual else block(x)
-        return self.linear(F.adaptive_avg_pool2d(self.head(x), 1).flatten(1))
-
-
-def _inverted(before: int, after: int, stride: int, activation: Any) -> nn.Sequential:
-    wide = 4 * before
-    return nn.Sequential(
-        nn.Conv2d(before, wide, 1, bias=False), nn.BatchNorm2d(wide), activation(),
-        nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False), nn.BatchNorm2d(wide), activation(),
-        nn.Conv2d(wide, after, 1, bias=False), nn.BatchNorm2d(after),
-    )  # fmt: skip
-
-
-def _as_read(path: Path, tool: str, x: torch.Tensor, y: torch.Tensor, outputs: torch.Tensor) -> tuple[str, str]:
-    try:
-        theirs = outputs_as_read(path, tool, x, TIMESTEPS)
-    except Exception as error:  # an error of any class becomes an entry of the table
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:70]}".replace("|", "/"), "–"
-    if theirs.shape != outputs.shape:
-        return f"outputs of shape {list(theirs.shape)}", "–"
-    return f"{100 * (theirs != outputs).float().mean():.1f} % of outputs differ", _accuracy(theirs, y)
-
-
-def _accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> str:
-    return f"{100 * (outputs.mean(0).argmax(1) == targets).float().mean():.2f}"
+    torch.set_num_threads(1)
+    subjects = [subject(name) for name in sys.argv[1:] or NETWORKS]
+    print(INTRODUCTION)
+    for title, text, head, rows in SECTIONS:
+        print(f"\n## {title}\n\n{text}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+        for each in subjects:
+            for row in rows(each):
+                print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

@@ -5,8 +5,9 @@ snnconv export run=runs/… export=onnx export.weight_bits=8  the quantized ANN 
 snnconv export run=runs/… export=c                          the integer spiking network, for C
 snnconv export run=runs/… export=verilog                    the integer spiking network, for FPGAs
 
-Results: runs/…/evaluations/<method>/<date_time>/: the files, and export.json with facts about the comparison.  A format is one file
-in snnconv/hardware/export/ with a function export(ann, snn, data, folder, *, …) → facts, and one yaml in conf/export/.
+Results: runs/…/evaluations/<method>/<date_time>/: the files, export.json with facts about the comparison, and report.html.  A
+format is one file in snnconv/hardware/export/ with a function export(ann, snn, data, folder, *, …) → facts, and one yaml in
+conf/export/.
 """
 
 from pathlib import Path
@@ -17,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from snnconv.hardware.integer.sensitivity import settle_layers
+from snnconv.results import exported
 from snnconv.runtime import distributed, environment, files
 from snnconv.runtime.run import Run
 
@@ -47,7 +49,8 @@ def main(run: Run) -> None:
         "method": cfg.names.method,
         **environment.provenance(cfg.seed, run.device, cfg.precision),
     }
-    files.write_json(run.folder / "export.json", record)
+    files.write_json(run.folder / exported.FILE, record)
+    exported.write_page(run.folder, record)
     show(run.folder, facts)
 
 

@@ -10,6 +10,7 @@ from snnconv.analysis.explanation import Explanation
 from snnconv.analysis.figures import as_data
 from snnconv.analysis.page import environment, height, section_values
 from snnconv.results.confusion import class_rows, matrices, pair_rows
+from snnconv.results.exported import exports_below
 from snnconv.results.figures import draw_curves, draw_learning, draw_rates, draw_thresholds, legend_outside
 from snnconv.results.records import Baseline, Result, read_baselines, read_results
 from snnconv.results.rows import E, Row, gather, gather_baselines
@@ -50,6 +51,7 @@ def render(
         pairs=pair_rows(result.confusion),
         by_class=class_rows(result.confusion),
         quantized=quantized(folder),
+        exported=exports_below(_home(folder)),
         configuration=configuration,
         run_folder=os.path.relpath(folder),
         **{**sections, "pictures": drawn},

@@ -39,6 +39,9 @@ def test_the_quantized_network_as_onnx(smoke: Path, tmp_path: Path):
     assert found["quantized_activations"] > 0
     assert found["same_activations"]["largest_difference"] < 1e-4
     assert found["rounded_weights"]["bits"] == found["export"]["weight_bits"] == 4
+    page = (folder / "report.html").read_text()
+    assert "<h1>Export: onnx, qcfs</h1>" in page
+    assert "network.onnx" in page
 
 
 def test_the_network_of_whole_numbers_as_c(smoke: Path, tmp_path: Path):

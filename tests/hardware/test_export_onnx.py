@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from networks import Net
 from snnconv.conversion.methods import qcfs
 from snnconv.data.batches import Batches
-from snnconv.hardware.export import onnx_comparison, onnx_graph
+from snnconv.hardware.export import onnx_comparison, onnx_graph, onnx_openvino
 from snnconv.hardware.export import onnx_unrolled as unrolled
 from snnconv.hardware.export.onnx import FILE, check, export
 from snnconv.hardware.export.onnx_comparison import int8_layers
@@ -195,12 +195,19 @@ def test_bits_of_single_layers(tmp_path):
             export(ann, None, data(), tmp_path, **settings)
 
 
-def test_openvino_in_float32_is_torch(tmp_path):
+@pytest.mark.parametrize("first", ["convolution", "linear"])
+def test_openvino_without_rounding_is_torch(first, tmp_path):
+    """A linear layer as the first: openvino would round the image to int8."""
     pytest.importorskip("openvino")
     torch.manual_seed(3)
-    facts = export(Block().eval(), None, data(), tmp_path, images=6)["openvino"]
-    assert facts["INFERENCE_PRECISION_HINT=f32"]["largest_difference"] < 1e-6
-    assert any(name.startswith("defaults (") for name in facts)
+    mlp = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), act(), nn.Linear(32, 8), act(), nn.Linear(8, 3))
+    ann = mlp if first == "linear" else Block()
+    facts = export(ann.eval(), None, data(), tmp_path, images=6)["openvino"]
+    *_, exact = onnx_openvino.SETTINGS
+    assert facts[exact]["largest_difference"] < 1e-6
+    assert set(onnx_openvino.SETTINGS) < set(facts)
+    layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in ann.modules())
+    assert facts["int8_layers"] == f"{layers - 1} of {layers}"
 
 
 def test_ties_are_counted_by_hand(tmp_path):

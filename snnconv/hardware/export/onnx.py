@@ -13,7 +13,8 @@ default:
 - onnxruntime converts float weights between quantized activations to int8 (WeightBiasQuantization, since 1.22 also biases): with
   `weight_bits` null use InferenceSession(…, disabled_optimizers=["WeightBiasQuantization"]).
 - openvino computes layers that it does not run in int8 in bfloat16 on processors that support it (the first layer, and sums of
-  layers): use compile_model(…, {"INFERENCE_PRECISION_HINT": "f32"}).
+  layers), and rounds the float inputs of a linear layer with int8 weights to int8: use compile_model(…,
+  {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}).
 
 `int8_layers` counts the convolutions and linear layers that onnxruntime computes in int8; the first layer, whose input is a float
 image, is never one of them.
@@ -29,10 +30,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from snnconv.hardware.export.checking import images_to_compare, require_settings
-from snnconv.hardware.export.onnx_comparison import FILE, beside_floats, beside_openvino, compared, int8_layers
+from snnconv.hardware.export.onnx_comparison import FILE, beside_floats, compared, int8_layers
 from snnconv.hardware.export.onnx_graph import Built, settings_of
 from snnconv.hardware.export.onnx_metadata import describe
 from snnconv.hardware.export.onnx_nodes import package
+from snnconv.hardware.export.onnx_openvino import beside_openvino
 from snnconv.hardware.export.onnx_weights import AUTO
 from snnconv.nn.quantization import Bits
 from snnconv.runtime import files

@@ -1,9 +1,7 @@
 """An ONNX file beside the torch network: every activation and the logits, as onnxruntime computes them."""
 
-import importlib
-import importlib.util
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -96,40 +94,22 @@ def compared(content: bytes, built: Built, images: Tensor, where: str) -> dict[s
     }  # fmt: skip
 
 
-def int8_layers(content: bytes) -> str:
-    """Number of convolutions and linear layers that onnxruntime computes in int8 after its optimizations, as "k of n"."""
+def int8_layers(content: bytes, without: Sequence[str] = ()) -> str:
+    """Number of convolutions and linear layers that onnxruntime computes in int8, as "k of n".
+
+    Its default optimizations are applied, except those in `without`.
+    """
     onnx, runtime = package("onnx"), package("onnxruntime")
     with TemporaryDirectory() as folder:
         options = runtime.SessionOptions()
         options.log_severity_level, options.optimized_model_filepath = 3, str(Path(folder) / "optimized.onnx")
-        runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        runtime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without)
+        )
         nodes = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
     int8 = sum(count for kind, count in nodes.items() if kind in INT8)
     floats = sum(count for kind, count in nodes.items() if kind.removeprefix("Fused") in ("Conv", "Gemm", "MatMul"))
     return f"{int8} of {int8 + floats}"
-
-
-@torch.no_grad()
-def beside_openvino(content: bytes, built: Built, images: Tensor) -> dict[str, Any]:
-    """The logits of openvino on the CPU beside those of torch: with its defaults, and with sums in float32."""
-    expected = built.network(images)
-    defaults, precision = _openvino(content, images, {})
-    floats, _ = _openvino(content, images, {"INFERENCE_PRECISION_HINT": "f32"})
-    return {
-        f"defaults ({precision})": beside(expected, defaults),
-        "INFERENCE_PRECISION_HINT=f32": beside(expected, floats),
-    }
-
-
-def _openvino(content: bytes, images: Tensor, settings: dict[str, str]) -> tuple[Tensor, str]:
-    """The logits, and the precision in which openvino computes floats."""
-    openvino = importlib.import_module("openvino")
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / FILE
-        path.write_bytes(content)
-        network = openvino.compile_model(openvino.Core().read_model(path), "CPU", settings)
-        logits = np.concatenate([network(image[None].numpy())[0] for image in images])
-    return torch.from_numpy(logits), network.get_property("INFERENCE_PRECISION_HINT").to_string()
 
 
 def beside_floats(built: Built, ann: nn.Module, images: Tensor) -> dict[str, Any]:
