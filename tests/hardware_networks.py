@@ -1,5 +1,6 @@
 """Networks whose integer programs hold every kind of step."""
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -35,11 +36,37 @@ def low_rank() -> nn.Module:
                          nn.Flatten(), nn.Linear(80, 4, bias=False), nn.Linear(4, 6), act(), nn.Linear(6, 3)).eval()  # fmt: skip
 
 
+def pooled() -> nn.Module:
+    """Average pooling of currents: before a neuron, after additions, read with and without pooling, and as logits."""
+
+    def forward(net, x):
+        x = net.a(F.avg_pool2d(net.stem(x), 3, 1, 1))
+        y = net.one(x) + x
+        beside = net.b(net.pool(y) + net.two(x) + x[:, :, ::2, ::2])
+        return net.last(beside).mean((2, 3)) + torch.flatten(net.head(net.c(y)), 1)
+
+    return Net(
+        forward,
+        stem=nn.Conv2d(1, 4, 3, padding=1), a=act(),
+        one=nn.Conv2d(4, 4, 3, padding=1), two=nn.Conv2d(4, 4, 2, stride=2), pool=nn.AvgPool2d(2), b=act(), c=act(),
+        last=nn.Conv2d(4, 3, 1), head=nn.Sequential(nn.Conv2d(4, 3, 3), nn.AdaptiveAvgPool2d(1)),
+    ).eval()  # fmt: skip
+
+
+def spikes_out() -> nn.Module:
+    """Neurons at the end: the outputs are spikes, averaged over height and width."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), act(), nn.Conv2d(4, 3, 3), act(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).eval()
+
+
 NETWORKS = {
     "plain": lambda: plain(act),
     "residual": lambda: residual(act),
     "shortcut_a": shortcut_a,
     "low_rank": low_rank,
+    "pooled": pooled,
+    "spikes_out": spikes_out,
 }
 
 

@@ -207,7 +207,11 @@ BROKEN = {
     "no weights": (lambda: nn.Sequential(CONV, act(), act(), nn.Flatten(), nn.Linear(8, 3)), "2: receives spikes"),
     "used twice": (lambda: Net(lambda n, x: n.fc(n.b(n.conv(n.a(n.conv(x)))).flatten(1)),
                                conv=nn.Conv2d(1, 1, 3, padding=1), a=act(), b=act(), fc=nn.Linear(16, 3)), "conv: used 2 times"),
-    "pooled currents": (lambda: nn.Sequential(CONV, nn.AvgPool2d(2), act(), nn.Flatten(), nn.Linear(2, 3)), r"1 \(AvgPool2d"),
+    "uneven windows": (lambda: nn.Sequential(CONV, nn.AvgPool2d(2, ceil_mode=True), act(), nn.Flatten(), nn.Linear(2, 3)),
+                       r"1 \(AvgPool2d\): only plain or global average pooling becomes a sum"),
+    "its own average": (lambda: Net(lambda n, x: n.fc(n.a(n.pool(y := n.conv(x)) + y).flatten(1)), conv=CONV,
+                                    pool=nn.AvgPool2d(3, 1, 1), a=act(), fc=nn.Linear(8, 3)), "adds a current to its own average"),
+    "images": (lambda: Net(lambda n, x: (n.a(n.conv(x)), x)[1], conv=CONV, a=act()), "receives images without a weight layer"),
 }  # fmt: skip
 
 

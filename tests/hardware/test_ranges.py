@@ -43,7 +43,7 @@ def replayed(program: Program, images: np.ndarray, timesteps: int):
             yield number, results[-1], charged
 
 
-@pytest.mark.parametrize("settings", [{}, {"bits": 3, "membrane_bits": 12}])
+@pytest.mark.parametrize("settings", [{}, {"bits": 3, "membrane_bits": 14}])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_image_leaves_the_ranges(name, settings):
     torch.manual_seed(3)
@@ -63,7 +63,7 @@ def test_no_image_leaves_the_ranges(name, settings):
             assert potentials.max() <= bounds[number].potentials[1]
     bits = membrane_bits(program, timesteps)
     assert bits.keys() == network.neurons.keys()
-    assert all(n <= 12 for n in bits.values()) or not settings
+    assert all(n <= 14 for n in bits.values()) or not settings
 
 
 @pytest.mark.parametrize("no_debt", [False, True])

@@ -28,7 +28,7 @@ class Example:
     def compared(self) -> str:
         """The number of compared values, as text."""
         spikes = sum(values.size for values in self.outcome[1].values())
-        timesteps, images, _ = self.outcome[0].shape
+        timesteps, images, *_ = self.outcome[0].shape
         return f"{spikes} spikes and {self.outcome[0].size} logits on {images} images, {timesteps} timesteps"
 
     def summary(self) -> dict[str, Any]:

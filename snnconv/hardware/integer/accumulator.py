@@ -5,6 +5,9 @@ real number for each output channel:
 
     current / S  ≈  Σ over layers  multiplier · (integers ∗ input) + bias   +   Σ over shortcuts  factor · spikes
 
+Where average pooling of `window` currents becomes a sum, the layer before it counts in units of window · S, and the sum in units
+of S.
+
 A worked example: weights 0.5 and −0.25 with bias 0.1 receive spikes of θ = 2, and feed a neuron of θ = 1.
 
 1. An input of 1 means 2, so the weights of the integers are 1 and −0.5.
@@ -32,10 +35,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from snnconv.hardware.integer.groups import Value
-from snnconv.hardware.integer.operations import Requantize
+from snnconv.hardware.integer.operations import RESOLUTION, Requantize
 from snnconv.nn.quantization import Bits, over_outputs, quantize, quantize_to
 
-RESOLUTION = 2**8  # units in a threshold, at least; and in a weight's scale where several layers or shortcuts meet
 FINEST = 2**15  # units in a threshold, at most: weights smaller than one unit do not matter for spikes
 PASSED = 2**16  # units in the largest sum that goes on to a weight layer, at least, where biases are among them
 TYPICAL = 8  # ratio of the largest possible input to a typical one: a guess, for choosing among roundings
@@ -54,12 +56,16 @@ class IntegerLayer:
 
 @dataclass
 class Term:
-    """A float weight layer, its input, and the operation that rounds this input (None: it is already an integer)."""
+    """A float weight layer, its input, and the operation that rounds this input (None: it is already an integer).
+
+    `window` is the number of its sums that average pooling adds up in the accumulator: they count in units of window · S.
+    """
 
     layer: Any
     value: Value
     requantize: Requantize | None = None
     bits: Bits = 8
+    window: float = 1
 
 
 @dataclass
@@ -94,7 +100,7 @@ def accumulate(
     Without `theta` it is the input of the logits or, if `passed`, of other weight layers.  θ is at most `finest` units, and fits
     into `membrane_bits`.
     """
-    weights = [term.layer.weight * by_input(term.layer, term.value.scale) for term in terms]
+    weights = [term.layer.weight * by_input(term.layer, term.value.scale) / term.window for term in terms]
     scales = [quantize(weight, term.bits, per_channel).scale for weight, term in zip(weights, terms, strict=True)]
     wanted = torch.full_like(scales[0], RESOLUTION if len(terms) + len(shortcuts) > 1 else 1)
     scale = torch.stack(scales).amin(0)
@@ -110,11 +116,11 @@ def accumulate(
     for weight, scale, term in zip(weights, scales, terms, strict=True):
         multiplier = (scale / unit * (1 - 1e-6)).ceil().clamp_min(1)  # up, so that no weight is cut off
         rounded = quantize_to(multiplier * unit, weight, term.bits, per_channel)
-        bias = torch.zeros_like(unit) if term.layer.bias is None else (term.layer.bias / unit).round()
+        bias = torch.zeros_like(unit) if term.layer.bias is None else (term.layer.bias / (unit * term.window)).round()
         layers.append(IntegerLayer(term.bits, rounded.integers, multiplier, bias))
         positive, negative = _bounds(layers[-1], term)
-        up += bias.abs() + positive
-        down += bias.abs() + negative
+        up += (bias.abs() + positive) * term.window
+        down += (bias.abs() + negative) * term.window
         typical = by_input(term.layer, term.value.bound) / TYPICAL
         error = ((rounded.values - weight) * typical) ** 2 + (0 if term.requantize is None else weight**2 / 12)
         noise += error.flatten(1).sum(1)
@@ -140,7 +146,7 @@ def _unit_of_neurons(scale: Tensor, wanted: Tensor, theta: Theta, finest: int, m
 
 def _largest(terms: list[Term], weights: list[Tensor]) -> Tensor:
     """The largest current that inputs and biases allow, [C]."""
-    parts = [(weight * by_input(term.layer, term.value.bound)).abs().flatten(1).sum(1)
+    parts = [(weight * by_input(term.layer, term.value.bound)).abs().flatten(1).sum(1) * term.window
              for weight, term in zip(weights, terms, strict=True)]  # fmt: skip
     return sum(parts) + sum(term.layer.bias.abs() for term in terms if term.layer.bias is not None)  # type: ignore[return-value]
 

@@ -23,14 +23,16 @@ def require_plain(path: str, neuron: Any, presented: bool) -> None:
 
 
 def fold_biases(plan: Plan) -> None:
-    """Add constant biases of neurons to the layers before them, unless other layers receive the same sum."""
+    """Add constant biases of neurons to the layers before them, unless other layers receive the same sum, or pooling follows."""
     for group in plan.groups:
         for path in group.readers:
             clock: Any = plan.modules.get(path)
             bias = bias_of(clock.neuron) if isinstance(clock, OverTime) else None
-            if bias is None or len(group.readers) > 1 or not bool((bias == bias[:1]).all()):
+            before = str(group.layers[0][0].target)
+            shared = len(group.readers) > 1 or group.rates[path] != group.rates[before]
+            if bias is None or shared or not bool((bias == bias[:1]).all()):
                 continue
-            layer: Any = plan.modules[str(group.layers[0][0].target)]
+            layer: Any = plan.modules[before]
             row = bias[0].to(layer.weight).expand(len(layer.weight))
             layer.bias = nn.Parameter(row.clone() if layer.bias is None else layer.bias.detach() + row)
             clock.neuron = _without_bias(clock.neuron)

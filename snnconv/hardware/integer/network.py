@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from snnconv.hardware.integer.accumulator import Accumulator, IntegerLayer
+from snnconv.hardware.integer.accumulator import IntegerLayer
 from snnconv.hardware.integer.biases import bias_of, fold_biases, initial_fraction, require_plain, without_debt
 from snnconv.hardware.integer.groups import Value
 from snnconv.hardware.integer.neuron import EXACT, IntegerIntegrateFire, WidthError, require_width
@@ -141,7 +141,9 @@ def integerize(
     for group, sums in quantizer.accumulators.items():
         for path in group.readers:
             if isinstance(clock := plan.modules.get(path), OverTime):
-                clock.neuron = _neuron(path, clock.neuron, sums, membrane_bits)
+                clock.neuron = _neuron(path, clock.neuron, quantizer.units[path], sums.bound, membrane_bits)
+    if plan.output_unit is not None:
+        quantizer.units[LOGITS] = plan.output_unit
     model = snn.like(fx.GraphModule(plan.network, plan.graph), fold_threshold=False, precision="float32")
     neurons: Any = model.neurons()
     return IntegerNetwork(model, quantizer.layers, neurons, quantizer.units, quantizer.requantized)
@@ -194,9 +196,8 @@ def _largest_pixel(images: list[Tensor]) -> float:
     return largest
 
 
-def _neuron(path: str, neuron: Any, sums: Accumulator, bits: int | None) -> IntegerIntegrateFire:
-    """The neuron at `path` in integers: θ, v(0) and bias in units of its potentials, which are those of `sums`."""
-    unit = sums.unit
+def _neuron(path: str, neuron: Any, unit: Tensor, bound: Tensor, bits: int | None) -> IntegerIntegrateFire:
+    """The neuron at `path` in integers: θ, v(0) and bias in units of its potentials; `bound` limits its current."""
     theta = torch.as_tensor(neuron.threshold, dtype=torch.float64)
     threshold = (theta / unit.double()).round()
     if threshold.max() >= EXACT:
@@ -211,7 +212,7 @@ def _neuron(path: str, neuron: Any, sums: Accumulator, bits: int | None) -> Inte
     bias = bias_of(neuron)
     if bias is not None:
         bias = (bias.cpu() / unit.double()).round()
-        largest = (bias.abs().amax(0) + sums.bound).max()
+        largest = (bias.abs().amax(0) + bound).max()
         if largest >= EXACT:
             raise WidthError(f"{path}: current and bias of a step could reach {largest:.3g} units, but float32 represents "
                              "integers only up to 2^24; use fewer bits or image_bits, or a larger θ")  # fmt: skip

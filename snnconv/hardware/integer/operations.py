@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from snnconv.nn.graph.trace import Operation
 
 LOGITS = "(logits)"
+RESOLUTION = 2**8  # units in a threshold, at least; and in a scale where values of several scales meet
 
 
 class Digitize(Operation):

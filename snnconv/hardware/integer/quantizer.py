@@ -68,15 +68,17 @@ class Quantizer:
         terms = []
         for node, value in group.layers:
             layer = self.plan.modules[str(node.target)]
-            given = (value, None) if value.group is None else self._received(value.group, layer, width)
+            path = str(node.target)
+            given = (value, None) if value.group is None else self._received(value.group, path, width)
             if given is None:
                 return None
-            terms.append(Term(layer, *given, bits=self.bits.of(str(node.target))))
+            terms.append(Term(layer, *given, bits=self.bits.of(path), window=group.window(path)))
         return terms
 
-    def _received(self, source: Group, layer: Any, width: int | None) -> tuple[Value, Requantize | None] | None:
-        """The sums of `source` as an input of `layer`: rounded to `width` bits, or (None) as they are, if their units agree."""
-        unit, bound = self.accumulators[source].unit, self.accumulators[source].bound
+    def _received(self, source: Group, path: str, width: int | None) -> tuple[Value, Requantize | None] | None:
+        """The sums of `source` as input of the layer at `path`: rounded to `width` bits, or (None) as they are, if units agree."""
+        layer, bound = self.plan.modules[path], self.accumulators[source].bound
+        unit = self.accumulators[source].unit * source.window(path)
         if width is None:
             met = by_input(layer, unit).flatten(1)  # the units that meet in one output
             return (Value(unit, bound, signed=True), None) if bool((met == met[:, :1]).all()) else None
@@ -96,7 +98,7 @@ class Quantizer:
             "passed": LOGITS not in group.readers,
             **other,
         }
-        shortcuts, theta = [value for _, _, value in group.shortcuts], self._theta(group, len(terms[0].layer.weight))
+        shortcuts, theta = _shortcuts(group), self._theta(group, len(terms[0].layer.weight))
         drift = self._drift(group) if theta is not None and self.membrane_bits is None else None
         if drift is not None:
             for finest in FINEST_OF_IMAGES:
@@ -107,9 +109,9 @@ class Quantizer:
 
     def _theta(self, group: Group, channels: int) -> Theta | None:
         """θ of the neurons that read `group`; None where only weight layers or logits do."""
-        modules = [self.plan.modules[path] for path in group.readers if path != LOGITS]
-        thetas = [torch.as_tensor(module.neuron.threshold, dtype=torch.float64).float().expand(channels)
-                  for module in modules if isinstance(module, OverTime)]  # fmt: skip
+        modules = {path: self.plan.modules[path] for path in group.readers if path != LOGITS}
+        thetas = [torch.as_tensor(module.neuron.threshold, dtype=torch.float64).float().expand(channels) / group.window(path)
+                  for path, module in modules.items() if isinstance(module, OverTime)]  # fmt: skip
         return Theta(torch.stack(thetas).amin(0), torch.stack(thetas).amax(0)) if thetas else None
 
     def _drift(self, group: Group) -> Tensor | None:
@@ -161,7 +163,13 @@ class Quantizer:
             self.plan.before(node, operand, f"{group.name}_shortcut_{number}", Times(factor))
         for path in group.readers:
             if path == LOGITS or isinstance(self.plan.modules[path], OverTime):
-                self.units[path] = sums.unit
+                self.units[path] = sums.unit * group.window(path)
+
+
+def _shortcuts(group: Group) -> list[Value]:
+    """Spikes on shortcuts, in the scale and with the bound that they have in the accumulator, after average pooling."""
+    windows = [(value, group.window(node)) for node, _, value in group.shortcuts]
+    return [replace(value, scale=value.scale / window, bound=value.bound * window) for value, window in windows]
 
 
 def _narrowed(image: Value, bits: int) -> Value:
