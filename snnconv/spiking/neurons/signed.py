@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from snnconv.nn.kernels import fused
@@ -27,7 +29,7 @@ class SignedNode(Node):
 
     constants = ("v_initial", "negative")
 
-    def __init__(self, threshold: Threshold, v_initial: float | Tensor, negative: float) -> None:
+    def __init__(self, threshold: Threshold, v_initial: float | Tensor, negative: float | Tensor) -> None:
         super().__init__(threshold, v_initial, emitted=0.0)
         self.negative = negative
 
@@ -35,6 +37,27 @@ class SignedNode(Node):
         """Spikes, v and the sum of spikes."""
         threshold = self.threshold(v)
         return signed_fire(current, v, emitted, threshold, -self.negative * threshold)
+
+
+class ScheduledSignedNode(SignedNode):
+    """`SignedNode` with one `negative` for each step; later steps use the last."""
+
+    scalars = ("step",)
+
+    def __init__(self, threshold: Threshold, v_initial: float | Tensor, negative: Float[Tensor, "T"]) -> None:
+        super().__init__(threshold, v_initial, negative)
+        self.register_memory("step", 0.0)
+
+    def materialize_states(self, inputs: tuple, states: tuple, step_mode: str) -> tuple:
+        """States as in `Node`; moves `negative` to the device of the current."""
+        self.negative = self.negative.to(inputs[0].device)
+        return super().materialize_states(inputs, states, step_mode)
+
+    def fire(self, current: Tensor, v: Tensor, emitted: Tensor, step: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Spikes, v, the sum of spikes, and the number of steps so far."""
+        threshold = self.threshold(v)
+        factor = self.negative.index_select(0, step.long().clamp_max(len(self.negative) - 1).view(1)).to(v.dtype)
+        return *signed_fire(current, v, emitted, threshold, -factor * threshold), step + 1
 
 
 class Signed(Neuron):
@@ -45,13 +68,17 @@ class Signed(Neuron):
     Fast-SNN (Hu et al., TPAMI 2023)   negative = 0.001, v_initial = ½   (its code: v ≤ −0.001, for every θ)
     SNM (Wang et al., IJCAI 2022)      negative = 1,     v_initial = 0
 
-    `threshold` is a number or [C], one θ per channel.  ValueError unless `negative` is positive.
+    `threshold` is a number or [C], one θ per channel.  `negative` is a number, or [T], one for each step, of which the last is used
+    in later steps.  ValueError unless `negative` is positive.
     """
 
-    def __init__(self, threshold: Any, v_initial: float | Tensor = 0.5, negative: float = 1e-3) -> None:
-        if not 0 < negative < float("inf"):
+    def __init__(self, threshold: Any, v_initial: float | Tensor = 0.5, negative: float | Tensor = 1e-3) -> None:
+        values = torch.as_tensor(negative, dtype=torch.float64)
+        if not bool(((values > 0) & values.isfinite()).all()):
             raise ValueError(
                 f"method.negative={negative}: must be a positive number (0.001 or 1: a negative spike at v ≤ −negative·θ)"
             )
         theta = positive(threshold)
-        super().__init__(theta, SignedNode(theta, v_initial, negative))
+        scheduled = values.dim() > 0
+        node = ScheduledSignedNode(theta, v_initial, values) if scheduled else SignedNode(theta, v_initial, negative)
+        super().__init__(theta, node)

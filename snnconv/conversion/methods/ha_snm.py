@@ -1,0 +1,68 @@
+"""Horizon-annealed signed neurons (HA-SNM): the threshold of negative spikes falls over time.  Repository QZQ123414412/SNN, 2026."""
+
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from snnconv.conversion.method import converts, thresholds, training_of
+from snnconv.conversion.rules import Rule, least_squares
+from snnconv.nn.activations.qcfs import QCFS
+from snnconv.spiking.latency import Latency
+from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.signed import Signed
+from snnconv.spiking.simulation import Simulation, Timing
+
+KINDS = (QCFS, nn.ReLU)
+
+
+@converts(*KINDS, rule=least_squares)
+def convert(
+    ann: nn.Module,
+    batches: Iterable,
+    *,
+    start: float = 1.25,
+    end: float = 0.5,
+    reference: float = 8.0,
+    v_initial: float = 0.5,
+    levels: int = 8,
+    rule: Rule | None = None,
+    per_channel: bool = False,
+    simulate: Simulation | Mapping[str, Any] | None = None,
+) -> SpikingModel:
+    """`ann` with `neurons.signed.Signed` in place of its activations, whose negative threshold depends on the step and on T.
+
+    A negative spike, which cancels an earlier one, is emitted at v ≤ −m(t)·θ with the factors of `annealed`: early in a run an
+    overshoot may still correct itself, in the last steps it must be cancelled.  `signed_snm` is m = 1.  θ is the trained threshold,
+    or is computed by `rule` from calibration images.  ValueError for settings out of range, a network that cannot be converted, or
+    missing images.
+    """
+    for name, value in {"start": start, "end": end, "reference": reference}.items():
+        if not (isfinite(value) and value > 0):
+            raise ValueError(f"method.{name}={value}: must be a positive number")
+    theta = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
+
+    def build(timesteps: int) -> nn.Module:
+        factors = annealed(start, end, reference, timesteps)
+        return to_spiking(ann, KINDS, lambda path, _: Signed(theta[path], v_initial, factors))
+
+    return SpikingModel(
+        build(levels),
+        Latency(signed=True, needs_training=training_of(ann)),
+        Timing(anytime=False),
+        for_timesteps=build,
+        simulation=simulate,
+    )
+
+
+def annealed(start: float, end: float, reference: float, timesteps: int) -> Float[Tensor, "T"]:
+    """m(t) = 1 + min(1, reference/T)·(start + (end − start)·(t − 1)/(T − 1) − 1) for t = 1 … T, in float64.
+
+    The line goes from `start` to `end`; for T above `reference` it approaches 1, the rule of SNM.
+    """
+    line = torch.linspace(start, end, timesteps, dtype=torch.float64)
+    return 1 + min(1.0, reference / timesteps) * (line - 1)
