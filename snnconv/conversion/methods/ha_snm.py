@@ -1,5 +1,7 @@
-"""Horizon-annealed signed neurons (HA-SNM): the threshold of negative spikes falls over time.  Repository QZQ123414412/SNN, 2026."""
+"""Signed neurons whose negative threshold falls over time: HA-SNM.  Repository QZQ123414412/SNN, 2026."""
 
+import copy
+import functools
 from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any
@@ -45,11 +47,7 @@ def convert(
         if not (isfinite(value) and value > 0):
             raise ValueError(f"method.{name}={value}: must be a positive number")
     theta = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
-
-    def build(timesteps: int) -> nn.Module:
-        factors = annealed(start, end, reference, timesteps)
-        return to_spiking(ann, KINDS, lambda path, _: Signed(theta[path], v_initial, factors))
-
+    build = functools.partial(_annealed_network, copy.deepcopy(ann), theta, v_initial, (start, end, reference))
     return SpikingModel(
         build(levels),
         Latency(signed=True, needs_training=training_of(ann)),
@@ -57,6 +55,13 @@ def convert(
         for_timesteps=build,
         simulation=simulate,
     )
+
+
+def _annealed_network(
+    ann: nn.Module, theta: Mapping[str, Any], v_initial: float, schedule: tuple[float, float, float], timesteps: int
+) -> nn.Module:
+    factors = annealed(*schedule, timesteps)
+    return to_spiking(ann, KINDS, lambda path, _: Signed(theta[path], v_initial, factors))
 
 
 def annealed(start: float, end: float, reference: float, timesteps: int) -> Float[Tensor, "T"]:
