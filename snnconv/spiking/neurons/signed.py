@@ -31,7 +31,7 @@ class SignedNode(Node):
 
     def __init__(self, threshold: Threshold, v_initial: float | Tensor, negative: float | Tensor) -> None:
         super().__init__(threshold, v_initial, emitted=0.0)
-        self.negative = negative
+        self.negative: Any = negative  # a number, or [T]
 
     def fire(self, current: Tensor, v: Tensor, emitted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Spikes, v and the sum of spikes."""
