@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 import snnconv
 from snnconv.conversion.trainable import trainable
+from snnconv.hardware.integer.network import integerize
+from snnconv.runtime.environment import autocast
 from snnconv.training.through_time import Settings
 
 T = 4
@@ -98,7 +100,7 @@ def test_operators_simulate_on_one_device(schedule):
 
 
 def test_training_forwards_stay_on_one_device():
-    """Of the ANN, and through time.  (Backward needs a device: autograd asks the driver for its context.)"""
+    """Of the ANN, and through time.  (Backward asks the driver for its context: tests/training/test_fake_training.py.)"""
     model = snnconv.prepare(Net(), levels=4, calibration=BATCHES)
     start = snnconv.convert(model, BATCHES, simulation={"fold_threshold": False})
     network = trainable(start, Settings(timesteps=2))
@@ -110,6 +112,50 @@ def test_training_forwards_stay_on_one_device():
             )
         assert on_cuda(loss)
         assert loss.requires_grad
+
+
+def test_integers_simulate_on_one_device():
+    model = snnconv.prepare(Net(), levels=4, calibration=BATCHES).eval()
+    network = integerize(snnconv.convert(model, BATCHES, method="qcfs", simulation=how("step")), BATCHES).snn
+    mode, (images,) = fake(network, (5, 1, 8, 8))
+    with mode:
+        assert on_cuda(network(images, T))
+
+
+@pytest.fixture
+def bfloat16_on_cuda(monkeypatch):
+    """torch switches autocast off where there is no CUDA device."""
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_: True)
+    return autocast(torch.device("cuda"), "bf16")
+
+
+@pytest.mark.parametrize("through_time", [False, True])
+def test_weight_layers_are_bfloat16_under_autocast(through_time, bfloat16_on_cuda):
+    """In training and in simulation; membranes and thresholds stay in float32."""
+    model = snnconv.prepare(Net(), levels=4, calibration=BATCHES).train()
+    if through_time:
+        model = snnconv.convert(model.eval(), BATCHES, method="qcfs", simulation=how("step"))
+    precisions = set()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda module, inputs, output: precisions.add(output.dtype))
+    mode, (images,) = fake(model, (5, 1, 8, 8))
+    with mode, bfloat16_on_cuda:
+        assert on_cuda(model(images, T) if through_time else model(images))
+    assert precisions == {torch.bfloat16}
+    potentials = [neuron.node.v for neuron in model.neurons().values()] if through_time else []
+    assert all(v.dtype == torch.float32 and on_cuda(v) for v in potentials if isinstance(v, torch.Tensor))
+    assert through_time == any(isinstance(v, torch.Tensor) for v in potentials)
+
+
+@pytest.mark.long
+def test_compilation_traces_on_one_device():
+    """Up to the code for the device: Inductor and CUDA graphs (reduce-overhead) need its driver."""
+    model = snnconv.prepare(Net(), levels=4, calibration=BATCHES).eval()
+    mode, (images,) = fake(model, (5, 1, 8, 8))
+    with mode, torch.no_grad():
+        assert on_cuda(torch.compile(model, backend="aot_eager")(images))
 
 
 def test_a_tensor_that_stays_behind_is_found():
