@@ -18,7 +18,7 @@ from rich.table import Table
 from snnconv.hardware.integer.golden import verified
 from snnconv.hardware.integer.network import IntegerNetwork, in_real_units
 from snnconv.hardware.integer.program import program_of
-from snnconv.hardware.integer.ranges import membrane_bits
+from snnconv.hardware.integer.ranges import bits_bound, described
 from snnconv.hardware.integer.sensitivity import settle_layers
 from snnconv.results.records import IntegerResult
 from snnconv.results.summary import stored_weights, task_facts
@@ -58,7 +58,7 @@ def main(run: Run) -> None:
         accuracy={name: {str(t): value for t, value in curve.accuracy.items()} for name, curve in curves.items()},
         images_tested=curves["integer"].images,
         golden={"images": compared, "differing_spikes": 0},
-        membrane_bits_bound=_bound(network, data.test, cfg.timesteps) if compared else None,
+        **(_bounds(network, data.test, cfg.timesteps) if compared else {}),
         **network.summary(),
         **task_facts(task, **{name: _metrics(curve) for name, curve in curves.items()}),
         integer={key: value for key, value in settings.items() if key != "layers" or value},
@@ -79,10 +79,10 @@ def _metrics(curve: Curve) -> dict[str, dict[str, float]]:
     return {name: {str(t): value for t, value in values.items()} for name, values in curve.metrics.items()}
 
 
-def _bound(network: IntegerNetwork, batches: Iterable, timesteps: Any) -> dict[str, int]:
-    """Number of bits of each membrane that is sufficient for every image of this shape."""
+def _bounds(network: IntegerNetwork, batches: Iterable, timesteps: Any) -> dict[str, Any]:
+    """Numbers of bits of membranes and currents that are sufficient for every image of this shape."""
     images, _ = next(iter(batches))
-    return membrane_bits(program_of(network, images.shape[1:]), max(wanted_timesteps(timesteps)))
+    return bits_bound(program_of(network, images.shape[1:]), max(wanted_timesteps(timesteps)))
 
 
 def show(result: IntegerResult) -> None:
@@ -93,16 +93,17 @@ def show(result: IntegerResult) -> None:
         cells = ("–", "–") if before is None else (f"{100 * before:.2f} %", f"{100 * (value - before):+.2f}")
         table.add_row(t, cells[0], f"{100 * value:.2f} %", cells[1])
     rich.get_console().print(table)
-    widths = result.membrane_bits.values()
     rich.get_console().print(
         f"{result.weight_bytes / 1024:.1f} KiB of weights, biases, multipliers and thresholds (float32: "
-        f"{result.float_bytes / 1024:.1f}); membranes of {min(widths)} to {max(widths)} bits{_at_most(result)}; golden model: "
+        f"{result.float_bytes / 1024:.1f}); {_widths(result)}; golden model: "
         f"{result.golden['differing_spikes']} differing spikes on {result.golden['images']} images",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 
 
-def _at_most(result: IntegerResult) -> str:
-    """The widths that no image can exceed, as text."""
-    bound = result.membrane_bits_bound
-    return f" observed, {min(bound.values())} to {max(bound.values())} for any image" if bound else ""
+def _widths(result: IntegerResult) -> str:
+    """Widths of membranes, and those that no image can exceed, as text."""
+    if result.membrane_bits_bound and result.current_bits_bound:
+        return described(result.membrane_bits, result.membrane_bits_bound, result.current_bits_bound)
+    widths = result.membrane_bits.values()
+    return f"membranes of {min(widths)} to {max(widths)} bits"

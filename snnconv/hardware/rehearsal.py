@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from snnconv.conversion.demands import Demand
 from snnconv.hardware.integer.golden import verified
 from snnconv.hardware.integer.neuron import WidthError
+from snnconv.hardware.integer.program import program_of
+from snnconv.hardware.integer.ranges import bits_bound, described
 from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.simulation import wanted_timesteps
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +36,17 @@ def exporting(format: str, export: Callable[..., Any], ann: nn.Module) -> Demand
 
 
 def integers(timesteps: Any, settings: dict[str, Any]) -> Demand:
-    """The demand that the spiking network can be converted to integers with `settings` (conf/integer/)."""
+    """The demand that the spiking network can be converted to integers with `settings` (conf/integer/); logs their widths."""
     widths = {key: value for key, value in settings.items() if key not in ("beside_float", "average_bits")}
 
     def integerized(snn: SpikingModel, images: Tensor) -> None:
         data = _data(images)
-        verified(snn, data.calibration, data.test, timesteps, **widths)[0].require_exact()
+        network, compared = verified(snn, data.calibration, data.test, timesteps, **widths)
+        network.require_exact()
+        if compared:
+            steps = max(wanted_timesteps(timesteps))
+            bounds = bits_bound(program_of(network, images.shape[1:]), steps)
+            log.info("Integers, T = %d, %d images: %s", steps, compared, described(network.widths(), *bounds.values()))
 
     return integerized
 

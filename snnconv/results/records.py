@@ -199,6 +199,7 @@ class IntegerResult(Record):
     extremes: Mapping[str, Any] | None = None
     margin_bits: Any = None
     membrane_bits_bound: Mapping[str, int] | None = None  # bits that no image exceeds, by layer
+    current_bits_bound: Mapping[str, int] | None = None  # likewise, of the sums of one step
     requantized_bits: Any = None
     task: str | None = None  # None: classify
     score: str | None = None  # as in Evaluation

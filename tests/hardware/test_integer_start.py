@@ -17,7 +17,7 @@ from snnconv.hardware.integer.golden import difference, outcome, result_of, run,
 from snnconv.hardware.integer.network import integerize
 from snnconv.hardware.integer.operations import LOGITS
 from snnconv.hardware.integer.program import program_of
-from snnconv.hardware.integer.ranges import membrane_bits
+from snnconv.hardware.integer.ranges import bits_bound
 from snnconv.spiking.neurons.no_debt import NoDebtIntegrateFire
 
 T = 3
@@ -95,7 +95,7 @@ def test_torch_numpy_and_a_loop_over_neurons_agree(method, data):
         if step.kind == "fire" and len(step.shape) > 1
     ]
     assert any(each) == (method in ("potential_init", "advanced"))
-    bounds = membrane_bits(program, longer)
+    bounds = bits_bound(program, longer)["membrane_bits_bound"]
     assert all(bits <= bounds[path] for path, bits in network.widths().items())
     fires = [step for step in program.steps if step.kind == "fire"]
     assert [step.arrays["bias"].shape for step in fires if "bias" in step.arrays] == [

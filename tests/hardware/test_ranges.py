@@ -11,7 +11,7 @@ from snnconv.conversion.methods import qcfs
 from snnconv.hardware.integer.golden import result_of
 from snnconv.hardware.integer.network import integerize
 from snnconv.hardware.integer.program import Program, Step, program_of
-from snnconv.hardware.integer.ranges import membrane_bits, ranges, width
+from snnconv.hardware.integer.ranges import bits_bound, ranges, width
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
 
@@ -61,7 +61,8 @@ def test_no_image_leaves_the_ranges(name, settings):
         if potentials is not None:
             assert bounds[number].potentials[0] <= potentials.min()
             assert potentials.max() <= bounds[number].potentials[1]
-    bits = membrane_bits(program, timesteps)
+    bits, currents = bits_bound(program, timesteps).values()
+    assert currents == {step.name: bounds[step.inputs[0]].bits for step in program.steps if step.kind == "fire"}
     assert bits.keys() == network.neurons.keys()
     assert all(n <= 14 for n in bits.values()) or not settings
 

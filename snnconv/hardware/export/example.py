@@ -10,7 +10,7 @@ from snnconv.hardware.export.checking import images_to_compare
 from snnconv.hardware.integer import golden
 from snnconv.hardware.integer.network import IntegerNetwork, integerize, single_timesteps
 from snnconv.hardware.integer.program import Program, program_of
-from snnconv.hardware.integer.ranges import membrane_bits
+from snnconv.hardware.integer.ranges import bits_bound
 from snnconv.runtime import files
 from snnconv.spiking.model import SpikingModel
 
@@ -33,7 +33,7 @@ class Example:
 
     def summary(self) -> dict[str, Any]:
         """Facts about the integers: observed widths of membranes, and widths that no image can exceed in these timesteps."""
-        return {**self.network.summary(), "membrane_bits_bound": membrane_bits(self.program, len(self.outcome[0]))}
+        return {**self.network.summary(), **bits_bound(self.program, len(self.outcome[0]))}
 
     def require_equal(self, what: str, actual: golden.Outcome) -> None:
         """Raise a ValueError with the first difference of `actual` from the golden model."""

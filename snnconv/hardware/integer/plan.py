@@ -205,7 +205,7 @@ class Plan:
             )
         kernel, stride, padding = pool.window(shape[-2:])
         whole = kernel == tuple(shape[-2:]) and not any(padding)
-        name = f"{node.target if mean else path_of(node)}_sum"
+        name = f"{node.name if mean else path_of(node)}_sum"
         self._instead(node, name, SumPool() if whole else SumPool(kernel, stride, padding))
         window = kernel[0] * kernel[1]
         if inputs[0].group is not None:

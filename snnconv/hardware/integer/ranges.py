@@ -1,5 +1,6 @@
 """Ranges of all numbers of an integer network for any image, by interval arithmetic; no run can exceed them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,10 +42,28 @@ def ranges(program: Program, timesteps: int) -> list[Range]:
     return bounds
 
 
-def membrane_bits(program: Program, timesteps: int) -> dict[str, int]:
-    """Largest number of bits that the potentials of each layer can need, by path, including the sign."""
-    bounds = ranges(program, timesteps)
-    return {path: width(*bounds[number].potentials) for path, number in program.neurons().items()}
+def bits_bound(program: Program, timesteps: int) -> dict[str, dict[str, int]]:
+    """Bits that no image exceeds in `timesteps` steps, including the sign, by path of the neurons.
+
+    `membrane_bits_bound` are those of their potentials, and `current_bits_bound` those of the sums that they receive in one step.
+    """
+    bounds, neurons = ranges(program, timesteps), program.neurons()
+    return {
+        "membrane_bits_bound": {path: width(*bounds[number].potentials) for path, number in neurons.items()},
+        "current_bits_bound": {path: bounds[program.steps[number].inputs[0]].bits for path, number in neurons.items()},
+    }
+
+
+def described(observed: Mapping[str, int], membranes: Mapping[str, int], currents: Mapping[str, int]) -> str:
+    """Bits of membranes that were observed, and `bits_bound`, as text.
+
+    >>> described({"a": 12, "b": 14}, {"a": 15, "b": 18}, {"a": 9, "b": 11})
+    'membranes of 12 to 14 bits observed, 15 to 18 for any image (18: b); currents of up to 11 bits'
+    """
+    largest = max(membranes, key=lambda path: membranes[path])
+    return (f"membranes of {min(observed.values())} to {max(observed.values())} bits observed, {min(membranes.values())} to "
+            f"{membranes[largest]} for any image ({membranes[largest]}: {largest}); currents of up to "
+            f"{max(currents.values())} bits")  # fmt: skip
 
 
 def _interval(step: Step, inputs: list[Interval]) -> Interval:
