@@ -45,13 +45,18 @@ def main(run: Run) -> None:
     record = {
         "format": settings.pop("_target_").split(".")[-2],
         **facts,
-        "export": {key: value for key, value in settings.items() if not key.startswith("_")},
+        "export": {key: _short(key, value) for key, value in settings.items() if not key.startswith("_")},
         "method": cfg.names.method,
         **environment.provenance(cfg.seed, run.device, cfg.precision),
     }
     files.write_json(run.folder / exported.FILE, record)
     exported.write_page(run.folder, record)
     show(run.folder, facts)
+
+
+def _short(name: str, value: Any) -> Any:
+    """A setting for export.json: of tables of costs only the names; .hydra/config.yaml beside it holds their values."""
+    return list(value) if name == "costs" and isinstance(value, dict) else value
 
 
 def show(folder: Path, facts: dict[str, Any]) -> None:

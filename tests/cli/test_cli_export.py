@@ -55,6 +55,15 @@ def test_the_network_of_whole_numbers_as_c(smoke: Path, tmp_path: Path):
     assert (found["export"]["bits"], found["export"]["images"]) == (4, 2)
 
 
+@pytest.mark.long
+def test_tables_of_costs_are_named_and_not_copied(smoke: Path, tmp_path: Path):
+    run = copy_run(smoke, tmp_path / "run")
+    succeed(EXPORT, "run=run", "export=verilog", "export.images=1", "export.timesteps=1", cwd=tmp_path)
+    folder, found = made_in(run)
+    assert found["export"]["costs"] == [name for name in found["energy_pJ"] if name != "rule"]
+    assert "mac: " in (folder / ".hydra" / "config.yaml").read_text()
+
+
 def test_the_report_tells_what_can_be_exported(smoke: Path):
     exports = json.loads((smoke / "result.json").read_text())["exports"]
     page = (smoke / "report.html").read_text()
