@@ -28,15 +28,15 @@ ONNX = f"""{onnx_section.versions()}. Predictions are compared with torch for th
 the ANN. onnxruntime rounds float32 weights to int8 unless WeightBiasQuantization is disabled. openvino computes layers outside
 int8 in bfloat16 on processors that support it, and rounds the float inputs of linear layers with int8 weights to int8. Time of one
 image alone."""
-ONNX_SNN = """`export=onnx_over_time`: the mean of T outputs; spikes are tensors in the graph. openvino returns outputs only.
-Time of one image alone."""
+ONNX_SNN = """`export=onnx_over_time`: the mean of T outputs; spikes are tensors in the graph. A spike can differ where float32
+sums are added in another order. openvino returns outputs only. Time of one image alone."""
 INTEGERS = """int8 weights, images of 8 bits. Every spike and logit of all test images is compared with the integer network in
 torch. snn.npz is read by [scripts/readers/npz_reader.py](../../scripts/readers/npz_reader.py), which imports NumPy and nothing of
 snnconv. Time of one image over T timesteps, in a batch of all images. The size of C is that of its source code, flash and RAM are
 those of `arm-none-eabi-gcc -Os`."""
 VERILOG = """Simulated on two images over T timesteps. Energy is the mean of both images with the table int8_45nm: of the counted
-operations, and the estimate for the float network. Cells by yosys for Xilinx 7-series, all layers together. The other networks are
-too large to simulate in minutes."""
+operations, and the estimate for the float network. Cells by yosys for Xilinx 7-series, all layers together. vgg11 and mobile were
+not simulated."""
 
 SECTIONS: Sequence[tuple[str, str, Sequence[str], Callable[[Subject], list[list[str]]]]] = (
     ("NIR", NIR, nir_section.HEAD, nir_section.rows),

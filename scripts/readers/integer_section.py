@@ -125,7 +125,7 @@ def rows_verilog(subject: Subject) -> list[list[str]]:
     cells = sum((Counter(counts) for counts in facts.get("cells", {}).values()), Counter())
     energy = facts["energy_pJ"][TABLE]
     return [[subject.name, facts["simulator"], f"{facts['differing_from_the_golden_model']} of {facts['compared']}",
-             ", ".join(f"{cycles:,}" for cycles in facts["cycles_per_image"]),
-             ", ".join(f"{ms:.3g}" for ms in facts["ms_per_image_at_100_MHz"]),
+             " and ".join(f"{cycles:,}" for cycles in facts["cycles_per_image"]),
+             " and ".join(f"{ms:.3g}" for ms in facts["ms_per_image_at_100_MHz"]),
              f"{energy['counted'] / 1e6:.3g} / {energy['estimate'] / 1e6:.3g}",
              *(f"{cells[kind]:,}" if cells else "–" for kind in ("lut", "flip_flop", "block_ram", "multiplier"))]]  # fmt: skip
