@@ -13,6 +13,7 @@ from command import (
     SMOKE,
     TRAIN,
     children,
+    copy_run,
     environment,
     epochs_done,
     files_in,
@@ -57,6 +58,28 @@ def test_two_processes_do_the_job_of_one(tmp_path: Path):
     alone = json.loads((alone / "result.json").read_text())
     for key in ("ann_accuracy", "snn_accuracy", "images_tested", "firing_rate"):
         assert alone[key] == result[key]
+
+
+@pytest.mark.long
+def test_the_first_of_two_processes_exports(smoke: Path, tmp_path: Path):
+    """It counts operations for itself while the other has finished: the same files and facts as from one process."""
+    nothing = tmp_path / "no_programs"
+    nothing.mkdir()
+    env = environment(PATH=str(nothing))  # without a simulator of Verilog: the counted operations are compared
+    settings = ("export=verilog", "export.images=3", "export.timesteps=2")
+    exports = []
+    for name, launch in (("one", run), ("two", torchrun)):
+        folder = copy_run(smoke, tmp_path / name)
+        done = launch(EVALUATE.with_name("export.py"), f"run={name}", *settings, cwd=tmp_path, env=env)
+        assert done.status == 0, done.output
+        assert done.output.count("energy pJ:") == 1  # said once
+        (written,) = (folder / "evaluations" / "qcfs").iterdir()
+        record = json.loads((written / "export.json").read_text())
+        contents = {file: (written / file).read_bytes() for file in record["files"]}
+        exports.append(
+            (contents, {key: record[key] for key in ("energy_pJ", "operations_per_image", "compared", "files")})
+        )
+    assert exports[0] == exports[1]
 
 
 @pytest.mark.long

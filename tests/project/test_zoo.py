@@ -127,7 +127,10 @@ def test_a_run_becomes_an_entry(run: Path):
         "ann.json", "ann.safetensors", "results.jsonl", "README.md", "config.yaml", "hydra.yaml", "overrides.yaml",
     }  # fmt: skip
     assert weights_hash(folder) == weights_hash(run)
-    assert "A note." in (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text()
+    assert "A note." in text
+    assert "| T | qcfs (plain) |" in text
+    assert "method=qcfs" in text
     assert identity(folder) == identity(run)
 
 
