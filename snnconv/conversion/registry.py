@@ -22,8 +22,11 @@ from snnconv.nn.graph.kinds import is_activation
 from snnconv.nn.graph.relus import replace_relus
 from snnconv.runtime.settings import nearest
 from snnconv.spiking.model import SpikingModel
+from snnconv.spiking.network import to_spiking
+from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 from snnconv.spiking.operators.choice import Choice, auto
 from snnconv.spiking.operators.placement import place_operators
+from snnconv.spiking.operators.signals import departures
 
 log = logging.getLogger(__name__)
 CALIBRATION = 1000  # number of calibration samples, as in conf/data/
@@ -116,7 +119,8 @@ def convert(
     samples are used.  Methods for trained thresholds need no calibration inputs.
 
     `method` is one of `methods()`.  "auto" selects `qcfs` if every activation has a trained threshold; `mse` (θ of least squared
-    error) if there are ReLUs; and `differential` (signed neurons) if there are neither, as in transformers and ConvNeXt.
+    error) if ReLUs stand before all weights; and `differential` (signed neurons) if weights would receive other values with it, as
+    in transformers, ConvNeXt and networks with linear bottlenecks (MobileNet).
     Of the methods that use the same network for all timesteps, `mse` has the best accuracy for T = 16 and above on deep networks
     (experiments/leaderboard_cifar10_resnet20); `temporal_bias` is better for T ≤ 32 and is calibrated separately for each T.
 
@@ -147,13 +151,14 @@ def convert(
     inputs = Loader([] if calibration is None else calibration, device_of(model))
     batches = inputs.first(CALIBRATION)
     network = entered(model, batches, _kinds_in(model))[0] if batches else with_relu_modules(model)
-    chosen = find(automatic(network) if method == "auto" else method)
+    operators = settings.get("operators", auto)
+    chosen = find(automatic(network, operators) if method == "auto" else method)
     network = _with_thresholds(network, batches)
     given = bound_settings(chosen, settings)
     if "data" in given:  # it trains
         given["data"] = given["data"] or inputs
     if "base" in given and not callable(given["base"]):
-        base = find(given["base"] or automatic(network))
+        base = find(given["base"] or automatic(network, operators))
         given["base"] = functools.partial(base, **bound_settings(base, {}))
     try:
         snn = chosen(network, batches, **given, simulate=simulation)
@@ -168,12 +173,22 @@ def convert(
     return snn
 
 
-def automatic(network: nn.Module) -> str:
+def automatic(network: nn.Module, operators: Choice = auto) -> str:
     """The name of the method that `method="auto"` selects for `network`."""
     trained = [is_activation(m) for m in network.modules() if is_activation(m) or isinstance(m, nn.ReLU)]
-    if not trained:
-        return "differential"
-    return "qcfs" if all(trained) else "potential_init" if any(trained) else "mse"
+    if any(trained):
+        return "qcfs" if all(trained) else "potential_init"
+    return "mse" if trained and not _has_analog_currents(network, operators) else "differential"
+
+
+def _has_analog_currents(network: nn.Module, operators: Choice) -> bool:
+    """Whether weights receive floating-point values if the ReLUs of `network` become integrate-and-fire neurons."""
+    try:
+        placed = place_operators(network, (nn.ReLU,), operators)
+        spiking = to_spiking(placed, nn.ReLU, lambda path, site: IntegrateFire(1.0))
+        return bool(departures(spiking)["analog_currents"])
+    except ValueError:  # an obstacle, which the conversion reports
+        return False
 
 
 def with_relu_modules(model: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from snnconv.conversion import finetuning, preparation, registry
 from snnconv.conversion.method import METHODS
 from snnconv.conversion.methods import qcfs, threshold
+from snnconv.conversion.preview import check
 from snnconv.conversion.registry import CALIBRATION, convert, find, methods
 from snnconv.conversion.rules import RULES, least_squares
 from snnconv.nn.activations.qcfs import QCFS
@@ -161,6 +162,28 @@ def test_auto_takes_what_was_trained(exact_network, images, relu):
     assert convert(trained, images)(images, 4).isfinite().all()
     with pytest.raises(ValueError, match="7: "):
         convert(trained)
+
+
+@pytest.mark.parametrize(
+    ("between", "method"),
+    [
+        ([nn.MaxPool2d(2)], "mse"),  # of spike counts
+        ([nn.AvgPool2d(2), nn.Dropout(0.1)], "mse"),
+        ([nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)], "differential"),  # a linear bottleneck
+        ([nn.GroupNorm(2, 4)], "differential"),
+    ],
+)
+def test_auto_gives_spikes_to_all_weights(between, method):
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), *between, nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)
+    )
+    images = torch.rand(20, 1, 8, 8)
+    model(images)
+    model.eval()
+    snn = convert(model, images)
+    assert snn.method == check(model, images, verbose=False).method == method
+    assert not snn.latency.analog_currents
+    assert convert(model, images, method="mse").latency.analog_currents == (method == "differential")
 
 
 def test_methods_of_a_network(relu, exact_network):

@@ -114,8 +114,7 @@ TRANSFORMERS = {
 def test_transformers_are_differential_with_gelu_and_qcfs_without(kind):
     images, settings = torch.randn(60, 3, 8, 8), TRANSFORMERS[kind]
     gelu = kind(5, (3, 8, 8), nn.GELU, gelu=True, **settings).eval()
-    method = "auto" if kind is ViT else "differential"  # the convolutions of CCT have ReLUs
-    snn = convert(gelu, images, method=method, rule="max")
+    snn = convert(gelu, images, rule="max")
     assert snn.method == "differential"
     assert not snn.latency.analog_currents
     with torch.no_grad():
