@@ -60,6 +60,8 @@ def pack(run: Path, name: str, seeds: Sequence[Path], out: Path, licence: str, n
     kept = [str(text) for text in overrides if not str(text).lstrip("+").startswith(OF_THIS_MACHINE)]
     choices = read_stored(run / ".hydra" / "hydra.yaml", ["hydra"]).hydra.runtime.choices
     config = portable(read_stored(run / ".hydra" / "config.yaml", []), choices.data)
+    if len(precisions := {(result.simulate or {}).get("precision") for result in results} - {None}) == 1:
+        config.simulate.precision = precisions.pop()  # evaluations of the entry repeat those of its card
     with tempfile.TemporaryDirectory(prefix="snnconv-") as scratch:
         entry = Path(scratch) / name
         (entry / ".hydra").mkdir(parents=True)

@@ -43,6 +43,10 @@ def test_a_card_states_the_results(name: str):
     results, card = read(Result, folder / "results.jsonl"), (folder / "README.md").read_text(encoding="utf-8")
     assert any(result.network["weights"] == weights_hash(folder) for result in results)
     assert {result.network["recipe"] for result in results} == {identity(folder)}
+    stored = read_stored(folder / ".hydra" / "config.yaml", [])
+    assert {result.simulate["precision"] for result in results} == {
+        stored.simulate.precision
+    }  # evaluations repeat the card
     assert card.startswith("---\nlicense: ")
     rows = [
         [cell.strip() for cell in line.strip("| ").split("|")] for line in card.splitlines() if line.startswith("|")
@@ -122,7 +126,10 @@ def pack(run: Path, name: str = "packed", seeds=(), out: str = "hub") -> Path:
 
 
 def test_a_run_becomes_an_entry(run: Path):
+    content = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(content | {"simulate": content["simulate"] | {"precision": "bf16"}}))
     folder = pack(run)
+    assert read_stored(folder / ".hydra" / "config.yaml", []).simulate.precision == "bf16"
     assert {file.name for file in folder.rglob("*") if file.is_file()} == {
         "ann.json", "ann.safetensors", "results.jsonl", "README.md", "config.yaml", "hydra.yaml", "overrides.yaml",
     }  # fmt: skip
