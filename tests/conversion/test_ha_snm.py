@@ -73,12 +73,12 @@ def test_equals_a_loop_over_neurons(compose_config, exact_network, exact_images,
 
 def test_without_annealing_it_is_signed_snm(exact_network, exact_images):
     ann, images = exact_network("residual"), exact_images(5)
-    one = convert(ann, [], start=1.0, end=1.0)(images, 9)
+    one = convert(ann, [], first=1.0, last=1.0)(images, 9)
     assert torch.equal(one, by_name(ann, method="signed_snm", v_initial=0.5)(images, 9))
 
 
 def test_settings_are_refused(exact_network):
-    with pytest.raises(ValueError, match=r"method\.end=0: must be a positive number"):
-        convert(exact_network("plain"), [], end=0)
+    with pytest.raises(ValueError, match=r"method\.last=0: must be a positive number"):
+        convert(exact_network("plain"), [], last=0)
     with pytest.raises(ValueError, match="must be a positive number"):
         Signed(1.0, 0.5, torch.tensor([1.0, -1.0]))

@@ -27,8 +27,8 @@ def convert(
     ann: nn.Module,
     batches: Iterable,
     *,
-    start: float = 1.25,
-    end: float = 0.5,
+    first: float = 1.25,
+    last: float = 0.5,
     reference: float = 8.0,
     v_initial: float = 0.5,
     levels: int = 8,
@@ -43,11 +43,11 @@ def convert(
     or is computed by `rule` from calibration images.  ValueError for settings out of range, a network that cannot be converted, or
     missing images.
     """
-    for name, value in {"start": start, "end": end, "reference": reference}.items():
+    for name, value in {"first": first, "last": last, "reference": reference}.items():
         if not (isfinite(value) and value > 0):
             raise ValueError(f"method.{name}={value}: must be a positive number")
     theta = thresholds(ann, KINDS, batches, rule, levels=levels, per_channel=per_channel)
-    build = functools.partial(_annealed_network, copy.deepcopy(ann), theta, v_initial, (start, end, reference))
+    build = functools.partial(_annealed_network, copy.deepcopy(ann), theta, v_initial, (first, last, reference))
     return SpikingModel(
         build(levels),
         Latency(signed=True, needs_training=training_of(ann)),
@@ -64,10 +64,10 @@ def _annealed_network(
     return to_spiking(ann, KINDS, lambda path, _: Signed(theta[path], v_initial, factors))
 
 
-def annealed(start: float, end: float, reference: float, timesteps: int) -> Float[Tensor, "T"]:
-    """m(t) = 1 + min(1, reference/T)·(start + (end − start)·(t − 1)/(T − 1) − 1) for t = 1 … T, in float64.
+def annealed(first: float, last: float, reference: float, timesteps: int) -> Float[Tensor, "T"]:
+    """m(t) = 1 + min(1, reference/T)·(first + (last − first)·(t − 1)/(T − 1) − 1) for t = 1 … T, in float64.
 
-    The line goes from `start` to `end`; for T above `reference` it approaches 1, the rule of SNM.
+    The line goes from `first` to `last`; for T above `reference` it approaches 1, the rule of SNM.
     """
-    line = torch.linspace(start, end, timesteps, dtype=torch.float64)
+    line = torch.linspace(first, last, timesteps, dtype=torch.float64)
     return 1 + min(1.0, reference / timesteps) * (line - 1)
