@@ -32,11 +32,11 @@ def card(entry: Path, description: Mapping[str, Any], results: Sequence[Result],
         f"---\nlicense: {facts['license'].lower()}\nlibrary_name: snnconv\ntags: [spiking-neural-network, ann-snn-conversion]\n"
         f"datasets: [{one.data}]\n---",
         f"# {entry.name}",
-        f"{one.model} on {one.data}, activation {activation}, L = {one.levels}; input {description.get('input_shape')}, "
+        f"{one.model} on {one.data}, activation {activation}{one.quantization}; input {description.get('input_shape')}, "
         f"{description.get('classes')} outputs; {size / 1e6:.2f} MB of weights.",
         *([facts["note"]] if facts["note"] else []),
         f'```python\nann = snnconv.load("{facts["load"]}")\n```',
-        f"```\nsnnconv evaluate run={facts['run']} method={one.method} timesteps=8\n```",
+        f"```\nsnnconv evaluate run={facts['run']} method={gather(results)[0].one.method} timesteps=8\n```",
         "## Recipe",
         f"`{program.line(['snnconv', 'train', *facts['overrides']])}`",
         f"Trained for {trained} at commit {description.get('commit')}; {SELECTED.get(one.select or 'best', one.select)}. Seed of "

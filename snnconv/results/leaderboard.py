@@ -77,8 +77,7 @@ def title(row: Row[Any]) -> str:
     """Facts that all rows of a board share, in words."""
     one, network = row.one, row.one.network or {}
     activation = network.get("activation")
-    levels = f", L = {one.levels}" if activation != "ReLU" else ""
-    words = [f"{one.model} on {one.data}{levels}", *([activation] if activation else [])]
+    words = [f"{one.model} on {one.data}{one.quantization}", *([activation] if activation else [])]
     words += [f"{one.images_tested} test images", precision(one)]
     if one.primary or one.task:
         words.append(f"{one.primary or one.score}, {'higher' if one.higher_is_better else 'lower'} is better")

@@ -101,6 +101,13 @@ class Evaluation(Record):
         return self.ann_accuracy if self.primary is None else self.metrics[self.primary]["ann"]
 
     @property
+    def quantization(self) -> str:
+        """ ", L = 4", or "" for a network without quantized activations."""
+        network = self.network or {}
+        continuous = network["levels"] is None if "levels" in network else network.get("activation") == "ReLU"
+        return "" if continuous else f", L = {self.levels}"
+
+    @property
     def own_settings(self) -> dict[str, Any]:
         """`settings` that are not part of `name`.  Settings that are None are dropped, as in older results."""
         return {key: value for key, value in (self.settings or {}).items() if value is not None}

@@ -155,10 +155,9 @@ def method_settings(method: Mapping[str, Any]) -> dict[str, Any]:
 
 def title_of(result: Result) -> str:
     """Network, data and method in words, with the latency class unless it is plain, and L if the network has levels."""
-    activation, hidden = (result.network or {}).get("activation"), latency_class(result.latency)
-    levels = "" if activation == "ReLU" else f", L = {result.levels}"
+    hidden = latency_class(result.latency)
     smaller = "".join(f" {stage}" for stage in (result.compression or {}).get("stages", []))
-    return f"{result.model}{smaller} on {result.data}{levels}, {result.method}" + (
+    return f"{result.model}{smaller} on {result.data}{result.quantization}, {result.method}" + (
         f" ({hidden})" if hidden != "plain" else ""
     )
 

@@ -25,6 +25,7 @@ def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapp
         "format": FORMAT,
         "config": {"model": model},
         **facts,
+        "activation": activation_names(ann),
         "thresholds": {path: module.threshold.detach().flatten().tolist() for path, module in activations.items()},
         "levels": next((module.levels for module in activations.values()), None),
         "versions": environment.versions(),
@@ -32,6 +33,19 @@ def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapp
     }
     files.replace(folder / "ann.safetensors", _as_bytes(ann))
     files.write_json(folder / "ann.json", description)
+
+
+def activation_names(ann: nn.Module) -> str | None:
+    """The classes of the activation modules in `ann`, sorted: "QCFS", "GELU, ReLU"; None if it has none."""
+    names = {type(module).__name__ for module in ann.modules() if hasattr(module, "set_threshold") or _is_activation(module)}
+    return ", ".join(sorted(names)) or None
+
+
+def _is_activation(module: nn.Module) -> bool:
+    """Whether `module` is an elementwise activation of torch.nn."""
+    return type(module).__module__ == "torch.nn.modules.activation" and not isinstance(
+        module, nn.MultiheadAttention | nn.Softmax | nn.Softmax2d | nn.LogSoftmax | nn.Softmin
+    )
 
 
 def describe_ann(run: str | Path) -> dict[str, Any]:

@@ -121,7 +121,8 @@ class Run:
         return {
             "weights": checkpoint.weights_hash(folder),
             "recipe": description["recipe"] if "recipe" in description else recipe(self.cfg),
-            "activation": str(activation.get("_target_", "")).rpartition(".")[2] or None,
+            "activation": description.get("activation") or str(activation.get("_target_", "")).rpartition(".")[2] or None,
+            **({"levels": description["levels"]} if "activation" in description else {}),  # None: no activation is quantized
             **{key: description[key] for key in ("tuning",) if key in description},  # how its training ran
         }
 

@@ -16,7 +16,7 @@ from torch import nn
 from snnconv.conversion.methods import finetune, qcfs
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.runtime import checkpoint, files
-from snnconv.runtime.checkpoint import load_ann, load_state, load_weights, save_state
+from snnconv.runtime.checkpoint import load_ann, load_state, load_weights, save_ann, save_state
 from snnconv.runtime.trust import require_trusted, trusting
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
 
@@ -38,6 +38,15 @@ def edit(run, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def test_the_activations_are_those_of_the_network_and_not_of_the_configuration(tmp_path):
+    layers = [nn.Linear(4, 4), nn.GELU(), nn.MultiheadAttention(4, 1), nn.ReLU(), nn.GELU(), nn.Softmax(-1)]
+    save_ann(tmp_path, nn.Sequential(*layers), {"activation": {"_target_": "snnconv.nn.activations.qcfs.QCFS"}}, {})
+    description = files.read_json(tmp_path / "ann.json")
+    assert (description["activation"], description["levels"]) == ("GELU, ReLU", None)
+    save_ann(tmp_path, nn.Linear(4, 4), {}, {})
+    assert files.read_json(tmp_path / "ann.json")["activation"] is None
+
+
 # there and back
 
 
@@ -52,7 +61,7 @@ def test_ann_json_says_what_the_architecture_promises(run):
     description = files.read_json(run.folder / "ann.json")
     assert description["input_shape"] == [1, 4, 4]
     assert description["classes"] == 2
-    assert description["levels"] == 4
+    assert (description["activation"], description["levels"]) == ("QCFS", 4)
     assert description["thresholds"] == {"3": [0.5]}
     assert (description["epoch"], description["valid_accuracy"]) == (3, 0.75)
     assert description["config"]["model"]["_target_"] == "snnconv.nn.models.mlp.mlp"
