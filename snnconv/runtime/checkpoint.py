@@ -37,7 +37,9 @@ def save_ann(folder: Path, ann: nn.Module, model: Mapping[str, Any], facts: Mapp
 
 def activation_names(ann: nn.Module) -> str | None:
     """The classes of the activation modules in `ann`, sorted: "QCFS", "GELU, ReLU"; None if it has none."""
-    names = {type(module).__name__ for module in ann.modules() if hasattr(module, "set_threshold") or _is_activation(module)}
+    names = {
+        type(module).__name__ for module in ann.modules() if hasattr(module, "set_threshold") or _is_activation(module)
+    }
     return ", ".join(sorted(names)) or None
 
 

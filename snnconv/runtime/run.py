@@ -117,13 +117,14 @@ class Run:
             return None
         description = checkpoint.describe_ann(folder)
         model = description["config"]["model"]
-        activation = (model.get("model") or model).get("activation") or {}  # compressed networks hold the plain one
+        configured = (model.get("model") or model).get("activation") or {}  # compressed networks hold the plain one
+        # Files that do not state the activation are older; "tuning" is how the training ran.
+        stated = ("activation", "levels", "tuning") if "activation" in description else ("tuning",)
         return {
             "weights": checkpoint.weights_hash(folder),
             "recipe": description["recipe"] if "recipe" in description else recipe(self.cfg),
-            "activation": description.get("activation") or str(activation.get("_target_", "")).rpartition(".")[2] or None,
-            **({"levels": description["levels"]} if "activation" in description else {}),  # None: no activation is quantized
-            **{key: description[key] for key in ("tuning",) if key in description},  # how its training ran
+            "activation": str(configured.get("_target_", "")).rpartition(".")[2] or None,
+            **{key: description[key] for key in stated if key in description},
         }
 
     @contextmanager
