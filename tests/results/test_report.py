@@ -148,7 +148,8 @@ def test_the_terminal_shows_powers_of_two_and_the_last(run, snn, curve, monkeypa
 @pytest.mark.parametrize(
     ("activation", "warmup", "title"),
     [("QCFS", 0, "mlp on digits, L = 4, srp"), ("ReLU", 0, "mlp on digits, srp"),
-     (None, 3, "mlp on digits, L = 4, srp (pre-simulated τ=3)"), ({"activation": "QCFS", "levels": 4}, 0, "mlp on digits, L = 4, srp"),
+     (None, 3, "mlp on digits, L = 4, srp (pre-simulated τ=3)"),
+     ({"activation": "QCFS", "levels": 4}, 0, "mlp on digits, L = 4, srp"),
      ({"activation": "GELU, ReLU", "levels": None}, 0, "mlp on digits, srp")],
 )  # fmt: skip
 def test_a_title_states_the_warm_up_and_l_only_of_networks_with_levels(activation, warmup, title):
