@@ -164,6 +164,16 @@ def test_widths_hold_what_was_seen(snn, batches):
         assert node.least < -(2 ** (narrower - 1)) or node.most > 2 ** (narrower - 1) - 1
 
 
+def test_a_neuron_that_never_runs_has_no_width(batches):
+    """Before a simulation no neuron has one; an activation that the forward pass does not call never has one."""
+    ann = Net(lambda n, x: n.fc(n.a(n.conv(x)).flatten(1)), conv=CONV, a=act(), unused=act(), fc=nn.Linear(8, 3))
+    network = integerize(qcfs.convert(ann.eval(), []), batches)
+    assert network.summary()["membrane_bits"] == {}
+    network.snn(batches[0][0], 2)
+    network.require_exact()
+    assert list(network.widths()) == ["a"]
+
+
 def test_a_membrane_of_few_bits_saturates_on_both_paths(snn, batches):
     images = batches[0][0]
     wide = integerize(snn, batches)

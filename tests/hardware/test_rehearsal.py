@@ -61,3 +61,4 @@ def test_a_width_of_an_untrained_network_is_a_warning(snn, caplog):
         r"T = 4, 2 images: membranes of (\d+) to .* for any image \((\d+): 2\)", caplog.text
     ).groups()
     assert int(observed) <= int(bound)
+    integers(4, {"golden": 0})(snn, IMAGES)  # nothing is simulated, so there are no widths

@@ -48,9 +48,9 @@ class IntegerNetwork:
         return {path: _bits(*extremes) for path, extremes in self.extremes().items()}
 
     def extremes(self) -> dict[str, tuple[int, int]]:
-        """The smallest and the largest potential of each layer in all runs so far."""
+        """The smallest and the largest potential of each layer in all runs so far; empty before the first."""
         nodes: dict[str, Any] = {path: neuron.node for path, neuron in self.neurons.items()}
-        return {path: (int(node.least), int(node.most)) for path, node in nodes.items()}
+        return {path: (int(node.least), int(node.most)) for path, node in nodes.items() if node.least.isfinite()}
 
     def summary(self) -> dict[str, Any]:
         """Content for JSON: widths, unused bits of 32-bit membranes, and bytes of the numbers as integers and in float32."""

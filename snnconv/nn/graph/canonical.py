@@ -35,9 +35,11 @@ def is_canonical(network: nn.Module, kinds: tuple[type, ...] = ()) -> bool:
     uses = Counter(node.target for node in graph.nodes if node.op == "call_module")
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     (output,) = [node for node in graph.nodes if node.op == "output"]
+    activations = {path for path, module in network.named_modules() if is_site(module) or isinstance(module, kinds)}
     return (
         len(inputs) == 1
         and isinstance(output.args[0], fx.Node)
+        and activations <= uses.keys()
         and all(_is_obvious(node, network, kinds, names, uses) for node in graph.nodes)
     )
 
