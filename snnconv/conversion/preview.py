@@ -15,7 +15,7 @@ from snnconv.conversion.entrance import entered
 from snnconv.conversion.registry import CALIBRATION, automatic, bound_settings, find
 from snnconv.data.loaders import Loader, device_of
 from snnconv.nn.graph.kinds import is_activation
-from snnconv.spiking.operators.choice import auto
+from snnconv.spiking.operators.choice import auto, choice_of
 
 
 def check(model: nn.Module, example: Any, *, method: str = "auto", verbose: bool = True, **settings: Any) -> Check:
@@ -42,7 +42,7 @@ def check(model: nn.Module, example: Any, *, method: str = "auto", verbose: bool
         kinds: tuple[type, ...] = (nn.ReLU, *{type(module) for module in model.modules() if is_activation(module)})
         with contextlib.suppress(ValueError):  # an obstacle, which the check lists
             model = entered(model, batches, kinds)[0]
-    chosen = find(automatic(model, settings.get("operators", auto)) if method == "auto" else method)
+    chosen = find(automatic(model, choice_of(settings.get("operators", auto))) if method == "auto" else method)
     convert = functools.partial(chosen, **bound_settings(chosen, settings))
     count = (
         None if isinstance(example, Tensor) else min(loader.count, CALIBRATION)

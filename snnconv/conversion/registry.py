@@ -24,7 +24,7 @@ from snnconv.runtime.settings import nearest
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import to_spiking
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking.operators.choice import Choice, auto
+from snnconv.spiking.operators.choice import Choice, auto, choice_of
 from snnconv.spiking.operators.placement import place_operators
 from snnconv.spiking.operators.signals import departures
 
@@ -118,15 +118,16 @@ def convert(
     example a DataLoader; a tensor is one batch.  Values are not rescaled, so normalize them as in training.  The first 1000
     samples are used.  Methods for trained thresholds need no calibration inputs.
 
-    `method` is one of `methods()`.  "auto" selects `qcfs` if every activation has a trained threshold; `mse` (θ of least squared
-    error) if ReLUs stand before all weights; and `differential` (signed neurons) if weights would receive other values with it, as
-    in transformers, ConvNeXt and networks with linear bottlenecks (MobileNet).
-    Of the methods that use the same network for all timesteps, `mse` has the best accuracy for T = 16 and above on deep networks
-    (experiments/leaderboard_cifar10_resnet20); `temporal_bias` is better for T ≤ 32 and is calibrated separately for each T.
+    `method` is one of `methods()`.  "auto" selects `qcfs` if every activation has a trained threshold, and `potential_init` if some
+    have one.  Without trained thresholds it selects `mse` (θ of least squared error) if all weights would then receive the image or
+    spikes, and `differential` (signed neurons) if not, as in transformers, ConvNeXt and MobileNet (linear bottlenecks).
+    Of the rules for thresholds, `mse` is the most accurate at T ≤ 8 on ResNet-20 and ResNet-56, and within 1.5 points of the best
+    one at T = 16 to 64; `temporal_bias` is more accurate at every T and is calibrated for each T
+    (experiments/leaderboard_cifar10_resnet20).
 
     `settings` have the names and defaults of the method's yaml (conf/method/).  Settings of a rule or a neuron are passed directly
-    (`percent=99.99`), and `rule` may be a name: "max", "percentile", "mse", "kl".  `simulation` is a mapping with settings of
-    conf/simulate/, or a `Simulation`.
+    (`percent=99.99`), and `rule` may be a name: "max", "percentile", "mse", "kl", "normal".  `operators` may be a name of
+    conf/operators/.  `simulation` is a mapping with settings of conf/simulate/, or a `Simulation`.
 
     Returns a `SpikingModel`: `snn(inputs, timesteps=T)` gives logits [T, N, K], one for each step.
 
@@ -151,7 +152,7 @@ def convert(
     inputs = Loader([] if calibration is None else calibration, device_of(model))
     batches = inputs.first(CALIBRATION)
     network = entered(model, batches, _kinds_in(model))[0] if batches else with_relu_modules(model)
-    operators = settings.get("operators", auto)
+    operators = choice_of(settings.get("operators", auto))
     chosen = find(automatic(network, operators) if method == "auto" else method)
     network = _with_thresholds(network, batches)
     given = bound_settings(chosen, settings)
@@ -221,6 +222,8 @@ def bound_settings(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
     values = {**defaults, **{name: value for name, value in given.items() if name in defaults}}
     if isinstance(values.get("rule"), str):
         values["rule"] = _rule(values["rule"])
+    if "operators" in values:
+        values["operators"] = choice_of(values["operators"])
     options = {name: _options(value) for name, value in values.items() if callable(value) and value is not REQUIRED}
     for name, value in given.items():
         if name in defaults:

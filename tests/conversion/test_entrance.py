@@ -150,7 +150,9 @@ def test_plain_networks_are_taken_as_they_are(exact_network):
 
 def test_an_activation_that_is_never_called_is_left_out():
     """It has no currents from which a threshold could be computed."""
-    network = Net(lambda net, x: net.b(net.a(net.c(x))), a=nn.ReLU(), b=nn.Linear(4, 2), c=nn.Linear(4, 4), unused=nn.ReLU())
+    network = Net(
+        lambda net, x: net.b(net.a(net.c(x))), a=nn.ReLU(), b=nn.Linear(4, 2), c=nn.Linear(4, 4), unused=nn.ReLU()
+    )
     assert not is_canonical(network)
     assert list(FROM_RELU(network, [(torch.randn(8, 4), None)]).neurons()) == ["a"]
 

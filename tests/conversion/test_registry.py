@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from networks import Net
 from snnconv.conversion import finetuning, preparation, registry
 from snnconv.conversion.method import METHODS
 from snnconv.conversion.methods import qcfs, threshold
@@ -184,6 +185,21 @@ def test_auto_gives_spikes_to_all_weights(between, method):
     assert snn.method == check(model, images, verbose=False).method == method
     assert not snn.latency.analog_currents
     assert convert(model, images, method="mse").latency.analog_currents == (method == "differential")
+
+
+def test_operators_by_name():
+    """A name that is not one of them is an error, also where the network needs no operator; "auto" considers the choice."""
+    layers = {"a": nn.Conv2d(1, 4, 3), "relu": nn.ReLU(), "average": nn.AvgPool2d(2), "b": nn.Conv2d(4, 3, 1)}
+    pooled = Net(lambda n, x: n.b(n.largest(y := n.relu(n.a(x))) + n.average(y)), largest=nn.MaxPool2d(2), **layers)
+    model, inputs = pooled.eval(), torch.rand(300, 1, 8, 8)
+    for operators, method in (("auto", "mse"), ("winner", "mse"), ("running_mean", "differential")):
+        assert convert(model, inputs, operators=operators).method == method
+        assert check(model, inputs, operators=operators, verbose=False).method == method
+    for operators in ("spiking", None):
+        with pytest.raises(
+            ValueError, match=rf"operators={operators!r}: must be one of auto, running_mean, winner, none"
+        ):
+            convert(nn.Sequential(*layers.values()).eval(), inputs, method="mse", operators=operators)
 
 
 def test_methods_of_a_network(relu, exact_network):

@@ -2,7 +2,9 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from matplotlib import image
@@ -14,7 +16,7 @@ from snnconv.conversion.methods.qcfs import convert
 from snnconv.nn.activations.qcfs import QCFS
 from snnconv.results.figures import plot_curves
 from snnconv.results.report import report
-from snnconv.results.summary import as_csv, method_settings, shown_timesteps, table_rows, title_of
+from snnconv.results.summary import NOT_OF_A_METHOD, as_csv, method_settings, shown_timesteps, table_rows, title_of
 from snnconv.runtime.tracking import Jsonl, Patient, Tracker
 from snnconv.spiking.accuracy import accuracy_over_time
 from snnconv.spiking.curve import Curve
@@ -107,6 +109,27 @@ def test_settings_are_the_methods_own_and_plain():
     assert method_settings(own | elsewhere) == {
         "rule": "percentile", "rule.percent": 99.9, "base": "srp", "base.warmup": 4, "gamma": 5, "per_channel": None
     }  # fmt: skip
+
+
+def left_out(settings: Mapping[str, Any]) -> set[str]:
+    """Names in `settings`, or in one of its settings, that results do not list."""
+    names = set(settings) & set(NOT_OF_A_METHOD)
+    parts = [part for name, part in settings.items() if name not in names and isinstance(part, Mapping)]
+    return names.union(*map(left_out, parts))
+
+
+STRUCTURE = {"_target_", "_partial_", "_recursive_", "simulate"}
+NOT_IN_RESULTS = {  # the machine, files, and what results state elsewhere
+    "finetune": {"data", "task", "encoder", "teacher", "precision", "compile", "save", "start", "load"},
+    "layer_calibration": {"seed"},
+    "layer_calibration_advanced": {"seed"},
+}
+
+
+def test_no_setting_of_a_method_is_left_out_by_its_name(compose_config, any_method):
+    """A setting with the name of another one (`start`) would be missing in results, and leaderboards would mix its values."""
+    settings = OmegaConf.to_container(compose_config(f"method={any_method}").method, resolve=True)
+    assert left_out(settings) - STRUCTURE == NOT_IN_RESULTS.get(any_method, set())
 
 
 def test_every_method_tells_its_settings(compose_config, any_method):

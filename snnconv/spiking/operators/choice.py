@@ -5,6 +5,7 @@ Each yaml in conf/operators/ names one choice.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -45,3 +46,20 @@ def winner(layer: nn.Module, signals: int, spikes: bool) -> Operator | None:
 def none(layer: nn.Module, signals: int, spikes: bool) -> Operator | None:
     """No operator: non-linear layers after the first neuron raise an error."""
     return None
+
+
+CHOICES: dict[str, Choice] = {"auto": auto, "running_mean": running_mean, "winner": winner, "none": none}
+
+
+def choice_of(operators: Any) -> Choice:
+    """The choice called `operators`, or `operators` if it is a function; ValueError for anything else.
+
+    >>> choice_of("winner") is winner
+    True
+    """
+    chosen = CHOICES.get(operators) if isinstance(operators, str) else operators
+    if not callable(chosen):
+        raise ValueError(
+            f"operators={operators!r}: must be one of {', '.join(CHOICES)}, or a function of (layer, signals, spikes)"
+        )
+    return chosen
