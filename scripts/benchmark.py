@@ -23,7 +23,7 @@ from benchmarks.timing import DEVICE, Report
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from snnconv.runtime import environment, files
+from snnconv.runtime import allocator, environment, files
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 GROUPS: dict[str, Callable] = {
@@ -50,6 +50,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images in a batch (default: 32, with --peers 100)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
+        "--allocator",
+        choices=("kept", "system"),
+        default="kept",
+        help="freed memory: kept, as in all commands | glibc's own",
+    )
+    parser.add_argument(
         "--peers", type=partial(names, NETWORKS), help=f"compare tools on some of {', '.join(NETWORKS)}"
     )
     parser.add_argument("--weights", type=Path, help="weights of the ResNet-20 for --peers cifar10")
@@ -62,6 +68,7 @@ def main() -> None:
     parser.add_argument("--timesteps", type=int, nargs="+", default=[8, 32], help="T of --peers (default: 8 32)")
     parser.add_argument("--images", type=int, default=300, help="test images of --peers (default: 300)")
     options = parser.parse_args()
+    kept = options.allocator == "kept" and allocator.keep_freed_memory()
     if options.peers:
         compare_tools(options, facts())
         return
@@ -74,7 +81,7 @@ def main() -> None:
         GROUPS[name](report, model, plan)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(options.json, {**about, "rows": report.rows})
+        files.write_json(options.json, {**about, "freed_memory_kept": kept, "rows": report.rows})
 
 
 def names(choices: Iterable[str], text: str) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnconv.commands import COMMANDS
-from snnconv.runtime import home, program, threads
+from snnconv.runtime import allocator, home, program, threads
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -78,6 +78,7 @@ def run(name: str, arguments: Sequence[str] | None = None, words: Sequence[str] 
         print(f"No settings given, using {DEMO}; --help lists all settings")
     program.started_as(words or ["python", sys.argv[0]], arguments)
     threads.wait_passively()
+    allocator.keep_freed_memory()
     try:
         home.provide()
     except OSError as error:

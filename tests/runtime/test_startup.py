@@ -110,7 +110,12 @@ def test_an_unknown_command_is_answered_with_the_known_ones():
 def test_train_alone_is_the_demo(monkeypatch, capsys):
     composed = []
     monkeypatch.setattr(cli, "_compose", lambda *call: composed.append(call))
-    for module, name in ((cli.program, "started_as"), (cli.threads, "wait_passively"), (cli.home, "provide")):
+    for module, name in (
+        (cli.program, "started_as"),
+        (cli.threads, "wait_passively"),
+        (cli.allocator, "keep_freed_memory"),
+        (cli.home, "provide"),
+    ):
         monkeypatch.setattr(module, name, lambda *_: None)
     for arguments in ([], ["seed=1"]):
         cli.run("train", arguments)
