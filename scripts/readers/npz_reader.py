@@ -11,6 +11,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 Steps = list[dict[str, Any]]
+State = tuple[np.ndarray, np.ndarray]  # of neurons: potentials, and whether they have fired
+FORMATS = tuple(f"snnconv integer network, {number}" for number in (1, 2))
 
 
 class Network:
@@ -20,6 +22,10 @@ class Network:
         with np.load(path) as entries:
             arrays = {name: entries[name] for name in entries.files}
         about = json.loads(arrays["description"].tobytes())
+        if about["format"] not in FORMATS:
+            raise ValueError(
+                f"{path}: its format is {about['format']!r}; this reader knows {' and '.join(map(repr, FORMATS))}"
+            )
         self.steps: Steps = about["steps"]
         self.output, self.unit = about["output"], about["image_unit"]
         for number, step in enumerate(self.steps):
@@ -33,57 +39,69 @@ class Network:
 
     def run(self, images: np.ndarray, timesteps: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Logits [T, N, K], and spikes [T, N, …] of each layer by its name, for integer images [N, …]."""
-        potentials: dict[int, np.ndarray] = {}
+        states: dict[int, State] = {}
         logits: list[np.ndarray] = []
         spikes: dict[str, list[np.ndarray]] = {self.steps[number]["name"]: [] for number in self.firing}
-        for _ in range(timesteps):
+        for t in range(timesteps):
             values: list[np.ndarray] = []
             for number, step in enumerate(self.steps):
                 inputs = [values[source] for source in step["inputs"]] or [images]
-                values.append(self._result(number, step, inputs, potentials))
+                if step["kind"] == "fire":
+                    fired, states[number] = _fire(step, inputs[0], states.get(number), t)
+                values.append(fired if step["kind"] == "fire" else _result(step, inputs))
             logits.append(values[self.output].astype(np.int64))
             for number in self.firing:
                 spikes[self.steps[number]["name"]].append(values[number].astype(np.uint8))
         return np.stack(logits), {name: np.stack(trains) for name, trains in spikes.items()}
 
-    def _result(
-        self, number: int, step: Any, inputs: list[np.ndarray], potentials: dict[int, np.ndarray]
-    ) -> np.ndarray:
-        x, arrays, settings, shape = inputs[0], step["arrays"], step["settings"], tuple(step["shape"])
 
-        def along(name: str) -> np.ndarray:  # one number, one for each channel, or one for each element
-            values = arrays[name]
-            return values.reshape(shape if values.size == np.prod(shape) else (-1, *[1] * (len(shape) - 1)))
+def _along(step: Any, values: np.ndarray) -> np.ndarray:
+    """One number, one for each channel, or one for each element, shaped for broadcasting."""
+    shape = tuple(step["shape"])
+    return values.reshape(shape if values.size == np.prod(shape) else (-1, *[1] * (len(shape) - 1)))
 
-        match step["kind"]:
-            case "image" | "reshape":
-                return x.reshape(len(x), *shape)
-            case "linear":
-                return along("multiplier") * (x @ arrays["weights"].T) + along("bias")
-            case "conv":
-                return along("multiplier") * _convolution(x, arrays["weights"], shape, **settings) + along("bias")
-            case "sum_pool":
-                (ph, pw), (sh, sw) = settings["padding"], settings["stride"]
-                windows = sliding_window_view(
-                    np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw))), settings["kernel"], (2, 3)
-                )
-                return windows[:, :, ::sh, ::sw].sum((-2, -1))
-            case "times":
-                return along("factor") * x
-            case "requantize":
-                return np.floor((along("multiplier") * x + 2.0 ** (settings["shift"] - 1)) / 2.0 ** settings["shift"])
-            case "add":
-                return inputs[0] + inputs[1]
-            case "move":
-                return _moved(x, settings["start"], settings["step"], shape)
-            case "fire":
-                v = potentials.get(number, along("start")) + x
-                if settings["bits"]:
-                    v = np.clip(v, -(2.0 ** (settings["bits"] - 1)), 2.0 ** (settings["bits"] - 1) - 1)
-                spikes = v >= along("threshold")
-                potentials[number] = v - along("threshold") * spikes
-                return spikes.astype(np.float64)
-        raise ValueError(f"{step['name']}: unknown kind {step['kind']!r}")
+
+def _fire(step: Any, x: np.ndarray, state: State | None, t: int) -> tuple[np.ndarray, State]:
+    """Spikes of timestep `t`, and the state after them."""
+    arrays, settings = step["arrays"], step["settings"]
+    threshold = _along(step, arrays["threshold"])
+    v, fired = state or (np.zeros_like(x) + _along(step, arrays["start"]), np.zeros(x.shape, bool))
+    v = v + x
+    if "bias" in arrays:
+        v = v + _along(step, arrays["bias"][min(t, len(arrays["bias"]) - 1)])
+    if settings["bits"]:
+        v = np.clip(v, -(2.0 ** (settings["bits"] - 1)), 2.0 ** (settings["bits"] - 1) - 1)
+    spikes = v >= threshold
+    v, fired = v - threshold * spikes, fired | spikes
+    if settings.get("no_debt"):
+        v = np.where(fired, v, np.maximum(v, 0))
+    return spikes.astype(np.float64), (v, fired)
+
+
+def _result(step: Any, inputs: list[np.ndarray]) -> np.ndarray:
+    """The result of any other step."""
+    x, settings, shape = inputs[0], step["settings"], tuple(step["shape"])
+    arrays = {name: values if name == "weights" else _along(step, values) for name, values in step["arrays"].items()}
+    match step["kind"]:
+        case "image" | "reshape":
+            return x.reshape(len(x), *shape)
+        case "linear":
+            return arrays["multiplier"] * (x @ arrays["weights"].T) + arrays["bias"]
+        case "conv":
+            return arrays["multiplier"] * _convolution(x, arrays["weights"], shape, **settings) + arrays["bias"]
+        case "sum_pool":
+            (ph, pw), (sh, sw) = settings["padding"], settings["stride"]
+            windows = sliding_window_view(np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw))), settings["kernel"], (2, 3))
+            return windows[:, :, ::sh, ::sw].sum((-2, -1))
+        case "times":
+            return arrays["factor"] * x
+        case "requantize":
+            return np.floor((arrays["multiplier"] * x + 2.0 ** (settings["shift"] - 1)) / 2.0 ** settings["shift"])
+        case "add":
+            return inputs[0] + inputs[1]
+        case "move":
+            return _moved(x, settings["start"], settings["step"], shape)
+    raise ValueError(f"{step['name']}: unknown kind {step['kind']!r}")
 
 
 def _convolution(

@@ -1,7 +1,9 @@
 """Integer networks of methods that calibrate v(0) of every neuron, or a bias, constant or not, for one T."""
 
+import importlib.util
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -140,6 +142,26 @@ def test_c_and_npz(method, data, tmp_path):
     with np.load(tmp_path / "snn.npz") as entries:
         about = json.loads(bytes(entries["description"]))
     assert about["format"].endswith("2" if program.varied else "1")
+
+
+@pytest.mark.parametrize(("method", "name"), [
+    ("temporal_bias", "pooled"), ("no_debt_bias", "shortcut_a"), ("no_debt", "residual"), ("potential_init", "low_rank"),
+])  # fmt: skip
+def test_a_reader_without_snnconv(method, name, data, tmp_path):
+    """The reader of the study of exported files, which has only the README of the file."""
+    c.export(None, spiking(method, name, data), data, tmp_path, images=2, timesteps=T, source=False)
+    network, program = npz_reader().Network(tmp_path / "snn.npz"), read(tmp_path / "snn.npz")
+    images = program.digitize(data.test[0][0][:3].numpy())
+    assert np.array_equal(network.digitized(data.test[0][0][:3].numpy()), images)
+    assert difference(network.run(images.astype(float), T + 2), run(program, images, T + 2)) is None
+
+
+def npz_reader():
+    path = Path(__file__).parents[2] / "scripts" / "readers" / "npz_reader.py"
+    specification = importlib.util.spec_from_file_location("npz_reader", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.slow
