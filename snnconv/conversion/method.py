@@ -56,7 +56,7 @@ class Method:
 
     def __call__(self, ann: nn.Module, batches: Iterable, *, operators: Choice = auto, **settings: Any) -> SpikingModel:
         """`ann` converted to a spiking network; `operators` (conf/operators/) replace non-linear layers without a neuron."""
-        self.require_switches(settings)
+        self.require_kinds(settings)
         original = ann
         if self.takes:
             ann, batches = entered(ann, batches, self.takes)
@@ -72,12 +72,15 @@ class Method:
             require_convertible(ann, self.takes)
         return ann
 
-    def require_switches(self, settings: Mapping[str, Any]) -> None:
-        """Raise a ValueError if a setting that is true or false by default has another value (the string "no" is true)."""
+    def require_kinds(self, settings: Mapping[str, Any]) -> None:
+        """Raise a ValueError if a setting that is true or false, or a number by default, has a value of another kind."""
         defaults = self.settings()
         for name, value in settings.items():
-            if isinstance(defaults.get(name), bool) and type(value) is not bool:
+            default = defaults.get(name)
+            if isinstance(default, bool) and type(value) is not bool:  # the string "no" is true
                 raise ValueError(f"method.{name}={value!r}: must be true or false")
+            if type(default) in (int, float) and isinstance(value, str):
+                raise ValueError(f"method.{name}={value!r}: must be a number")
 
     def settings(self) -> dict[str, Any]:
         """Every setting with its default, or `inspect.Parameter.empty` if it has none."""
@@ -150,7 +153,7 @@ def rehearse(convert: Any, ann: nn.Module, batches: Iterable, calibration: int |
     """
     method, settings = _bound(convert)
     if isinstance(method, Method):
-        method.require_switches(settings)
+        method.require_kinds(settings)
     sample = None if calibration == 0 else next(((x[:images], y[:images]) for x, y in batches), None)
     if settings.get("rule") is not None and sample:
         share = None if calibration is None else calibration / len(sample[0])

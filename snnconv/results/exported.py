@@ -39,7 +39,7 @@ def row(record: Mapping[str, Any]) -> dict[str, Any]:
         "format": record["format"],
         "method": record.get("method"),
         "timesteps": record["export"].get("timesteps"),
-        "images": record["export"].get("images"),
+        "images": record.get("images", record["export"].get("images")),  # there may be fewer test images than requested
         "size": sum(record["files"].values()),
         "cycles": mean(cycles) if cycles else None,
         "milliseconds": mean(cycles) / clock / 1e3 if cycles and clock else None,
@@ -73,4 +73,6 @@ def _text(value: Any) -> str:
         return " · ".join(f"{name}: {_text(each)}" for name, each in value.items())
     if isinstance(value, list):
         return ", ".join(map(_text, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
+    return str(value)

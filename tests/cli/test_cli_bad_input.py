@@ -57,7 +57,7 @@ pytestmark = pytest.mark.cli
         ("device=tpu", "device='tpu': must be auto, cpu, cuda or cuda:<number>"),
         ("precision=float8", "precision='float8': "),
         ("compile=maybe", "compile='maybe': must be true or false"),
-        ("method=finetune method.lr=abc", "method.lr='abc': must be a positive number"),
+        ("method=finetune method.lr=abc", "method.lr='abc': must be a number"),
         ("run=runs/x", "run=runs/…; to continue an interrupted run use resume=…"),
         ("resume=runs/x", "resume=runs/x: not a run folder with a stored configuration"),
     ],

@@ -376,3 +376,18 @@ def test_a_switch_is_true_or_false():
     for method, switch in switches:
         with pytest.raises(ValueError, match=rf"method\.{switch}='no': must be true or false"):
             method(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), [], **{switch: "no"})
+
+
+def test_a_number_is_not_a_word():
+    """As in method.first=abc."""
+    methods()  # imports all
+    numbers = [
+        (method, key)
+        for method in METHODS.values()
+        for key, value in method.settings().items()
+        if type(value) in (int, float)
+    ]
+    assert len(numbers) > 50
+    for method, number in numbers:
+        with pytest.raises(ValueError, match=rf"method\.{number}='abc': must be a number"):
+            method(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), [], **{number: "abc"})

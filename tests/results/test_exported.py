@@ -13,7 +13,7 @@ VERILOG = {
     "cycles_per_image": [3000, 5000], "operations_per_image": {"accumulates": [10, 30], "macs": [2, 4]},
     "energy_pJ": {"rule": "counted: <all>.", "int8_45nm": {"counted": 3e6, "estimate": 2e6},
                   "fp32_45nm": {"counted": 5e6, "estimate": "0 (Max): not counted"}},
-    "cells": {"step_2": {"lut": 1234, "block_ram": 1}}, "membrane_bits": {"2": 18},
+    "cells": {"step_2": {"lut": 1234, "block_ram": 1}}, "membrane_bits": {"2": 18}, "weight_bytes": 131664.0,
     "export": {"images": 2, "timesteps": 8, "clock_mhz": 50.0},
     "versions": {"torch": "2"}, "command": "snnconv export", "commit": None,
 }  # fmt: skip
@@ -32,6 +32,8 @@ def test_cycles_become_time_at_the_clock():
         "fp32_45nm": {"counted": 5, "estimate": None},  # the network has an operation without costs
     }
     assert row({**VERILOG, "cycles_per_image": None})["milliseconds"] is None  # no simulator
+    assert row(VERILOG)["images"] == 2
+    assert row({**VERILOG, "images": 1})["images"] == 1  # there were fewer than requested
     assert (row(ONNX)["cycles"], row(ONNX)["energies"]) == (None, {})
 
 
@@ -47,6 +49,7 @@ def test_the_page_of_an_export(record, tmp_path: Path):
         assert "0.08 at 50 MHz" in text
         assert "counted: &lt;all&gt;." in text
         assert "1,234" in text
+        assert "weight bytes 131664 " in plain
     else:
         assert "largest_difference: 4.768e-07" in text
         assert "µJ" not in text

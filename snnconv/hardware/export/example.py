@@ -32,8 +32,8 @@ class Example:
         return f"{spikes} spikes and {self.outcome[0].size} logits on {images} images, {timesteps} timesteps"
 
     def summary(self) -> dict[str, Any]:
-        """Facts about the integers: observed widths of membranes, and widths that no image can exceed in these timesteps."""
-        return {**self.network.summary(), **bits_bound(self.program, len(self.outcome[0]))}
+        """Number of compared images, observed widths of membranes, and widths that no image can exceed in these timesteps."""
+        return {"images": len(self.images), **self.network.summary(), **bits_bound(self.program, len(self.outcome[0]))}
 
     def require_equal(self, what: str, actual: golden.Outcome) -> None:
         """Raise a ValueError with the first difference of `actual` from the golden model."""
