@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import DEVICE, Action
 from snnconv.analysis.errors import decompose
+from snnconv.analysis.explanation import explain
 from snnconv.analysis.operations import count_operations
 from snnconv.conversion.method import takes
 from snnconv.conversion.methods import qcfs
@@ -94,7 +95,7 @@ def conversions(name: str, images: int, timesteps: int, methods: Mapping[str, An
 
 
 def explanation(name: str, images: int, timesteps: int) -> dict[str, Action]:
-    """Analysis of errors and operations at T = 1, 2, 4, …, beside the simulation of the same images."""
+    """Analysis of errors, of operations, and of both in the same runs at T = 1, 2, 4, …, beside the simulation."""
     torch.manual_seed(1)
     inputs = torch.randn(images, 3, 32, 32, device=DEVICE)
     batches = [(part, torch.zeros(len(part), dtype=torch.long, device=DEVICE)) for part in inputs.split(100)]
@@ -105,4 +106,5 @@ def explanation(name: str, images: int, timesteps: int) -> dict[str, Action]:
         "simulation": lambda: [snn(part, timesteps) for part, _ in batches],
         "errors": lambda: decompose(ann, snn, batches, wanted, images),
         "operations": lambda: count_operations(snn, batches, wanted, images=images),
+        "explain": lambda: explain(ann, snn, batches, wanted, images=images),
     }

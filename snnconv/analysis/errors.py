@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from snnconv.analysis.counterpart import counterpart
 from snnconv.analysis.ideal_networks import Clipped, clipped, evenly, instead
-from snnconv.analysis.layer_errors import LayerErrors, Watch
+from snnconv.analysis.layer_errors import LayerErrors, Watch, watch
+from snnconv.analysis.operations import OperationCounter
 from snnconv.runtime import distributed
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.recording import recording
@@ -62,11 +63,13 @@ def decompose(
     batches: Iterable[tuple[Tensor, Tensor]],
     timesteps: Sequence[int],
     images: int = 500,
+    counter: OperationCounter | None = None,
 ) -> Decomposition:
     """Errors of every layer of `snn`, converted from `ann`, at each T of `timesteps`, on the first `images` of `batches`.
 
     Supports every method in which each step receives the image, because f(x) is computed by the neuron itself.  By construction the
-    means of the parts add up to the mean error, and their shares to the squared error.  ValueError for a method in which only the
+    means of the parts add up to the mean error, and their shares to the squared error.  `counter` counts operations in the same
+    runs.  ValueError for a method in which only the
     first steps receive the image, without images, or if `snn` was not converted from `ann`.
     """
     if snn.timing.presented is not None:
@@ -80,25 +83,30 @@ def decompose(
     try:
         for part in parts:
             snn.prepare(part[-1])
-            here = [Watch(path, neuron, snn, part) for path, neuron in snn.neurons().items()]
+            neurons = snn.neurons()
+            here = [watch(path, neuron, snn, part) for path, neuron in neurons.items()]
+            even = {t: [evenly(neuron, snn, t) for neuron in neurons.values()] for t in part}
+            limit = [Clipped(neuron, snn.latency.spike_levels) for neuron in neurons.values()]
             measured = 0
             most = snn.at_once(part[-1], next(ann.parameters()).device)
-            with recording(snn, stepwise=True):
+            with recording(snn, counter.start(part) if counter else None, stepwise=True):
                 for x, labels in _small(batches, distributed.share_of(images), most):
                     measured += len(x)
-                    rights.add("ann", _ann_beside(ann, here, x), labels)
+                    rights.add("ann", logits := _ann_beside(ann, here, x), labels)
+                    changed = not all(each.is_clipped(neurons[each.path]) for each in here)
+                    rights.add(f"clipped {part[-1]}", clipped(ann, snn, x) if changed else logits, labels)
                     with _hooked(snn, here):
                         means = snn.read(snn(x, part[-1]))
                     for t in part:
                         rights.add(f"snn {t}", means[t - 1], labels)
-                        rights.add(f"even {t}", instead(snn, lambda neuron: evenly(neuron, snn, t), x), labels)  # noqa: B023
-                    rights.add(f"clipped {part[-1]}", clipped(ann, snn, x), labels)
-                    rights.add(
-                        f"limit {part[-1]}", instead(snn, lambda n: Clipped(n, snn.latency.spike_levels), x), labels
-                    )
+                        rights.add(f"even {t}", instead(snn, even[t], x), labels)
+                    rights.add(f"limit {part[-1]}", instead(snn, limit, x), labels)
             if not measured:
                 raise ValueError("errors are measured on images, but there are none")
-            layers += [watch.errors(t) for t in part for watch in here]
+            if counter:
+                counter.images = measured
+                counter.finish()
+            layers += [each.errors(t) for t in part for each in here]
     finally:
         original.train(was_training)
     limited = {part[-1]: rights.share(f"clipped {part[-1]}") for part in parts}

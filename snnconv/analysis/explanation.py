@@ -16,11 +16,11 @@ from snnconv.analysis.costs import DEFAULT, Costs, TableNames, tables_of
 from snnconv.analysis.counterpart import counterpart
 from snnconv.analysis.energy import FIRST_LAYER, Energy
 from snnconv.analysis.errors import Decomposition, decompose
-from snnconv.analysis.operations import count_operations, listed_timesteps
+from snnconv.analysis.operations import OperationCounter, Operations, count_operations, listed_timesteps
 from snnconv.analysis.page import page
 from snnconv.analysis.robustness import Disturbance, robustness
 from snnconv.analysis.spike_trains import spike_trains
-from snnconv.data.batches import Batches
+from snnconv.data.batches import Batches, first_images
 from snnconv.data.loaders import Loader, device_of
 from snnconv.data.splits import Splits
 from snnconv.runtime import distributed, files
@@ -161,8 +161,7 @@ def explain(
     if disturbances and not isinstance(batches, Batches):
         raise ValueError("disturbances: need the normalization of images, which is known only for data of snnconv (Batches); "
                          "disturb the images of the loader instead")  # fmt: skip
-    errors = decompose(model, snn, batches, wanted, images) if snn.timing.presented is None else None
-    operations = count_operations(snn, batches, wanted, images=images)
+    errors, operations = _measured(model, snn, batches, wanted, images)
     return Explanation(
         images=operations.images,
         role="given",
@@ -176,6 +175,21 @@ def explain(
         thresholds={path: _extremes(neuron.threshold) for path, neuron in snn.neurons().items()},
         trains=spike_trains(snn, batches, max(wanted)),
     )
+
+
+def _measured(
+    model: nn.Module, snn: SpikingModel, batches: Any, wanted: list[int], images: int
+) -> tuple[Decomposition | None, Operations]:
+    """Errors and operations from the same runs; no errors for a method in which only the first steps receive the image."""
+    if snn.timing.presented is not None:
+        return None, count_operations(snn, batches, wanted, images=images)
+    with torch.random.fork_rng(devices=[]):  # a loader draws numbers when it begins
+        examples = first_images(batches, 1)
+    if not examples:
+        raise ValueError("an explanation is measured on images, but there are none")
+    counter = OperationCounter(snn, examples[0])
+    errors = decompose(model, snn, batches, wanted, images, counter)
+    return errors, counter.operations()
 
 
 def _has_pixels(batches: Batches) -> bool:

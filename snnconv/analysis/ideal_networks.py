@@ -1,7 +1,7 @@
 """Networks without some kinds of conversion error: the ANN with clipped activations, and neurons with even currents."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,12 +11,10 @@ from spikingjelly.activation_based import functional as sj
 from torch import Tensor, nn
 
 from snnconv.nn.functional import spike_count
-from snnconv.nn.graph.rewrite import replace_modules
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.network import OverTime
 from snnconv.spiking.neurons.base import Threshold, per_channel
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
-from snnconv.spiking.operators.base import set_timesteps
 
 
 def clipped(ann: nn.Module, snn: SpikingModel, images: Tensor) -> Tensor:
@@ -31,12 +29,14 @@ def clipped(ann: nn.Module, snn: SpikingModel, images: Tensor) -> Tensor:
         return ann(images)
 
 
-def instead(snn: SpikingModel, make: Callable[[Any], nn.Module], images: Tensor) -> Tensor:
-    """Logits of the spiking network in which `make(neuron)`, a function of means, replaces each neuron."""
-    network = replace_modules(snn.network, OverTime, lambda clock: OverTime(make(clock.neuron)))
-    like = next(network.parameters())
-    set_timesteps(network, None)
-    return network(images.to(like.dtype))
+def instead(snn: SpikingModel, neurons: Sequence[nn.Module], images: Tensor) -> Tensor:
+    """Outputs of the spiking network in which `neurons`, functions of means, take the place of its neurons."""
+    clocks = [module for module in snn.network.modules() if isinstance(module, OverTime)]
+    with ExitStack() as stack:
+        for clock, neuron in zip(clocks, neurons, strict=True):
+            stack.callback(setattr, clock, "neuron", clock.neuron)
+            clock.neuron = neuron
+        return snn.means(images)
 
 
 class Clipped(nn.Module):
@@ -98,10 +98,13 @@ class Counted(nn.Module):
 
 def evenly(neuron: Any, model: SpikingModel, timesteps: int) -> nn.Module:
     """The replacement of `neuron` in the network of even currents."""
+    return Counted(neuron, timesteps) if has_closed_form(neuron, model) else Even(neuron, model, timesteps)
+
+
+def has_closed_form(neuron: Any, model: SpikingModel) -> bool:
+    """Whether `neuron` is a plain integrate-and-fire neuron, whose steps are all counted."""
     plain = type(neuron) is IntegrateFire and not isinstance(neuron.v_initial, Tensor)
-    if plain and model.timing.discard == 0 and model.timing.lookahead == 1 and model.simulation.precision != "bf16":
-        return Counted(neuron, timesteps)
-    return Even(neuron, model, timesteps)
+    return plain and model.timing.discard == 0 and model.timing.lookahead == 1 and model.simulation.precision != "bf16"
 
 
 def unit(neuron: Any, like: Tensor, axis: int) -> Tensor | float:
@@ -119,6 +122,10 @@ def value_of(neuron: Any) -> Threshold:
 
 def limits(neuron: Any, like: Tensor, most: int, axis: int) -> tuple[Tensor, Tensor]:
     """The smallest and the largest mean output of a neuron, for spikes of up to `most` levels, shaped as the channels of `like`."""
-    both = neuron.limits(most) if hasattr(neuron, "limits") else (0.0, most * neuron.threshold)
-    low, high = (per_channel(torch.as_tensor(limit).to(like), like, axis) for limit in both)
+    low, high = (per_channel(torch.as_tensor(limit).to(like), like, axis) for limit in outermost(neuron, most))
     return low, high
+
+
+def outermost(neuron: Any, most: int) -> tuple[Threshold, Threshold]:
+    """The smallest and the largest mean output of a neuron, for spikes of up to `most` levels."""
+    return neuron.limits(most) if hasattr(neuron, "limits") else (0.0, most * neuron.threshold)

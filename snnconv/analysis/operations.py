@@ -1,14 +1,14 @@
 """Number of operations of a converted network, counted from its spikes on images, and of its ANN."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from snnconv.analysis.fan_out import FanOut, Target, fan_out
+from snnconv.analysis.fan_out import Target, fan_out
 from snnconv.data.batches import first_images
 from snnconv.runtime import distributed
 from snnconv.spiking.model import SpikingModel
@@ -75,24 +75,74 @@ def count_operations(
     """
     wanted, inputs = wanted_timesteps(timesteps), _first(batches, images)
     snn.to(inputs[0].device)
-    accumulates: dict[int, dict[str, float]] = {}
-    total = distributed.sum_over_ranks(torch.tensor(sum(map(len, inputs)), device=inputs[0].device)).item()
+    counter = OperationCounter(snn, inputs[0], zeros=zeros)
     for part in snn.rounds(wanted):
         snn.prepare(part[-1])  # before its neurons are recorded
-        targets, reach = fan_out(snn.network, inputs[0].shape[1:], zeros=zeros)
-        counts = _count(snn, inputs, part[-1], [target.path for target in targets], reach).cumsum(0) / total
-        for t in part:
-            by_path = zip(targets, counts[snn.steps(t) - 1].tolist(), strict=True)
-            accumulates[t] = {target.path: count for target, count in by_path}
-    steps = {t: snn.steps(t) + snn.latency.warmup - snn.timing.discard for t in wanted}
-    return Operations(
-        targets=tuple(targets),
-        accumulates=accumulates,
-        steps=steps,
-        shown={t: min(snn.steps(t), snn.timing.presented or snn.steps(t)) for t in wanted},
-        levels={t: snn.latency.spike_levels * t for t in wanted},
-        images=int(total),
-    )
+        with recording(snn, counter.start(part)):
+            for each in inputs:
+                snn(each, part[-1])
+                counter.images += len(each)
+        counter.finish()
+    return counter.operations()
+
+
+class OperationCounter:
+    """Counts the operations of `snn` during runs of others: `start` before the runs for some T, `finish` after them.
+
+    In between `observe(path, spikes)` receives all spikes (`recording`), and `images` is increased by the images of each run.
+    """
+
+    def __init__(self, snn: SpikingModel, example: Tensor, *, zeros: bool = True) -> None:
+        self.snn, self.example, self.zeros, self.images = snn, example, zeros, 0
+        self.targets: list[Target] = []
+        self.accumulates: dict[int, dict[str, float]] = {}
+
+    def start(self, part: list[int]) -> Callable[[str, Tensor], None]:
+        """Begin runs for the largest T of `part`, for which `snn` is prepared; returns `observe`."""
+        device = self.example.device
+        self.targets, reach = fan_out(self.snn.network, self.example.shape[1:], zeros=self.zeros)
+        columns = {target.path: number for number, target in enumerate(self.targets)}
+        self.weights = {source: torch.stack([*fans.values()]).to(device) for source, fans in reach.items()}
+        self.to = {source: torch.tensor([columns[t] for t in fans], device=device) for source, fans in reach.items()}
+        self.part, self.steps, self.images, self.done = part, self.snn.steps(part[-1]), 0, Counter[str]()
+        self.total = torch.zeros(self.steps, len(columns), dtype=torch.float64, device=device)
+        return self.observe
+
+    def observe(self, path: str, spikes: Tensor) -> None:
+        """Add the accumulates that `spikes` [t, N, …] of a layer cause."""
+        if path not in self.weights:
+            return
+        weights = self.weights[path]
+        counts = spikes.abs().to(torch.promote_types(spikes.dtype, torch.float32))  # exact up to 2²⁴
+        if weights.dim() == counts.dim():  # an image is several rows
+            counts = counts.unflatten(1, (-1, weights.shape[1]))
+        each = torch.tensordot(counts.new_ones(counts.shape[1]), counts, dims=([0], [1]))  # a sum over images, faster
+        rows = torch.arange(self.done[path], self.done[path] + len(each), device=each.device).unsqueeze(1) % self.steps
+        self.total[rows, self.to[path]] += each.flatten(1).double() @ weights.flatten(1).T
+        self.done[path] += len(each)
+
+    def finish(self) -> None:
+        """End the runs for these T."""
+        if any(done % self.steps for done in self.done.values()):
+            raise ValueError(f"a layer took {max(self.done.values())} steps, not a multiple of the {self.steps} timesteps "
+                             "of the model")  # fmt: skip
+        self.images = int(distributed.sum_over_ranks(torch.tensor(self.images, device=self.example.device)).item())
+        counts = distributed.sum_over_ranks(self.total).cumsum(0) / self.images
+        for t in self.part:
+            by_path = zip(self.targets, counts[self.snn.steps(t) - 1].tolist(), strict=True)
+            self.accumulates[t] = {target.path: count for target, count in by_path}
+
+    def operations(self) -> Operations:
+        """The operations at every T."""
+        snn, wanted = self.snn, sorted(self.accumulates)
+        return Operations(
+            targets=tuple(self.targets),
+            accumulates=self.accumulates,
+            steps={t: snn.steps(t) + snn.latency.warmup - snn.timing.discard for t in wanted},
+            shown={t: min(snn.steps(t), snn.timing.presented or snn.steps(t)) for t in wanted},
+            levels={t: snn.latency.spike_levels * t for t in wanted},
+            images=self.images,
+        )
 
 
 def _first(batches: Iterable[tuple[Tensor, Any]], count: int) -> list[Tensor]:
@@ -102,34 +152,3 @@ def _first(batches: Iterable[tuple[Tensor, Any]], count: int) -> list[Tensor]:
     if not (parts := first_images(batches, distributed.share_of(count))):
         raise ValueError("operations are counted from spikes on images, and there are no images")
     return parts
-
-
-def _count(snn: SpikingModel, batches: list[Tensor], timesteps: int, paths: list[str], reach: FanOut) -> Tensor:
-    """Accumulates of each simulated step, [steps, targets], over all images."""
-    device, steps = batches[0].device, snn.steps(timesteps)
-    columns = {path: number for number, path in enumerate(paths)}
-    weights = {source: torch.stack([*fans.values()]).to(device) for source, fans in reach.items()}
-    to = {source: torch.tensor([columns[target] for target in fans], device=device) for source, fans in reach.items()}
-    total = torch.zeros(steps, len(paths), dtype=torch.float64, device=device)
-    done: Counter[str] = Counter()  # steps seen of each layer
-
-    def observe(path: str, spikes: Tensor) -> None:
-        if path in weights:
-            counts = spikes.abs().to(torch.promote_types(spikes.dtype, torch.float32))  # exact up to 2²⁴
-            if weights[path].dim() == counts.dim():  # an image is several rows
-                counts = counts.unflatten(1, (-1, weights[path].shape[1]))
-            each = torch.tensordot(
-                counts.new_ones(counts.shape[1]), counts, dims=([0], [1])
-            )  # a sum over images, faster
-            rows = torch.arange(done[path], done[path] + len(each), device=device).unsqueeze(1) % steps
-            total[rows, to[path]] += each.flatten(1).double() @ weights[path].flatten(1).T
-            done[path] += len(each)
-
-    with recording(snn, observe):
-        for images in batches:
-            snn(images, timesteps)
-    if any(steps_done % steps for steps_done in done.values()):
-        raise ValueError(
-            f"a layer took {max(done.values())} steps, not a multiple of the {steps} timesteps of the model"
-        )
-    return distributed.sum_over_ranks(total)

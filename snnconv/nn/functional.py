@@ -134,7 +134,10 @@ def integrate_fire(
 
 
 def spike_count(
-    mean_current: Float[Tensor, "*shape"], threshold: Float[Tensor, "..."], timesteps: int, v_initial: float = 0.5
+    mean_current: Float[Tensor, "*shape"],
+    threshold: Float[Tensor, "..."] | float,
+    timesteps: int,
+    v_initial: float = 0.5,
 ) -> Float[Tensor, "*shape"]:
     """Spikes an IF neuron emits in T steps of *constant* current: clip(floor(T·x/θ + v(0)/θ), 0, T).
 
@@ -171,6 +174,7 @@ def conversion_errors(
     f(x) is the mean output of the neuron for the constant current x (`meant` = f(z), z the ANN's current; `even` = f(x̄)).
     These are the three errors of Bu et al., ICLR 2022, and the error of earlier layers.
     """
-    low, high = (torch.as_tensor(limit, dtype=activation.dtype, device=activation.device) for limit in (floor, ceiling))
-    clipped = activation.clamp(low, high)
+    if isinstance(floor, Tensor) or isinstance(ceiling, Tensor):
+        floor, ceiling = (torch.as_tensor(limit).to(activation) for limit in (floor, ceiling))
+    clipped = activation.clamp(floor, ceiling)  # type: ignore[arg-type]  # two numbers are faster than two tensors
     return ConversionErrors(activation - clipped, clipped - meant, meant - even, even - output)

@@ -15,7 +15,7 @@ from snnconv.spiking.encoders.base import InputEncoder
 from snnconv.spiking.encoders.direct import Direct
 from snnconv.spiking.event_driven import refresh, walk_spikes
 from snnconv.spiking.network import OverTime
-from snnconv.spiking.operators.base import OperatorOverTime
+from snnconv.spiking.operators.base import OperatorOverTime, set_timesteps
 from snnconv.spiking.simulation import Simulation, Timing
 
 SMALLEST_BATCH = 16  # size down to which a shrinking batch is padded for compiled code
@@ -86,6 +86,17 @@ class TimeLoop(nn.Module):
                 for clock in clocks:
                     keep_samples(clock, keep, size)
                 size = len(keep)
+
+    @torch.no_grad()
+    def means(self, images: Float[Tensor, "N *inputs"]) -> Float[Tensor, "N *K"]:
+        """Outputs of one pass without time, in which operators, and neurons if these allow it, are functions of means."""
+        before, after = self._split()
+        refresh(after)
+        set_timesteps(self.network, None)
+        for module in self.network.modules():
+            if isinstance(module, OverTime):
+                module.timesteps = 1
+        return after(*before(self._laid_out(images.to(next(self.network.parameters()).dtype))))
 
     def at_once(self, timesteps: int, device: torch.device) -> int:
         """Number of images whose steps can be simulated together; a larger batch is split if layers wait for all inputs."""

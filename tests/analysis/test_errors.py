@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from spikingjelly.activation_based import functional as sj
 from torch import nn
 
 from snnconv.analysis.costs import Costs
 from snnconv.analysis.errors import _small, decompose
 from snnconv.analysis.explanation import explain_run
 from snnconv.analysis.ideal_networks import Counted, Even, evenly
-from snnconv.analysis.layer_errors import PARTS
+from snnconv.analysis.layer_errors import PARTS, ConstantCurrentWatch, Watch
 from snnconv.conversion.methods import burst, parallel, qcfs, srp, st_bif, threshold
 from snnconv.data.batches import Batches
 from snnconv.data.splits import Splits
@@ -351,3 +352,26 @@ def test_the_closed_form_is_what_the_neuron_does(ann, folded):
             counted, even = (kind(current) for kind in (Counted(neuron, t), Even(neuron, snn, t)))
             assert torch.equal(counted, even)
     assert isinstance(evenly(neuron, snn, 4), Counted)
+
+
+@pytest.mark.parametrize("theta", [1.1, torch.tensor([0.4, 1.1, 2.0])])
+def test_the_closed_form_measures_what_copies_measure(theta):
+    """Of a neuron whose current varies, with one θ or one per channel."""
+    neuron, snn = IntegrateFire(theta), SpikingModel(nn.Sequential(OverTime(IntegrateFire(theta))), Latency())
+    z, noise = (
+        torch.randn(size, generator=torch.Generator().manual_seed(0)).double() for size in ((20, 3, 5), (8, 20, 3, 5))
+    )
+    rows = []
+    for kind in (Watch, ConstantCurrentWatch):
+        observer = kind("path", neuron, snn, TS)
+        sj.set_step_mode(neuron, "s")
+        sj.reset_net(neuron)
+        observer.start(z, z.clamp(0, 3))
+        with torch.no_grad():
+            for current in (z + noise).unsqueeze(1):
+                observer(neuron, (current,), neuron(current))
+        rows.append([dict(observer.errors(t).__dict__) for t in TS])
+    assert 0 < rows[0][-1]["residual"] < 1
+    for simulated, closed in zip(*rows, strict=True):
+        assert closed.pop("path") == simulated.pop("path")
+        same(closed, simulated, rtol=1e-9, atol=1e-12)

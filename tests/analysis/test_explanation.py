@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snnconv.analysis.errors import decompose
 from snnconv.analysis.explanation import explain
+from snnconv.analysis.operations import count_operations
 from snnconv.analysis.robustness import noise
 from snnconv.conversion.methods import qcfs, st_bif, threshold
 from snnconv.nn.activations.qcfs import QCFS
@@ -43,6 +44,7 @@ def test_every_kind_of_loader_gives_the_same(ann, snn, samples):
         assert part.errors.snn == whole.errors.snn
         assert part.energy.operations == whole.energy.operations
         assert [advice.text() for advice in part.advice] == [advice.text() for advice in whole.advice]
+    assert whole.energy.operations == count_operations(snn, parts, [1, 4])
     assert whole.errors.drops(4) == decompose(ann, snn, parts, [4]).drops(4)
 
 
