@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from hardware_networks import NETWORKS, act
 from snnconv.conversion.methods import layer_calibration, qcfs, threshold
 from snnconv.hardware.export import c
 from snnconv.hardware.integer.file import read, replay
-from snnconv.hardware.integer.golden import difference, differing_spikes, outcome
+from snnconv.hardware.integer.golden import difference, differing_spikes, outcome, run
 from snnconv.hardware.integer.network import in_real_units, integerize
 from snnconv.hardware.integer.operations import LOGITS
 from snnconv.nn.activations.qcfs import QCFS
@@ -127,3 +128,20 @@ def test_c(name, batches, tmp_path):
     flags = ("-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsanitize=address,undefined")
     images = program.digitize(batches[0][0].numpy())
     assert difference(c.run_c(tmp_path, program, images, T, "cc", *flags), expected) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at_the_end", ["weights", "neurons"])
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+def test_c_of_a_dense_map(at_the_end, batches, tmp_path):
+    """Outputs [N, K, H, W]."""
+    layers = [nn.Conv2d(1, 4, 3, padding=1), act(), nn.Conv2d(4, 2, 1), *([act()] if at_the_end == "neurons" else [])]
+    snn = qcfs.convert(nn.Sequential(*layers).eval(), [], neuron=IntegrateFire)
+    c.export(None, snn, SimpleNamespace(calibration=batches, test=batches), tmp_path, images=3, timesteps=T)
+    program = read(tmp_path / "snn.npz")
+    images = program.digitize(batches[0][0][:3].numpy())
+    expected = run(program, images, T)
+    assert expected[0].shape == (T, 3, 2, 4, 4)
+    assert difference(c.run_c(tmp_path, program, images, T, "cc"), expected) is None
+    subprocess.run(["cc", "-std=c99", "snn.c", "snn_test.c", "-o", "test"], cwd=tmp_path, check=True)
+    assert subprocess.run([tmp_path / "test"]).returncode == 0

@@ -85,7 +85,8 @@ def run_c(
         )
     values = np.frombuffer(ran.stdout, np.uint8).reshape(len(images), timesteps, -1).swapaxes(0, 1)
     logits, *spikes = np.split(values, np.cumsum(sizes)[:-1], axis=2)
-    return np.ascontiguousarray(logits).view(np.int32), {
+    shape = (timesteps, len(images), *program.steps[program.output].shape)
+    return np.ascontiguousarray(logits).view(np.int32).reshape(shape), {
         path: np.unpackbits(bits, axis=2, count=step.size, bitorder="little").reshape(*bits.shape[:2], *step.shape)
         for (path, step), bits in zip(layers.items(), spikes, strict=True)
     }

@@ -66,7 +66,7 @@ def _test(program: Program, images: np.ndarray, outcome: Outcome) -> dict[str, A
     """The first image, its logits, and the number of spikes of each layer in each timestep."""
     logits, spikes = outcome
     counts = np.stack([spikes[path][:, 0].reshape(len(logits), -1).sum(1) for path in program.neurons()], 1)
-    tables = {"logits": logits[:, 0], "spikes": counts}
+    tables = {"logits": logits[:, 0].reshape(len(logits), -1), "spikes": counts}
     braced = {name: ["    {" + _rows(row).strip() + "}," for row in table] for name, table in tables.items()}
     return {"timesteps": len(logits), "image": _rows(images[0].ravel()), **braced}
 
