@@ -78,10 +78,8 @@ def test_an_early_interruption_ends_in_one_line(seconds, tmp_path):
     process = subprocess.Popen(
         command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard
     )
-    while (
-        processor_seconds(process.pid) < seconds
-    ):  # on a busy machine a clock would interrupt the start of Python itself
-        time.sleep(0.01)
+    while process.poll() is None and processor_seconds(process.pid) < seconds:
+        time.sleep(0.01)  # on a busy machine a clock would interrupt the start of Python itself
     while process.poll() is None:  # some imports of other packages swallow an interruption
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
