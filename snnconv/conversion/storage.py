@@ -32,7 +32,8 @@ def save(network: nn.Module, path: str | Path, *, example: Tensor | None = None)
     settings, task with its metrics, and encoder.  `load` rebuilds it without the source code of the network.  `example` [N, …] is
     one batch of inputs; an ANN whose forward pass cannot be traced symbolically is captured with it.
 
-    A model whose network depends on T is saved for the T that was simulated last (or its `timesteps`), and runs only with that T.
+    A model whose network depends on T is saved for the T that was simulated last (or its `timesteps`), and runs only with that T,
+    or also with a smaller T if its method supports this (`temporal_bias`).
 
     ValueError naming a layer, call or metric that cannot be saved.
 
@@ -140,16 +141,15 @@ def _described(snn: SpikingModel) -> dict[str, Any]:
 
 
 class _Only:
-    """The network of a model that was saved for one T."""
+    """The network of a model that was saved for one T, and with `anytime` serves every smaller T."""
 
-    def __init__(self, network: nn.Module, timesteps: int) -> None:
-        self.network, self.timesteps = network, timesteps
+    def __init__(self, network: nn.Module, timesteps: int, anytime: bool) -> None:
+        self.network, self.timesteps, self.anytime = network, timesteps, anytime
 
     def __call__(self, timesteps: int) -> nn.Module:
-        if timesteps != self.timesteps:
-            raise ValueError(
-                f"timesteps={timesteps}: this model was saved for T = {self.timesteps} only; convert again for another T"
-            )
+        if timesteps > self.timesteps or (timesteps < self.timesteps and not self.anytime):
+            suitable = f"T ≤ {self.timesteps}" if self.anytime else f"T = {self.timesteps} only"
+            raise ValueError(f"timesteps={timesteps}: this model was saved for {suitable}; convert again for another T")
         return self.network
 
 
@@ -157,7 +157,7 @@ def _spiking(description: dict[str, Any], network: nn.Module) -> SpikingModel:
     only = description["only"]
     options = {name: description[name] for name in ("timesteps", "method", "facts", "spent", "simulation")}
     if only:
-        options["for_timesteps"] = _Only(network, only)
+        options["for_timesteps"] = _Only(network, only, description["timing"]["anytime"])
     latency = Latency(**description["latency"])
     model = SpikingModel(network, latency, Timing(**description["timing"]), **options)
     return model.encoded(stored_encoder(description)).for_task(stored_task(description))

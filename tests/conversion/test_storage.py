@@ -105,12 +105,24 @@ def test_an_ann_is_captured_with_an_example(tmp_path):
     assert len([*again.parameters()]) == len([*network.parameters()])  # the shared layer is one
 
 
-def test_a_model_for_one_t_says_so(exact_network, exact_images, tmp_path):
-    snn = snnconv.convert(exact_network("plain"), [(exact_images(8), torch.zeros(8))], method="temporal_bias", images=8)
-    snn(exact_images(2), timesteps=3)
+@pytest.mark.parametrize("method", ["ha_snm", "temporal_bias"])
+def test_a_model_for_one_t_says_so(method, exact_network, exact_images, tmp_path):
+    settings = {"images": 8} if method == "temporal_bias" else {}
+    snn = snnconv.convert(exact_network("plain"), [(exact_images(8), torch.zeros(8))], method=method, **settings)
+    expected = snn(exact_images(2), timesteps=3)
     snnconv.save(snn, tmp_path / "snn")
-    with pytest.raises(ValueError, match="was saved for T = 3 only"):
-        snnconv.load(tmp_path / "snn")(exact_images(2), timesteps=4)
+    again = snnconv.load(tmp_path / "snn")
+    with pytest.raises(
+        ValueError, match="was saved for T ≤ 3" if method == "temporal_bias" else "was saved for T = 3 only"
+    ):
+        again(exact_images(2), timesteps=4)
+    if method == "temporal_bias":  # its network for T = 3 serves smaller T
+        for timesteps in (2, 3, 1):
+            same(again(exact_images(2), timesteps=timesteps), expected[:timesteps])
+    else:
+        with pytest.raises(ValueError, match="was saved for T = 3 only"):
+            again(exact_images(2), timesteps=2)
+    same(again(exact_images(2), timesteps=3), expected)
 
 
 @pytest.fixture
