@@ -160,11 +160,10 @@ def _require_batch(images: Tensor, before: Callable) -> None:
 
 def _over_time(constant: Tensor, steps: int, shares: list[float] | None) -> Tensor:
     """A constant input [N, …], repeated for `steps` steps, [steps·N, …], and multiplied by the share of each step."""
-    repeated = constant if steps == 1 else torch.cat([constant] * steps)  # keeps channels_last
     if shares is None:
-        return repeated
-    each = torch.tensor(shares, dtype=torch.float64).repeat_interleave(len(constant))
-    return repeated * each.to(repeated).view(-1, *[1] * (repeated.dim() - 1))
+        return constant if steps == 1 else torch.cat([constant] * steps)  # keeps channels_last
+    rounded = torch.tensor(shares, dtype=torch.float64).to(constant.dtype)
+    return torch.cat([constant * share for share in rounded.tolist()])  # numbers, which need not be moved to a device
 
 
 def keep_samples(neuron: nn.Module, indices: Tensor, size: int | None = None) -> None:

@@ -1,7 +1,8 @@
 """Training steps of ANNs, and through time, on an accelerator that is not there: a tensor left on the CPU is an error.
 
-What cannot be fake: averages of weights (`fit.ema`: AveragedModel copies storages and reads a counter), and sums and checks that
-are read from the device once per epoch (`Totals`, `all_finite`), because fake tensors have no values; autocast of the stand-in for
+What cannot be fake, but is tested in tests/analysis/test_logical_devices.py: averages of weights (`fit.ema`: AveragedModel copies
+storages and reads a counter), and sums and checks that are read from the device once per epoch (`Totals`, `all_finite`), because
+fake tensors have no values.  Not tested: autocast of the stand-in for
 CUDA, which has no kernels to cast for; Inductor's code and CUDA graphs (`compile=true`, reduce-overhead), which need a device.
 """
 

@@ -113,7 +113,7 @@ class Neuron(nn.Module):
 
     def _scaled(self, spikes: Tensor, axis: int) -> Tensor:
         if isinstance(self.amplitude, Tensor):
-            return spikes * per_channel(self.amplitude.to(spikes), spikes, axis)
+            return spikes * per_channel(beside(self, "amplitude", spikes), spikes, axis)
         return spikes if self.amplitude == 1 else self.amplitude * spikes
 
     def _constants(self) -> dict[str, Tensor]:
@@ -146,6 +146,21 @@ class Neuron(nn.Module):
     def extra_repr(self) -> str:
         """Shown by print(network)."""
         return f"threshold={self.threshold:.4g}" if isinstance(self.threshold, float) else "threshold per channel"
+
+
+def beside(neuron: nn.Module, name: str, like: Tensor) -> Tensor:
+    """The tensor `neuron.name` in the dtype and on the device of `like`.
+
+    A copy on another device is kept, because copying it again in every step would wait for the device.
+    """
+    value = getattr(neuron, name)
+    if value.device == like.device:
+        return value.to(like)
+    copies = neuron.__dict__.setdefault("_copies", {})  # by name: the tensor, and its copy
+    source, copy = copies.get(name, (None, value))
+    if source is not value or copy.device != like.device or copy.dtype != like.dtype:
+        copies[name] = value, value.to(like)
+    return copies[name][1]
 
 
 def _described(constant: Tensor) -> str:

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from spikingjelly.activation_based.ann2snn.recipes.sta_transformer import _STASpikeEncoder
 from torch import Tensor, nn
 
-from snnconv.spiking.neurons.base import Neuron, Threshold, per_channel, positive
+from snnconv.spiking.neurons.base import Neuron, Threshold, beside, per_channel, positive
 
 
 class SpikingJellyNeuron(Neuron):
@@ -25,7 +25,7 @@ class SpikingJellyNeuron(Neuron):
     def forward(self, current: Float[Tensor, "T N *shape"]) -> Float[Tensor, "T N *shape"]:
         """θ · spikes of each timestep."""
         wide = current if current.dtype.itemsize >= 4 else current.float()
-        gain = per_channel(self.gain.to(wide), wide, axis=2) if isinstance(self.gain, Tensor) else self.gain
+        gain = per_channel(beside(self, "gain", wide), wide, axis=2) if isinstance(self.gain, Tensor) else self.gain
         return super().forward(wide * gain).to(current.dtype)
 
 
@@ -48,5 +48,5 @@ class STAEncoder(Neuron):
     def forward(self, current: Float[Tensor, "T N *shape"]) -> Float[Tensor, "T N *shape"]:
         """θ · spikes of each timestep."""
         wide = current if current.dtype.itemsize >= 4 else current.float()
-        theta = torch.as_tensor(self.threshold).to(wide)
+        theta = beside(self, "threshold", wide) if isinstance(self.threshold, Tensor) else self.threshold
         return (theta * super().forward(wide / theta)).to(current.dtype)
