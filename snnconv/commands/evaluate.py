@@ -23,7 +23,8 @@ def main(run: Run) -> None:
     cfg = run.cfg
     weights = instantiate(cfg.weights)
     ann = weights(run.load_ann())
-    data = instantiate(cfg.data)
+    with run.timed("data"):
+        data = instantiate(cfg.data)
     task = instantiate(cfg.task).prepared(data.train.labels)
     task.try_out(ann, data.calibration)
     require_exit(Simulation.of(cfg.simulate), task, valid=data.valid.count)

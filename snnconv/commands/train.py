@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 def main(run: Run) -> None:
     """Run everything from data to report."""
     cfg = run.cfg
-    data = instantiate(cfg.data)  # Splits: train, valid, calibration, test
+    with run.timed("data"):
+        data = instantiate(cfg.data)  # Splits: train, valid, calibration, test
     task = instantiate(cfg.task).prepared(data.train.labels)  # loss, score and metrics
     require_exit(Simulation.of(cfg.simulate), task, valid=data.valid.count)
     ann = instantiate(cfg.model)  # a network with quantized activations
@@ -39,13 +40,16 @@ def main(run: Run) -> None:
     settings = instantiate(cfg.fit, compile=cfg.compile, precision=cfg.precision)
     explain = instantiate(cfg.explain)  # errors by layer, advice, energy
 
-    calibrate(ann, data.calibration)
-    # errors of conversion are raised now, not after hours of training
-    classes = cfg.data.num_classes if task.name == "classify" else None
-    demands = simulation(cfg.timesteps), lambda snn, _: require_exit(snn.simulation, task, snn.timing)
-    check(ann, convert, data.calibration, classes=classes, encoder=encoder, weights=weights, demands=demands).require()
-    task.try_out(ann, data.calibration)
-    require_savable(ann)
+    with run.timed("check"):
+        calibrate(ann, data.calibration)
+        # errors of conversion are raised now, not after hours of training
+        classes = cfg.data.num_classes if task.name == "classify" else None
+        demands = simulation(cfg.timesteps), lambda snn, _: require_exit(snn.simulation, task, snn.timing)
+        check(
+            ann, convert, data.calibration, classes=classes, encoder=encoder, weights=weights, demands=demands
+        ).require()
+        task.try_out(ann, data.calibration)
+        require_savable(ann)
     fit(ann, data.train, data.selecting(settings.select), settings, run, weights, task)  # 1. train
     if cfg.resume and "data" in cfg.method:
         log.info("method=%s: its training starts again, because it cannot be resumed", cfg.names.method)

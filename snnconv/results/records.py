@@ -65,7 +65,7 @@ class Evaluation(Record):
     images_tested: int
     precision: str
     ann_accuracy: float
-    wall_seconds: Mapping[str, float]  # by stage: train, convert, evaluate, explain
+    wall_seconds: Mapping[str, float]  # by stage: data, check, train, convert, evaluate, explain
     settings: Mapping[str, Any] | None = None  # of the method or baseline, as `method_settings` has them
     calibration_images: int | None = None
     select: str | None = None  # which epoch was kept: best | last | test

@@ -37,7 +37,7 @@ class Run:
     def __init__(self, folder: Path, cfg: DictConfig, tracker: Tracker) -> None:
         self.folder, self.cfg, self._tracker, self._started = folder, cfg, tracker, False
         self.device = torch.device(cfg.device)
-        self.seconds: dict[str, float] = {"train": 0.0, "convert": 0.0, "evaluate": 0.0, "explain": 0.0}
+        self.seconds = dict.fromkeys(("data", "check", "train", "convert", "evaluate", "explain"), 0.0)
 
     @property
     def tracker(self) -> Tracker:

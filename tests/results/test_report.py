@@ -57,7 +57,7 @@ def test_result_json_keeps_its_promise(run, snn, curve):
     assert (result["model"], result["data"], result["method"], result["levels"]) == ("mlp", "synthetic", "qcfs", 4)
     assert (result["device"], result["precision"], result["compile"]) == ("cpu", "float32", False)
     assert result["latency"]["needs_training"] == "activation"
-    assert set(result["wall_seconds"]) == {"train", "convert", "evaluate", "explain"}
+    assert set(result["wall_seconds"]) == {"data", "check", "train", "convert", "evaluate", "explain"}
     assert 0 < result["firing_rate"]["mean"] < 1
     assert len(result["firing_rate"]["layers"]) == 2
     assert result["settings"] == {"neuron": "IntegrateFire", "neuron.v_initial": 0.5}
