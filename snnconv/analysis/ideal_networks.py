@@ -102,8 +102,11 @@ def evenly(neuron: Any, model: SpikingModel, timesteps: int) -> nn.Module:
 
 
 def has_closed_form(neuron: Any, model: SpikingModel) -> bool:
-    """Whether `neuron` is a plain integrate-and-fire neuron, whose steps are all counted."""
-    plain = type(neuron) is IntegrateFire and not isinstance(neuron.v_initial, Tensor)
+    """Whether `neuron` is a plain integrate-and-fire neuron with 0 ≤ v(0) ≤ θ, whose steps are all counted.
+
+    For other v(0), a spike for each θ of charge may be missing or early: a step emits at most one, and none is taken back.
+    """
+    plain = type(neuron) is IntegrateFire and not isinstance(neuron.v_initial, Tensor) and 0 <= neuron.v_initial <= 1
     return plain and model.timing.discard == 0 and model.timing.lookahead == 1 and model.simulation.precision != "bf16"
 
 

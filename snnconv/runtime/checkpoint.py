@@ -44,8 +44,9 @@ def activation_names(ann: nn.Module) -> str | None:
 
 
 def _is_activation(module: nn.Module) -> bool:
-    """Whether `module` is an elementwise activation of torch.nn."""
-    return type(module).__module__ == "torch.nn.modules.activation" and not isinstance(
+    """Whether `module` is an elementwise activation of torch.nn, or of a class derived from one."""
+    derived = any(kind.__module__ == "torch.nn.modules.activation" for kind in type(module).__mro__)
+    return derived and not isinstance(
         module, nn.MultiheadAttention | nn.Softmax | nn.Softmax2d | nn.LogSoftmax | nn.Softmin
     )
 

@@ -13,7 +13,7 @@ from snnconv.analysis.costs import Costs
 from snnconv.analysis.errors import _small, decompose
 from snnconv.analysis.explanation import explain_run
 from snnconv.analysis.ideal_networks import Counted, Even, evenly
-from snnconv.analysis.layer_errors import PARTS, ConstantCurrentWatch, Watch
+from snnconv.analysis.layer_errors import PARTS, ConstantCurrentWatch, Watch, watch
 from snnconv.conversion.methods import burst, parallel, qcfs, srp, st_bif, threshold
 from snnconv.data.batches import Batches
 from snnconv.data.splits import Splits
@@ -352,6 +352,17 @@ def test_the_closed_form_is_what_the_neuron_does(ann, folded):
             counted, even = (kind(current) for kind in (Counted(neuron, t), Even(neuron, snn, t)))
             assert torch.equal(counted, even)
     assert isinstance(evenly(neuron, snn, 4), Counted)
+
+
+@pytest.mark.parametrize(("v_initial", "closed"), [(-0.3, False), (0.0, True), (1.0, True), (1.5, False)])
+def test_constant_currents_are_counted_as_the_neuron_does_for_every_initial_potential(v_initial, closed):
+    """Below 0, the first spikes of a strong current are missing; above θ, a spike precedes a negative current."""
+    snn = SpikingModel(nn.Sequential(OverTime(IntegrateFire(1.0, v_initial))), Latency())
+    (neuron,), current = snn.neurons().values(), torch.arange(-48, 48).double().view(1, -1, 1) / 32
+    for t in TS:
+        assert torch.equal(evenly(neuron, snn, t)(current), Even(neuron, snn, t)(current))
+    differs = any(not torch.equal(Counted(neuron, t)(current), Even(neuron, snn, t)(current)) for t in TS)
+    assert (isinstance(watch("path", neuron, snn, TS), ConstantCurrentWatch), differs) == (closed, not closed)
 
 
 @pytest.mark.parametrize("theta", [1.1, torch.tensor([0.4, 1.1, 2.0])])

@@ -15,6 +15,7 @@ from torch import nn
 
 from snnconv.conversion.methods import finetune, qcfs
 from snnconv.nn.activations.qcfs import QCFS
+from snnconv.nn.activations.relu import ReLU
 from snnconv.runtime import checkpoint, files
 from snnconv.runtime.checkpoint import load_ann, load_state, load_weights, save_ann, save_state
 from snnconv.runtime.trust import require_trusted, trusting
@@ -43,8 +44,9 @@ def test_the_activations_are_those_of_the_network_and_not_of_the_configuration(t
     save_ann(tmp_path, nn.Sequential(*layers), {"activation": {"_target_": "snnconv.nn.activations.qcfs.QCFS"}}, {})
     description = files.read_json(tmp_path / "ann.json")
     assert (description["activation"], description["levels"]) == ("GELU, ReLU", None)
-    save_ann(tmp_path, nn.Linear(4, 4), {}, {})
-    assert files.read_json(tmp_path / "ann.json")["activation"] is None
+    for network, expected in ((nn.Sequential(ReLU()), "ReLU"), (nn.Linear(4, 4), None)):
+        save_ann(tmp_path, network, {}, {})
+        assert files.read_json(tmp_path / "ann.json")["activation"] == expected
 
 
 # there and back
