@@ -162,8 +162,7 @@ def _over_time(constant: Tensor, steps: int, shares: list[float] | None) -> Tens
     """A constant input [N, …], repeated for `steps` steps, [steps·N, …], and multiplied by the share of each step."""
     if shares is None:
         return constant if steps == 1 else torch.cat([constant] * steps)  # keeps channels_last
-    rounded = torch.tensor(shares, dtype=torch.float64).to(constant.dtype)
-    return torch.cat([constant * share for share in rounded.tolist()])  # numbers, which need not be moved to a device
+    return torch.cat([constant * constant.new_full((), share) for share in shares])  # filled on its device
 
 
 def keep_samples(neuron: nn.Module, indices: Tensor, size: int | None = None) -> None:

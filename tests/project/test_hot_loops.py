@@ -29,7 +29,6 @@ ALLOWED = {  # "room/file.py:function": when it runs
     "spiking/neurons/base.py:positive": "construction",
     "spiking/neurons/spikingjelly.py:__init__": "construction",
     "spiking/neurons/surrogate.py:trained": "after training",
-    "spiking/time_loop.py:_over_time": "numbers on the CPU",
 }
 
 
