@@ -24,6 +24,7 @@ from snnconv.nn.activations.qcfs import QCFS
 from snnconv.spiking.accuracy import accuracy_over_time
 from snnconv.spiking.model import SpikingModel
 from snnconv.spiking.neurons.integrate_fire import IntegrateFire
+from snnconv.spiking.operators.choice import CHOICES
 from snnconv.training import fitting
 
 FROM_THE_RUN = {
@@ -69,6 +70,12 @@ class Calls(nn.Module):
 
 
 # names and settings
+
+
+def test_every_yaml_is_a_choice_of_operators_of_that_name(list_options, compose_config):
+    assert sorted(CHOICES) == list_options("operators")
+    for name, choice in CHOICES.items():
+        assert instantiate(compose_config(f"operators={name}").operators).func is choice
 
 
 def test_every_yaml_is_a_method_of_that_name(list_options):
